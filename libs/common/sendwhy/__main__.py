@@ -1,0 +1,12 @@
+"""`python -m sendwhy topics`: create Kafka's topics, a deploy step."""
+
+import asyncio
+import sys
+
+from sendwhy.kafka import create_topics
+from sendwhy.settings import KafkaSettings, SystemExit2, load
+
+if sys.argv[1:] != ["topics"]:
+    raise SystemExit2("usage: python -m sendwhy topics")
+created = asyncio.run(create_topics(load(KafkaSettings)))
+print(f"{len(created)} topics created", file=sys.stderr)  # noqa: T201 - a command's answer

@@ -1,0 +1,534 @@
+"""Every event that travels over Kafka, as frozen pydantic models (contract.md, "Kafka").
+
+Consumers ignore fields that they don't know, so that adding one never needs a joint deploy. Times are aware and
+within `EARLIEST`..`LATEST`, so that arithmetic on them can't overflow and PostgreSQL can hold them.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID, uuid5
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    StringConstraints,
+    TypeAdapter,
+    model_validator,
+)
+
+from sendwhy.reasons import CATALOGUE, ReasonCode, Recoverable, Service
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST = datetime(2100, 1, 1, tzinfo=UTC)
+MAX_HORIZON = timedelta(days=30)
+CONTENT_TYPES = frozenset(
+    {
+        "text",
+        "template",
+        "image",
+        "video",
+        "audio",
+        "document",
+        "sticker",
+        "interactive",
+        "location",
+        "contacts",
+    }
+)
+MAX_CONTENT_BYTES = 256 * 1024
+MAX_METADATA_BYTES = 2 * 1024
+
+_NAMESPACE = UUID("6f1f0f0a-6d1c-5b8e-9c55-0a1d7b4c2e77")
+_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
+
+
+def event_id_of(cause: str, kind: str) -> UUID:
+    """The id of the event that `cause` (an event's id, or any name that a repeat keeps) leads to.
+
+    The same cause and kind give the same id, so a repeated input re-emits the same event and consumers drop it.
+    """
+    return uuid5(_NAMESPACE, f"{cause}/{kind}")
+
+
+def _in_bounds(moment: datetime) -> datetime:
+    if not EARLIEST <= moment <= LATEST:
+        raise ValueError(f"must lie between {EARLIEST:%Y} and {LATEST:%Y}")
+    return moment.astimezone(UTC)
+
+
+def _no_control_characters(text: str) -> str:
+    # PostgreSQL refuses NUL in text; other control characters only ever hide something from a reader.
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def _json_size_at_most(limit: int) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if len(_JSON.dump_json(value)) > limit:
+            raise ValueError(f"must be at most {limit} bytes of JSON")
+        return value
+
+    return AfterValidator(check)
+
+
+def _milliseconds(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Moment = Annotated[
+    AwareDatetime,
+    AfterValidator(_in_bounds),
+    PlainSerializer(_milliseconds, return_type=str, when_used="json"),
+]
+Line = Annotated[str, AfterValidator(_no_control_characters)]
+MessageId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
+WorkspaceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+SenderId = Annotated[str, StringConstraints(pattern=r"^[0-9]{5,20}$")]
+ContactId = Annotated[Line, StringConstraints(min_length=1, max_length=128)]
+Name = Annotated[Line, StringConstraints(min_length=1, max_length=256)]
+Wamid = Annotated[Line, StringConstraints(min_length=1, max_length=512)]
+Metadata = Annotated[dict[str, JsonValue], _json_size_at_most(MAX_METADATA_BYTES)]
+Evidence = dict[str, JsonValue]
+
+
+class Wire(BaseModel):
+    """What all models on the wire share: frozen; strict, since pydantic would turn `true` into 1 and `12` into "12"."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json().encode()
+
+
+class Event(Wire):
+    event_id: UUID
+    occurred_at: Moment
+
+
+class MarketingState(StrEnum):
+    SUBSCRIBED = "SUBSCRIBED"
+    UNSUBSCRIBED = "UNSUBSCRIBED"
+    NOT_SUBSCRIBED = "NOT_SUBSCRIBED"
+    UNKNOWN = "UNKNOWN"
+
+
+class Purpose(StrEnum):
+    MARKETING = "marketing"
+    TRANSACTIONAL = "transactional"
+    CONVERSATION = "conversation"
+
+
+class OriginKind(StrEnum):
+    CAMPAIGN = "campaign"
+    AUTOMATION = "automation"
+    INBOX = "inbox"
+    API = "api"
+    TEST = "test"
+
+
+PURPOSE_BY_ORIGIN: Mapping[OriginKind, Purpose] = {
+    OriginKind.CAMPAIGN: Purpose.MARKETING,
+    OriginKind.AUTOMATION: Purpose.MARKETING,
+    OriginKind.INBOX: Purpose.CONVERSATION,
+    OriginKind.API: Purpose.TRANSACTIONAL,
+    OriginKind.TEST: Purpose.TRANSACTIONAL,
+}
+LIFE_BY_ORIGIN: Mapping[OriginKind, timedelta] = {
+    OriginKind.CAMPAIGN: timedelta(hours=48),
+    OriginKind.AUTOMATION: timedelta(hours=24),
+    OriginKind.INBOX: timedelta(minutes=15),
+    OriginKind.API: timedelta(hours=24),
+    OriginKind.TEST: timedelta(minutes=5),
+}
+
+
+class To(Wire):
+    """Whom a message is for: contact_id, phone (as the upstream system has it), or both."""
+
+    contact_id: ContactId | None = None
+    phone: Annotated[Line, StringConstraints(min_length=1, max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if self.contact_id is None and self.phone is None:
+            raise ValueError("needs contact_id or phone")
+        return self
+
+
+class Origin(Wire):
+    """What asked for the message. Which of the optional fields are set depends on `kind` (contract.md)."""
+
+    kind: OriginKind
+    id: Name | None = None
+    name: Name | None = None
+    node_id: Name | None = None
+    enrollment_id: Name | None = None
+    thread_id: Name | None = None
+    agent: Name | None = None
+
+
+def _content_is_of_its_type(content: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    kind = content.get("type")
+    if not isinstance(kind, str) or kind not in CONTENT_TYPES:
+        raise ValueError(f"type must be one of {', '.join(sorted(CONTENT_TYPES))}")
+    body = content.get(kind)
+    if not isinstance(body, dict | list) or isinstance(body, list) != (kind == "contacts"):
+        raise ValueError(f"needs an object named {kind}" if kind != "contacts" else "needs a list named contacts")
+    if kind == "template":
+        _TEMPLATE.validate_python(body)
+    return content
+
+
+class _Language(Wire):
+    code: Annotated[Line, StringConstraints(min_length=2, max_length=16)]
+
+
+class TemplateContent(Wire):
+    """The `template` object of Meta's message: only what Sendwhy itself reads of it."""
+
+    name: Annotated[Line, StringConstraints(min_length=1, max_length=512)]
+    language: _Language
+    components: list[dict[str, JsonValue]] = Field(default_factory=list, max_length=64)
+
+
+_TEMPLATE = TypeAdapter(TemplateContent)
+
+Content = Annotated[
+    dict[str, JsonValue], AfterValidator(_content_is_of_its_type), _json_size_at_most(MAX_CONTENT_BYTES)
+]
+
+
+class SendRequested(Wire):
+    """A request as upstream systems publish it; the one event without event_id (contract.md, send.requested)."""
+
+    message_id: MessageId
+    workspace_id: WorkspaceId
+    sender_id: SenderId | None = None
+    to: To
+    origin: Origin
+    purpose: Purpose | None = None
+    content: Content
+    requested_at: Moment | None = None
+    send_at: Moment | None = None
+    expires_at: Moment | None = None
+    resend_of: MessageId | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _within_the_horizon(self) -> Self:
+        if self.requested_at is None:
+            return self
+        for name in ("send_at", "expires_at"):
+            moment = getattr(self, name)
+            if moment is not None and moment > self.requested_at + MAX_HORIZON:
+                raise ValueError(f"{name} must be at most {MAX_HORIZON.days} days after requested_at")
+        return self
+
+    @property
+    def template(self) -> TemplateContent | None:
+        body = self.content.get("template") if self.content["type"] == "template" else None
+        return None if body is None else _TEMPLATE.validate_python(body)
+
+
+class MetaError(Wire):
+    """What Meta said, word for word: of an HTTP answer's `error` or of a webhook's `errors[]`."""
+
+    code: int | None = None
+    title: str | None = None
+    details: str | None = None
+    subcode: int | None = None
+    http_status: int | None = None
+    fbtrace_id: str | None = None
+
+
+class Reason(Wire):
+    """Why a message failed. `title` comes from the catalogue; `detail` is one sentence on this very message."""
+
+    code: ReasonCode
+    title: str
+    detail: str
+    evidence: Evidence = Field(default_factory=dict)
+    recoverable: Recoverable
+    meta: MetaError | None = None
+
+
+def reason(code: ReasonCode, detail: str, evidence: Evidence | None = None, meta: MetaError | None = None) -> Reason:
+    """A reason with title and `recoverable` as the catalogue has them."""
+    info = CATALOGUE[code]
+    return Reason(
+        code=code,
+        title=info.title,
+        detail=detail,
+        evidence=evidence or {},
+        recoverable=info.recoverable,
+        meta=meta,
+    )
+
+
+class Resolved(Wire):
+    """What consent found out about a request: `phone` in E.164, `country` as ISO 3166 letters."""
+
+    contact_id: ContactId | None = None
+    phone: str | None = None
+    country: str | None = None
+    calling_code: str | None = None
+    purpose: Purpose
+
+
+class SendConsented(Event):
+    """A request that consent let pass. `send_at`, `expires_at` and `request.requested_at` are always filled in."""
+
+    request: SendRequested
+    resolved: Resolved
+    contact_version: int | None = None
+    needs_subscription: bool
+    send_at: Moment
+    expires_at: Moment
+
+    @property
+    def workspace_id(self) -> str:
+        return self.request.workspace_id
+
+    @property
+    def message_id(self) -> str:
+        return self.request.message_id
+
+
+class Price(Wire):
+    """Whole credits; `assumed` when the template's category was not known and the dearest one was taken."""
+
+    credits: Annotated[int, Field(ge=0, le=1_000_000)]
+    category: str
+    calling_code: str | None = None
+    assumed: bool = False
+
+
+class SendFunded(SendConsented):
+    price: Price
+
+
+class SendRejected(Event):
+    message_id: MessageId
+    workspace_id: WorkspaceId
+    sender_id: SenderId | None = None
+    to: To | None = None
+    origin: Origin | None = None
+    service: Service
+    reason: Reason
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class Status(StrEnum):
+    ACCEPTED = "accepted"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    READ = "read"
+    PLAYED = "played"
+    FAILED = "failed"
+
+
+class StatusUpdated(Event):
+    """`occurred_at` is Meta's time, `observed_at` ours. `to`, `origin`, `metadata` and `receipt_deadline` only with
+    `accepted`. `message_id` is null while a wamid is not known to be ours."""
+
+    observed_at: Moment
+    message_id: MessageId | None = None
+    workspace_id: WorkspaceId | None = None
+    sender_id: SenderId | None = None
+    provider_message_id: Wamid | None = None
+    service: Service
+    status: Status
+    reason: Reason | None = None
+    pricing: dict[str, JsonValue] | None = None
+    to: To | None = None
+    origin: Origin | None = None
+    metadata: Metadata | None = None
+    receipt_deadline: Moment | None = None
+    template_category: str | None = None
+
+
+class Scope(Wire):
+    """What a hold covers: one message, or a sender, template, campaign or account with its id."""
+
+    kind: Literal["message", "sender", "template", "campaign", "account"]
+    id: Name
+
+
+class SendHeld(Event):
+    workspace_id: WorkspaceId
+    message_id: MessageId | None = None
+    sender_id: SenderId | None = None
+    cause: ReasonCode
+    scope: Scope
+    since: Moment
+    until: Moment | None = None
+
+
+class ContactUpdated(Event):
+    """A contact's whole state; `version` grows with every change, consumers keep the highest."""
+
+    workspace_id: WorkspaceId
+    contact_id: ContactId
+    version: int
+    phone: str | None = None
+    phone_given: str | None = None
+    phone_country_code: str | None = None
+    phone_calling_code: str | None = None
+    user_id: str | None = None
+    name: str | None = None
+    marketing_state: MarketingState
+    since: Moment
+    source: str
+    proof: str | None = None
+
+
+class SendRecalled(Event):
+    """A message that the dispatcher took out of its queue because the person is no longer subscribed."""
+
+    funded: SendFunded
+    contact: ContactUpdated
+
+    @property
+    def workspace_id(self) -> str:
+        return self.funded.workspace_id
+
+    @property
+    def message_id(self) -> str:
+        return self.funded.message_id
+
+
+class SendCancelled(Wire):
+    """A withdrawal, by anyone allowed; it may come before its request."""
+
+    workspace_id: WorkspaceId
+    message_id: MessageId
+    by: Name | None = None
+    note: Name | None = None
+    occurred_at: Moment | None = None
+
+
+class Inbound(StrEnum):
+    TEXT = "text"
+    BUTTON = "button"
+    INTERACTIVE = "interactive"
+    CALL = "call"
+    OTHER = "other"
+
+
+class MessageReceived(Event):
+    """A message (or call) from a person; `occurred_at` is Meta's message time. `raw` is Meta's own fragment."""
+
+    workspace_id: WorkspaceId | None = None
+    sender_id: SenderId
+    wamid: Wamid
+    phone: str | None = None
+    user_id: str | None = None
+    profile_name: str | None = None
+    kind: Inbound
+    text: str | None = None
+    payload: str | None = None
+    context_wamid: str | None = None
+    raw: dict[str, JsonValue]
+
+
+class CustomerUpdated(Event):
+    """What a shop or Meta told about a person. Shopify: the fields of its customer; Meta: `user_preferences`."""
+
+    source: Literal["shopify", "meta"]
+    action: Literal["update", "delete", "stop", "resume"]
+    workspace_id: WorkspaceId | None = None
+    sender_id: SenderId | None = None
+    contact_id: ContactId | None = None
+    phone: str | None = None
+    user_id: str | None = None
+    phone_country_code: str | None = None
+    phone_calling_code: str | None = None
+    name: str | None = None
+    marketing_state: MarketingState | None = None
+    detail: str | None = None
+    raw: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class TemplateReported(Event):
+    """A fragment of Meta's about a template: `field` of the webhook and its `value`."""
+
+    waba_id: str
+    name: str | None = None
+    language: str | None = None
+    field: str
+    raw: dict[str, JsonValue]
+
+
+class SenderReported(Event):
+    """A fragment of Meta's about a number, an account or a portfolio: `field` of the webhook and its `value`."""
+
+    waba_id: str
+    sender_id: str | None = None
+    display_phone_number: str | None = None
+    field: str
+    raw: dict[str, JsonValue]
+
+
+class TemplateUpdated(Event):
+    """A template's whole state as the dispatcher knows it. `status` in Meta's capitals."""
+
+    waba_id: str
+    name: str
+    language: str
+    version: int
+    status: str
+    category: str
+    parameter_format: str
+    components: list[dict[str, JsonValue]]
+    quality: str | None = None
+    rejected_reason: str | None = None
+    said_by: str
+    said_at: Moment
+    synced_at: Moment | None = None
+
+
+class SenderUpdated(Event):
+    """A sender's whole state, without its token."""
+
+    sender_id: SenderId
+    workspace_id: WorkspaceId
+    version: int
+    waba_id: str
+    portfolio_id: str | None = None
+    app_id: str | None = None
+    default: bool
+    display_phone_number: str | None = None
+    quality: str | None = None
+    messages_per_second: int | None = None
+    messaging_limit: int | None = None
+    hold: dict[str, JsonValue] | None = None
+    paused: bool = False
+    synced_at: Moment | None = None
+
+
+class AccountUpdated(Event):
+    """A workspace's credit account; `last_entry` is the ledger entry that led to it."""
+
+    workspace_id: WorkspaceId
+    version: int
+    balance: int
+    last_top_up: int | None = None
+    low_balance_percent: int | None = None
+    last_entry: dict[str, JsonValue] | None = None
+
+
+class Gate(Wire):
+    """One gate's verdict in an answer of POST /v1/evaluate. `passed` is null where the gate can't know."""
+
+    gate: str
+    passed: bool | None
+    reason: Reason | None = None
+    evidence: Evidence = Field(default_factory=dict)

@@ -1,0 +1,243 @@
+"""The HTTP side of a service: health, metrics, bearer tokens, idempotent writes, body limits, slow clients.
+
+uvicorn has no timer on idle, half-sent heads or half-sent bodies (reliability-security.md, finding 8): the protocol
+subclass here has, and the whole house serves through `serve`.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import Depends, FastAPI, Header, Request, Response
+from pydantic import BaseModel, ConfigDict
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sendwhy.access import Role, Token, find_token
+from sendwhy.postgres import Connection
+from sendwhy.problems import Problem, not_found, problem_response
+
+HEAD_TIMEOUT_SECONDS = 10.0
+BODY_TIMEOUT_SECONDS = 30.0
+HEAD_BYTES_MAX = 64 * 1024
+BODY_BYTES_MAX = 1024 * 1024
+GRACE_SECONDS = 5
+
+
+class Body(BaseModel):
+    """A request body: strict types (true is no number), unknown fields are refused so that typing errors show."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Ends connections whose request head or body doesn't arrive in time, or whose head is too large."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._await_within(HEAD_TIMEOUT_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._deadline is None:
+                self._await_within(HEAD_TIMEOUT_SECONDS)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        self._await_within(BODY_TIMEOUT_SECONDS)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._disarm()
+        self._in_head = True
+        super().on_message_complete()
+
+    _in_head = True
+
+    def _await_within(self, seconds: float) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(seconds, self._give_up)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class BodyTooLarge(Exception):
+    pass
+
+
+class BodyLimit:
+    """ASGI middleware: 413 as soon as a body is longer than allowed, declared or not. `limits` by path prefix."""
+
+    def __init__(self, app: ASGIApp, *, limits: Mapping[str, int]) -> None:
+        self._app, self._limits = app, limits
+
+    def _limit(self, path: str) -> int:
+        return next((limit for prefix, limit in self._limits.items() if path.startswith(prefix)), BODY_BYTES_MAX)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limit(scope["path"])
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if not declared.isdigit() or int(declared) > limit:
+            await self._refuse(limit)(scope, receive, send)
+            return
+        await self._bounded(scope, receive, send, limit)
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        received = 0
+        started = False
+
+        async def count() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise BodyTooLarge
+            return message
+
+        async def note(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, count, note)
+        except BodyTooLarge:
+            if not started:
+                await self._refuse(limit)(scope, receive, send)
+
+    @staticmethod
+    def _refuse(limit: int) -> Response:
+        return problem_response(413, f"The body is longer than {limit} bytes.", headers={"connection": "close"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A token within one workspace of the path."""
+
+    token: Token
+    workspace: str
+
+
+def token_of(request: Request) -> Token:
+    """The bearer token's rights, or 401."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    token = find_token(request.app.state.tokens, given.strip()) if scheme.lower() == "bearer" else None
+    if token is None:
+        problem = Problem(401, "A valid bearer token is needed.")
+        problem.headers = {"www-authenticate": "Bearer"}
+        raise problem
+    return token
+
+
+def caller_with(role: Role) -> Any:
+    """A dependency: who calls, with at least this role for the path's workspace `w`; a foreign workspace is 404."""
+
+    def check(w: str, request: Request) -> Caller:
+        token = token_of(request)
+        if not token.sees(w):
+            raise not_found("The workspace")
+        if token.role < role:
+            raise Problem(403, f"This needs the role {role.name.lower()}.")
+        return Caller(token, w)
+
+    return Depends(check)
+
+
+Viewer = Annotated[Caller, caller_with(Role.VIEWER)]
+Operator = Annotated[Caller, caller_with(Role.OPERATOR)]
+Admin = Annotated[Caller, caller_with(Role.ADMIN)]
+AnyToken = Annotated[Token, Depends(token_of)]
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=128, pattern=r"^[\x21-\x7e]+$")]
+
+_CLAIM = """
+insert into idempotency_key (workspace_id, key, digest) values ($1, $2, $3) on conflict do nothing returning key
+"""
+_STORE_ANSWER = "update idempotency_key set status = $3, answer = $4 where workspace_id = $1 and key = $2"
+_READ_ANSWER = "select digest, status, answer from idempotency_key where workspace_id = $1 and key = $2"
+
+
+async def once(
+    connection: Connection,
+    request: Request,
+    caller: Caller,
+    key: str | None,
+    act: Callable[[], Awaitable[tuple[int, bytes]]],
+) -> Response:
+    """Do a write once per Idempotency-Key, within the caller's transaction.
+
+    Same key, path and body: the stored answer; something else under the same key: 409. A running twin waits on the
+    key's row until the first one has committed. `act` returns status and JSON body; a Problem that it raises rolls
+    the key back with everything else.
+    """
+    if key is None:
+        status, answer = await act()
+        return Response(answer, status, media_type="application/json")
+    body = await request.body()
+    digest = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body).digest()
+    if await connection.fetchrow(_CLAIM, caller.workspace, key, digest) is not None:
+        status, answer = await act()
+        await connection.execute(_STORE_ANSWER, caller.workspace, key, status, answer)
+        return Response(answer, status, media_type="application/json")
+    stored = await connection.fetchrow(_READ_ANSWER, caller.workspace, key)
+    if stored is None or not hmac.compare_digest(stored["digest"], digest):
+        raise Problem(409, "This Idempotency-Key was used for another request.")
+    headers = {"idempotent-replayed": "true"}
+    return Response(stored["answer"], stored["status"], headers=headers, media_type="application/json")
+
+
+def serve(app: FastAPI, *, host: str, port: int) -> int:
+    """Serve until SIGTERM or SIGINT, or until the app's runtime asks for an end; returns the exit code."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=GuardedProtocol,
+        loop="uvloop",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=True,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        backlog=2048,
+    )
+    server = uvicorn.Server(config)
+    app.state.end = lambda: setattr(server, "should_exit", True)
+    server.run()
+    failed = getattr(app.state, "failed", None)
+    return 70 if failed else 0 if server.started else 1

@@ -1,0 +1,222 @@
+"""Kafka: topics, the producer, and how a consumer is made. Guards against what the libraries below do wrong
+(reliability-security.md, section c) live here, once for all services.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError, for_code
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
+
+from sendwhy.metrics import Metric, Metrics
+from sendwhy.settings import KafkaSettings
+from sendwhy.topics import MAX_DEAD_LETTER_BYTES, TOPICS, Outgoing
+
+PUBLISH_TIMEOUT_SECONDS = 20
+STOP_TIMEOUT_SECONDS = 10
+BATCH_MAX_RECORDS = 500
+BATCH_TIMEOUT_MS = 20
+
+log = structlog.get_logger("sendwhy")
+
+
+class PublishError(Exception):
+    """Kafka did not acknowledge. What was sent may still be stored later: repeat it, with the same event ids."""
+
+
+def connection_options(settings: KafkaSettings) -> dict[str, Any]:
+    """aiokafka's connection arguments (producer, consumer, admin client)."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_bootstrap_servers,
+        "security_protocol": settings.kafka_security_protocol,
+        "client_id": f"sendwhy-{settings.replica}",
+    }
+    if "SSL" in settings.kafka_security_protocol:
+        options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+    if settings.kafka_security_protocol.startswith("SASL"):
+        password = settings.kafka_sasl_password
+        options |= {
+            "sasl_mechanism": settings.kafka_sasl_mechanism or "PLAIN",
+            "sasl_plain_username": settings.kafka_sasl_username,
+            "sasl_plain_password": password.get_secret_value() if password else None,
+        }
+    return options
+
+
+def _security(settings: KafkaSettings) -> BaseSecurity | None:
+    protocol = settings.kafka_security_protocol
+    if protocol == "PLAINTEXT":
+        return None
+    context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile) if "SSL" in protocol else None
+    use_ssl = protocol.endswith("SSL") and protocol != "SASL_PLAINTEXT"
+    if not protocol.startswith("SASL"):
+        return BaseSecurity(ssl_context=context, use_ssl=use_ssl)
+    kind = {"SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}.get(
+        settings.kafka_sasl_mechanism or "PLAIN", SASLPlaintext
+    )
+    password = settings.kafka_sasl_password
+    return kind(
+        username=settings.kafka_sasl_username or "",
+        password=password.get_secret_value() if password else "",
+        ssl_context=context,
+        use_ssl=use_ssl,
+    )
+
+
+def make_broker(settings: KafkaSettings) -> KafkaBroker:
+    """FastStream's broker, for consuming only: publishing goes through `Producer`.
+
+    MANUAL acknowledgement, since FastStream's own would commit the position of every partition and stops rewinding
+    at the first lost one; the stage loop commits exactly what it has done.
+    """
+    return KafkaBroker(
+        settings.kafka_bootstrap_servers,
+        consumer_only=True,
+        allow_auto_create_topics=False,
+        ack_policy=AckPolicy.MANUAL,
+        security=_security(settings),
+        client_id=f"sendwhy-{settings.replica}",
+        logger=None,
+        graceful_timeout=STOP_TIMEOUT_SECONDS,
+    )
+
+
+class Producer:
+    """An idempotent producer that survives what kills aiokafka's.
+
+    A record that the broker refuses for good leaves a gap in the sequence numbers, and every later record of that
+    partition is refused too (aiokafka #1017): after any terminal error the producer is replaced. No await is
+    without a bound (aiokafka #1101).
+    """
+
+    def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
+        self._options = connection_options(settings)
+        self._metrics = metrics
+        self._producer: AIOKafkaProducer | None = None
+        self._rebuilding = asyncio.Lock()
+
+    async def start(self) -> None:
+        producer = AIOKafkaProducer(
+            **self._options,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=5,
+            max_batch_size=128 * 1024,
+            max_request_size=MAX_DEAD_LETTER_BYTES,
+            request_timeout_ms=10_000,
+        )
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
+                await producer.start()
+        except BaseException:
+            await _stop(producer)
+            raise
+        self._producer = producer
+
+    async def stop(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _stop(producer)
+
+    async def answers(self) -> bool:
+        """Whether the cluster tells its metadata within 3 s."""
+        producer = self._producer
+        if producer is None:
+            return False
+        try:
+            await asyncio.wait_for(producer.client.fetch_all_metadata(), 3)
+        except (TimeoutError, KafkaError):
+            return False
+        return True
+
+    async def publish(self, records: Sequence[Outgoing], *, timeout_seconds: float = PUBLISH_TIMEOUT_SECONDS) -> None:
+        """Publish all records and wait until Kafka has acknowledged each.
+
+        Raises PublishError when it has not within `timeout_seconds` or refused one; then any of them may be missing.
+        """
+        if not records:
+            return
+        producer = self._producer
+        if producer is None:
+            raise PublishError("the producer is not running")
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                pending = [await self._send(producer, record) for record in records]
+                results = await asyncio.gather(*pending, return_exceptions=True)
+        except (TimeoutError, KafkaTimeoutError) as error:
+            raise PublishError("Kafka did not acknowledge in time") from error
+        except KafkaError as error:
+            await self._rebuild(producer)
+            raise PublishError("Kafka refused a record") from error
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            if not all(isinstance(failure, KafkaTimeoutError) for failure in failures):
+                await self._rebuild(producer)
+            raise PublishError(f"Kafka refused {len(failures)} of {len(records)} records") from failures[0]
+
+    @staticmethod
+    async def _send(producer: AIOKafkaProducer, record: Outgoing) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = await producer.send(
+            record.topic, record.value, key=record.key, headers=list(record.headers)
+        )
+        return future
+
+    async def _rebuild(self, broken: AIOKafkaProducer) -> None:
+        async with self._rebuilding:
+            if self._producer is not broken:
+                return
+            log.warning("kafka producer is replaced after a terminal error")
+            self._metrics.inc(Metric.PRODUCER_REBUILDS)
+            self._producer = None
+            await _stop(broken)
+            await self.start()
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    # A broken producer's stop() may hang or fail; what it still holds is repeated by whoever awaited it.
+    with suppress(Exception):
+        await asyncio.wait_for(producer.stop(), STOP_TIMEOUT_SECONDS)
+
+
+async def create_topics(settings: KafkaSettings) -> list[str]:
+    """Create the topics that don't exist yet, as the table in topics.py has them; returns their names."""
+    admin = AIOKafkaAdminClient(**connection_options(settings))
+    await asyncio.wait_for(admin.start(), 30)
+    try:
+        existing = set(await admin.list_topics())
+        missing = [name for name in TOPICS if name not in existing]
+        wanted = [
+            NewTopic(name, spec.partitions, -1, topic_configs=spec.config())
+            for name, spec in TOPICS.items()
+            if name in missing
+        ]
+        if wanted:
+            _raise_errors(await admin.create_topics(wanted))
+        return [str(name) for name in missing]
+    finally:
+        await admin.close()
+
+
+def _raise_errors(answer: Any) -> None:
+    for name, code, *_ in answer.topic_errors:
+        if code not in (0, TopicAlreadyExistsError.errno):
+            raise for_code(code)(name)
+
+
+def raw(message: Any) -> bytes:
+    """FastStream decoder that leaves the bytes alone: one unreadable record must not spoil its batch."""
+    body: bytes = message.body or b""
+    return body
+
+
+def lag_of(positions: Iterable[tuple[int, int]]) -> int:
+    """Records behind, over (position, end offset) pairs."""
+    return sum(max(0, end - position) for position, end in positions)

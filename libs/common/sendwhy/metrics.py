@@ -1,0 +1,148 @@
+"""Every metric in one table: name, kind, labels, meaning. Dashboards and rules are tested against it.
+
+Labels never hold a message, contact, phone, template or campaign: reasons and codes are bounded by the catalogue.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from sendwhy.reasons import CATALOGUE, Service
+
+
+class Metric(StrEnum):
+    REQUESTS = "sendwhy_requests_total"
+    REJECTED = "sendwhy_messages_rejected_total"
+    FAILED = "sendwhy_messages_failed_total"
+    STATUS_UPDATES = "sendwhy_status_updates_total"
+    STAGE_SECONDS = "sendwhy_stage_seconds"
+    STAGE_BATCH = "sendwhy_stage_batch_records"
+    STAGE_FAILURES = "sendwhy_stage_failures_total"
+    WEBHOOK_ACK_SECONDS = "sendwhy_webhook_ack_seconds"
+    WEBHOOK_DELIVERIES = "sendwhy_webhook_deliveries_total"
+    WEBHOOK_UNKNOWN = "sendwhy_webhook_unknown_total"
+    QUEUE_MESSAGES = "sendwhy_queue_messages"
+    QUEUE_OLDEST_SECONDS = "sendwhy_queue_oldest_age_seconds"
+    META_CALL_SECONDS = "sendwhy_meta_call_seconds"
+    META_ERRORS = "sendwhy_meta_errors_total"
+    STOP_TO_LAST_SECONDS = "sendwhy_stop_to_last_message_seconds"
+    RECEIPTS_MISSING = "sendwhy_receipts_missing_messages"
+    BALANCE_MISMATCH = "sendwhy_credits_balance_mismatch"
+    PROJECTION_LAG_SECONDS = "sendwhy_projection_lag_seconds"
+    CONSUMER_LAG = "sendwhy_consumer_lag_messages"
+    LAST_PROGRESS = "sendwhy_last_progress_timestamp_seconds"
+    COMMIT_FAILURES = "sendwhy_commit_failures_total"
+    DEAD_LETTERS = "sendwhy_dead_letters_total"
+    PRODUCER_REBUILDS = "sendwhy_producer_rebuilds_total"
+    UNPUBLISHED = "sendwhy_unpublished_events"
+    BUILD_INFO = "sendwhy_build_info"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """`buckets` (seconds or records) make it a histogram; else the name's ending says counter or gauge."""
+
+    meaning: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
+
+METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
+    {
+        Metric.REQUESTS: MetricSpec(
+            "send requests read, by origin and result (accepted, duplicate, invalid)", ("origin_kind", "result")
+        ),
+        Metric.REJECTED: MetricSpec("messages that Meta never took, by who said so and why", ("service", "reason")),
+        Metric.FAILED: MetricSpec("messages that Meta took and gave up, or that stayed silent", ("service", "reason")),
+        Metric.STATUS_UPDATES: MetricSpec(
+            "statuses from webhooks, by effect (yes, stale, unknown_message)", ("status", "applied")
+        ),
+        Metric.STAGE_SECONDS: MetricSpec("from a record's arrival in Kafka to our commit", ("stage",), _SECONDS),
+        Metric.STAGE_BATCH: MetricSpec("records in one batch", ("stage",), (1, 5, 10, 50, 100, 250, 500)),
+        Metric.STAGE_FAILURES: MetricSpec("batches that failed and are tried again", ("stage", "error")),
+        Metric.WEBHOOK_ACK_SECONDS: MetricSpec("from a webhook's first byte to our answer", ("source",), _SECONDS),
+        Metric.WEBHOOK_DELIVERIES: MetricSpec("webhook deliveries, by answer", ("source", "result")),
+        Metric.WEBHOOK_UNKNOWN: MetricSpec(
+            "things in webhooks that Sendwhy doesn't know yet (field, status, type, code)", ("kind",)
+        ),
+        Metric.QUEUE_MESSAGES: MetricSpec("messages that wait in the dispatcher, by what for", ("lane", "waiting_for")),
+        Metric.QUEUE_OLDEST_SECONDS: MetricSpec("age of the oldest waiting message", ("lane",)),
+        Metric.META_CALL_SECONDS: MetricSpec(
+            "calls to Meta, by outcome (taken, refused, unknown)", ("outcome",), _SECONDS
+        ),
+        Metric.META_ERRORS: MetricSpec("errors that Meta answered, by code and what was done", ("code", "action")),
+        Metric.STOP_TO_LAST_SECONDS: MetricSpec("from a STOP to the last marketing message out", (), _SECONDS),
+        Metric.RECEIPTS_MISSING: MetricSpec("messages that Meta took and whose delivery receipt is still awaited"),
+        Metric.BALANCE_MISMATCH: MetricSpec("accounts whose balance differs from the sum of their ledger; must be 0"),
+        Metric.PROJECTION_LAG_SECONDS: MetricSpec("age of the last event that the message log applied"),
+        Metric.CONSUMER_LAG: MetricSpec("records not yet handled", ("stage",)),
+        Metric.LAST_PROGRESS: MetricSpec("when a consumer last finished a batch or found nothing to do", ("stage",)),
+        Metric.COMMIT_FAILURES: MetricSpec("offset commits that Kafka refused", ("stage",)),
+        Metric.DEAD_LETTERS: MetricSpec("records put aside with their error", ("topic", "error")),
+        Metric.PRODUCER_REBUILDS: MetricSpec("producers replaced after a terminal error"),
+        Metric.UNPUBLISHED: MetricSpec("events of ours that wait for the sweep to publish them"),
+        Metric.BUILD_INFO: MetricSpec("always 1", ("service", "version")),
+    }
+)
+
+
+class Metrics:
+    """One service's metrics, in a registry of their own.
+
+    The counters of the service's own reasons start at 0: else rates would miss the first failure.
+    """
+
+    def __init__(self, service: Service) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.service = service
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._made: dict[Metric, Any] = {name: self._make(name, spec) for name, spec in METRICS.items()}
+        for code, info in CATALOGUE.items():
+            if service in info.services:
+                self.inc(Metric.REJECTED, 0, service=service, reason=code)
+                self.inc(Metric.FAILED, 0, service=service, reason=code)
+        self.set(Metric.BUILD_INFO, 1, service=service, version="0.1.0")
+
+    def _make(self, name: Metric, spec: MetricSpec) -> Counter | Gauge | Histogram:
+        if spec.buckets:
+            return Histogram(name, spec.meaning, spec.labels, registry=self.registry, buckets=spec.buckets)
+        kind = Counter if name.endswith("_total") else Gauge
+        return kind(name, spec.meaning, spec.labels, registry=self.registry)
+
+    def _child(self, name: Metric, labels: Mapping[str, str]) -> Any:
+        return self._made[name].labels(**labels) if METRICS[name].labels else self._made[name]
+
+    def inc(self, name: Metric, amount: float = 1, **labels: str) -> None:
+        self._child(name, labels).inc(amount)
+
+    def set(self, name: Metric, value: float, **labels: str) -> None:
+        self._child(name, labels).set(value)
+
+    def replace(self, name: Metric, values: Iterable[tuple[Mapping[str, str], float]]) -> None:
+        """Set a gauge's whole picture: label sets that are not in `values` disappear."""
+        self._made[name].clear()
+        for labels, value in values:
+            self._child(name, labels).set(value)
+
+    def observe(self, name: Metric, value: float, **labels: str) -> None:
+        self._child(name, labels).observe(value)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

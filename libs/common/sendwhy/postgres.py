@@ -1,0 +1,225 @@
+"""PostgreSQL: the pool, migrations, and the four tables that every service has (migrations/0000_common.sql).
+
+Nothing here wraps a transaction in a timeout of ours: cancelling during COMMIT can hang asyncpg
+(reliability-security.md, section c). The server's own timeouts end what takes too long.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from sendwhy.topics import Outgoing, Topic
+
+Connection = asyncpg.Connection | PoolConnectionProxy
+COMMON_MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 0x53454E44
+SERVER_SETTINGS = {
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+    "tcp_user_timeout": "30s",
+    "timezone": "UTC",
+}
+# What a repeat of the same statement may get past: connections, resources, locks, an operator, a stale plan.
+TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InterfaceError,
+    asyncpg.InvalidCachedStatementError,
+)
+# What the database refuses because of the data itself (SQLSTATE classes 22 and 23): the guilty row is put aside.
+DATA_ERRORS: tuple[type[BaseException], ...] = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.UntranslatableCharacterError,
+    UnicodeEncodeError,
+)
+
+
+async def connect_pool(url: str, *, service: str, size: int = 10) -> asyncpg.Pool:
+    pool: asyncpg.Pool = await asyncpg.create_pool(
+        url,
+        min_size=1,
+        max_size=size,
+        timeout=10,
+        command_timeout=60,
+        server_settings={**SERVER_SETTINGS, "application_name": f"sendwhy-{service}"},
+    )
+    return pool
+
+
+async def migrate(url: str, folder: Path) -> list[str]:
+    """Apply the common and the service's migrations that are not applied yet, in order of name; returns their names.
+
+    One transaction a file, one migrator at a time. Raises RuntimeError if an applied file was changed afterwards.
+    """
+    files = [*sorted(COMMON_MIGRATIONS.glob("*.sql")), *sorted(folder.glob("*.sql"))]  # noqa: ASYNC240 - once, at deploy
+    connection = await asyncpg.connect(url, timeout=30)
+    try:
+        await connection.execute("select pg_advisory_lock($1)", MIGRATION_LOCK)
+        await connection.execute(
+            "create table if not exists migration"
+            " (name text primary key, digest text not null, applied_at timestamptz not null default now())"
+        )
+        rows = await connection.fetch("select name, digest from migration")
+        known = {row["name"]: row["digest"] for row in rows}
+        return [file.name for file in files if await _apply(connection, file, known.get(file.name))]
+    finally:
+        await connection.close()
+
+
+async def _apply(connection: asyncpg.Connection, file: Path, applied_digest: str | None) -> bool:
+    script = file.read_bytes()  # noqa: ASYNC240 - once, at deploy
+    digest = hashlib.sha256(script).hexdigest()
+    if applied_digest is not None:
+        if applied_digest != digest:
+            raise RuntimeError(f"{file.name} was changed after it had been applied; add a new migration instead")
+        return False
+    async with connection.transaction():
+        await connection.execute(script.decode())
+        await connection.execute("insert into migration (name, digest) values ($1, $2)", file.name, digest)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a stage decided on a message: the event it leads to. `step` tells a second decision from the first."""
+
+    workspace_id: str
+    message_id: str
+    step: str
+    event_id: UUID
+    outgoing: Outgoing
+    prune_after: datetime
+
+
+_DECISIONS_OF = """
+select d.workspace_id, d.message_id, d.topic, d.key, d.body, d.headers
+from unnest($2::text[], $3::text[]) as asked(workspace_id, message_id)
+join decision d on d.workspace_id = asked.workspace_id and d.message_id = asked.message_id and d.step = $1
+"""
+
+_ADD_DECISIONS = """
+insert into decision (workspace_id, message_id, step, event_id, topic, key, body, headers, prune_after)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::bytea[], $7::bytea[],
+                     $8::bytea[], $9::timestamptz[])
+on conflict do nothing
+returning workspace_id, message_id
+"""
+
+MessageKey = tuple[str, str]
+
+
+async def decisions_of(connection: Connection, step: str, messages: Iterable[MessageKey]) -> dict[MessageKey, Outgoing]:
+    """The events that already stand for these messages, by (workspace_id, message_id)."""
+    keys = list(dict.fromkeys(messages))
+    rows = await connection.fetch(_DECISIONS_OF, step, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row["workspace_id"], row["message_id"]): _stored(row) for row in rows}
+
+
+async def add_decisions(connection: Connection, decisions: Sequence[Decision]) -> set[MessageKey]:
+    """Store decisions of one batch; returns the messages for which none stood before.
+
+    For the others the caller reads what stands with `decisions_of`, in a second statement: within this one a row
+    that was committed meanwhile would not be visible.
+    """
+    # Sorted, so that two replicas that meet on the same messages can't lock each other out.
+    rows = sorted(decisions, key=lambda decision: (decision.workspace_id, decision.message_id, decision.step))
+    columns = [
+        [row.workspace_id for row in rows],
+        [row.message_id for row in rows],
+        [row.step for row in rows],
+        [row.event_id for row in rows],
+        [str(row.outgoing.topic) for row in rows],
+        [row.outgoing.key for row in rows],
+        [row.outgoing.value for row in rows],
+        [_pack(row.outgoing) for row in rows],
+        [row.prune_after for row in rows],
+    ]
+    added = await connection.fetch(_ADD_DECISIONS, *columns)
+    return {(row["workspace_id"], row["message_id"]) for row in added}
+
+
+_ADD_TO_OUTBOX = """
+insert into outbox (event_id, topic, key, body, headers)
+select * from unnest($1::uuid[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[])
+on conflict do nothing
+"""
+
+_UNPUBLISHED = """
+select event_id, topic, key, body, headers from outbox
+where created_at < clock_timestamp() - make_interval(secs => $1)
+order by created_at limit $2
+"""
+
+
+async def add_to_outbox(connection: Connection, events: Sequence[tuple[UUID, Outgoing]]) -> None:
+    """Remember events that no Kafka record stands behind, until `mark_published`; the sweep publishes the rest."""
+    await connection.execute(
+        _ADD_TO_OUTBOX,
+        [event_id for event_id, _ in events],
+        [str(record.topic) for _, record in events],
+        [record.key for _, record in events],
+        [record.value for _, record in events],
+        [_pack(record) for _, record in events],
+    )
+
+
+async def unpublished(connection: Connection, *, older_than_seconds: float, limit: int) -> dict[UUID, Outgoing]:
+    rows = await connection.fetch(_UNPUBLISHED, older_than_seconds, limit)
+    return {row["event_id"]: _stored(row) for row in rows}
+
+
+async def mark_published(connection: Connection, event_ids: Iterable[UUID]) -> None:
+    await connection.execute("delete from outbox where event_id = any($1::uuid[])", list(event_ids))
+
+
+_REACHED = """
+insert into reached (consumer_group, topic, partition, next_offset)
+select $1, * from unnest($2::text[], $3::int[], $4::bigint[])
+on conflict (consumer_group, topic, partition)
+do update set next_offset = greatest(reached.next_offset, excluded.next_offset)
+"""
+
+Position = tuple[str, int]
+
+
+async def store_reached(connection: Connection, group: str, next_offsets: dict[Position, int]) -> None:
+    """Note in the caller's transaction how far each (topic, partition) has been handled."""
+    positions = sorted(next_offsets)
+    await connection.execute(
+        _REACHED,
+        group,
+        [topic for topic, _ in positions],
+        [partition for _, partition in positions],
+        [next_offsets[position] for position in positions],
+    )
+
+
+async def load_reached(connection: Connection, group: str) -> dict[Position, int]:
+    rows = await connection.fetch("select topic, partition, next_offset from reached where consumer_group = $1", group)
+    return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+
+_UNIT, _RECORD = b"\x1f", b"\x1e"
+
+
+def _pack(record: Outgoing) -> bytes:
+    return _RECORD.join(name.encode() + _UNIT + value for name, value in record.headers)
+
+
+def _stored(row: asyncpg.Record) -> Outgoing:
+    pairs = (part.partition(_UNIT) for part in row["headers"].split(_RECORD) if part)
+    headers = tuple((name.decode(), value) for name, _, value in pairs)
+    return Outgoing(Topic(row["topic"]), row["key"], row["body"], headers)

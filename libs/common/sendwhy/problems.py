@@ -1,0 +1,64 @@
+"""Errors over HTTP as RFC 9457 problem details (contract.md, "HTTP")."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+
+class Problem(HTTPException):
+    """A refusal with a status, one sentence for a person, and, where fields are wrong, which."""
+
+    def __init__(self, status: int, detail: str, *, errors: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail)
+        self.errors = errors or {}
+
+
+def not_found(what: str) -> Problem:
+    """Also the answer for another workspace's things, so that nobody learns that they exist."""
+    return Problem(404, f"{what} was not found")
+
+
+def problem_response(
+    status: int, detail: str, errors: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if errors:
+        body["errors"] = [{"field": field, "detail": what} for field, what in errors.items()]
+    return JSONResponse(body, status, headers=dict(headers or {}), media_type="application/problem+json")
+
+
+async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    errors = error.errors if isinstance(error, Problem) else None
+    return problem_response(error.status_code, str(error.detail), errors, error.headers)
+
+
+async def _on_validation(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    fields = {
+        ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0]): str(entry["msg"]).removeprefix(
+            "Value error, "
+        )
+        for entry in error.errors()[:20]
+    }
+    return problem_response(422, "The request has fields that are missing or wrong.", fields)
+
+
+async def _on_bug(_request: Request, _error: Exception) -> JSONResponse:
+    return problem_response(500, "Sendwhy failed here; the error is in this service's log.")
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(Exception, _on_bug)

@@ -1,0 +1,342 @@
+"""What every service is made of while it runs: pool, producer, stages, timers, health. `make_app` of a service wires
+these with its own handlers and routes; nothing opens before the app's lifespan starts.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from fastapi import FastAPI, Response
+
+from sendwhy import logs, problems
+from sendwhy.http import BodyLimit, serve
+from sendwhy.kafka import Producer, PublishError, connection_options, make_broker
+from sendwhy.logs import describe
+from sendwhy.metrics import Metric, Metrics
+from sendwhy.postgres import (
+    TRANSIENT_ERRORS,
+    connect_pool,
+    load_reached,
+    mark_published,
+    migrate,
+    unpublished,
+)
+from sendwhy.problems import problem_response
+from sendwhy.reasons import Service
+from sendwhy.settings import ServiceSettings, SystemExit2, load
+from sendwhy.stage import Handle, HandleUnreadable, Parse, Stage, T
+from sendwhy.topics import TOPICS, Topic
+
+SWEEP_SECONDS = 2.0
+SWEEP_LIMIT = 500
+# Younger rows are about to be published by whoever wrote them.
+SWEEP_OLDER_THAN_SECONDS = 3.0
+WATCH_SECONDS = 10.0
+EXIT_GRACE_SECONDS = 20.0
+EXIT_SOFTWARE_FAILURE = 70
+PASSING_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, PublishError, KafkaError)
+
+log = structlog.get_logger("sendwhy")
+
+
+class DatabaseIsOlder(Exception):
+    """The consumer group has committed offsets that this database has never reached: it is a restored backup."""
+
+
+class Runtime:
+    """One service's connections and tasks. Register stages and timers before the app starts, then `make_api`."""
+
+    def __init__(self, service: Service, settings: ServiceSettings) -> None:
+        self.service = service
+        self.settings = settings
+        self.metrics = Metrics(service)
+        self.producer = Producer(settings, self.metrics)
+        self.group = f"sendwhy-{service}"
+        self.stages: list[Stage[Any]] = []
+        self._timers: list[tuple[str, float, Callable[[], Awaitable[None]]]] = []
+        self._tasks: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._pool: asyncpg.Pool | None = None
+        self._broker = make_broker(settings)
+        self._wake_sweep = asyncio.Event()
+        self._app: FastAPI | None = None
+
+    @property
+    def pool(self) -> asyncpg.Pool:
+        assert self._pool is not None, "the service has not started"
+        return self._pool
+
+    def stage(
+        self, topic: Topic, parse: Parse[T], handle: Handle[T], *, on_unreadable: HandleUnreadable | None = None
+    ) -> None:
+        """Consume `topic` with this service's group; see stage.py for what handlers get and give."""
+        stage = Stage(
+            topic,
+            parse,
+            handle,
+            service=self.service,
+            pool=lambda: self.pool,
+            producer=self.producer,
+            metrics=self.metrics,
+            on_unreadable=on_unreadable,
+        )
+        stage.subscribe(self._broker)
+        self.stages.append(stage)
+
+    def every(self, seconds: float, name: str, act: Callable[[], Awaitable[None]]) -> None:
+        """Call `act` every so many seconds, first at start; a passing failure is logged and tried again."""
+        self._timers.append((name, seconds, act))
+
+    def background(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a task for the service's whole life; if it ends or fails, the process ends."""
+        self._tasks.append((name, run))
+
+    def publish_soon(self) -> None:
+        """Tell the sweep that a transaction with outbox rows was committed."""
+        self._wake_sweep.set()
+
+    def make_api(self, title: str, *, body_limits: Mapping[str, int] | None = None) -> FastAPI:
+        """The FastAPI app with health and metrics; its lifespan opens and closes everything."""
+        app = FastAPI(title=title, version="0.1.0", lifespan=self._lifespan, docs_url=None, redoc_url=None)
+        app.state.tokens = self.settings.tokens
+        app.state.runtime = self
+        problems.install(app)
+        app.add_middleware(BodyLimit, limits=body_limits or {})
+        app.add_api_route("/livez", self._livez, include_in_schema=False)
+        app.add_api_route("/readyz", self._readyz, include_in_schema=False)
+        app.add_api_route("/metrics", self._metrics_text, include_in_schema=False)
+        self._app = app
+        return app
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        url = self.settings.database_url.get_secret_value()
+        async with contextlib.AsyncExitStack() as stack:
+            self._pool = await connect_pool(url, service=self.service)
+            stack.push_async_callback(_close_pool, self._pool)
+            await self._refuse_older_database()
+            await self.producer.start()
+            stack.push_async_callback(self.producer.stop)
+            await self._broker.start()
+            stack.push_async_callback(self._broker.stop)
+            tasks = [asyncio.create_task(self._guard(name, run), name=name) for name, run in self._all_tasks()]
+            stack.push_async_callback(_cancel, tasks)
+            log.info("service is running", stages=[stage.name for stage in self.stages])
+            yield
+
+    def _all_tasks(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        def repeated(name: str, seconds: float, act: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+            return lambda: self._repeat(name, seconds, act)
+
+        timers = [(name, repeated(name, seconds, act)) for name, seconds, act in self._timers]
+        return [
+            *self._tasks,
+            *timers,
+            ("sweep", self._sweep),
+            ("watch", repeated("watch", WATCH_SECONDS, self._watch)),
+        ]
+
+    async def _guard(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await run()
+            log.error("a task ended although it never should", task=name)
+        except Exception as error:
+            log.error("a task failed, the process ends", task=name, exc_info=error)
+        self.fail()
+
+    def fail(self) -> None:
+        """End this process with exit code 70, hard if an orderly end takes too long."""
+        timer = threading.Timer(EXIT_GRACE_SECONDS, os._exit, (EXIT_SOFTWARE_FAILURE,))
+        timer.daemon = True
+        timer.start()
+        if self._app is not None:
+            self._app.state.failed = True
+            end = getattr(self._app.state, "end", None)
+            if end is not None:
+                end()
+
+    async def _repeat(self, name: str, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await act()
+            except PASSING_ERRORS as error:
+                log.warning("a timer failed, it is tried again", timer=name, error=describe(error))
+            await asyncio.sleep(seconds)
+
+    async def _sweep(self) -> None:
+        while True:
+            woken = self._wake_sweep.is_set()
+            self._wake_sweep.clear()
+            try:
+                left = await self._publish_unpublished(0 if woken else SWEEP_OLDER_THAN_SECONDS)
+            except PASSING_ERRORS as error:
+                log.warning("the sweep failed, it is tried again", error=describe(error))
+                left = 0
+                await asyncio.sleep(1)
+            if left < SWEEP_LIMIT:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake_sweep.wait(), SWEEP_SECONDS)
+
+    async def _publish_unpublished(self, older_than_seconds: float) -> int:
+        async with self.pool.acquire(timeout=30) as connection:
+            rows = await unpublished(connection, older_than_seconds=older_than_seconds, limit=SWEEP_LIMIT)
+        self.metrics.set(Metric.UNPUBLISHED, len(rows))
+        if rows:
+            await self.producer.publish(list(rows.values()))
+            async with self.pool.acquire(timeout=30) as connection:
+                await mark_published(connection, rows)
+        return len(rows)
+
+    async def _watch(self) -> None:
+        for stage in self.stages:
+            await stage.watch()
+        still = [stage.name for stage in self.stages if stage.stands_still]
+        if still:
+            log.error("a consumer stands still while records wait, the process ends", stages=still)
+            self.fail()
+
+    async def _livez(self) -> Response:
+        still = [stage.name for stage in self.stages if stage.stands_still]
+        if still:
+            return problem_response(503, f"Consumers stand still: {', '.join(still)}")
+        return Response('{"status":"ok"}', media_type="application/json")
+
+    async def _readyz(self) -> Response:
+        missing = [
+            name
+            for name, probe in (("database", self._ping_database), ("kafka", self._ping_kafka))
+            if not await probe()
+        ]
+        if missing:
+            return problem_response(503, f"Not ready: {', '.join(missing)}")
+        return Response('{"status":"ok"}', media_type="application/json")
+
+    async def _ping_database(self) -> bool:
+        try:
+            async with self.pool.acquire(timeout=3) as connection:
+                return bool(await connection.fetchval("select true", timeout=3))
+        except TRANSIENT_ERRORS:
+            return False
+
+    async def _ping_kafka(self) -> bool:
+        return await self.producer.answers()
+
+    async def _metrics_text(self) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _refuse_older_database(self) -> None:
+        behind = await self.positions_ahead_of_database()
+        if behind:
+            raise DatabaseIsOlder(", ".join(f"{topic}/{partition}" for topic, partition in behind))
+
+    async def positions_ahead_of_database(self) -> dict[tuple[str, int], int]:
+        """Partitions whose committed offset lies beyond what this database has reached, with what it has reached."""
+        async with self.pool.acquire(timeout=30) as connection:
+            reached = await load_reached(connection, self.group)
+        topics = {stage.topic for stage in self.stages}
+        if not topics:
+            return {}
+        consumer = AIOKafkaConsumer(**connection_options(self.settings), group_id=self.group, enable_auto_commit=False)
+        await asyncio.wait_for(consumer.start(), 30)
+        try:
+            return await _ahead(consumer, topics, reached)
+        finally:
+            await asyncio.wait_for(consumer.stop(), 10)
+
+    async def rewind(self) -> dict[tuple[str, int], int]:
+        """Set the group's offsets back to what this database has reached: the remedy after a restored backup."""
+        url = self.settings.database_url.get_secret_value()
+        self._pool = await connect_pool(url, service=self.service)
+        ahead = await self.positions_ahead_of_database()
+        consumer = AIOKafkaConsumer(**connection_options(self.settings), group_id=self.group, enable_auto_commit=False)
+        await asyncio.wait_for(consumer.start(), 30)
+        try:
+            places = {TopicPartition(topic, partition): offset for (topic, partition), offset in ahead.items()}
+            consumer.assign(list(places))
+            if places:
+                await consumer.commit(places)
+        finally:
+            await asyncio.wait_for(consumer.stop(), 10)
+            await _close_pool(self._pool)
+        return ahead
+
+
+async def _ahead(
+    consumer: AIOKafkaConsumer, topics: set[Topic], reached: Mapping[tuple[str, int], int]
+) -> dict[tuple[str, int], int]:
+    ahead: dict[tuple[str, int], int] = {}
+    for topic in sorted(topics):
+        for partition in range(TOPICS[topic].partitions):
+            place = TopicPartition(topic, partition)
+            committed = await asyncio.wait_for(consumer.committed(place), 30)
+            known = reached.get((topic, partition), 0)
+            if committed is not None and committed > known and await _has_records(consumer, place, known, committed):
+                ahead[(str(topic), partition)] = known
+    return ahead
+
+
+async def _has_records(consumer: AIOKafkaConsumer, place: TopicPartition, start: int, end: int) -> bool:
+    """Whether records stand between two offsets; compaction and retention leave gaps that mean nothing."""
+    consumer.assign([place])
+    first = (await consumer.beginning_offsets([place]))[place]
+    if max(start, first) >= end:
+        return False
+    consumer.seek(place, max(start, first))
+    batches = await consumer.getmany(place, timeout_ms=5000, max_records=1)
+    return any(record.offset < end for records in batches.values() for record in records)
+
+
+async def _close_pool(pool: asyncpg.Pool) -> None:
+    try:
+        await asyncio.wait_for(pool.close(), 10)
+    except TimeoutError:
+        pool.terminate()
+
+
+async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def main(service: Service, settings_kind: type[Any], make_app: Callable[[Any], FastAPI], migrations: Path) -> None:
+    """A service's command line: `migrate`, `serve`, or `rewind` (after a restored backup)."""
+    command = sys.argv[1] if len(sys.argv) == 2 else ""
+    settings = load(settings_kind)
+    logs.set_up(service, settings.replica)
+    if command == "migrate":
+        applied = asyncio.run(migrate(settings.database_url.get_secret_value(), migrations))
+        log.info("migrations are applied", new=applied)
+    elif command == "serve":
+        app = make_app(settings)
+        code = _serve(service, app, settings)
+        sys.exit(code)
+    elif command == "rewind":
+        asyncio.run(_rewind(make_app(settings)))
+    else:
+        raise SystemExit2(f"usage: python -m {service.replace('-', '_')} migrate | serve | rewind")
+
+
+def _serve(service: Service, app: FastAPI, settings: ServiceSettings) -> int:
+    try:
+        return serve(app, host=settings.http_host, port=settings.http_port)
+    except DatabaseIsOlder as error:
+        log.error(
+            "the database is older than the group's offsets, as after a restored backup: nothing was started",
+            partitions=str(error),
+            remedy=f"run `python -m {service.replace('-', '_')} rewind`, then start again",
+        )
+        return 2
+
+
+async def _rewind(app: FastAPI) -> None:
+    ahead = await app.state.runtime.rewind()
+    log.info("offsets are set back to what the database has reached", partitions=len(ahead))

@@ -1,0 +1,105 @@
+"""Settings from the environment: SENDWHY_NAME, or SENDWHY_NAME_FILE for a file that holds the value (contract.md)."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sendwhy.access import Token, parse_tokens
+
+PREFIX = "SENDWHY_"
+
+
+class _FileSource(EnvSettingsSource):
+    """Reads SENDWHY_X_FILE where SENDWHY_X is not set, so that secrets need not stand in the environment."""
+
+    def get_field_value(self, _field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        if path is None:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as error:
+            raise SystemExit2(f"{PREFIX}{field_name.upper()}_FILE: {error.strerror}: {path}") from error
+
+
+class SystemExit2(SystemExit):
+    """A wrong setting: one line on stderr, exit code 2."""
+
+    def __init__(self, line: str) -> None:
+        print(f"sendwhy: {line}", file=sys.stderr)  # noqa: T201 - before any logger exists
+        super().__init__(2)
+
+
+class KafkaSettings(BaseSettings):
+    """How to reach Kafka."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    kafka_bootstrap_servers: str = Field(min_length=3)
+    kafka_security_protocol: str = Field(default="PLAINTEXT", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
+    kafka_sasl_mechanism: str | None = Field(default=None, pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_cafile: Path | None = None
+    replica: str = "0"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FileSource(settings_cls)
+
+
+class ServiceSettings(KafkaSettings):
+    """What every service needs."""
+
+    database_url: SecretStr
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    api_tokens: SecretStr = SecretStr("")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql://")
+        return url
+
+    @field_validator("api_tokens")
+    @classmethod
+    def _tokens_can_be_read(cls, tokens: SecretStr) -> SecretStr:
+        parse_tokens(tokens.get_secret_value())
+        return tokens
+
+    @property
+    def tokens(self) -> Mapping[str, Token]:
+        return parse_tokens(self.api_tokens.get_secret_value())
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load(kind: type[S]) -> S:
+    """The settings from the environment, or exit code 2 with one line that names the first wrong one."""
+    try:
+        return kind()
+    except ValidationError as error:
+        refuse(error)
+
+
+def refuse(error: ValidationError) -> NoReturn:
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = f"{PREFIX}{'_'.join(str(part) for part in first['loc']).upper()}"
+    what = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+    raise SystemExit2(f"{name} {what} (or set {name}_FILE)")

@@ -1,0 +1,328 @@
+"""The stage loop, the same in every service: batch → parse one by one → one transaction (load, decide, store, the
+offsets reached) → publish and await → commit (design.md, "How a stage works").
+
+A failing batch is rewound and tried again after a growing pause; a record that can't be read, or that the database
+refuses for its data, goes to dead.letters with its bytes and its neighbours go on.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+from faststream.kafka import KafkaBroker, KafkaMessage
+from pydantic import ValidationError
+
+from sendwhy.kafka import BATCH_MAX_RECORDS, BATCH_TIMEOUT_MS, Producer, PublishError, lag_of, raw
+from sendwhy.logs import describe
+from sendwhy.metrics import Metric, Metrics
+from sendwhy.postgres import DATA_ERRORS, TRANSIENT_ERRORS, Connection, store_reached
+from sendwhy.topics import Outgoing, Topic, utc_from_ms
+
+PAUSE_MAX_SECONDS = 10.0
+STANDSTILL_SECONDS = 60.0
+# Bad records beyond this share of a large batch look like a bad deploy: stop instead of pouring all into dead.letters.
+DEAD_LETTER_SHARE_MAX = 0.5
+DEAD_LETTER_SHARE_BATCH_MIN = 200
+
+log = structlog.get_logger("sendwhy")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Generic[T]):
+    """One event with where it came from. `at` is when Kafka stored it; `trace` its traceparent."""
+
+    event: T
+    topic: Topic
+    partition: int
+    offset: int
+    at: datetime
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+    @property
+    def trace(self) -> bytes | None:
+        return self.header("traceparent")
+
+    @property
+    def place(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+    def header(self, name: str) -> bytes | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+
+Parse = Callable[[Record[None]], T]
+Handle = Callable[[Connection, Sequence[Record[T]]], Awaitable[Sequence[Outgoing]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that could not be parsed, and why: `fields` as "where: what", without the values."""
+
+    record: Record[None]
+    error: str
+    fields: tuple[str, ...]
+
+
+HandleUnreadable = Callable[[Connection, Sequence[Unreadable]], Awaitable[Sequence[Outgoing]]]
+
+
+def parse_json(model: type[Any]) -> Parse[Any]:
+    """A parser for a pydantic model; an empty value (a tombstone) raises."""
+
+    def parse(record: Record[None]) -> Any:
+        return model.model_validate_json(record.value or b"")
+
+    return parse
+
+
+def parse_state(model: type[Any]) -> Parse[Any]:
+    """A parser for compacted topics: None is a tombstone, its key tells of whom."""
+
+    def parse(record: Record[None]) -> Any:
+        return None if record.value is None else model.model_validate_json(record.value)
+
+    return parse
+
+
+def dead_letter(record: Record[Any], *, service: str, error: str) -> Outgoing:
+    """The record as it came, with the original bytes; headers tell where from and why not."""
+    headers = (
+        ("service", service.encode()),
+        ("topic", record.topic.encode()),
+        ("partition", str(record.partition).encode()),
+        ("offset", str(record.offset).encode()),
+        ("error", error.encode()[:2048]),
+    )
+    return Outgoing(Topic.DEAD_LETTERS, record.key, record.value, headers)
+
+
+class DeadLetterFlood(Exception):
+    """Most of a large batch is bad: that smells of a bad deploy, so nothing is put aside and nothing committed."""
+
+
+class Stage(Generic[T]):
+    """One topic, one consumer group, one handler."""
+
+    def __init__(  # noqa: PLR0913 - wired in one place
+        self,
+        topic: Topic,
+        parse: Parse[T],
+        handle: Handle[T],
+        *,
+        service: str,
+        pool: Callable[[], asyncpg.Pool],
+        producer: Producer,
+        metrics: Metrics,
+        on_unreadable: HandleUnreadable | None = None,
+    ) -> None:
+        self.topic = topic
+        self.group = f"sendwhy-{service}"
+        self.name = topic.value
+        self._parse, self._handle, self._on_unreadable = parse, handle, on_unreadable
+        self._service, self._pool, self._producer, self._metrics = service, pool, producer, metrics
+        self._failures = 0
+        self.last_progress = time.monotonic()
+
+    def subscribe(self, broker: KafkaBroker) -> None:
+        subscriber = broker.subscriber(
+            self.topic,
+            group_id=self.group,
+            batch=True,
+            max_records=BATCH_MAX_RECORDS,
+            batch_timeout_ms=BATCH_TIMEOUT_MS,
+            auto_offset_reset="earliest",
+            decoder=raw,
+            title=f"{self._service}: {self.topic}",
+        )
+
+        @subscriber
+        async def on_batch(_bodies: list[Any], message: KafkaMessage) -> None:
+            await self._on_batch(message.raw_message, message.consumer)
+
+        self._subscriber = subscriber
+
+    async def _on_batch(self, batch: tuple[ConsumerRecord[Any, Any], ...], consumer: Any) -> None:
+        try:
+            await self._work(batch, consumer)
+            self._failures = 0
+        except asyncio.CancelledError:
+            # A stray cancellation would end FastStream's consumer without a word (faststream #3010).
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            await self._rewind(batch, consumer, "CancelledError")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch is rewound and tried again
+            await self._rewind(batch, consumer, describe(error), error)
+        self.last_progress = time.monotonic()
+        self._metrics.set(Metric.LAST_PROGRESS, time.time(), stage=self.name)
+
+    async def _work(self, batch: tuple[ConsumerRecord[Any, Any], ...], consumer: AIOKafkaConsumer) -> None:
+        records = [_record(self.topic, entry) for entry in batch]
+        good, bad = self._parse_all(records)
+        if len(records) >= DEAD_LETTER_SHARE_BATCH_MIN and len(bad) > len(records) * DEAD_LETTER_SHARE_MAX:
+            raise DeadLetterFlood(f"{len(bad)} of {len(records)} records are unreadable")
+        publish = await self._transact(good, bad, records)
+        await self._producer.publish([*self._dead_letters(bad), *publish])
+        await self._commit(consumer, _next_offsets(records))
+        now = datetime.now(UTC)
+        self._metrics.observe(Metric.STAGE_BATCH, len(records), stage=self.name)
+        for record in records:
+            self._metrics.observe(Metric.STAGE_SECONDS, (now - record.at).total_seconds(), stage=self.name)
+
+    def _parse_all(self, records: Sequence[Record[None]]) -> tuple[list[Record[T]], list[Unreadable]]:
+        good: list[Record[T]] = []
+        bad: list[Unreadable] = []
+        for record in records:
+            try:
+                event = self._parse(record)
+            except ValidationError as error:
+                bad.append(Unreadable(record, "unreadable", fields_of(error)))
+            except ValueError as error:
+                bad.append(Unreadable(record, "unreadable", (str(error)[:200],)))
+            else:
+                good.append(_with_event(record, event))
+        return good, bad
+
+    def _dead_letters(self, bad: Sequence[Unreadable]) -> list[Outgoing]:
+        for entry in bad:
+            self._metrics.inc(Metric.DEAD_LETTERS, topic=self.topic, error=entry.error)
+        if bad:
+            log.warning("records were put aside", topic=self.topic, count=len(bad), first=list(bad[0].fields[:3]))
+        return [
+            dead_letter(entry.record, service=self._service, error=f"{entry.error}: {'; '.join(entry.fields)}")
+            for entry in bad
+        ]
+
+    async def _transact(
+        self, good: Sequence[Record[T]], bad: Sequence[Unreadable], records: Sequence[Record[Any]]
+    ) -> list[Outgoing]:
+        """Handle the batch in one transaction; if the database refuses its data, halve it down to the guilty record."""
+        try:
+            async with self._pool().acquire(timeout=30) as connection, connection.transaction():
+                publish = list(await self._handle(connection, good)) if good else []
+                if bad and self._on_unreadable is not None:
+                    publish += await self._on_unreadable(connection, bad)
+                await store_reached(connection, self.group, _next_offsets(records))
+                return publish
+        except DATA_ERRORS as error:
+            if len(good) <= 1:
+                return await self._put_aside(good, records, error)
+            middle = len(good) // 2
+            left = await self._transact(good[:middle], bad, good[:middle])
+            right = await self._transact(good[middle:], [], records)
+            return left + right
+
+    async def _put_aside(
+        self, guilty: Sequence[Record[T]], records: Sequence[Record[Any]], error: BaseException
+    ) -> list[Outgoing]:
+        log.warning("the database refused a record", topic=self.topic, error=describe(error))
+        async with self._pool().acquire(timeout=30) as connection:
+            await store_reached(connection, self.group, _next_offsets(records))
+        for record in guilty:
+            self._metrics.inc(Metric.DEAD_LETTERS, topic=record.topic, error=type(error).__name__)
+        reason = f"refused by the database: {describe(error)}"
+        return [dead_letter(record, service=self._service, error=reason) for record in guilty]
+
+    async def _commit(self, consumer: AIOKafkaConsumer, next_offsets: dict[tuple[str, int], int]) -> None:
+        assigned = consumer.assignment()
+        offsets = {
+            TopicPartition(topic, partition): offset
+            for (topic, partition), offset in next_offsets.items()
+            if TopicPartition(topic, partition) in assigned
+        }
+        try:
+            if offsets:
+                await asyncio.wait_for(consumer.commit(offsets), 30)
+        except (KafkaError, TimeoutError) as error:
+            # The group moved on: whoever has the partition now repeats the batch, which changes nothing.
+            self._metrics.inc(Metric.COMMIT_FAILURES, stage=self.name)
+            log.warning("offsets were not committed", topic=self.topic, error=describe(error))
+
+    async def _rewind(
+        self,
+        batch: tuple[ConsumerRecord[Any, Any], ...],
+        consumer: AIOKafkaConsumer,
+        name: str,
+        error: BaseException | None = None,
+    ) -> None:
+        self._failures += 1
+        self._metrics.inc(Metric.STAGE_FAILURES, stage=self.name, error=name.partition(" ")[0])
+        passing = isinstance(error, (*TRANSIENT_ERRORS, PublishError))
+        log.warning(
+            "batch failed, it is tried again" if passing else "batch failed unexpectedly, it is tried again",
+            topic=self.topic,
+            attempt=self._failures,
+            error=name,
+            exc_info=None if passing else error,
+        )
+        first: dict[TopicPartition, int] = {}
+        for entry in batch:
+            place = TopicPartition(entry.topic, entry.partition)
+            first[place] = min(entry.offset, first.get(place, entry.offset))
+        for place, offset in first.items():
+            if place in consumer.assignment():
+                consumer.seek(place, offset)
+        await asyncio.sleep(min(PAUSE_MAX_SECONDS, 0.1 * 2 ** min(self._failures, 10)))
+
+    async def watch(self) -> None:
+        """Look from outside how far behind the consumer is; a consumer with nothing to do counts as moving."""
+        consumer: AIOKafkaConsumer | None = getattr(self._subscriber, "consumer", None)
+        if consumer is None:
+            return
+        assigned = list(consumer.assignment())
+        ends = await asyncio.wait_for(consumer.end_offsets(assigned), 15) if assigned else {}
+        positions = [(await asyncio.wait_for(consumer.position(place), 15), ends[place]) for place in assigned]
+        lag = lag_of(positions)
+        self._metrics.set(Metric.CONSUMER_LAG, lag, stage=self.name)
+        if lag == 0:
+            self.last_progress = time.monotonic()
+            self._metrics.set(Metric.LAST_PROGRESS, time.time(), stage=self.name)
+
+    @property
+    def stands_still(self) -> bool:
+        return time.monotonic() - self.last_progress > STANDSTILL_SECONDS
+
+
+def fields_of(error: ValidationError) -> tuple[str, ...]:
+    """A validation error as "field.path: what is wrong" lines, at most 10, without the values."""
+    entries = error.errors(include_input=False, include_url=False, include_context=False)
+    return tuple(
+        f"{'.'.join(str(part) for part in entry['loc']) or 'body'}: {entry['msg'].removeprefix('Value error, ')}"
+        for entry in entries[:10]
+    )
+
+
+def _record(topic: Topic, entry: ConsumerRecord[Any, Any]) -> Record[None]:
+    return Record(
+        None,
+        topic,
+        entry.partition,
+        entry.offset,
+        utc_from_ms(entry.timestamp),
+        entry.key,
+        entry.value,
+        tuple((name, value) for name, value in entry.headers),
+    )
+
+
+def _with_event(record: Record[None], event: T) -> Record[T]:
+    return Record(
+        event, record.topic, record.partition, record.offset, record.at, record.key, record.value, record.headers
+    )
+
+
+def _next_offsets(records: Sequence[Record[Any]]) -> dict[tuple[str, int], int]:
+    reached: dict[tuple[str, int], int] = {}
+    for record in records:
+        place = (str(record.topic), record.partition)
+        reached[place] = max(record.offset + 1, reached.get(place, 0))
+    return reached
