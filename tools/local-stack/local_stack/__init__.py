@@ -1,0 +1,1 @@
+"""Apache Kafka, PostgreSQL and all of Sendwhy on one machine, from packages, without Docker."""

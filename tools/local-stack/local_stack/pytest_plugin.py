@@ -1,0 +1,96 @@
+"""Real Kafka and PostgreSQL for tests: started at the first request, once a session, and ended with it.
+
+SENDWHY_TEST_KAFKA (`host:port`) and SENDWHY_TEST_POSTGRES (a superuser's URL) name running ones to use instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from local_stack.server import Server
+
+# Heavy imports stand inside the fixtures: pytest loads this module in every run.
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+
+@pytest.fixture(scope="session")
+def _run() -> Iterator[Run[Any]]:
+    """Runs coroutines on a loop of its own thread, which stays as long as the servers (see Process)."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def _server_dir() -> Iterator[Path]:
+    # Not pytest's own folder: another run of pytest as root would shut PostgreSQL's user out of it.
+    folder = Path(tempfile.mkdtemp(prefix="sendwhy-test-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(_run: Run[Any], _server_dir: Path) -> Iterator[str]:
+    """`host:port` of a broker without topics; tests of one session share it."""
+    if running := os.environ.get("SENDWHY_TEST_KAFKA"):
+        yield running
+        return
+    from local_stack.kafka import Kafka
+
+    kafka = Kafka(_server_dir)
+    yield from _served(_run, kafka, lambda: kafka.bootstrap)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(_run: Run[Any], _server_dir: Path) -> Iterator[str]:
+    """The superuser's URL of a server that tests of one session share."""
+    if running := os.environ.get("SENDWHY_TEST_POSTGRES"):
+        yield running
+        return
+    from local_stack.postgres import Postgres
+
+    postgres = Postgres(_server_dir)
+    yield from _served(_run, postgres, lambda: postgres.url)
+
+
+@pytest.fixture
+def fresh_database(postgres_url: str, _run: Run[Any]) -> Iterator[str]:
+    """The URL of an empty database of one test's own, dropped after it."""
+    name = f"test_{uuid.uuid4().hex}"
+    _run(_execute(postgres_url, f"create database {name}"))
+    yield urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
+    _run(_execute(postgres_url, f"drop database {name} with (force)"))
+
+
+def _served(run: Run[Any], server: Server, address: Callable[[], str]) -> Iterator[str]:
+    run(server.start())
+    yield address()
+    run(server.stop())
+
+
+async def _execute(url: str, statement: str) -> None:
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
