@@ -1,0 +1,88 @@
+"""`python -m meta_simulator --port N`: serve until SIGTERM or Ctrl-C."""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from meta_simulator.app import make_app
+from meta_simulator.bodies import Seed
+from meta_simulator.controls import check_scenario
+from meta_simulator.scenarios import listing
+from meta_simulator.wire import SimulatorProtocol
+
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"meta-simulator is ready at http://{self.config.host}:{self.port}", flush=True)
+
+    @property
+    def port(self) -> int:
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+def make_server(seed: Seed, host: str, port: int) -> Server:
+    return Server(
+        uvicorn.Config(
+            make_app(seed),
+            host=host,
+            port=port,
+            http=SimulatorProtocol,
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+def read_seed(path: Path | None) -> Seed:
+    seed = Seed.model_validate_json(path.read_bytes()) if path else Seed()
+    for recipient in seed.recipients.values():
+        check_scenario(recipient)
+    return seed
+
+
+def print_scenarios() -> None:
+    """The table of README.md."""
+    print("| scenario | case | number ends in | what happens |\n|---|---|---|---|")
+    for row in listing():
+        print(f"| {row['name']} | {row['case'] or ''} | {row['number_suffix'] or ''} | {row['says']} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="meta_simulator", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8090, help="0 for any free one")
+    parser.add_argument("--seed", type=Path, help="JSON with the bodies of the /_sim PUTs by id")
+    parser.add_argument("--scenarios", action="store_true", help="print the table of scenarios and end")
+    arguments = parser.parse_args()
+    if arguments.scenarios:
+        print_scenarios()
+        return
+    try:
+        seed = read_seed(arguments.seed)
+    except (OSError, ValidationError, HTTPException) as error:
+        sys.exit(f"--seed: {error}")
+    # uvicorn raises the signal again when it is done; by then there is nothing left to do.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    gc.set_threshold(50_000, 20, 100)
+    server = make_server(seed, arguments.host, arguments.port)
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(server.serve())
+
+
+if __name__ == "__main__":
+    main()

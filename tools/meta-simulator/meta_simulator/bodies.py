@@ -1,0 +1,119 @@
+"""The bodies of the simulator's own controls, and what it keeps of them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat
+
+from meta_simulator.errors import Json
+from meta_simulator.messages import digits
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+Id = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+Phone = Annotated[str, BeforeValidator(lambda value: digits(str(value))), Field(min_length=1)]
+
+
+class Template(Body):
+    id: Id = ""
+    name: str
+    language: str = "en_US"
+    status: str = "APPROVED"
+    category: str = "UTILITY"
+    parameter_format: str = "POSITIONAL"
+    components: list[Json] | None = None
+    quality_score: str = "GREEN"
+    rejected_reason: str = "NONE"
+
+
+class Account(Body):
+    portfolio_id: Id | None = None
+    name: str = "Simulated business"
+    messaging_limit: int | None = Field(default=None, ge=1)
+    templates: list[Template] = []
+
+
+class Number(Body):
+    waba_id: Id
+    display_phone_number: str = "+1 555 010 0000"
+    verified_name: str = "Simulated business"
+    access_token: str | None = None
+    app_id: Id | None = None
+    app_secret: str = ""
+    webhook_url: str | None = None
+    quality_rating: Literal["GREEN", "YELLOW", "RED", "UNKNOWN"] = "GREEN"
+    messages_per_second: PositiveFloat = 80
+
+
+class Delays(Body):
+    """Milliseconds after the answer."""
+
+    sent: float = Field(default=100, ge=0)
+    delivered: float = Field(default=300, ge=0)
+    read: float = Field(default=600, ge=0)
+    held: float = Field(default=2000, ge=0)
+
+    def seconds(self, slot: str) -> float:
+        return float(getattr(self, slot)) / 1000
+
+
+class Recipient(Body):
+    scenario: str = "ok"
+    delays_ms: Delays = Delays()
+    times: int | None = Field(default=None, ge=0)
+    http_status: int = Field(default=400, ge=200, le=599)
+    body: Json | list[Any] | str | None = None
+    errors: list[Json] = []
+
+
+class TemplatePatch(Body):
+    status: str | None = None
+    reason: str | None = None
+    category: str | None = None
+    quality_score: str | None = None
+
+
+class Inbound(Body):
+    """A message from a person, or `marketing` to stop or resume marketing by WhatsApp's own control."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    phone_number_id: Id
+    sender: Phone = Field(alias="from")
+    message: Json | None = None
+    marketing: Literal["stop", "resume"] | None = None
+    name: str = "Ines Calder"
+    seconds_ago: float = Field(default=0, ge=0)
+
+
+class Settings(Body):
+    """`time_scale`: simulated seconds per second, for delays, retries, windows, pair rate and caps, not for
+    `latency_ms` and throughput. `answers`: shares of calls answered by an HTTP status or a scenario."""
+
+    latency_ms: float = Field(default=50, ge=0)
+    time_scale: float = Field(default=1, gt=0)
+    answers: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    suffixes: bool = False
+
+
+class Event(Body):
+    """A webhook made by hand: `field` and `value` of an account, or a whole `body` for a number."""
+
+    waba_id: Id | None = None
+    phone_number_id: Id | None = None
+    field: str | None = None
+    value: Json | None = None
+    body: Json | str | None = None
+    signature: Literal["right", "wrong", "missing"] = "right"
+    secret: str | None = None
+
+
+class Seed(Body):
+    """The bodies of the PUTs, by their ids."""
+
+    accounts: dict[str, Account] = {}
+    numbers: dict[str, Number] = {}
+    recipients: dict[str, Recipient] = {}
+    settings: Settings = Settings()

@@ -1,0 +1,262 @@
+"""The simulator's own paths, /_sim/...: what tests set up, cause and ask for."""
+
+import json
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import httpx
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from meta_simulator.bodies import Account, Body, Event, Inbound, Number, Recipient, Settings, TemplatePatch
+from meta_simulator.errors import Json
+from meta_simulator.messages import digits
+from meta_simulator.scenarios import SCENARIOS, listing
+from meta_simulator.webhooks import Webhook
+from meta_simulator.world import Call, World, as_meta_writes
+
+LINES_AT_ONCE = 500
+
+_B = TypeVar("_B", bound=Body)
+_Handler = Callable[[World, Request], Awaitable[Response]]
+
+
+class Unreadable(HTTPException):
+    def __init__(self, detail: str, status_code: int = 422) -> None:
+        super().__init__(status_code, detail)
+
+
+async def _read(request: Request, model: type[_B]) -> _B:
+    try:
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise Unreadable("; ".join(wrong)) from error
+
+
+async def put_account(world: World, request: Request) -> Response:
+    world.set_account(request.path_params["waba_id"], await _read(request, Account))
+    return JSONResponse({"success": True})
+
+
+async def put_number(world: World, request: Request) -> Response:
+    world.set_number(request.path_params["number_id"], await _read(request, Number))
+    return JSONResponse({"success": True})
+
+
+async def put_recipient(world: World, request: Request) -> Response:
+    recipient = await _read(request, Recipient)
+    check_scenario(recipient)
+    if not digits(request.path_params["phone"]):
+        raise Unreadable("the path names no phone")
+    world.set_recipient(request.path_params["phone"], recipient)
+    return JSONResponse({"success": True})
+
+
+def check_scenario(recipient: Recipient) -> None:
+    name = recipient.scenario
+    if name not in SCENARIOS and name not in ("answer", "failed"):
+        raise Unreadable(f"scenario: {name!r} is none of those at GET /_sim/scenarios")
+
+
+async def get_scenarios(_world: World, _request: Request) -> Response:
+    return JSONResponse(listing())
+
+
+async def patch_template(world: World, request: Request) -> Response:
+    path = request.path_params
+    patch = await _read(request, TemplatePatch)
+    template = world.template(path["waba_id"], path["name"], path["language"])
+    if template is None:
+        raise Unreadable("no such template", 404)
+    if patch.category and patch.category != template.category:
+        value = {
+            "message_template_id": int(template.id),
+            "message_template_name": template.name,
+            "message_template_language": template.language,
+            "previous_category": template.category,
+            "new_category": patch.category,
+        }
+        template.category = patch.category
+        world.tell_account(path["waba_id"], "template_category_update", value)
+    if patch.quality_score:
+        world.tell_quality(path["waba_id"], template, patch.quality_score)
+    if patch.status:
+        event = patch.status.upper()
+        template.status = {"UNPAUSE": "APPROVED", "REINSTATED": "APPROVED"}.get(event, event)
+        template.rejected_reason = (patch.reason or "NONE") if event == "REJECTED" else "NONE"
+        world.tell_template(path["waba_id"], template, event, patch.reason)
+    return JSONResponse(template.model_dump())
+
+
+async def post_inbound(world: World, request: Request) -> Response:
+    inbound = await _read(request, Inbound)
+    if inbound.phone_number_id not in world.lines:
+        raise Unreadable(f"no number {inbound.phone_number_id}", 404)
+    if inbound.message is None and inbound.marketing is None:
+        raise Unreadable("message or marketing is missing")
+    return JSONResponse({"success": True, "id": world.hear(inbound)})
+
+
+async def put_settings(world: World, request: Request) -> Response:
+    settings = await _read(request, Settings)
+    wrong = [name for name in settings.answers if name not in SCENARIOS and not _is_http_status(name)]
+    if wrong:
+        raise Unreadable(f"answers: neither an HTTP status nor a scenario: {', '.join(wrong)}")
+    world.set_settings(settings)
+    return JSONResponse(settings.model_dump())
+
+
+def _is_http_status(name: str) -> bool:
+    return name.isdecimal() and 200 <= int(name) <= 599
+
+
+async def post_event(world: World, request: Request) -> Response:
+    event = await _read(request, Event)
+    if event.body is not None:
+        return _post_body(world, event)
+    if not event.waba_id or not event.field or event.value is None:
+        raise Unreadable("waba_id, field and value, or phone_number_id and body, are needed")
+    posted = world.tell_account(event.waba_id, event.field, event.value)
+    if not posted:
+        raise Unreadable(f"account {event.waba_id} has no number with a webhook_url", 404)
+    return JSONResponse({"success": True, "posted": posted})
+
+
+def _post_body(world: World, event: Event) -> Response:
+    """Bytes as given (a string) or as Meta would write them (an object)."""
+    line = world.lines.get(event.phone_number_id or "")
+    if line is None or event.body is None:
+        raise Unreadable(f"no number {event.phone_number_id}", 404)
+    body = event.body.encode() if isinstance(event.body, str) else as_meta_writes(event.body)
+    world.tell(line, Webhook(body, event.field or "", signature=event.signature, secret=event.secret))
+    return JSONResponse({"success": True, "posted": 1})
+
+
+async def post_verify(world: World, request: Request) -> Response:
+    """Meta's handshake with a number's webhook_url."""
+    line = world.lines.get(request.path_params["number_id"])
+    if line is None or line.number.webhook_url is None:
+        raise Unreadable("no such number, or it has no webhook_url", 404)
+    try:
+        token = json.loads(await request.body())["verify_token"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreadable("verify_token is missing") from error
+    challenge = str(secrets.randbelow(10**10))
+    params = {"hub.mode": "subscribe", "hub.challenge": challenge, "hub.verify_token": str(token)}
+    try:
+        answer = await world.client.get(line.number.webhook_url, params=params)
+    except httpx.HTTPError as error:
+        return JSONResponse({"verified": False, "http_status": None, "error": type(error).__name__})
+    verified = answer.status_code == 200 and answer.text == challenge
+    return JSONResponse({"verified": verified, "http_status": answer.status_code, "answer": answer.text[:200]})
+
+
+async def get_calls(world: World, request: Request) -> Response:
+    return _lines(request, world.calls, _call_line)
+
+
+async def get_webhooks(world: World, request: Request) -> Response:
+    return _lines(request, world.webhooks, _webhook_line)
+
+
+_Kept = TypeVar("_Kept", Call, Webhook)
+
+
+def _lines(request: Request, kept: Iterable[_Kept], line: Callable[[_Kept], bytes]) -> Response:
+    since = _since(request.query_params.get("since"))
+    wanted = request.query_params.get("biz_opaque_callback_data")
+    chosen = [each for each in kept if each.at >= since and wanted in (None, each.callback_data)]
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(chosen), LINES_AT_ONCE):
+            yield b"".join(line(each) for each in chosen[start : start + LINES_AT_ONCE])
+
+    return StreamingResponse(chunks(), media_type="application/jsonl")
+
+
+def _since(text: str | None) -> float:
+    """Unix seconds or RFC 3339."""
+    if not text:
+        return 0.0
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text.replace(" ", "+"))
+    except ValueError as error:
+        raise Unreadable("since: neither RFC 3339 nor unix seconds") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _call_line(call: Call) -> bytes:
+    head: Json = {
+        "at": _when(call.at),
+        "method": call.method,
+        "path": call.path,
+        "phone_number_id": call.phone_number_id,
+        "biz_opaque_callback_data": call.callback_data,
+        "to": call.to,
+        "whole": call.whole,
+        "http_status": call.http_status,
+        "wamid": call.wamid,
+        "body": _readable(call.body),
+        "answer": _readable(call.answer),
+    }
+    return json.dumps(head).encode() + b"\n"
+
+
+def _webhook_line(webhook: Webhook) -> bytes:
+    head: Json = {
+        "at": _when(webhook.at),
+        "url": webhook.url,
+        "field": webhook.field,
+        "biz_opaque_callback_data": webhook.callback_data,
+        "status": webhook.status,
+        "tries": [{"at": _when(at), "http_status": http_status} for at, http_status in webhook.tries],
+        "delivered": webhook.delivered,
+        "body": _readable(webhook.body),
+    }
+    return json.dumps(head).encode() + b"\n"
+
+
+def _readable(raw: bytes | None) -> object:
+    """JSON as JSON, other bytes as a string."""
+    if not raw:
+        return None
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw.decode(errors="replace")
+
+
+def control_routes(world: World) -> list[Route]:
+    def route(path: str, handler: _Handler, method: str) -> Route:
+        async def endpoint(request: Request) -> Response:
+            return await handler(world, request)
+
+        return Route(f"/_sim{path}", endpoint, methods=[method])
+
+    return [
+        route("/accounts/{waba_id}", put_account, "PUT"),
+        route("/numbers/{number_id}", put_number, "PUT"),
+        route("/recipients/{phone}", put_recipient, "PUT"),
+        route("/scenarios", get_scenarios, "GET"),
+        route("/templates/{waba_id}/{name}/{language}", patch_template, "PATCH"),
+        route("/inbound", post_inbound, "POST"),
+        route("/settings", put_settings, "PUT"),
+        route("/events", post_event, "POST"),
+        route("/verify/{number_id}", post_verify, "POST"),
+        route("/calls", get_calls, "GET"),
+        route("/webhooks", get_webhooks, "GET"),
+    ]
