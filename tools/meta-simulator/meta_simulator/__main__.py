@@ -40,6 +40,7 @@ def make_server(seed: Seed, host: str, port: int) -> Server:
             port=port,
             http=SimulatorProtocol,
             ws="none",
+            proxy_headers=False,
             lifespan="on",
             access_log=False,
             log_level="warning",

@@ -13,20 +13,20 @@ from meta_simulator.bodies import Seed
 from meta_simulator.controls import control_routes
 from meta_simulator.graph import get_node, get_numbers, get_templates, recorded
 from meta_simulator.sending import post_message
-from meta_simulator.webhooks import webhook_client
+from meta_simulator.webhooks import Receivers
 from meta_simulator.world import World
 
 _NODE = "/v{major:int}.{minor:int}/{node}"
 
 
 def make_app(seed: Seed) -> Starlette:
-    client = webhook_client()
-    world = World(client)
+    receivers = Receivers()
+    world = World(receivers)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        world.seed(seed)
-        async with client:
+        async with receivers:
+            world.seed(seed)
             yield
 
     async def send(request: Request) -> Response:

@@ -1,12 +1,12 @@
 """The simulator's own paths, /_sim/...: what tests set up, cause and ask for."""
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeVar
 
-import httpx
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,6 +21,8 @@ from meta_simulator.webhooks import Webhook
 from meta_simulator.world import Call, World, as_meta_writes
 
 LINES_AT_ONCE = 500
+
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
 _B = TypeVar("_B", bound=Body)
 _Handler = Callable[[World, Request], Awaitable[Response]]
@@ -134,7 +136,7 @@ def _post_body(world: World, event: Event) -> Response:
     if line is None or event.body is None:
         raise Unreadable(f"no number {event.phone_number_id}", 404)
     body = event.body.encode() if isinstance(event.body, str) else as_meta_writes(event.body)
-    world.tell(line, Webhook(body, event.field or "", signature=event.signature, secret=event.secret))
+    world.tell(line, Webhook(body, event.field or "", signature=event.signature, secret=event.secret, is_json=None))
     return JSONResponse({"success": True, "posted": 1})
 
 
@@ -149,12 +151,12 @@ async def post_verify(world: World, request: Request) -> Response:
         raise Unreadable("verify_token is missing") from error
     challenge = str(secrets.randbelow(10**10))
     params = {"hub.mode": "subscribe", "hub.challenge": challenge, "hub.verify_token": str(token)}
-    try:
-        answer = await world.client.get(line.number.webhook_url, params=params)
-    except httpx.HTTPError as error:
-        return JSONResponse({"verified": False, "http_status": None, "error": type(error).__name__})
-    verified = answer.status_code == 200 and answer.text == challenge
-    return JSONResponse({"verified": verified, "http_status": answer.status_code, "answer": answer.text[:200]})
+    answer = await world.receivers.get(line.number.webhook_url, params)
+    if answer is None:
+        return JSONResponse({"verified": False, "http_status": None})
+    http_status, text = answer
+    verified = http_status == 200 and text == challenge
+    return JSONResponse({"verified": verified, "http_status": http_status, "answer": text[:200]})
 
 
 async def get_calls(world: World, request: Request) -> Response:
@@ -175,6 +177,7 @@ def _lines(request: Request, kept: Iterable[_Kept], line: Callable[[_Kept], byte
 
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(chosen), LINES_AT_ONCE):
+            await asyncio.sleep(0)
             yield b"".join(line(each) for each in chosen[start : start + LINES_AT_ONCE])
 
     return StreamingResponse(chunks(), media_type="application/jsonl")
@@ -210,10 +213,8 @@ def _call_line(call: Call) -> bytes:
         "whole": call.whole,
         "http_status": call.http_status,
         "wamid": call.wamid,
-        "body": _readable(call.body),
-        "answer": _readable(call.answer),
     }
-    return json.dumps(head).encode() + b"\n"
+    return _line(head, body=_as_json(call.body, call.is_json), answer=_as_json(call.answer or b""))
 
 
 def _webhook_line(webhook: Webhook) -> bytes:
@@ -225,19 +226,30 @@ def _webhook_line(webhook: Webhook) -> bytes:
         "status": webhook.status,
         "tries": [{"at": _when(at), "http_status": http_status} for at, http_status in webhook.tries],
         "delivered": webhook.delivered,
-        "body": _readable(webhook.body),
     }
-    return json.dumps(head).encode() + b"\n"
+    return _line(head, body=_as_json(webhook.body, webhook.is_json))
 
 
-def _readable(raw: bytes | None) -> object:
-    """JSON as JSON, other bytes as a string."""
+def _line(head: Json, **parts: bytes) -> bytes:
+    tail = b"".join(b',"%b":%b' % (name.encode(), part) for name, part in parts.items())
+    return json.dumps(head).encode()[:-1] + tail + b"}\n"
+
+
+def _as_json(raw: bytes, is_json: bool | None = None) -> bytes:
+    """JSON as it stands, on one line; other bytes as a JSON string."""
     if not raw:
-        return None
+        return b"null"
+    if is_json or (is_json is None and _is_json(raw)):
+        return raw.translate(_ONE_LINE)
+    return json.dumps(raw.decode(errors="replace")).encode()
+
+
+def _is_json(raw: bytes) -> bool:
     try:
-        return json.loads(raw)
-    except ValueError:
-        return raw.decode(errors="replace")
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def control_routes(world: World) -> list[Route]:

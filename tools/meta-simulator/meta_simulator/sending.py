@@ -73,6 +73,7 @@ def judge(world: World, call: Call, token: str | None) -> Outcome:
     body = _parse(call.body)
     to = addressee(body or {})
     if body is not None:
+        call.is_json = True
         callback_data = body.get("biz_opaque_callback_data")
         call.callback_data = callback_data if isinstance(callback_data, str) else None
         call.to = to.key if isinstance(to, Addressed) else None

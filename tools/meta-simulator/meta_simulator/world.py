@@ -9,15 +9,13 @@ import zlib
 from collections import deque
 from dataclasses import dataclass, field
 
-import httpx
-
 from meta_simulator.bodies import Account, Delays, Inbound, Number, Recipient, Seed, Settings, Template
 from meta_simulator.clock import Clock
 from meta_simulator.errors import Json
 from meta_simulator.limits import PairRate, Throughput, UniqueRecipients
 from meta_simulator.messages import digits
 from meta_simulator.scenarios import BY_SUFFIX, OK, SCENARIOS, Scenario, Status
-from meta_simulator.webhooks import Outbox, Webhook
+from meta_simulator.webhooks import Outbox, Receivers, Webhook
 
 CALLS_KEPT = 200_000
 WEBHOOKS_KEPT = 200_000
@@ -32,6 +30,7 @@ class Call:
     path: str
     phone_number_id: str | None = None
     body: bytes = b""
+    is_json: bool = False
     whole: bool = True
     to: str | None = None
     callback_data: str | None = None
@@ -96,8 +95,8 @@ USUAL = Person(OK)
 
 
 class World:
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
+    def __init__(self, receivers: Receivers) -> None:
+        self.receivers = receivers
         self.clock = Clock()
         self.settings = Settings()
         self.accounts: dict[str, Account] = {}
@@ -147,7 +146,7 @@ class World:
                 number_id,
                 number,
                 Throughput(number.messages_per_second),
-                Outbox(self.client, self.clock),
+                Outbox(self.receivers, self.clock),
             )
             self.lines[number_id] = line
         if line.number.messages_per_second != number.messages_per_second:
