@@ -36,6 +36,10 @@ class Server(ABC):
         assert self._process is not None, f"{type(self).__name__} has not been started"
         return self._process
 
+    @property
+    def started(self) -> bool:
+        return self._process is not None
+
     async def start(self) -> None:
         """Returns when the server answers. Raises StackError with the end of its log if it doesn't in 60 s."""
         await self.prepare()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from local_stack.errors import StackError, StateDirBusyError
+from local_stack.errors import StackError, WrongUseError
 
 # Linux hands out ports from 32768 for outgoing connections; below, nothing takes ours while we restart.
 PORTS = range(20_000, 32_000)
@@ -90,7 +90,7 @@ class StateDir:
 
         The lock stays until every process that holds the descriptor has closed it: the janitor gets a copy, so
         a run after a kill -9 waits here until the janitor is through instead of meeting a half-dead Kafka.
-        Raises StateDirBusyError if a live process holds it.
+        Raises WrongUseError if a live process holds it.
         """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + HANDOVER_SECONDS
@@ -98,7 +98,7 @@ class StateDir:
             holder = os.pread(descriptor, 20, 0).decode().strip()
             if (holder.isdigit() and _is_alive(int(holder))) or time.monotonic() > deadline:
                 os.close(descriptor)
-                raise StateDirBusyError(
+                raise WrongUseError(
                     f"{self.path} is in use by process {holder or 'unknown'}; stop it or use another --state-dir"
                 )
             time.sleep(0.05)

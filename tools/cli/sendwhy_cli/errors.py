@@ -1,0 +1,29 @@
+"""The command's exit codes, and the error that carries one."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    DONE = 0
+    BAD_ANSWER = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    NOT_ALLOWED = 4
+    UNREACHABLE = 5
+    INTERRUPTED = 130
+
+
+HELP = (
+    "Exit codes: 0 done; 1 it ran and the answer is bad; 2 usage or setting wrong; 3 not found; 4 not allowed;"
+    " 5 can't reach a service; 130 interrupted."
+)
+
+
+class CommandError(Exception):
+    """Ends the command with one line on stderr and this exit code."""
+
+    def __init__(self, code: Exit, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,92 @@
+"""`sendwhy why`: the timeline of one message, and the reason if it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from sendwhy.reasons import CATALOGUE, ReasonCode
+
+from sendwhy_cli.errors import CommandError, Exit
+from sendwhy_cli.stack import RunningStack
+
+MARKS = {
+    "sending": "…",
+    "waiting": "⏳",
+    "sent": "✓",
+    "delivered": "✓✓",
+    "read": "[blue]✓✓[/blue]",
+    "failed": "❌",
+}
+# Shown in columns of their own, or the same in every event of one message.
+_NOT_DETAILS = frozenset({"at", "service", "kind", "message_id", "workspace_id", "event_id", "occurred_at"})
+
+
+def fetch(stack: RunningStack, workspace: str, message_id: str) -> dict[str, Any]:
+    """The message as message-log tells it (contract.md, "One message"). Raises CommandError."""
+    base = stack.services["message-log"]
+    path = f"/v1/workspaces/{quote(workspace, safe='')}/messages/{quote(message_id, safe='')}"
+    headers = {"Authorization": f"Bearer {stack.admin_token}"}
+    try:
+        answer = httpx.get(base + path, headers=headers, timeout=15, trust_env=False)
+    except httpx.TransportError as error:
+        raise CommandError(Exit.UNREACHABLE, f"message-log at {base} doesn't answer: {error}") from error
+    if answer.status_code == 404:
+        raise CommandError(Exit.NOT_FOUND, f"no message {message_id} in workspace {workspace}")
+    if answer.status_code in (401, 403):
+        raise CommandError(Exit.NOT_ALLOWED, f"message-log refused the token ({answer.status_code})")
+    if not answer.is_success:
+        raise CommandError(Exit.UNREACHABLE, f"message-log answered {answer.status_code}: {answer.text[:300]}")
+    message: dict[str, Any] = answer.json()
+    return message
+
+
+def page_of(stack: RunningStack, workspace: str, message: dict[str, Any]) -> str:
+    """The address that the message itself names, else where message-log has it."""
+    base = stack.services["message-log"]
+    page = message.get("url") or f"/w/{quote(workspace, safe='')}/messages/{quote(message['message_id'], safe='')}"
+    return str(httpx.URL(base).join(page))
+
+
+def show(console: Console, message: dict[str, Any]) -> None:
+    status = message["status"]
+    console.print(f"{MARKS.get(status, '?')} [bold]{status.upper()}[/bold]  ", Text(message["message_id"]))
+    _show_reason(console, message.get("reason"))
+    if waiting := message.get("waiting"):
+        console.print(Text(f"waits for {waiting['cause']} since {waiting['since']}, until {waiting['until']}"))
+    console.print(_timeline(message.get("events", [])))
+
+
+def _show_reason(console: Console, reason: dict[str, Any] | None) -> None:
+    if not reason:
+        return
+    console.print(Text.assemble((reason["title"], "bold"), f"  {reason['code']}"))
+    console.print(Text(reason.get("detail") or ""))
+    if reason["code"] in ReasonCode.__members__:
+        console.print(Text(f"What to do: {CATALOGUE[ReasonCode(reason['code'])].what_to_do}"))
+
+
+def _timeline(events: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(justify="right")
+    first = datetime.fromisoformat(events[0]["at"]) if events else None
+    for event in events:
+        offset = (datetime.fromisoformat(event["at"]) - first).total_seconds() if first else 0.0
+        table.add_row(f"{offset:+.3f} s", Text(event["service"]), Text(event["kind"]), Text(", ".join(_details(event))))
+    return table
+
+
+def _details(event: dict[str, Any]) -> Iterator[str]:
+    for name, value in event.items():
+        if name in _NOT_DETAILS or value in (None, {}, []):
+            continue
+        if name == "reason" and isinstance(value, dict):
+            yield str(value.get("code"))
+        elif not isinstance(value, dict | list):
+            yield f"{name} {value}"
