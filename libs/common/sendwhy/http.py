@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ HEAD_TIMEOUT_SECONDS = 10.0
 BODY_TIMEOUT_SECONDS = 30.0
 HEAD_BYTES_MAX = 64 * 1024
 BODY_BYTES_MAX = 1024 * 1024
+_WORKSPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 GRACE_SECONDS = 5
 
 
@@ -209,7 +211,7 @@ def caller_with(role: Role) -> Any:
 
     def check(w: str, request: Request) -> Caller:
         token = token_of(request)
-        if not token.sees(w):
+        if not _WORKSPACE.fullmatch(w) or not token.sees(w):
             raise not_found("The workspace")
         if token.role < role:
             raise Problem(403, f"This needs the role {role.name.lower()}.")
