@@ -1,0 +1,308 @@
+"""billing over HTTP (contract.md, "HTTP"): accounts, top-ups, adjustments, the ledger, prices, and whether requests
+would be funded."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from sendwhy.access import Role, Token
+from sendwhy.events import Gate, Line, MessageId, Moment, Price, Resolved, SendRequested, Wire
+from sendwhy.http import (
+    Admin,
+    AnyToken,
+    Body,
+    Caller,
+    IdempotencyKey,
+    Operator,
+    Viewer,
+    body_schema,
+    cursor_of,
+    json_body,
+    once,
+    position_of,
+)
+from sendwhy.postgres import Connection, add_to_outbox
+from sendwhy.problems import Problem, not_found
+from sendwhy.reasons import Service
+from sendwhy.service import Runtime
+from sendwhy.topics import outgoing
+
+from billing import store
+from billing.decide import Account, BelowZero, Entry, Kind, PriceRow, adjust, evaluate, top_up
+from billing.stages import Priceable, prices_for
+
+CREDITS_MAX = 1_000_000_000
+PRICES_MAX = 2_000
+EVALUATE_MAX = 1_000
+EVALUATE_PATH = "/v1/evaluate"
+EVALUATE_BYTES_MAX = 16 * 1024 * 1024
+# A question about "now" takes a while to arrive; what lies further back is a question about history.
+NOW_TOLERANCE = timedelta(minutes=1)
+ACQUIRE_SECONDS = 10
+
+Text = Annotated[Line, StringConstraints(min_length=1, max_length=200)]
+Book = Callable[[Account], tuple[Account, Entry]]
+
+
+def _not_zero(credits: int) -> int:
+    if credits == 0:
+        raise ValueError("must not be 0")
+    return credits
+
+
+class TopUp(Body):
+    credits: Annotated[int, Field(ge=1, le=CREDITS_MAX)]
+    reference: Text
+
+
+class Adjustment(Body):
+    credits: Annotated[int, Field(ge=-CREDITS_MAX, le=CREDITS_MAX), AfterValidator(_not_zero)]
+    reason: Text
+
+
+class PriceSet(Body):
+    """A price in whole credits, for one calling code (digits) or null for all that have none of their own."""
+
+    category: Literal["marketing", "utility", "authentication", "service"]
+    calling_code: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,2}$")] | None = None
+    credits: Annotated[int, Field(ge=0, le=1_000_000)]
+    valid_from: Moment
+
+
+PriceSets = Annotated[list[PriceSet], Field(max_length=PRICES_MAX, title="prices")]
+
+
+class EvaluateRequest(SendRequested):
+    resolved: Resolved | None = None
+
+
+class Evaluate(Body):
+    """`resolved` is what consent answered: beside the requests in their order, or within each request."""
+
+    requests: Annotated[list[EvaluateRequest], Field(max_length=EVALUATE_MAX)]
+    resolved: list[Resolved | None] | None = None
+    at: Moment | None = None
+
+    @model_validator(mode="after")
+    def _resolved_belongs_to_the_requests(self) -> "Evaluate":
+        if self.resolved is not None and len(self.resolved) != len(self.requests):
+            raise ValueError("resolved must be as long as requests")
+        return self
+
+    def each_resolved(self) -> Sequence[Resolved | None]:
+        beside = self.resolved or [None] * len(self.requests)
+        return [request.resolved or other for request, other in zip(self.requests, beside, strict=True)]
+
+
+class AccountAnswer(Wire):
+    """`reserved`: credits already taken off the balance for messages that have no receipt yet. `low_balance_percent`:
+    the lowest threshold (20, 10, 0 % of the last top-up) reached since that top-up."""
+
+    workspace_id: str
+    balance: int
+    reserved: int
+    version: int
+    last_top_up: int | None
+    low_balance_percent: int | None
+
+
+class BookedAnswer(AccountAnswer):
+    entry: store.LedgerEntry
+
+
+class LedgerAnswer(Wire):
+    items: list[store.LedgerEntry]
+    next_cursor: str | None
+
+
+class PricesAnswer(Wire):
+    items: list[PriceSet]
+    next_cursor: None = None
+
+
+class Result(Wire):
+    message_id: str
+    gates: list[Gate]
+    resolved: Resolved | None
+
+
+class EvaluateAnswer(Wire):
+    results: list[Result]
+
+
+def routes(runtime: Runtime) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+    _account_routes(router, runtime)
+    _ledger_routes(router, runtime)
+    _price_routes(router, runtime)
+    _evaluate_routes(router, runtime)
+    return router
+
+
+def _account_routes(router: APIRouter, runtime: Runtime) -> None:
+    @router.get("/workspaces/{w}/account")
+    async def get_account(caller: Viewer) -> AccountAnswer:
+        """The balance and what is reserved; a workspace that was never seen has balance 0."""
+        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            known = await store.accounts(connection, [caller.workspace])
+        return AccountAnswer(**asdict(known.get(caller.workspace, Account(caller.workspace))))
+
+    @router.post("/workspaces/{w}/top-ups", response_model=BookedAnswer)
+    async def post_top_up(caller: Operator, body: TopUp, request: Request, key: IdempotencyKey = None) -> Response:
+        """Add credits. Needs an Idempotency-Key: a repeat without one would add them twice."""
+        if key is None:
+            raise Problem(400, "A top-up needs an Idempotency-Key.", errors={"Idempotency-Key": "is missing"})
+
+        def book(account: Account) -> tuple[Account, Entry]:
+            return top_up(account, body.credits, reference=body.reference, actor=caller.token.name)
+
+        return await _write(runtime, request, caller, key, book)
+
+    @router.post("/workspaces/{w}/adjustments", response_model=BookedAnswer)
+    async def post_adjustment(
+        caller: Admin, body: Adjustment, request: Request, key: IdempotencyKey = None
+    ) -> Response:
+        """Correct the balance by hand, up or down; 409 where it would go below zero."""
+
+        def book(account: Account) -> tuple[Account, Entry]:
+            booked = adjust(account, body.credits, why=body.reason, actor=caller.token.name)
+            if isinstance(booked, BelowZero):
+                detail = f"The balance is {booked.balance} credits: {booked.credits} would bring it below zero."
+                raise Problem(409, detail, errors={"credits": "would bring the balance below zero"})
+            return booked
+
+        return await _write(runtime, request, caller, key, book)
+
+
+async def _write(runtime: Runtime, request: Request, caller: Caller, key: str | None, book: Book) -> Response:
+    async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+
+        async def act() -> tuple[int, bytes]:
+            return 200, (await _book(connection, caller.workspace, book)).to_json()
+
+        answer = await once(connection, request, caller, key, act)
+    runtime.publish_soon()
+    return answer
+
+
+async def _book(connection: Connection, workspace: str, book: Book) -> BookedAnswer:
+    accounts = await store.lock_or_open_accounts(connection, [workspace])
+    account, entry = book(accounts[workspace])
+    await store.add_entries(connection, [entry], at=datetime.now(UTC))
+    await store.save_accounts(connection, [account])
+    events = await store.account_events(connection, [workspace])
+    await add_to_outbox(connection, [(event.event_id, outgoing(event, source=Service.BILLING)) for event in events])
+    [booked] = await store.ledger_page(connection, workspace, before=account.version + 1, limit=1)
+    return BookedAnswer(**asdict(account), entry=booked)
+
+
+def _ledger_routes(router: APIRouter, runtime: Runtime) -> None:
+    @router.get("/workspaces/{w}/ledger")
+    async def get_ledger(
+        caller: Viewer,
+        message_id: MessageId | None = None,
+        kind: Kind | None = None,
+        cursor: Annotated[str | None, Query(max_length=64)] = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    ) -> LedgerAnswer:
+        """Entries, the latest first."""
+        before = None if cursor is None else _version(cursor)
+        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            items = await store.ledger_page(
+                connection, caller.workspace, before=before, message_id=message_id, kind=kind, limit=limit + 1
+            )
+        shown = items[:limit]
+        return LedgerAnswer(items=shown, next_cursor=cursor_of(str(shown[-1].version)) if len(items) > limit else None)
+
+
+def _version(cursor: str) -> int:
+    position = position_of(cursor)
+    if not (position.isascii() and position.isdigit() and len(position) <= 18):
+        raise Problem(422, "The cursor is not one of ours.", errors={"cursor": "is not one of ours"})
+    return int(position)
+
+
+def _price_routes(router: APIRouter, runtime: Runtime) -> None:
+    @router.put("/workspaces/{w}/prices", openapi_extra=body_schema(PriceSets), response_model=PricesAnswer)
+    async def put_prices(
+        caller: Admin,
+        request: Request,
+        prices: Annotated[list[PriceSet], json_body(PriceSets)],
+        key: IdempotencyKey = None,
+    ) -> Response:
+        """Replace the workspace's price list. What is booked keeps the price that it was booked with."""
+        _refuse_repeats(prices)
+        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+
+            async def act() -> tuple[int, bytes]:
+                rows = [
+                    PriceRow(price.category, price.calling_code, price.credits, price.valid_from) for price in prices
+                ]
+                await store.replace_prices(connection, caller.workspace, rows)
+                return 200, (await _prices(connection, caller.workspace)).to_json()
+
+            return await once(connection, request, caller, key, act)
+
+    @router.get("/workspaces/{w}/prices")
+    async def get_prices(caller: Viewer) -> PricesAnswer:
+        """The price list; whatever it doesn't name costs 1 credit."""
+        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            return await _prices(connection, caller.workspace)
+
+
+async def _prices(connection: Connection, workspace: str) -> PricesAnswer:
+    rows = await store.prices_of(connection, [workspace])
+    return PricesAnswer(items=[PriceSet.model_validate(asdict(row)) for row in rows.get(workspace, ())])
+
+
+def _refuse_repeats(prices: Iterable[PriceSet]) -> None:
+    seen: dict[tuple[str, str | None, datetime], int] = {}
+    for position, price in enumerate(prices):
+        first = seen.setdefault((price.category, price.calling_code, price.valid_from), position)
+        if first != position:
+            raise Problem(422, "Two prices contradict each other.", errors={str(position): f"repeats price {first}"})
+
+
+def _evaluate_routes(router: APIRouter, runtime: Runtime) -> None:
+    @router.post("/evaluate", openapi_extra=body_schema(Evaluate))
+    async def post_evaluate(token: AnyToken, body: Annotated[Evaluate, json_body(Evaluate)]) -> EvaluateAnswer:
+        """Which requests the balance would cover, one after the other. Nothing is stored or charged."""
+        workspaces = {request.workspace_id for request in body.requests}
+        _check_rights(token, workspaces)
+        now = datetime.now(UTC)
+        asked = [
+            Priceable(request, resolved, request.requested_at or body.at or now)
+            for request, resolved in zip(body.requests, body.each_resolved(), strict=True)
+        ]
+        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            prices = await prices_for(connection, asked)
+            accounts = await store.accounts(connection, workspaces)
+        if body.at is not None and body.at < now - NOW_TOLERANCE:
+            return EvaluateAnswer(results=[_unknown(item, price) for item, price in zip(asked, prices, strict=True)])
+        return EvaluateAnswer(results=_in_turn(asked, prices, {name: row.balance for name, row in accounts.items()}))
+
+
+def _check_rights(token: Token, workspaces: Iterable[str]) -> None:
+    if not all(token.may(Role.VIEWER, workspace) for workspace in workspaces):
+        raise not_found("The workspace")
+
+
+def _in_turn(asked: Iterable[Priceable], prices: Iterable[Price], balances: dict[str, int]) -> list[Result]:
+    """Each request is judged on what the ones before it leave."""
+    results = []
+    for item, price in zip(asked, prices, strict=True):
+        workspace = item.request.workspace_id
+        balance = balances.get(workspace, 0)
+        gates = evaluate(price, balance)
+        if all(gate.passed for gate in gates):
+            balances[workspace] = balance - price.credits
+        results.append(Result(message_id=item.request.message_id, gates=gates, resolved=item.resolved))
+    return results
+
+
+def _unknown(item: Priceable, price: Price) -> Result:
+    gate = Gate(gate="credits", passed=None, evidence={"price": price.credits, "currency": "credits"})
+    return Result(message_id=item.request.message_id, gates=[gate], resolved=item.resolved)

@@ -1,0 +1,261 @@
+"""What billing does with its topics: funding, settling, and the copies that prices need."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sendwhy.events import (
+    Price,
+    Resolved,
+    SendConsented,
+    SenderUpdated,
+    SendFunded,
+    SendRejected,
+    SendRequested,
+    StatusUpdated,
+    TemplateUpdated,
+    event_id_of,
+)
+from sendwhy.metrics import Metric, Metrics
+from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of
+from sendwhy.reasons import Service
+from sendwhy.stage import Record
+from sendwhy.topics import Outgoing, outgoing
+
+from billing import store
+from billing.decide import (
+    Account,
+    Ask,
+    Charge,
+    Entry,
+    Funding,
+    News,
+    Told,
+    calling_code_of,
+    fund,
+    price_list,
+    price_of,
+    settle,
+    told_by,
+)
+
+STEP = "billing"
+# contract.md, "What holds": keys that make repeats harmless outlive the message by this much.
+KEPT_AFTER_EXPIRY = timedelta(days=45)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Priceable:
+    """What a price depends on. `at` is when the request was made."""
+
+    request: SendRequested
+    resolved: Resolved | None
+    at: datetime
+
+
+async def prices_for(connection: Connection, asked: Sequence[Priceable]) -> list[Price]:
+    """The prices of these requests, in their order."""
+    rows = await store.prices_of(connection, {item.request.workspace_id for item in asked})
+    lists = {workspace: price_list(prices) for workspace, prices in rows.items()}
+    uses = [_template_use(item.request) for item in asked]
+    categories = await store.categories_of(connection, (use for use in uses if use is not None))
+    return [
+        price_of(
+            lists.get(item.request.workspace_id, {}),
+            item.request,
+            category=categories.get(use) if use is not None else None,
+            calling_code=calling_code_of(item.resolved, item.request),
+            at=item.at,
+        )
+        for item, use in zip(asked, uses, strict=True)
+    ]
+
+
+def _template_use(request: SendRequested) -> store.TemplateUse | None:
+    template = request.template
+    if template is None:
+        return None
+    return store.TemplateUse(request.workspace_id, request.sender_id, template.name, template.language.code)
+
+
+async def account_records(connection: Connection, workspaces: Iterable[str]) -> list[Outgoing]:
+    events = await store.account_events(connection, workspaces)
+    return [outgoing(event, source=Service.BILLING) for event in events]
+
+
+class Funder:
+    """The handler of send.consented."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def on_consented(self, connection: Connection, records: Sequence[Record[SendConsented]]) -> list[Outgoing]:
+        """Reserve or refuse. Decisions are read under the accounts' locks, so a twin's are seen."""
+        firsts = {_key(record.event): record for record in reversed(records)}
+        accounts = await store.lock_or_open_accounts(connection, (workspace for workspace, _ in firsts))
+        decided = await decisions_of(connection, STEP, firsts)
+        new = [
+            record for record in records if firsts[_key(record.event)] is record and _key(record.event) not in decided
+        ]
+        if new:
+            decided |= await self._decide(connection, accounts, new)
+        told = {_key(record.event): decided[_key(record.event)] for record in records}
+        return [*told.values(), *await account_records(connection, accounts)]
+
+    async def _decide(
+        self, connection: Connection, accounts: Mapping[str, Account], new: Sequence[Record[SendConsented]]
+    ) -> dict[MessageKey, Outgoing]:
+        at = datetime.now(UTC)
+        asked = [Priceable(r.event.request, r.event.resolved, r.event.request.requested_at or at) for r in new]
+        prices = dict(zip((_key(record.event) for record in new), await prices_for(connection, asked), strict=True))
+        fundings = {
+            workspace: fund(accounts[workspace], (_ask(record.event, prices[_key(record.event)]) for record in group))
+            for workspace, group in _by_workspace(new).items()
+        }
+        decisions = [_decision(record, fundings[record.event.workspace_id], prices, at) for record in new]
+        await _store_fundings(connection, fundings, decisions, at)
+        await add_decisions(connection, decisions)
+        self._count(fundings.values())
+        return {(decision.workspace_id, decision.message_id): decision.outgoing for decision in decisions}
+
+    def _count(self, fundings: Iterable[Funding]) -> None:
+        refused = Counter(reason.code for funding in fundings for reason in funding.refused.values())
+        for code, count in refused.items():
+            self._metrics.inc(Metric.REJECTED, count, service=Service.BILLING, reason=code)
+
+
+def _key(event: SendConsented) -> MessageKey:
+    return event.workspace_id, event.message_id
+
+
+def _by_workspace(records: Sequence[Record[SendConsented]]) -> dict[str, list[Record[SendConsented]]]:
+    groups: dict[str, list[Record[SendConsented]]] = {}
+    for record in records:
+        groups.setdefault(record.event.workspace_id, []).append(record)
+    return groups
+
+
+def _ask(event: SendConsented, price: Price) -> Ask:
+    origin = event.request.origin
+    return Ask(Charge(event.message_id, price, origin.kind, origin.id), str(event.event_id))
+
+
+def _decision(
+    record: Record[SendConsented], funding: Funding, prices: Mapping[MessageKey, Price], at: datetime
+) -> Decision:
+    event = record.event
+    refusal = funding.refused.get(event.message_id)
+    verdict: SendFunded | SendRejected
+    if refusal is None:
+        verdict = SendFunded(
+            event_id=event_id_of(str(event.event_id), "send.funded"),
+            occurred_at=at,
+            request=event.request,
+            resolved=event.resolved,
+            contact_version=event.contact_version,
+            needs_subscription=event.needs_subscription,
+            send_at=event.send_at,
+            expires_at=event.expires_at,
+            price=prices[_key(event)],
+        )
+    else:
+        verdict = SendRejected(
+            event_id=event_id_of(str(event.event_id), "send.rejected"),
+            occurred_at=at,
+            message_id=event.message_id,
+            workspace_id=event.workspace_id,
+            sender_id=event.request.sender_id,
+            to=event.request.to,
+            origin=event.request.origin,
+            service=Service.BILLING,
+            reason=refusal,
+            metadata=event.request.metadata,
+        )
+    return Decision(
+        event.workspace_id,
+        event.message_id,
+        STEP,
+        verdict.event_id,
+        outgoing(verdict, source=Service.BILLING, trace=record.trace),
+        max(event.expires_at, at) + KEPT_AFTER_EXPIRY,
+    )
+
+
+async def _store_fundings(
+    connection: Connection, fundings: Mapping[str, Funding], decisions: Sequence[Decision], at: datetime
+) -> None:
+    entries = [entry for workspace in sorted(fundings) for entry in fundings[workspace].entries]
+    if not entries:
+        return
+    kept_until = {(decision.workspace_id, decision.message_id): decision.prune_after for decision in decisions}
+    new = [
+        store.NewCharge(entry.workspace_id, entry.charge, kept_until[entry.workspace_id, entry.charge.message_id])
+        for entry in entries
+        if entry.charge is not None
+    ]
+    await store.add_entries(connection, entries, at=at)
+    await store.add_charges(connection, new)
+    await store.save_accounts(connection, [funding.account for funding in fundings.values() if funding.entries])
+
+
+async def on_status(connection: Connection, records: Sequence[Record[StatusUpdated]]) -> list[Outgoing]:
+    news = []
+    for event in (record.event for record in records):
+        told = told_by(event)
+        if told is not None and event.workspace_id is not None and event.message_id is not None:
+            news.append((event.workspace_id, News(event.message_id, told, str(event.event_id))))
+    return await _settle(connection, news)
+
+
+async def on_rejected(connection: Connection, records: Sequence[Record[SendRejected]]) -> list[Outgoing]:
+    # Our own rejections never stand on a reservation.
+    events = [record.event for record in records if record.event.service is not Service.BILLING]
+    return await _settle(
+        connection,
+        [(event.workspace_id, News(event.message_id, Told.REJECTED, str(event.event_id))) for event in events],
+    )
+
+
+async def _settle(connection: Connection, news: Sequence[tuple[str, News]]) -> list[Outgoing]:
+    """Book what the news lead to; returns the state of every account whose messages they told of, repeats too."""
+    if not news:
+        return []
+    by_workspace: dict[str, list[News]] = {}
+    for workspace, item in news:
+        by_workspace.setdefault(workspace, []).append(item)
+    accounts = await store.lock_accounts(connection, by_workspace)
+    charges = await store.charges_of(connection, ((workspace, item.message_id) for workspace, item in news))
+    settled = [
+        settle(accounts[workspace], charges[workspace], by_workspace[workspace]) for workspace in sorted(charges)
+    ]
+    entries: list[Entry] = [entry for settlement in settled for entry in settlement.entries]
+    changed = {
+        (settlement.account.workspace_id, message_id): charge
+        for settlement in settled
+        for message_id, charge in settlement.changed.items()
+    }
+    if changed:
+        await store.save_charges(connection, changed)
+    if entries:
+        await store.add_entries(connection, entries, at=datetime.now(UTC))
+        await store.save_accounts(connection, [settlement.account for settlement in settled if settlement.entries])
+    return await account_records(connection, charges) if charges else []
+
+
+async def on_sender(connection: Connection, records: Sequence[Record[SenderUpdated | None]]) -> list[Outgoing]:
+    await store.keep_senders(connection, _latest(records))
+    return []
+
+
+async def on_template(connection: Connection, records: Sequence[Record[TemplateUpdated | None]]) -> list[Outgoing]:
+    await store.keep_templates(connection, _latest(records))
+    return []
+
+
+def _latest(records: Sequence[Record[Any]]) -> dict[str, Any]:
+    """The last state of each key: these topics have one partition, so a batch is in order."""
+    return {(record.key or b"").decode(errors="replace"): record.event for record in records}
