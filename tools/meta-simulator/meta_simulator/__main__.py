@@ -45,6 +45,7 @@ def make_server(seed: Seed, host: str, port: int) -> Server:
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=1,
+            timeout_keep_alive=75,
         )
     )
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from meta_simulator.bodies import Account, Body, Event, Inbound, Number, Recipient, Settings, TemplatePatch
 from meta_simulator.errors import Json
-from meta_simulator.messages import digits
+from meta_simulator.messages import digits, read_json
 from meta_simulator.scenarios import SCENARIOS, listing
 from meta_simulator.webhooks import Webhook
 from meta_simulator.world import Call, World, as_meta_writes
@@ -146,7 +146,7 @@ async def post_verify(world: World, request: Request) -> Response:
     if line is None or line.number.webhook_url is None:
         raise Unreadable("no such number, or it has no webhook_url", 404)
     try:
-        token = json.loads(await request.body())["verify_token"]
+        token = read_json(await request.body())["verify_token"]
     except (ValueError, KeyError, TypeError) as error:
         raise Unreadable("verify_token is missing") from error
     challenge = str(secrets.randbelow(10**10))
@@ -246,8 +246,8 @@ def _as_json(raw: bytes, is_json: bool | None = None) -> bytes:
 
 def _is_json(raw: bytes) -> bool:
     try:
-        json.loads(raw)
-    except (ValueError, RecursionError):
+        read_json(raw)
+    except ValueError:
         return False
     return True
 

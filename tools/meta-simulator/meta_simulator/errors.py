@@ -29,9 +29,7 @@ _STOPPED = (
 )
 
 CODES: dict[int, ErrorCode] = {
-    1: ErrorCode("An unknown error occurred", "The request was malformed or the server failed."),
     2: ErrorCode("Service temporarily unavailable", "The service is down or overloaded.", 503),
-    4: ErrorCode("Application request limit reached", "The app has reached its call rate limit."),
     10: ErrorCode("Application does not have permission for this action", "Permission not granted or removed.", 403),
     100: ErrorCode("Invalid parameter", "The request holds a parameter that is not supported or misspelt."),
     190: ErrorCode("Invalid OAuth access token - Cannot parse access token", "The token is not valid.", 401),
@@ -41,8 +39,7 @@ CODES: dict[int, ErrorCode] = {
         "The account is restricted or disabled for violating a platform policy.",
         403,
     ),
-    80007: ErrorCode("Rate limit issues", "The WhatsApp Business Account has reached its rate limit.", 429),
-    130429: ErrorCode("Rate limit hit", f"Message failed to send because {_TOO_MANY}", 429),
+    130429: ErrorCode("Rate limit hit", f"Message failed to send because {_TOO_MANY}"),
     130472: ErrorCode(
         "User's number is part of an experiment",
         "Failed to send message because this user's phone number is part of an experiment",

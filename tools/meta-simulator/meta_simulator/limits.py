@@ -1,5 +1,6 @@
 """Meta's two sending rates. Times are seconds on any steady clock."""
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 PAIR_SECONDS = 6.0
@@ -64,12 +65,12 @@ class UniqueRecipients:
     """People reached outside a window in the last 24 h, for one portfolio."""
 
     def __init__(self) -> None:
-        self._since: dict[str, float] = {}
+        self._since: OrderedDict[str, float] = OrderedDict()
 
     def take(self, to: str, limit: int, now: float) -> bool:
         day_ago = now - 86_400
         while self._since and next(iter(self._since.values())) <= day_ago:
-            del self._since[next(iter(self._since))]
+            self._since.popitem(last=False)
         if to not in self._since and len(self._since) >= limit:
             return False
         self._since.setdefault(to, now)

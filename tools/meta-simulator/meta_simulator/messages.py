@@ -1,5 +1,6 @@
 """What Meta checks in the body of a send, and how it words what it finds."""
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,8 +27,24 @@ class Addressed:
     by_user_id: bool
 
 
+def read_json(raw: bytes) -> Any:
+    """Strict UTF-8 JSON, whatever it holds. Raises ValueError."""
+    try:
+        return json.loads(raw.decode(), parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
 def digits(phone: str) -> str:
-    return re.sub(r"\D", "", phone)
+    return re.sub(r"[^0-9]", "", phone)
+
+
+def _objects(value: Any) -> list[Json]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def addressee(body: Json) -> Addressed | Refusal:
@@ -124,10 +141,10 @@ def _check_interactive(interactive: Json) -> Refusal | None:
 def _check_buttons(buttons: Any) -> Refusal | None:
     if not isinstance(buttons, list) or not 1 <= len(buttons) <= 3:
         return Refusal(131009, "Invalid buttons count. Min allowed buttons: 1, Max allowed buttons: 3")
-    replies = [each.get("reply", {}) for each in buttons if isinstance(each, dict)]
+    replies = _objects([each.get("reply") for each in _objects(buttons)])
     if any(not 1 <= len(str(reply.get("title", ""))) <= 20 for reply in replies):
         return Refusal(131009, "Button title length invalid. Min length: 1, Max length: 20")
-    if len({reply.get("id") for reply in replies}) < len(buttons):
+    if len({str(reply.get("id")) for reply in replies}) < len(buttons):
         return Refusal(131009, "Duplicated button id. Buttons should have unique ids.")
     return None
 
@@ -135,7 +152,7 @@ def _check_buttons(buttons: Any) -> Refusal | None:
 def _check_rows(sections: Any) -> Refusal | None:
     if not isinstance(sections, list) or not 1 <= len(sections) <= 10:
         return Refusal(131009, "Invalid sections count. Min allowed sections: 1, Max allowed sections: 10")
-    rows = [row for section in sections if isinstance(section, dict) for row in section.get("rows", [])]
+    rows = [row for section in _objects(sections) for row in _objects(section.get("rows"))]
     if not 1 <= len(rows) <= 10:
         return Refusal(131009, f"Total row count exceed max allowed count: 10, got {len(rows)}")
     return None
@@ -178,8 +195,7 @@ def _place(component: Json) -> str:
 
 
 def _parameters(component: Json) -> list[Json]:
-    parameters = component.get("parameters") or []
-    return [each for each in parameters if isinstance(each, dict)] if isinstance(parameters, list) else []
+    return _objects(component.get("parameters"))
 
 
 def _wanted(components: list[Json]) -> Iterable[tuple[str, _Wanted]]:
@@ -191,7 +207,7 @@ def _wanted(components: list[Json]) -> Iterable[tuple[str, _Wanted]]:
         elif kind in ("HEADER", "BODY"):
             yield kind.lower(), _Wanted("TEXT", _placeholders(component.get("text")))
         elif kind == "BUTTONS":
-            yield from _wanted_buttons(component.get("buttons") or [])
+            yield from _wanted_buttons(_objects(component.get("buttons")))
 
 
 def _wanted_buttons(buttons: list[Json]) -> Iterable[tuple[str, _Wanted]]:
@@ -210,7 +226,7 @@ def _check_place(place: str, want: _Wanted, parameters: list[Json], style: str) 
     if len(parameters) != len(want.names):
         return _count_mismatch(place, len(parameters), len(want.names))
     named = style.upper() == "NAMED" and place in ("header", "body") and want.kind == "TEXT"
-    if named and {each.get("parameter_name") for each in parameters} != set(want.names):
+    if named and {str(each.get("parameter_name")) for each in parameters} != set(want.names):
         return Refusal(132012, f"{place}: Parameter name is missing, empty or not in the template")
     for parameter in parameters:
         if refusal := _check_parameter(place, want.kind, parameter):

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from meta_simulator.bodies import Template
 from meta_simulator.errors import Json, Refusal, error_answer, unknown_object
 from meta_simulator.following import follow
-from meta_simulator.messages import Addressed, addressee, check_body, check_template, digits
+from meta_simulator.messages import Addressed, addressee, check_body, check_template, digits, read_json
 from meta_simulator.scenarios import OK, SCENARIOS, Scenario
 from meta_simulator.wire import Fault, NoAnswer, break_answer
 from meta_simulator.world import Call, Line, Message, Person, World, make_wamid
@@ -97,8 +97,8 @@ def judge(world: World, call: Call, token: str | None) -> Outcome:
 
 def _parse(raw: bytes) -> Json | None:
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
+        body = read_json(raw)
+    except ValueError:
         return None
     return body if isinstance(body, dict) else None
 

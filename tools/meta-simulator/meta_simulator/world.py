@@ -344,6 +344,6 @@ def make_wamid(phone: str, *, inbound: bool = False) -> str:
     """Built like Meta's samples: the phone in clear, a direction, a random hex id."""
     key = secrets.token_hex(10 if inbound else 9).upper().encode()
     direction = b"\x12" if inbound else b"\x11"
-    who = phone.encode()[:60]
+    who = phone.encode(errors="replace")[:60]
     parts = (b"\x1c\x18", bytes([len(who)]), who, b"\x15\x02\x00", direction, b"\x18", bytes([len(key)]), key, b"\x00")
     return "wamid." + base64.b64encode(b"".join(parts)).decode()
