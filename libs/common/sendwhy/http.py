@@ -282,6 +282,8 @@ def serve(app: FastAPI, *, host: str, port: int) -> int:
     )
     server = uvicorn.Server(config)
     app.state.end = lambda: setattr(server, "should_exit", True)
+    # For endless answers: uvicorn waits for them before it lets the app end.
+    app.state.is_ending = lambda: server.should_exit
     server.run()
     failed = getattr(app.state, "failed", None)
     return 70 if failed else 0 if server.started else 1
