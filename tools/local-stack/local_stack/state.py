@@ -9,7 +9,8 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,24 +67,33 @@ class StateDir:
 
     def ports(self, *names: str) -> dict[str, int]:
         """The ports of these listeners: those of the last run where still free, else new ones."""
-        remembered = self.read_json("ports.json")
-        taken = {port for name, port in remembered.items() if name not in names}
-        chosen: dict[str, int] = {}
-        for name in names:
-            port = remembered.get(name)
-            if not isinstance(port, int) or port in taken or not port_is_free(port):
-                port = _free_port(taken)
-            chosen[name] = port
-            taken.add(port)
-        self.write_json("ports.json", remembered | chosen)
+        with self._one_writer():
+            remembered = self.read_json("ports.json")
+            taken = {port for name, port in remembered.items() if name not in names}
+            chosen: dict[str, int] = {}
+            for name in names:
+                port = remembered.get(name)
+                if not isinstance(port, int) or port in taken or not port_is_free(port):
+                    port = _free_port(taken)
+                chosen[name] = port
+                taken.add(port)
+            self.write_json("ports.json", remembered | chosen)
         return chosen
 
     def secret(self, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
-        known = self.read_json("secrets.json")
-        if not isinstance(known.get(name), str):
-            known[name] = make()
-            self.write_json("secrets.json", known)
+        with self._one_writer():
+            known = self.read_json("secrets.json")
+            if not isinstance(known.get(name), str):
+                known[name] = make()
+                self.write_json("secrets.json", known)
         return str(known[name])
+
+    @contextmanager
+    def _one_writer(self) -> Iterator[None]:
+        """Kafka and PostgreSQL start at once, each with threads: what one has read must not be written over."""
+        with (self.path / "writing").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def lock(self) -> int:
         """Takes the directory for this process and returns the lock's file descriptor.

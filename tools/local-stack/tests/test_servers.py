@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,13 +16,6 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from local_stack.errors import StackError
 from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
-
-
-@pytest.fixture
-def state_dir() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="sendwhy-test-"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @asynccontextmanager
