@@ -50,8 +50,8 @@ async def publish(bootstrap: str, lines: Iterable[bytes], on_line: Callable[[int
         max_request_size=MAX_RECORD_BYTES,
     )
     try:
-        await producer.start()
         try:
+            await producer.start()
             for line in lines:
                 await _send(producer, line.strip(), sent)
                 on_line(len(line))

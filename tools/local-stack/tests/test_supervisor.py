@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ class Run:
 
     def __init__(self, folder: Path, fakes: Path) -> None:
         self.folder = folder
+        self.fakes = fakes
         self.notes = fakes / "notes"
         self._env = os.environ | {
             "PYTHONPATH": str(fakes),
@@ -86,17 +90,36 @@ class Run:
         return [json.loads(line) for line in (self.notes / "requests.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture
-def run(state_dir: Path, tmp_path: Path) -> Iterator[Run]:
+@contextmanager
+def runs() -> Iterator[Run]:
+    folder = Path(tempfile.mkdtemp(prefix="sendwhy-test-"))
+    fakes = folder / "fakes"
     for module in [*map(module_of, SERVICES), "sendwhy"]:
-        (tmp_path / module).mkdir()
-        (tmp_path / module / "__init__.py").touch()
-        (tmp_path / module / "__main__.py").write_text((Path(__file__).parent / "fake_service.py").read_text())
-    (tmp_path / "notes").mkdir()
-    run = Run(state_dir, tmp_path)
-    yield run
-    if run.process is not None:
-        run.end(signal.SIGKILL)
+        (fakes / module).mkdir(parents=True)
+        (fakes / module / "__init__.py").touch()
+        shutil.copyfile(Path(__file__).parent / "fake_service.py", fakes / module / "__main__.py")
+    (fakes / "notes").mkdir()
+    run = Run(folder / "state", fakes)
+    try:
+        yield run
+    finally:
+        if run.process is not None:
+            run.end(signal.SIGKILL)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    with runs() as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Run]:
+    """One that has been started, for tests that leave it as they found it."""
+    with runs() as run:
+        run.start()
+        yield run
 
 
 async def test_up_tells_where_everything_is_and_leaves_nothing(run: Run) -> None:
@@ -119,8 +142,8 @@ async def test_up_tells_where_everything_is_and_leaves_nothing(run: Run) -> None
     assert not (run.folder / "stack.json").exists()
 
 
-def test_services_get_their_settings_and_the_demo_workspace_is_made(run: Run) -> None:
-    stack = run.start()
+def test_services_get_their_settings_and_the_demo_workspace_is_made(running: Run) -> None:
+    run, stack = running, running.stack()
     first, second = run.note("billing-serve.json"), run.note("billing-2-serve.json")
     assert first["SENDWHY_KAFKA_BOOTSTRAP_SERVERS"] == stack["kafka"]
     assert first["SENDWHY_META_GRAPH_URL"] == stack["meta"]
@@ -143,8 +166,8 @@ def test_services_get_their_settings_and_the_demo_workspace_is_made(run: Run) ->
 
 
 @pytest.mark.parametrize("name", ["kafka", "postgres", "meta", "billing"])
-def test_what_dies_is_started_again(name: str, run: Run) -> None:
-    before = run.start()
+def test_what_dies_is_started_again(name: str, running: Run) -> None:
+    run, before = running, running.stack()
     os.kill(before["pids"][name][0], signal.SIGKILL)
     run.wait_for(lambda: bool(run.stack()["pids"][name][0] != before["pids"][name][0]))
     after = run.stack()
@@ -163,8 +186,8 @@ def test_a_second_up_on_a_directory_is_refused_and_a_killed_one_can_be_followed(
     assert run.start() == first | {"pids": run.stack()["pids"]}
 
 
-def test_a_service_that_cannot_start_is_told_with_its_last_words(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "billing" / "__main__.py").write_text("raise SystemExit('SENDWHY_X is missing')")
+def test_a_service_that_cannot_start_is_told_with_its_last_words(run: Run) -> None:
+    (run.fakes / "billing" / "__main__.py").write_text("raise SystemExit('SENDWHY_X is missing')")
     refused = run.again()
     assert refused.returncode == 1
     assert "SENDWHY_X is missing" in refused.stderr

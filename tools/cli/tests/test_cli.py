@@ -1,0 +1,239 @@
+"""What the commands print, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from sendwhy.reasons import CATALOGUE, ReasonCode
+from sendwhy_cli.explain import find, suggest
+from sendwhy_cli.main import app
+from sendwhy_cli.send import key_of, publish
+from typer.testing import CliRunner, Result
+
+REASON = {
+    "code": "INSUFFICIENT_CREDITS",
+    "title": "Insufficient credits",
+    "detail": "balance 3, price 5",
+    "evidence": {"balance": 3},
+}
+EVENTS = [
+    {"at": "2026-11-22T10:00:00Z", "service": "upstream", "kind": "send.requested"},
+    {"at": "2026-11-22T10:00:02.400Z", "service": "billing", "kind": "send.rejected", "reason": REASON},
+]
+MESSAGES: dict[str, dict[str, Any]] = {
+    "m-read": {"message_id": "m-read", "status": "read", "reason": None, "events": EVENTS[:1], "url": "/pages/m-read"},
+    "m:failed": {"message_id": "m:failed", "status": "failed", "reason": REASON, "events": EVENTS},
+    "m-waiting": {
+        "message_id": "m-waiting",
+        "status": "waiting",
+        "waiting": {"cause": "RATE_LIMIT_EXCEEDED", "since": "2026-11-22T10:00:00Z", "until": "2026-11-22T11:00:00Z"},
+        "events": [],
+    },
+}
+
+
+class FakeMessageLog(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        prefix = "/v1/workspaces/demo/messages/"
+        message = MESSAGES.get(self.path.removeprefix(prefix).replace("%3A", ":"))
+        if self.headers["authorization"] != "Bearer the-token":
+            self._answer(403, {})
+        elif self.path.startswith(prefix) and message:
+            self._answer(200, message)
+        else:
+            self._answer(404, {})
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def write_stack(folder: Path, *, message_log: str, kafka: str = "127.0.0.1:1", token: str = "the-token") -> Path:
+    stack = {"kafka": kafka, "services": {"message-log": message_log}, "admin_token": token}
+    (folder / "stack.json").write_text(json.dumps(stack))
+    return folder
+
+
+@pytest.fixture
+def message_log() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeMessageLog)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(*arguments: str | Path, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("INSUFFICIENT_CREDITS", ReasonCode.INSUFFICIENT_CREDITS),
+        ("insufficient credits", ReasonCode.INSUFFICIENT_CREDITS),
+        ("131026", ReasonCode.RECIPIENT_NOT_ON_WHATSAPP),
+        ("invalid whatsapp number", ReasonCode.RECIPIENT_NOT_ON_WHATSAPP),
+        ("User has blocked this number", ReasonCode.RECIPIENT_PROBABLY_BLOCKED_SENDER),
+        ("250", ReasonCode.SENDER_CREDENTIALS_REJECTED),
+        ("999999", ReasonCode.META_ERROR),
+    ],
+)
+def test_a_reason_is_found_by_any_of_its_names(name: str, code: ReasonCode) -> None:
+    assert code in find(name)
+    assert str(code) in run("explain", name).stdout
+
+
+@pytest.mark.parametrize("code", list(ReasonCode))
+def test_every_reason_is_found_by_all_its_names_and_shown_whole(code: ReasonCode) -> None:
+    info = CATALOGUE[code]
+    for name in (code, info.title, *info.also_known_as, *map(str, info.meta_codes)):
+        assert code in find(name)
+    shown = json.loads(run("explain", code, "--json").stdout)
+    assert shown["meaning"] == info.meaning
+    assert shown["causes"] == list(info.causes)
+
+
+def test_a_misspelt_reason_is_not_found_and_the_like_are_named() -> None:
+    answer = run("explain", "insuficient", "credit")
+    assert (answer.exit_code, answer.stdout) == (3, "")
+    assert "sendwhy explain INSUFFICIENT_CREDITS" in answer.stderr
+    assert suggest("xqzvw") == []
+    assert run("explain", "xqzvw").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("message_id", "exit_code", "words"),
+    [
+        ("m-read", 0, ["READ", "+0.000 s", "send.requested", "/pages/m-read"]),
+        (
+            "m:failed",
+            1,
+            ["FAILED", "Insufficient credits", "balance 3, price 5", "+2.400 s", "/w/demo/messages/m%3Afailed"],
+        ),
+        ("m-waiting", 0, ["WAITING", "RATE_LIMIT_EXCEEDED", "2026-11-22T11:00:00Z"]),
+    ],
+)
+def test_why_tells_the_timeline(
+    message_id: str, exit_code: int, words: list[str], message_log: str, tmp_path: Path
+) -> None:
+    answer = run("why", message_id, "--state-dir", write_stack(tmp_path, message_log=message_log))
+    assert answer.exit_code == exit_code
+    assert not [word for word in words if word not in answer.stdout]
+    assert answer.stdout.splitlines()[-1].startswith(message_log)
+    as_json = run("why", message_id, "--json", "--state-dir", tmp_path)
+    assert (as_json.exit_code, json.loads(as_json.stdout)) == (exit_code, MESSAGES[message_id])
+
+
+def test_why_tells_what_it_could_not_find_or_reach(message_log: str, tmp_path: Path) -> None:
+    assert run("why", "m", "--state-dir", tmp_path).exit_code == 5
+    write_stack(tmp_path, message_log=message_log)
+    assert run("why", "m", "--state-dir", tmp_path).exit_code == 3
+    assert run("why", "m-read", "--workspace", "../demo", "--state-dir", tmp_path).exit_code == 3
+    write_stack(tmp_path, message_log=message_log, token="wrong")
+    assert run("why", "m-read", "--state-dir", tmp_path).exit_code == 4
+    write_stack(tmp_path, message_log="http://127.0.0.1:1")
+    unreachable = run("why", "m-read", "--state-dir", tmp_path)
+    assert (unreachable.exit_code, unreachable.stdout) == (5, "")
+    assert "doesn't answer" in unreachable.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"kafka": 1}'])
+def test_a_spoilt_stack_file_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text(content)
+    answer = run("why", "m", "--state-dir", tmp_path)
+    assert answer.exit_code == 5
+    assert "stack.json can't be read" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        (b'{"to": {"contact_id": "c1", "phone": "+52"}}', b"c1"),
+        (b'{"to": {"phone": "+52"}}', b"+52"),
+        (b'{"to": {"contact_id": 7}}', None),
+        (b'{"to": "c1"}', None),
+        (b'{"to": {}}', None),
+        (b"[1]", None),
+        (b"null", None),
+        (b"{", None),
+        (b"\xff\xfe", None),
+        (b'{"to": {"phone": "\\ud800"}}', b"?"),
+        (b"[" * 100_000, None),
+    ],
+)
+def test_the_key_of_a_line(line: bytes, key: bytes | None) -> None:
+    assert key_of(line) == key
+
+
+@pytest.mark.parametrize("pair", ["billing", "billing=", "billing=x", "kafka=2", "billing=0"])
+def test_impossible_replicas_are_a_usage_error(pair: str, tmp_path: Path) -> None:
+    assert run("up", "--replicas", pair, "--state-dir", tmp_path).exit_code == 2
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    write_stack(tmp_path, message_log="http://127.0.0.1:1")
+    answer = run("send", tmp_path / "none.jsonl", "--state-dir", tmp_path)
+    assert answer.exit_code == 2
+    assert "No such file" in answer.stderr
+
+
+@pytest.mark.kafka
+async def test_lines_are_published_as_they_are(kafka_bootstrap: str) -> None:
+    await create_topic(kafka_bootstrap)
+    lines = [
+        b'{"to": {"phone": "+52"}, "n": 1}\n',
+        b"\n",
+        b"not json\r\n",
+        b"x" * 5_000_000,
+        b'{"to": {"contact_id": "c"}}',
+    ]
+    told: list[int] = []
+    sent = await publish(kafka_bootstrap, lines, told.append)
+    assert (sent.acknowledged, sent.unreadable, sent.too_large, sent.failed) == (3, 1, 1, 0)
+    assert told == list(map(len, lines))
+    assert await records(kafka_bootstrap, 3) == [
+        (b"+52", b'{"to": {"phone": "+52"}, "n": 1}'),
+        (None, b"not json"),
+        (b"c", b'{"to": {"contact_id": "c"}}'),
+    ]
+
+
+async def create_topic(bootstrap: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    if "send.requested" in await admin.list_topics():
+        await admin.delete_topics(["send.requested"])
+    while "send.requested" in await admin.list_topics():
+        pass
+    await admin.create_topics([NewTopic("send.requested", num_partitions=1, replication_factor=1)])
+    await admin.close()
+
+
+async def records(bootstrap: str, count: int) -> list[tuple[bytes | None, bytes | None]]:
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap) as consumer:
+        consumer.assign([TopicPartition("send.requested", 0)])
+        await consumer.seek_to_beginning()
+        read = [await consumer.getone() for _ in range(count)]
+    return [(record.key, record.value) for record in read]
+
+
+def test_kafka_that_is_not_there(tmp_path: Path) -> None:
+    write_stack(tmp_path, message_log="http://127.0.0.1:1")
+    answer = run("send", "-", "--state-dir", tmp_path, stdin="{}\n")
+    assert answer.exit_code == 5
+    assert "0 requests were acknowledged" in answer.stderr
