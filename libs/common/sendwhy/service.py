@@ -64,6 +64,7 @@ class Runtime:
         self.stages: list[Stage[Any]] = []
         self._timers: list[tuple[str, float, Callable[[], Awaitable[None]]]] = []
         self._tasks: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._closers: list[Callable[[], Awaitable[None]]] = []
         self._pool: asyncpg.Pool | None = None
         self._broker = make_broker(settings)
         self._wake_sweep = asyncio.Event()
@@ -99,6 +100,10 @@ class Runtime:
         """Run a task for the service's whole life; if it ends or fails, the process ends."""
         self._tasks.append((name, run))
 
+    def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Close something of the service's own after all its tasks have ended."""
+        self._closers.append(close)
+
     def publish_soon(self) -> None:
         """Tell the sweep that a transaction with outbox rows was committed."""
         self._wake_sweep.set()
@@ -122,6 +127,8 @@ class Runtime:
         async with contextlib.AsyncExitStack() as stack:
             self._pool = await connect_pool(url, service=self.service)
             stack.push_async_callback(_close_pool, self._pool)
+            for close in self._closers:
+                stack.push_async_callback(close)
             await self._refuse_older_database()
             await self.producer.start()
             stack.push_async_callback(self.producer.stop)

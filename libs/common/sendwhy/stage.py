@@ -287,6 +287,17 @@ class Stage(Generic[T]):
             self.last_progress = time.monotonic()
             self._metrics.set(Metric.LAST_PROGRESS, time.time(), stage=self.name)
 
+    async def read_until(self) -> dict[int, datetime]:
+        """For each assigned partition that is handled to its end: the moment up to which everything has been handled."""
+        consumer: AIOKafkaConsumer | None = getattr(self._subscriber, "consumer", None)
+        assigned = list(consumer.assignment()) if consumer is not None else []
+        if consumer is None or not assigned:
+            return {}
+        now = datetime.now(UTC)
+        ends = await asyncio.wait_for(consumer.end_offsets(assigned), 15)
+        handled = {place: await asyncio.wait_for(consumer.committed(place), 15) or 0 for place in assigned}
+        return {place.partition: now for place in assigned if handled[place] >= ends[place]}
+
     @property
     def stands_still(self) -> bool:
         return time.monotonic() - self.last_progress > STANDSTILL_SECONDS

@@ -1,0 +1,193 @@
+"""The dispatcher's own events, made from values. All go through the outbox: no Kafka record stands behind them."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sendwhy.events import (
+    Reason,
+    Scope,
+    SenderUpdated,
+    SendHeld,
+    SendRecalled,
+    SendRejected,
+    Status,
+    StatusUpdated,
+    TemplateUpdated,
+    event_id_of,
+)
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.topics import Outgoing, outgoing
+
+from dispatcher.decide import Message, Recall, receipt_deadline
+from dispatcher.store import SenderRow, TemplateRow
+
+HELD_ABOVE = timedelta(seconds=10)
+Announcement = tuple[UUID, Outgoing]
+
+
+def _announce(
+    event: SendRejected | StatusUpdated | SendHeld | SendRecalled | SenderUpdated | TemplateUpdated,
+    trace: bytes | None = None,
+) -> Announcement:
+    return event.event_id, outgoing(event, source=Service.DISPATCHER, trace=trace)
+
+
+def _name(message: Message) -> str:
+    return "/".join(message.key)
+
+
+def rejected(message: Message, why: Reason, now: datetime, trace: bytes | None = None) -> Announcement:
+    request = message.funded.request
+    event = SendRejected(
+        event_id=event_id_of(_name(message), "dispatcher.rejected"),
+        occurred_at=now,
+        message_id=request.message_id,
+        workspace_id=request.workspace_id,
+        sender_id=message.sender_id or request.sender_id,
+        to=request.to,
+        origin=request.origin,
+        service=Service.DISPATCHER,
+        reason=why,
+        metadata=request.metadata,
+    )
+    return _announce(event, trace)
+
+
+def accepted(
+    message: Message,
+    wamid: str,
+    *,
+    at: datetime,
+    now: datetime,
+    category: str | None,
+    ttl: timedelta,
+    trace: bytes | None = None,
+) -> Announcement:
+    request = message.funded.request
+    event = StatusUpdated(
+        event_id=event_id_of(_name(message), "dispatcher.accepted"),
+        occurred_at=at,
+        observed_at=now,
+        message_id=request.message_id,
+        workspace_id=request.workspace_id,
+        sender_id=message.sender_id,
+        provider_message_id=wamid,
+        service=Service.DISPATCHER,
+        status=Status.ACCEPTED,
+        to=request.to.model_copy(update={"phone": message.phone or request.to.phone}),
+        origin=request.origin,
+        metadata=request.metadata,
+        receipt_deadline=receipt_deadline(at, category, ttl),
+        template_category=category,
+    )
+    return _announce(event, trace)
+
+
+def recalled(message: Message, recall: Recall, now: datetime, trace: bytes | None = None) -> Announcement:
+    event = SendRecalled(
+        event_id=event_id_of(_name(message), "dispatcher.recalled"),
+        occurred_at=now,
+        funded=message.funded,
+        contact=recall.contact,
+    )
+    return _announce(event, trace)
+
+
+def held(
+    message: Message, cause: ReasonCode, waiting_for: str, now: datetime, until: datetime | None
+) -> Announcement | None:
+    """Said once a message and cause, and only for waits above 10 s."""
+    if message.waiting_for == waiting_for or (until is not None and until - now <= HELD_ABOVE):
+        return None
+    event = SendHeld(
+        event_id=event_id_of(_name(message), f"dispatcher.held.{waiting_for}"),
+        occurred_at=now,
+        workspace_id=message.funded.workspace_id,
+        message_id=message.funded.message_id,
+        sender_id=message.sender_id,
+        cause=cause,
+        scope=Scope(kind="message", id=message.funded.message_id),
+        since=now,
+        until=until,
+    )
+    return _announce(event)
+
+
+def sender_held(row: SenderRow, now: datetime) -> Announcement:
+    sender = row.sender
+    assert sender.hold is not None
+    event = SendHeld(
+        event_id=event_id_of(f"{sender.sender_id}/{row.version}", "dispatcher.held"),
+        occurred_at=now,
+        workspace_id=sender.workspace_id,
+        sender_id=sender.sender_id,
+        cause=sender.hold.code,
+        scope=Scope(kind="sender", id=sender.sender_id),
+        since=sender.hold_since or now,
+        until=sender.hold_until,
+    )
+    return _announce(event)
+
+
+def campaign_held(workspace_id: str, campaign_id: str, now: datetime) -> Announcement:
+    event = SendHeld(
+        event_id=event_id_of(f"{workspace_id}/{campaign_id}/{now.isoformat()}", "dispatcher.held"),
+        occurred_at=now,
+        workspace_id=workspace_id,
+        cause=ReasonCode.EXPIRED_BEFORE_SENDING,
+        scope=Scope(kind="campaign", id=campaign_id),
+        since=now,
+    )
+    return _announce(event)
+
+
+def senders_updated(rows: Iterable[SenderRow], now: datetime) -> list[Announcement]:
+    return [_announce(_sender_updated(row, now)) for row in rows]
+
+
+def _sender_updated(row: SenderRow, now: datetime) -> SenderUpdated:
+    sender = row.sender
+    return SenderUpdated(
+        event_id=event_id_of(f"{sender.sender_id}/{row.version}", "sender.updated"),
+        occurred_at=now,
+        sender_id=sender.sender_id,
+        workspace_id=sender.workspace_id,
+        version=row.version,
+        waba_id=sender.waba_id,
+        portfolio_id=sender.portfolio_id,
+        app_id=row.app_id,
+        default=row.is_default,
+        display_phone_number=row.display_phone_number,
+        quality=sender.quality,
+        messages_per_second=sender.messages_per_second,
+        messaging_limit=sender.messaging_limit,
+        hold=None if sender.hold is None else sender.hold.model_dump(mode="json"),
+        paused=sender.paused_at is not None,
+        synced_at=sender.templates_synced_at,
+    )
+
+
+def templates_updated(rows: Iterable[TemplateRow], now: datetime) -> list[Announcement]:
+    return [_announce(_template_updated(row, now)) for row in rows]
+
+
+def _template_updated(row: TemplateRow, now: datetime) -> TemplateUpdated:
+    template = row.template
+    return TemplateUpdated(
+        event_id=event_id_of(f"{row.waba_id}/{template.name}/{template.language}/{row.version}", "template.updated"),
+        occurred_at=now,
+        waba_id=row.waba_id,
+        name=template.name,
+        language=template.language,
+        version=row.version,
+        status=template.status,
+        category=template.category,
+        parameter_format=row.parameter_format,
+        components=[dict(part) for part in template.components],
+        quality=row.quality,
+        rejected_reason=template.rejected_reason,
+        said_by=template.said_by,
+        said_at=template.said_at or now,
+        synced_at=row.synced_at,
+    )

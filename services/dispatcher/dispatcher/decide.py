@@ -1,0 +1,454 @@
+"""What becomes of a waiting message at this moment. Pure: values in, values out, time as an argument.
+
+`evaluate` runs every gate and keeps each verdict with its evidence; `decide` is the first that doesn't pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from rapidfuzz import process
+from sendwhy.events import (
+    ContactUpdated,
+    Evidence,
+    Gate,
+    MarketingState,
+    Purpose,
+    Reason,
+    SendFunded,
+    TemplateContent,
+    reason,
+)
+from sendwhy.reasons import ReasonCode
+
+from dispatcher.templates import mismatches
+
+WINDOW = timedelta(hours=24)
+WINDOW_BELIEF = timedelta(seconds=10)
+SYNC_INTERVAL = timedelta(minutes=1)
+NEAREST_NAMES = 3
+AUTHENTICATION_TTL = timedelta(minutes=10)
+
+
+class Lane(IntEnum):
+    """Who goes first: people who wait for an answer or a code, then orders, then marketing."""
+
+    CONVERSATION = 0
+    TRANSACTIONAL = 1
+    MARKETING = 2
+
+
+class Waiting(StrEnum):
+    """What a message waits for. The value stands in the queue table and in the metrics."""
+
+    TURN = "turn"
+    PAUSED = "paused"
+    HOLD = "hold"
+    THROTTLE = "throttle"
+    PAIR = "pair"
+    TIER = "tier"
+    CAP = "cap"
+    RETRY = "retry"
+    RATE = "rate"
+    WINDOW = "window"
+    SYNC = "sync"
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    sender_id: str
+    workspace_id: str
+    waba_id: str
+    portfolio_id: str
+    quality: str | None = None
+    paused_at: datetime | None = None
+    hold: Reason | None = None
+    hold_since: datetime | None = None
+    hold_until: datetime | None = None
+    templates_synced_at: datetime | None = None
+    messaging_limit: int | None = None
+    messages_per_second: int = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    name: str
+    language: str
+    status: str
+    category: str
+    components: Sequence[Mapping[str, Any]] = ()
+    rejected_reason: str | None = None
+    said_by: str = "sync"
+    said_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A row of the queue. `queued_at` is when its send.funded was stored in Kafka."""
+
+    funded: SendFunded
+    sender_id: str
+    lane: Lane
+    queued_at: datetime
+    attempts: int = 0
+    tries: tuple[Mapping[str, Any], ...] = ()
+    slotted: bool = False
+    waiting_for: Waiting = Waiting.TURN
+    waiting_since: datetime | None = None
+    campaign_paused_at: datetime | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.funded.workspace_id, self.funded.message_id
+
+    @property
+    def phone(self) -> str:
+        return self.funded.resolved.phone or ""
+
+    @property
+    def template(self) -> TemplateContent | None:
+        return self.funded.request.template
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """The portfolio's messaging limit: unique people in a moving 24 h. `limit` None: unlimited."""
+
+    limit: int | None = None
+    used: int = 0
+    already_reached: bool = False
+    room_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known at this moment about one message."""
+
+    sender: Sender | None
+    template: Template | None = None
+    known_templates: Sequence[tuple[str, str]] = ()
+    window_opened_at: datetime | None = None
+    inbound_read_until: datetime | None = None
+    contact: ContactUpdated | None = None
+    capped_until: datetime | None = None
+    slot_at: datetime | None = None
+    pair_wait: timedelta = timedelta()
+    tier: Tier = field(default_factory=Tier)
+    quality_policy: str = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """It may go now. `counts_for_tier`: outside a window, so the person counts for the portfolio's limit."""
+
+    counts_for_tier: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """It waits for `waiting_for` and is looked at again at `until` (None: until somebody repairs something)."""
+
+    waiting_for: Waiting
+    cause: ReasonCode
+    until: datetime | None
+    slotted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    contact: ContactUpdated
+
+
+Verdict = Send | Wait | Reject | Recall
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One gate's verdict; `otherwise` says what follows where it didn't pass."""
+
+    gate: str
+    passed: bool | None
+    evidence: Evidence = field(default_factory=dict)
+    otherwise: Wait | Reject | Recall | None = None
+
+    def to_gate(self) -> Gate:
+        why = self.otherwise.reason if isinstance(self.otherwise, Reject) else None
+        return Gate(gate=self.gate, passed=self.passed, reason=why, evidence=self.evidence)
+
+
+def lane_of(purpose: Purpose, category: str | None) -> Lane:
+    if purpose is Purpose.CONVERSATION or category == "AUTHENTICATION":
+        return Lane.CONVERSATION
+    return Lane.MARKETING if purpose is Purpose.MARKETING else Lane.TRANSACTIONAL
+
+
+def decide(message: Message, facts: Facts, now: datetime) -> Verdict:
+    """The first gate that doesn't pass; `Send` if all pass."""
+    for check in evaluate(message, facts, now):
+        if check.otherwise is not None:
+            return check.otherwise
+    return Send(counts_for_tier=message.template is not None and not _window_is_open(facts, now))
+
+
+def evaluate(message: Message, facts: Facts, now: datetime) -> list[Check]:
+    """Every gate, in the order in which an operator would want to hear of them."""
+    sender = facts.sender
+    if sender is None:
+        return [_no_sender(message)]
+    return [
+        Check("sender", True, {"sender_id": sender.sender_id}),
+        _expiry(message, now),
+        _subscription(message, facts),
+        _quality(message, facts, sender),
+        _template(message, facts, sender, now),
+        _parameters(message, facts),
+        _window(message, facts, now),
+        _paused(message, sender),
+        _hold(sender, now),
+        _cap(message, facts, now),
+        _throttle(message, facts, now),
+        _pair(facts, now),
+        _tier(message, facts, now),
+    ]
+
+
+def _no_sender(message: Message) -> Check:
+    named = message.funded.request.sender_id
+    detail = (
+        f"No sender {named} is set up for this workspace" if named else "This workspace has no default sender set up"
+    )
+    evidence: Evidence = {"sender_id": named}
+    return Check("sender", False, evidence, Reject(reason(ReasonCode.SENDER_NOT_AVAILABLE, detail, evidence)))
+
+
+def _expiry(message: Message, now: datetime) -> Check:
+    evidence: Evidence = {"expires_at": _text(message.funded.expires_at)}
+    if now < message.funded.expires_at:
+        return Check("expiry", True, evidence)
+    return Check("expiry", False, evidence, Reject(expired(message)))
+
+
+_EXPIRED_AS: Mapping[Waiting, ReasonCode] = {
+    Waiting.THROTTLE: ReasonCode.RATE_LIMIT_EXCEEDED,
+    Waiting.PAIR: ReasonCode.RATE_LIMIT_EXCEEDED,
+    Waiting.RATE: ReasonCode.RATE_LIMIT_EXCEEDED,
+    Waiting.TIER: ReasonCode.MESSAGING_LIMIT_REACHED,
+    Waiting.CAP: ReasonCode.MARKETING_CAP_REACHED,
+    Waiting.RETRY: ReasonCode.TEMPORARY_FAILURE,
+    Waiting.SYNC: ReasonCode.TEMPLATE_NOT_APPROVED,
+    Waiting.WINDOW: ReasonCode.OUTSIDE_24_HOUR_WINDOW,
+}
+_WAITED_FOR: Mapping[Waiting, str] = {
+    Waiting.TURN: "its turn",
+    Waiting.PAUSED: "an operator to resume",
+    Waiting.HOLD: "the sender to become available",
+    Waiting.THROTTLE: "the campaign's throttle",
+    Waiting.PAIR: "Meta's pace for messages to one person",
+    Waiting.RATE: "the number's pace",
+    Waiting.TIER: "room in the messaging limit",
+    Waiting.CAP: "24 h after Meta's marketing cap",
+    Waiting.RETRY: "the next try",
+    Waiting.SYNC: "the templates to be read from Meta",
+    Waiting.WINDOW: "news of the person's last message",
+}
+
+
+def expired(message: Message, hold: Reason | None = None) -> Reason:
+    """Why a message that ran out of time failed: what it waited for is its reason."""
+    code = _EXPIRED_AS.get(message.waiting_for, ReasonCode.EXPIRED_BEFORE_SENDING)
+    if message.waiting_for is Waiting.HOLD and hold is not None:
+        code = hold.code
+    evidence: Evidence = {
+        "expires_at": _text(message.funded.expires_at),
+        "waited_for": message.waiting_for.value,
+        "waiting_since": _text(message.waiting_since) if message.waiting_since else None,
+        "tries": [dict(one) for one in message.tries],
+    }
+    detail = f"It waited for {_WAITED_FOR[message.waiting_for]} until it expired at {_text(message.funded.expires_at)}"
+    if message.waiting_for is Waiting.RETRY:
+        detail = f"All {len(message.tries)} tries failed until it expired at {_text(message.funded.expires_at)}"
+    return reason(code, detail, evidence, hold.meta if hold and code is hold.code else None)
+
+
+def _subscription(message: Message, facts: Facts) -> Check:
+    contact = facts.contact
+    needed = message.funded.needs_subscription or (
+        facts.template is not None and facts.template.category == "MARKETING"
+    )
+    if not needed or contact is None or contact.marketing_state is MarketingState.SUBSCRIBED:
+        return Check("marketing_state", True, {"needed": needed})
+    evidence: Evidence = {"marketing_state": contact.marketing_state.value, "since": _text(contact.since)}
+    return Check("marketing_state", False, evidence, Recall(contact))
+
+
+def _quality(message: Message, facts: Facts, sender: Sender) -> Check:
+    evidence: Evidence = {"quality_rating": sender.quality, "policy": facts.quality_policy}
+    red = sender.quality == "RED" and message.lane is Lane.MARKETING
+    if not red or facts.quality_policy != "block":
+        return Check("quality", True, evidence)
+    detail = f"The number's quality rating is RED, and marketing is blocked while it is (policy {facts.quality_policy})"
+    return Check("quality", False, evidence, Reject(reason(ReasonCode.QUALITY_RATING_TOO_LOW, detail, evidence)))
+
+
+def _template(message: Message, facts: Facts, sender: Sender, now: datetime) -> Check:
+    wanted = message.template
+    if wanted is None:
+        return Check("template", True)
+    if sender.templates_synced_at is None:
+        return Check("template", None, {}, _wait_for_sync(now))
+    if facts.template is None:
+        return _template_not_found(message, facts, sender, now)
+    template = facts.template
+    evidence: Evidence = {
+        "template": template.name,
+        "language": template.language,
+        "status": template.status,
+        "said_by": template.said_by,
+        "said_at": _text(template.said_at) if template.said_at else None,
+    }
+    if template.rejected_reason:
+        evidence["rejected_reason"] = template.rejected_reason
+    if template.status == "APPROVED":
+        return Check("template", True, evidence)
+    why = f" ({template.rejected_reason})" if template.rejected_reason else ""
+    detail = f"Template {template.name} ({template.language}) is {template.status}{why}"
+    return Check("template", False, evidence, Reject(reason(ReasonCode.TEMPLATE_NOT_APPROVED, detail, evidence)))
+
+
+def _wait_for_sync(now: datetime) -> Wait:
+    return Wait(Waiting.SYNC, ReasonCode.TEMPLATE_NOT_APPROVED, now + timedelta(seconds=1))
+
+
+def _template_not_found(message: Message, facts: Facts, sender: Sender, now: datetime) -> Check:
+    wanted = message.template
+    assert wanted is not None
+    assert sender.templates_synced_at is not None
+    names = [f"{name} ({language})" for name, language in facts.known_templates]
+    nearest = process.extract(f"{wanted.name} ({wanted.language.code})", names, limit=NEAREST_NAMES, score_cutoff=55)
+    evidence: Evidence = {
+        "status": "NOT_FOUND",
+        "template": wanted.name,
+        "language": wanted.language.code,
+        "nearest": [name for name, _score, _index in nearest],
+        "synced_at": _text(sender.templates_synced_at),
+    }
+    fresh = sender.templates_synced_at >= message.queued_at or now - sender.templates_synced_at < SYNC_INTERVAL
+    if not fresh:
+        return Check("template", None, evidence, _wait_for_sync(now))
+    hint = f"; nearest: {', '.join(name for name, *_ in nearest)}" if nearest else ""
+    detail = f"Meta has no template {wanted.name} in {wanted.language.code} for this account{hint}"
+    return Check("template", False, evidence, Reject(reason(ReasonCode.TEMPLATE_NOT_APPROVED, detail, evidence)))
+
+
+def _parameters(message: Message, facts: Facts) -> Check:
+    wanted = message.template
+    if wanted is None or facts.template is None:
+        return Check("parameters", True)
+    found = mismatches(facts.template.components, wanted.components)
+    if not found:
+        return Check("parameters", True)
+    first = found[0]
+    evidence: Evidence = {"template": wanted.name, "mismatches": found}  # type: ignore[dict-item]
+    detail = (
+        f"{first['component']}: {first['problem']} differs, expected {_words(first['expected'])},"
+        f" given {_words(first['given'])}"
+    )
+    rejected = Reject(reason(ReasonCode.TEMPLATE_PARAMETERS_MISMATCH, detail, evidence))
+    return Check("parameters", False, evidence, rejected)
+
+
+def _words(value: Any) -> str:
+    return (", ".join(str(item) for item in value) or "nothing") if isinstance(value, list) else str(value)
+
+
+def _window_is_open(facts: Facts, now: datetime) -> bool:
+    return facts.window_opened_at is not None and now < facts.window_opened_at + WINDOW
+
+
+def _window(message: Message, facts: Facts, now: datetime) -> Check:
+    opened = facts.window_opened_at
+    evidence: Evidence = {
+        "last_message_at": _text(opened) if opened else None,
+        "closed_at": _text(opened + WINDOW) if opened else None,
+    }
+    if message.template is not None or _window_is_open(facts, now):
+        return Check("window", True, evidence)
+    requested = message.funded.request.requested_at or message.queued_at
+    heard = facts.inbound_read_until is not None and facts.inbound_read_until >= min(requested, now)
+    if not heard and now < message.queued_at + WINDOW_BELIEF:
+        until = min(now + timedelta(seconds=1), message.queued_at + WINDOW_BELIEF)
+        return Check("window", None, evidence, Wait(Waiting.WINDOW, ReasonCode.OUTSIDE_24_HOUR_WINDOW, until))
+    detail = (
+        f"The window closed at {_text(opened + WINDOW)}, 24 h after the person's last message"
+        if opened
+        else "The person has never written to this number"
+    )
+    return Check("window", False, evidence, Reject(reason(ReasonCode.OUTSIDE_24_HOUR_WINDOW, detail, evidence)))
+
+
+def _paused(message: Message, sender: Sender) -> Check:
+    since = message.campaign_paused_at or sender.paused_at
+    if since is None:
+        return Check("paused", True)
+    what = "campaign" if message.campaign_paused_at else "sender"
+    wait = Wait(Waiting.PAUSED, ReasonCode.EXPIRED_BEFORE_SENDING, None)
+    return Check("paused", False, {"paused": what, "since": _text(since)}, wait)
+
+
+def _hold(sender: Sender, now: datetime) -> Check:
+    if sender.hold is None or (sender.hold_until is not None and now >= sender.hold_until):
+        return Check("hold", True)
+    evidence: Evidence = {
+        "cause": sender.hold.code.value,
+        "since": _text(sender.hold_since) if sender.hold_since else None,
+        "until": _text(sender.hold_until) if sender.hold_until else None,
+    }
+    return Check("hold", False, evidence, Wait(Waiting.HOLD, sender.hold.code, sender.hold_until))
+
+
+def _cap(message: Message, facts: Facts, now: datetime) -> Check:
+    until = facts.capped_until
+    if message.lane is not Lane.MARKETING or until is None or now >= until:
+        return Check("marketing_cap", True)
+    wait = Wait(Waiting.CAP, ReasonCode.MARKETING_CAP_REACHED, until)
+    return Check("marketing_cap", False, {"until": _text(until)}, wait)
+
+
+def _throttle(message: Message, facts: Facts, now: datetime) -> Check:
+    if message.slotted or facts.slot_at is None or facts.slot_at <= now:
+        return Check("throttle", True)
+    wait = Wait(Waiting.THROTTLE, ReasonCode.RATE_LIMIT_EXCEEDED, facts.slot_at, slotted=True)
+    return Check("throttle", False, {"slot_at": _text(facts.slot_at)}, wait)
+
+
+def _pair(facts: Facts, now: datetime) -> Check:
+    if not facts.pair_wait:
+        return Check("pair", True)
+    until = now + facts.pair_wait
+    return Check("pair", False, {"until": _text(until)}, Wait(Waiting.PAIR, ReasonCode.RATE_LIMIT_EXCEEDED, until))
+
+
+def _tier(message: Message, facts: Facts, now: datetime) -> Check:
+    tier = facts.tier
+    evidence: Evidence = {"used": tier.used, "limit": tier.limit}
+    counts = message.template is not None and not _window_is_open(facts, now)
+    if not counts or tier.limit is None or tier.already_reached or tier.used < tier.limit:
+        return Check("tier", True, evidence)
+    evidence["room_at"] = _text(tier.room_at) if tier.room_at else None
+    return Check("tier", False, evidence, Wait(Waiting.TIER, ReasonCode.MESSAGING_LIMIT_REACHED, tier.room_at))
+
+
+def receipt_deadline(accepted_at: datetime, category: str | None, ttl: timedelta) -> datetime:
+    """When a delivery receipt is given up: 30 days, for authentication templates 10 minutes (Meta, "Time to live")."""
+    return accepted_at + (min(ttl, AUTHENTICATION_TTL) if category == "AUTHENTICATION" else ttl)
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,85 @@
+"""Pace and throttles, pure: time is an argument (for paces, seconds of a clock that never goes back)."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+PAIR_INTERVAL_SECONDS = 6.0
+PAIR_BURST = 45
+BURST_SHARE = 0.05
+DAY = timedelta(hours=24)
+
+
+@dataclass(slots=True)
+class Pace:
+    """GCRA: never more than `per_second` messages in any one second.
+
+    The average is 95 % of the limit and the burst 5 %, so that even a saved-up burst stays within the limit.
+    `start` begins with nothing saved up: a driver that takes over, or wakes from a freeze, adds no burst to what was
+    sent before.
+    """
+
+    interval: float
+    tolerance: float
+    next_at: float
+
+    @classmethod
+    def start(cls, per_second: float, now: float) -> "Pace":
+        interval = 1 / (per_second * (1 - BURST_SHARE))
+        burst = max(1, int(per_second * BURST_SHARE))
+        tolerance = (burst - 1) * interval
+        return cls(interval, tolerance, now + tolerance)
+
+    def available(self, now: float) -> int:
+        """How many may go at this moment."""
+        saved = now + self.tolerance - max(self.next_at, now)
+        return int(saved / self.interval + 1e-9) + 1 if saved >= -1e-9 else 0
+
+    def take(self, count: int, now: float) -> None:
+        self.next_at = max(self.next_at, now) + count * self.interval
+
+    def wait_seconds(self, now: float) -> float:
+        """Until the next one may go; 0 if one may go now."""
+        return max(0.0, self.next_at - self.tolerance - now)
+
+
+@dataclass(slots=True)
+class PairPace:
+    """One message per 6 s to one person, with a burst of 45 that is paid back (Meta, "About the platform")."""
+
+    _next_at: dict[str, float] = field(default_factory=dict)
+    _size_max: int = 100_000
+
+    def wait_seconds(self, person: str, now: float) -> float:
+        next_at = self._next_at.get(person, now)
+        return max(0.0, next_at - (PAIR_BURST - 1) * PAIR_INTERVAL_SECONDS - now)
+
+    def take(self, person: str, now: float) -> None:
+        self._next_at[person] = max(self._next_at.get(person, now), now) + PAIR_INTERVAL_SECONDS
+        if len(self._next_at) > self._size_max:
+            self._next_at = {who: at for who, at in self._next_at.items() if at > now}
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """What an operator allows a campaign, and how much of it is given away."""
+
+    per_minute: int | None
+    per_day: int | None
+    next_slot_at: datetime | None
+    day_start: datetime | None
+    day_count: int
+
+
+def next_slot(throttle: Throttle, now: datetime) -> tuple[datetime, Throttle]:
+    """The next free moment for one message, and the throttle after it was given away."""
+    slot = max(now, throttle.next_slot_at or now)
+    start, count = throttle.day_start, throttle.day_count
+    if throttle.per_day is not None:
+        if start is None or slot >= start + DAY:
+            start, count = slot, 0
+        elif count >= throttle.per_day:
+            start, count = start + DAY, 0
+            slot = max(slot, start)
+        count += 1
+    interval = timedelta(minutes=1) / throttle.per_minute if throttle.per_minute else timedelta()
+    return slot, replace(throttle, next_slot_at=slot + interval, day_start=start, day_count=count)

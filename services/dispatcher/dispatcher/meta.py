@@ -1,0 +1,203 @@
+"""Calls to Meta's Graph API. The verdict on every way a call can end is decided here and in answers.py.
+
+httpx on the aiohttp transport raises `ConnectTimeout` for a refused connection and for one that was cut after the
+whole request had been read (reliability-security.md, finding 1): only the exception's cause tells them apart, and only
+the causes on the allow-list mean that nothing was sent.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from pydantic import JsonValue, TypeAdapter, ValidationError
+from sendwhy.events import MetaError
+
+from dispatcher.answers import MaybeTaken, Outcome, meta_error, read_answer, unreachable
+from dispatcher.settings import Settings
+
+SURELY_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+ANSWER_BYTES_MAX = 256 * 1024
+# A server that closes an idle connection while we write makes an outcome unknown: don't keep them long.
+KEEP_ALIVE_SECONDS = 8.0
+PAGES_MAX = 200
+_JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
+
+
+class MetaRefused(Exception):
+    """Meta answered a GET with an error object."""
+
+    def __init__(self, error: MetaError) -> None:
+        super().__init__(f"Meta answered code {error.code}")
+        self.error = error
+
+
+class MetaUnreachable(Exception):
+    """A GET got no answer, or none that can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """What Meta tells of a number. `messaging_limit`: unique people in 24 h, None for unlimited or untold."""
+
+    display_phone_number: str | None
+    quality: str | None
+    messages_per_second: int | None
+    messaging_limit: int | None
+
+
+class Meta:
+    """One client for all senders; tokens come with each call and travel in a header, never in an address."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._base = f"{settings.meta_graph_url.rstrip('/')}/{settings.meta_api_version}"
+        self._timeouts = {
+            "connect": settings.meta_connect_timeout_seconds,
+            "pool": settings.meta_connect_timeout_seconds,
+            "read": settings.meta_read_timeout_seconds,
+        }
+        self._deadline_seconds = settings.meta_connect_timeout_seconds + settings.meta_read_timeout_seconds + 5
+        limits = httpx.Limits(
+            max_connections=settings.calls_in_flight_max,
+            max_keepalive_connections=settings.calls_in_flight_max,
+            keepalive_expiry=KEEP_ALIVE_SECONDS,
+        )
+        self._transport = AiohttpTransport(limits=limits)
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+    def _request(self, method: str, url: str, token: str, content: bytes | None = None) -> httpx.Request:
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        return httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": self._timeouts})
+
+    async def send(self, sender_id: str, token: str, body: bytes, *, attempt: int) -> Outcome:
+        """POST /{sender_id}/messages, once. Never raises for what Meta or the network does."""
+        request = self._request("POST", f"{self._base}/{sender_id}/messages", token, body)
+        jitter = random.random()
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                response = await self._transport.handle_async_request(request)
+                answer = await _read(response)
+        except Exception as error:  # noqa: BLE001 - whatever is not on the allow-list may have been taken
+            if isinstance(error.__cause__, SURELY_NOT_SENT):
+                return unreachable(attempt=attempt, jitter=jitter, cause=type(error.__cause__).__name__)
+            return MaybeTaken(_name(error))
+        if answer is None:
+            return MaybeTaken("answer too long", response.status_code)
+        if 300 <= response.status_code < 400:
+            return MaybeTaken("redirect", response.status_code)
+        return read_answer(
+            response.status_code,
+            answer,
+            attempt=attempt,
+            jitter=jitter,
+            retry_after_seconds=_seconds(response.headers.get("retry-after")),
+        )
+
+    async def number(self, sender_id: str, token: str) -> Number:
+        """GET the number (Meta, "WhatsApp Business phone number"). Raises MetaRefused, MetaUnreachable."""
+        fields = "display_phone_number,quality_rating,throughput,whatsapp_business_manager_messaging_limit"
+        told = await self._get(f"{self._base}/{sender_id}?fields={fields}", token)
+        throughput = told.get("throughput")
+        level = throughput.get("level") if isinstance(throughput, dict) else throughput
+        return Number(
+            display_phone_number=_digits(told.get("display_phone_number")),
+            quality=_capitals(told.get("quality_rating")),
+            messages_per_second=_per_second(level),
+            messaging_limit=messaging_limit(told.get("whatsapp_business_manager_messaging_limit")),
+        )
+
+    async def templates(self, waba_id: str, token: str) -> AsyncIterator[Mapping[str, Any]]:
+        """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable."""
+        fields = "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason"
+        url: str | None = f"{self._base}/{waba_id}/message_templates?limit=200&fields={fields}"
+        for _page in range(PAGES_MAX):
+            if url is None:
+                return
+            told = await self._get(url, token)
+            for entry in told.get("data") or []:
+                if isinstance(entry, dict):
+                    yield entry
+            url = self._next(told.get("paging"))
+
+    def _next(self, paging: Any) -> str | None:
+        # Followed only on Meta's own origin: the request carries the token.
+        following = paging.get("next") if isinstance(paging, dict) else None
+        if not isinstance(following, str) or urlsplit(following)[:2] != urlsplit(self._base)[:2]:
+            return None
+        return following
+
+    async def _get(self, url: str, token: str) -> Mapping[str, Any]:
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                response = await self._transport.handle_async_request(self._request("GET", url, token))
+                answer = await _read(response, limit=8 * 1024 * 1024)
+        except Exception as error:
+            raise MetaUnreachable(_name(error)) from error
+        try:
+            told: Mapping[str, Any] = _JSON.validate_json(answer or b"")
+        except ValidationError:
+            raise MetaUnreachable(f"HTTP {response.status_code} without readable JSON") from None
+        refused = meta_error(told.get("error"), response.status_code)
+        if refused is not None:
+            raise MetaRefused(refused)
+        if response.status_code != 200:
+            raise MetaUnreachable(f"HTTP {response.status_code}")
+        return told
+
+
+async def _read(response: httpx.Response, limit: int = ANSWER_BYTES_MAX) -> bytes | None:
+    """The whole body, or None if it is longer than `limit`."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in response.aiter_bytes():
+            size += len(part)
+            if size > limit:
+                return None
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        await response.aclose()
+
+
+_TIERS = {"TIER_50": 50, "TIER_250": 250, "TIER_1K": 1000, "TIER_2K": 2000, "TIER_10K": 10_000, "TIER_100K": 100_000}
+
+
+def messaging_limit(told: Any) -> int | None:
+    """Meta's messaging limit as a number: it comes as TIER_2K, 2000, "2000", UNLIMITED or -1 (pages disagree)."""
+    if isinstance(told, dict):
+        told = next(iter(told.values()), None)
+    text = str(told).upper()
+    if text in _TIERS:
+        return _TIERS[text]
+    text = text.removeprefix("TIER_")
+    return int(text) if text.isdigit() and len(text) < 10 else None
+
+
+def _per_second(level: Any) -> int | None:
+    if isinstance(level, int) and not isinstance(level, bool) and 0 < level <= 1000:
+        return level
+    return {"STANDARD": 80, "HIGH": 1000}.get(str(level).upper())
+
+
+def _digits(value: Any) -> str | None:
+    return "".join(character for character in value if character.isdigit()) if isinstance(value, str) else None
+
+
+def _capitals(value: Any) -> str | None:
+    return value.upper()[:32] if isinstance(value, str) and value else None
+
+
+def _seconds(header: str | None) -> float | None:
+    return float(header) if header is not None and header.isdigit() and len(header) < 7 else None
+
+
+def _name(error: BaseException) -> str:
+    return type(error.__cause__ or error).__name__

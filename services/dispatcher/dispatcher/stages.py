@@ -1,0 +1,334 @@
+"""What the dispatcher does with what it hears from Kafka. Each handler runs in one transaction with its offsets."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sendwhy.events import (
+    ContactUpdated,
+    MarketingState,
+    MessageReceived,
+    Reason,
+    SendCancelled,
+    SenderReported,
+    SendFunded,
+    Status,
+    StatusUpdated,
+    TemplateReported,
+    reason,
+)
+from sendwhy.metrics import Metric
+from sendwhy.postgres import Connection, add_to_outbox
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.service import Runtime
+from sendwhy.stage import Record, parse_json, parse_state
+from sendwhy.topics import Outgoing, Topic
+
+from dispatcher import announce, store
+from dispatcher.decide import Facts, Message, Recall, Reject, Waiting, decide, lane_of
+from dispatcher.fleet import Fleet
+from dispatcher.reports import AccountChange, account_change, template_after
+from dispatcher.settings import Settings
+from dispatcher.store import Key, NewMessage, SenderRow
+
+CAP = timedelta(hours=24)
+# Failures told by webhook that are about the sender: the message is over, and the sender is held for the others.
+_HOLDING_BY_WEBHOOK = frozenset(
+    {ReasonCode.SENDER_CREDENTIALS_REJECTED, ReasonCode.SENDER_NOT_AVAILABLE, ReasonCode.META_PAYMENT_ISSUE}
+)
+_HOLD_BY_WEBHOOK = timedelta(minutes=5)
+
+
+class Stages:
+    def __init__(self, runtime: Runtime, settings: Settings, fleet: Fleet, clock: Callable[[], datetime]) -> None:
+        self._runtime, self._settings, self._fleet, self._clock = runtime, settings, fleet, clock
+
+    def register(self) -> None:
+        stage = self._runtime.stage
+        stage(Topic.SEND_FUNDED, parse_json(SendFunded), self.on_funded)
+        stage(Topic.SEND_CANCELLED, parse_json(SendCancelled), self.on_cancelled)
+        stage(Topic.CONTACT_UPDATED, parse_state(ContactUpdated), self.on_contacts)
+        stage(Topic.MESSAGE_RECEIVED, parse_json(MessageReceived), self.on_inbound)
+        stage(Topic.STATUS_UPDATED, parse_json(StatusUpdated), self.on_statuses)
+        stage(Topic.TEMPLATE_REPORTED, parse_json(TemplateReported), self.on_template_reports)
+        stage(Topic.SENDER_REPORTED, parse_json(SenderReported), self.on_sender_reports)
+
+    async def _announce(self, connection: Connection, announcements: Sequence[announce.Announcement]) -> None:
+        if announcements:
+            await add_to_outbox(connection, announcements)
+            self._runtime.publish_soon()
+
+    # --- send.funded ---
+
+    async def on_funded(self, connection: Connection, records: Sequence[Record[SendFunded]]) -> Sequence[Outgoing]:
+        events = {(one.event.workspace_id, one.event.message_id): one for one in reversed(records)}
+        requests = [(one.event.workspace_id, one.event.request.sender_id) for one in events.values()]
+        senders = await store.sender_for_requests(connection, requests)
+        cancelled = await store.cancelled(connection, list(events))
+        campaigns = await self._cancelled_campaigns(connection, [one.event for one in events.values()])
+        categories = await self._categories(connection, senders.values(), [one.event for one in events.values()])
+        now = self._clock()
+        new: list[NewMessage] = []
+        refusals: dict[Key, announce.Announcement] = {}
+        for key, record in events.items():
+            row = senders.get((record.event.workspace_id, record.event.request.sender_id))
+            message = _queued(record, row, categories)
+            why = self._refusal(message, row, cancelled.get(key), campaigns)
+            new.append(
+                NewMessage(
+                    message=message,
+                    campaign_id=_campaign(message),
+                    state="rejected" if why else "waiting",
+                    outcome=why.code if why else None,
+                    trace=record.trace,
+                )
+            )
+            if why:
+                refusals[key] = announce.rejected(message, why, now, record.trace)
+        added = await store.add_messages(connection, new)
+        for one in new:
+            if one.outcome and one.message.key in added:
+                self._runtime.metrics.inc(Metric.REJECTED, service=Service.DISPATCHER, reason=one.outcome)
+        await self._announce(connection, [told for key, told in refusals.items() if key in added])
+        for sender_id in {one.message.sender_id for one in new}:
+            self._fleet.wake(sender_id)
+        return []
+
+    async def _cancelled_campaigns(self, connection: Connection, events: Sequence[SendFunded]) -> dict[Key, datetime]:
+        campaigns = {(one.workspace_id, one.request.origin.id) for one in events if one.request.origin.id}
+        return await store.cancelled_campaigns(connection, sorted(campaigns)) if campaigns else {}
+
+    @staticmethod
+    async def _categories(
+        connection: Connection, senders: Any, events: Sequence[SendFunded]
+    ) -> dict[tuple[str, str, str], str]:
+        names = {one.request.template.name for one in events if one.request.template}
+        found: dict[tuple[str, str, str], str] = {}
+        for waba_id in {row.sender.waba_id for row in senders} if names else ():
+            for (name, language), row in (await store.templates_named(connection, waba_id, names)).items():
+                found[waba_id, name, language] = row.template.category
+        return found
+
+    def _refusal(
+        self, message: Message, row: SenderRow | None, cancelled_by: str | None, campaigns: dict[Key, datetime]
+    ) -> Reason | None:
+        """Why a message can't even wait, or None."""
+        if row is None:
+            verdict = decide(message, Facts(sender=None), message.queued_at)
+            assert isinstance(verdict, Reject)
+            return verdict.reason
+        campaign = (message.funded.workspace_id, message.funded.request.origin.id or "")
+        if cancelled_by is not None:
+            return cancellation(f"cancelled by {cancelled_by} before it was queued", cancelled_by)
+        if campaign in campaigns:
+            return cancellation("its campaign was cancelled", "campaign")
+        return None
+
+    # --- send.cancelled ---
+
+    async def on_cancelled(
+        self, connection: Connection, records: Sequence[Record[SendCancelled]]
+    ) -> Sequence[Outgoing]:
+        told = {(one.event.workspace_id, one.event.message_id): one.event for one in records}
+        rows = [(*key, event.by) for key, event in told.items()]
+        await store.remember_cancellations(connection, rows, self._clock())
+        waiting = await store.lock_waiting(connection, list(told))
+        await self.cancel(connection, waiting, {key: event.by or "upstream" for key, event in told.items()})
+        return []
+
+    async def cancel(self, connection: Connection, messages: Sequence[Message], by: dict[Key, str]) -> int:
+        """Take locked, waiting messages out of the queue."""
+        now = self._clock()
+        reasons = {one.key: cancellation(f"cancelled by {by[one.key]}", by[one.key]) for one in messages}
+        if not reasons:
+            return 0
+        await store.finish_waiting(connection, "rejected", dict.fromkeys(reasons, ReasonCode.CANCELLED.value))
+        for _ in reasons:
+            self._runtime.metrics.inc(Metric.REJECTED, service=Service.DISPATCHER, reason=ReasonCode.CANCELLED)
+        await self._announce(connection, [announce.rejected(one, reasons[one.key], now) for one in messages])
+        return len(reasons)
+
+    # --- contact.updated ---
+
+    async def on_contacts(
+        self, connection: Connection, records: Sequence[Record[ContactUpdated | None]]
+    ) -> Sequence[Outgoing]:
+        states: dict[Key, ContactUpdated] = {}
+        gone: set[Key] = set()
+        for record in records:
+            if record.event is None:
+                workspace_id, _, contact_id = (record.key or b"").decode(errors="replace").partition("/")
+                gone.add((workspace_id, contact_id))
+                states.pop((workspace_id, contact_id), None)
+                continue
+            key = (record.event.workspace_id, record.event.contact_id)
+            gone.discard(key)
+            if key not in states or states[key].version <= record.event.version:
+                states[key] = record.event
+        await store.save_contacts(connection, states.values())
+        await store.delete_contacts(connection, sorted(gone))
+        stopped = {key: one for key, one in states.items() if one.marketing_state is not MarketingState.SUBSCRIBED}
+        if stopped:
+            await self._recall(connection, stopped)
+        return []
+
+    async def _recall(self, connection: Connection, stopped: dict[Key, ContactUpdated]) -> None:
+        now = self._clock()
+        messages = await store.lock_waiting_of_contacts(connection, sorted(stopped))
+        if not messages:
+            return
+        announcements = []
+        for message in messages:
+            contact = stopped[message.funded.workspace_id, message.funded.resolved.contact_id or ""]
+            announcements.append(announce.recalled(message, Recall(contact), now))
+        await store.finish_waiting(connection, "recalled", {one.key: "recalled" for one in messages})
+        await self._announce(connection, announcements)
+
+    # --- message.received ---
+
+    async def on_inbound(
+        self, connection: Connection, records: Sequence[Record[MessageReceived]]
+    ) -> Sequence[Outgoing]:
+        opened: dict[tuple[str, str], datetime] = {}
+        for record in records:
+            event = record.event
+            if event.phone is None:
+                continue
+            key = (event.sender_id, event.phone)
+            opened[key] = max(event.occurred_at, opened.get(key, event.occurred_at))
+        if opened:
+            await store.open_windows(connection, opened)
+        return []
+
+    # --- status.updated ---
+
+    async def on_statuses(self, connection: Connection, records: Sequence[Record[StatusUpdated]]) -> Sequence[Outgoing]:
+        told: dict[Key, StatusUpdated] = {}
+        capped: dict[Key, datetime] = {}
+        for record in records:
+            event = record.event
+            if event.service is Service.DISPATCHER or event.message_id is None or event.workspace_id is None:
+                continue
+            key = (event.workspace_id, event.message_id)
+            if event.provider_message_id and (key not in told or event.occurred_at < told[key].occurred_at):
+                told[key] = event
+            if event.reason and event.reason.code is ReasonCode.MARKETING_CAP_REACHED:
+                capped[key] = event.occurred_at + CAP
+        if told:
+            await self._taken(connection, told)
+        if capped:
+            await store.set_caps(connection, capped)
+        await self._hold_senders(connection, [record.event for record in records])
+        return []
+
+    async def _taken(self, connection: Connection, told: dict[Key, StatusUpdated]) -> None:
+        wamids = {key: event.provider_message_id or "" for key, event in told.items()}
+        taken = await store.taken_by_webhook(connection, wamids)
+        ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
+        now = self._clock()
+        announcements = [
+            announce.accepted(
+                message,
+                wamids[message.key],
+                at=told[message.key].occurred_at,
+                now=now,
+                category=None,
+                ttl=ttl,
+                trace=trace,
+            )
+            for message, trace in taken
+        ]
+        await self._announce(connection, announcements)
+
+    async def _hold_senders(self, connection: Connection, events: Sequence[StatusUpdated]) -> None:
+        now = self._clock()
+        for event in events:
+            failed = event.status is Status.FAILED and event.service is Service.WEBHOOK_INGEST
+            if failed and event.reason and event.sender_id and event.reason.code in _HOLDING_BY_WEBHOOK:
+                changed = await store.set_hold(connection, event.sender_id, event.reason, now, now + _HOLD_BY_WEBHOOK)
+                held = [announce.sender_held(row, now) for row in changed]
+                await self._announce(connection, [*announce.senders_updated(changed, now), *held])
+
+    # --- template.reported, sender.reported ---
+
+    async def on_template_reports(
+        self, connection: Connection, records: Sequence[Record[TemplateReported]]
+    ) -> Sequence[Outgoing]:
+        for record in records:
+            await self._template_report(connection, record.event)
+        return []
+
+    async def _template_report(self, connection: Connection, event: TemplateReported) -> None:
+        known = (await store.templates_of(connection, event.waba_id)).get((event.name or "", event.language or ""))
+        senders = await store.senders_of(connection, "waba_id", event.waba_id)
+        if known is None or event.field == "message_template_components_update":
+            for row in senders:
+                await store.want_sync(connection, row.sender.sender_id, self._clock())
+            return
+        after = template_after(known, event.field, event.raw, event.occurred_at)
+        if after == known or (known.template.said_at and event.occurred_at < known.template.said_at):
+            return
+        saved = await store.save_templates(connection, event.waba_id, [after])
+        await self._announce(connection, announce.templates_updated(saved, self._clock()))
+        for row in senders:
+            self._fleet.wake(row.sender.sender_id)
+
+    async def on_sender_reports(
+        self, connection: Connection, records: Sequence[Record[SenderReported]]
+    ) -> Sequence[Outgoing]:
+        for record in records:
+            change = account_change(record.event.field, record.event.raw)
+            for row in await self._reported_senders(connection, record.event, change):
+                await self._apply_change(connection, row.sender.sender_id, change)
+        return []
+
+    @staticmethod
+    async def _reported_senders(
+        connection: Connection, event: SenderReported, change: AccountChange
+    ) -> list[SenderRow]:
+        of_account = await store.senders_of(connection, "waba_id", event.waba_id)
+        if event.display_phone_number and event.field.startswith("phone_number"):
+            digits = "".join(filter(str.isdigit, event.display_phone_number))
+            return [row for row in of_account if row.display_phone_number == digits]
+        if not change.wide:
+            return of_account
+        portfolios = {row.sender.portfolio_id for row in of_account}
+        return [row for one in portfolios for row in await store.senders_of(connection, "portfolio_id", one)]
+
+    async def _apply_change(self, connection: Connection, sender_id: str, change: AccountChange) -> None:
+        now = self._clock()
+        changed: list[SenderRow] = []
+        held: list[announce.Announcement] = []
+        if change.number is not None:
+            changed = await store.save_number(connection, sender_id, change.number)
+            await store.wake_waiting(connection, [Waiting.TIER], sender_id=sender_id)
+        if change.hold is not None:
+            changed = await store.set_hold(connection, sender_id, change.hold, now, change.hold_until)
+            held = [announce.sender_held(row, now) for row in changed]
+        if change.lifted:
+            changed = await store.clear_hold(connection, sender_id)
+            await store.wake_waiting(connection, [Waiting.HOLD], sender_id=sender_id)
+        await self._announce(connection, [*announce.senders_updated(changed, now), *held])
+        self._fleet.wake(sender_id)
+
+
+def cancellation(detail: str, by: str) -> Reason:
+    return reason(ReasonCode.CANCELLED, f"The message was {detail}" if by != "campaign" else detail, {"by": by})
+
+
+def _campaign(message: Message) -> str | None:
+    return message.funded.request.origin.id
+
+
+def _queued(record: Record[SendFunded], row: SenderRow | None, categories: dict[tuple[str, str, str], str]) -> Message:
+    funded = record.event
+    template = funded.request.template
+    category = None
+    if row is not None and template is not None:
+        category = categories.get((row.sender.waba_id, template.name, template.language.code))
+    return Message(
+        funded=funded,
+        sender_id=row.sender.sender_id if row else "",
+        lane=lane_of(funded.resolved.purpose, category),
+        queued_at=record.at,
+    )

@@ -1,0 +1,963 @@
+"""The dispatcher's SQL: constants and functions that take a connection and return values of decide.py."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from asyncpg import Record as Row
+from pydantic import JsonValue, TypeAdapter
+from sendwhy.events import ContactUpdated, Reason, SendFunded
+from sendwhy.postgres import Connection
+
+from dispatcher.decide import Lane, Message, Sender, Template, Tier, Waiting
+from dispatcher.limits import Throttle
+
+_OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, JsonValue]])
+_DAY = timedelta(hours=24)
+
+Key = tuple[str, str]
+
+# --- senders and templates ---
+
+_SENDER_COLUMNS = """
+sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, display_phone_number, quality,
+messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, hold_strikes, templates_synced_at,
+sync_wanted_at, fence, version
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRow:
+    """A sender with what only the dispatcher's shell needs. `token` is sealed."""
+
+    sender: Sender
+    app_id: str | None
+    is_default: bool
+    token: bytes
+    display_phone_number: str | None
+    hold_strikes: int
+    sync_wanted_at: datetime | None
+    fence: int
+    version: int
+
+
+def _sender(row: Row) -> SenderRow:
+    return SenderRow(
+        sender=Sender(
+            sender_id=row["sender_id"],
+            workspace_id=row["workspace_id"],
+            waba_id=row["waba_id"],
+            portfolio_id=row["portfolio_id"],
+            quality=row["quality"],
+            paused_at=row["paused_at"],
+            hold=Reason.model_validate_json(row["hold"]) if row["hold"] else None,
+            hold_since=row["hold_since"],
+            hold_until=row["hold_until"],
+            templates_synced_at=row["templates_synced_at"],
+            messaging_limit=row["messaging_limit"],
+            messages_per_second=row["messages_per_second"],
+        ),
+        app_id=row["app_id"],
+        is_default=row["is_default"],
+        token=bytes(row["token"]),
+        display_phone_number=row["display_phone_number"],
+        hold_strikes=row["hold_strikes"],
+        sync_wanted_at=row["sync_wanted_at"],
+        fence=row["fence"],
+        version=row["version"],
+    )
+
+
+async def senders(connection: Connection, sender_ids: Iterable[str]) -> dict[str, SenderRow]:
+    query = f"select {_SENDER_COLUMNS} from sender where sender_id = any($1::text[])"  # noqa: S608 - a constant
+    rows = await connection.fetch(query, list(sender_ids))
+    return {row["sender_id"]: _sender(row) for row in rows}
+
+
+async def senders_of(connection: Connection, column: str, value: str) -> list[SenderRow]:
+    """All senders of a workspace, an account, a portfolio or an app; `column` names which."""
+    assert column in ("workspace_id", "waba_id", "portfolio_id", "display_phone_number")
+    query = f"select {_SENDER_COLUMNS} from sender where {column} = $1 order by sender_id"  # noqa: S608
+    return [_sender(row) for row in await connection.fetch(query, value)]
+
+
+async def sender_ids(connection: Connection) -> list[str]:
+    return [row["sender_id"] for row in await connection.fetch("select sender_id from sender order by sender_id")]
+
+
+async def sender_for_requests(connection: Connection, asked: Iterable[tuple[str, str | None]]) -> dict[Any, SenderRow]:
+    """The senders that requests name, or the workspaces' defaults, by (workspace_id, named sender or None)."""
+    pairs = list(dict.fromkeys(asked))
+    columns = ", ".join(f"s.{name.strip()}" for name in _SENDER_COLUMNS.split(","))
+    query = f"""
+    select asked.named, {columns}
+    from unnest($1::text[], $2::text[]) as asked(workspace_id, named)
+    join sender s on s.workspace_id = asked.workspace_id
+     and (s.sender_id = asked.named or (asked.named is null and s.is_default))
+    """  # noqa: S608 - a constant
+    rows = await connection.fetch(query, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    return {(row["workspace_id"], row["named"]): _sender(row) for row in rows}
+
+
+_TEMPLATES = """
+select waba_id, name, language, status, category, parameter_format, components, quality, rejected_reason, said_by,
+       said_at, synced_at, version
+from template where waba_id = $1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRow:
+    waba_id: str
+    template: Template
+    parameter_format: str
+    quality: str | None
+    synced_at: datetime | None
+    version: int
+
+
+def _template(row: Row) -> TemplateRow:
+    return TemplateRow(
+        waba_id=row["waba_id"],
+        template=Template(
+            name=row["name"],
+            language=row["language"],
+            status=row["status"],
+            category=row["category"],
+            components=_OBJECTS.validate_json(row["components"]),
+            rejected_reason=row["rejected_reason"],
+            said_by=row["said_by"],
+            said_at=row["said_at"],
+        ),
+        parameter_format=row["parameter_format"],
+        quality=row["quality"],
+        synced_at=row["synced_at"],
+        version=row["version"],
+    )
+
+
+async def templates_of(connection: Connection, waba_id: str) -> dict[tuple[str, str], TemplateRow]:
+    rows = await connection.fetch(_TEMPLATES, waba_id)
+    return {(row["name"], row["language"]): _template(row) for row in rows}
+
+
+_SAVE_TEMPLATES = """
+insert into template (waba_id, name, language, status, category, parameter_format, components, quality,
+                      rejected_reason, said_by, said_at, synced_at)
+select $1, * from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[],
+                         $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[])
+on conflict (waba_id, name, language) do update set
+    status = excluded.status, category = excluded.category, parameter_format = excluded.parameter_format,
+    components = excluded.components, quality = excluded.quality, rejected_reason = excluded.rejected_reason,
+    said_by = excluded.said_by, said_at = excluded.said_at, synced_at = excluded.synced_at,
+    version = template.version + 1
+returning *
+"""
+
+
+async def save_templates(connection: Connection, waba_id: str, rows: Sequence[TemplateRow]) -> list[TemplateRow]:
+    ordered = sorted(rows, key=lambda row: (row.template.name, row.template.language))
+    saved = await connection.fetch(
+        _SAVE_TEMPLATES,
+        waba_id,
+        [row.template.name for row in ordered],
+        [row.template.language for row in ordered],
+        [row.template.status for row in ordered],
+        [row.template.category for row in ordered],
+        [row.parameter_format for row in ordered],
+        [_OBJECTS.dump_json([dict(part) for part in row.template.components]) for row in ordered],
+        [row.quality for row in ordered],
+        [row.template.rejected_reason for row in ordered],
+        [row.template.said_by for row in ordered],
+        [row.template.said_at for row in ordered],
+        [row.synced_at for row in ordered],
+    )
+    return [_template(row) for row in saved]
+
+
+async def delete_templates(connection: Connection, waba_id: str, gone: Sequence[tuple[str, str]]) -> None:
+    await connection.execute(
+        "delete from template using unnest($2::text[], $3::text[]) as gone(name, language)"
+        " where waba_id = $1 and template.name = gone.name and template.language = gone.language",
+        waba_id,
+        [name for name, _ in gone],
+        [language for _, language in gone],
+    )
+
+
+# --- the queue ---
+
+_MESSAGE_COLUMNS = """
+m.workspace_id, m.message_id, m.sender_id, m.lane, m.queued_at, m.attempts, m.tries, m.slotted, m.waiting_for,
+m.waiting_since, m.funded, m.state, m.in_flight_at, m.trace
+"""
+
+
+def _message(row: Row, paused_at: datetime | None = None) -> Message:
+    return Message(
+        funded=SendFunded.model_validate_json(row["funded"]),
+        sender_id=row["sender_id"] or "",
+        lane=Lane(row["lane"]),
+        queued_at=row["queued_at"],
+        attempts=row["attempts"],
+        tries=tuple(_OBJECTS.validate_json(row["tries"])),
+        slotted=row["slotted"],
+        waiting_for=Waiting(row["waiting_for"]),
+        waiting_since=row["waiting_since"],
+        campaign_paused_at=paused_at,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message as it enters the queue. `state` is "rejected" where it can't even wait (no sender, cancelled)."""
+
+    message: Message
+    campaign_id: str | None
+    state: str
+    outcome: str | None
+    trace: bytes | None
+
+
+_ADD_MESSAGES = """
+insert into message (workspace_id, message_id, sender_id, lane, campaign_id, contact_id, phone, needs_subscription,
+                     not_before, expires_at, queued_at, state, outcome, funded, trace)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::text[],
+                     $8::boolean[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[],
+                     $13::text[], $14::bytea[], $15::bytea[])
+on conflict do nothing
+returning workspace_id, message_id
+"""
+
+
+async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> set[Key]:
+    """Queue messages; returns the keys of those that were not known before."""
+    ordered = sorted(rows, key=lambda row: row.message.key)
+    funded = [row.message.funded for row in ordered]
+    added = await connection.fetch(
+        _ADD_MESSAGES,
+        [one.workspace_id for one in funded],
+        [one.message_id for one in funded],
+        [row.message.sender_id or None for row in ordered],
+        [int(row.message.lane) for row in ordered],
+        [row.campaign_id for row in ordered],
+        [one.resolved.contact_id for one in funded],
+        [one.resolved.phone for one in funded],
+        [one.needs_subscription for one in funded],
+        [one.send_at for one in funded],
+        [one.expires_at for one in funded],
+        [row.message.queued_at for row in ordered],
+        [row.state for row in ordered],
+        [row.outcome for row in ordered],
+        [one.to_json() for one in funded],
+        [row.trace for row in ordered],
+    )
+    return {(row["workspace_id"], row["message_id"]) for row in added}
+
+
+async def cancelled(connection: Connection, keys: Sequence[Key]) -> dict[Key, str]:
+    """Which of these were cancelled before they came, and by whom."""
+    rows = await connection.fetch(
+        "select c.workspace_id, c.message_id, c.cancelled_by from cancellation c"
+        " join unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)"
+        " on c.workspace_id = asked.workspace_id and c.message_id = asked.message_id",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+    )
+    return {(row["workspace_id"], row["message_id"]): row["cancelled_by"] or "upstream" for row in rows}
+
+
+async def remember_cancellations(
+    connection: Connection, rows: Sequence[tuple[str, str, str | None]], now: datetime
+) -> None:
+    await connection.execute(
+        "insert into cancellation (workspace_id, message_id, cancelled_by, at)"
+        " select *, $4 from unnest($1::text[], $2::text[], $3::text[]) on conflict do nothing",
+        [row[0] for row in rows],
+        [row[1] for row in rows],
+        [row[2] for row in rows],
+        now,
+    )
+
+
+_DUE = f"""
+select {_MESSAGE_COLUMNS}, c.paused_at, c.per_minute, c.per_day
+from message m
+left join campaign c on c.workspace_id = m.workspace_id and c.campaign_id = m.campaign_id
+where m.state = 'waiting' and m.sender_id = $1 and m.not_before <= $2
+order by m.lane, m.not_before
+limit $3
+for update of m skip locked
+"""  # noqa: S608 - a constant
+
+_DUE_LAST_LANE_FIRST = _DUE.replace("order by m.lane, m.not_before", "order by m.lane desc, m.not_before")
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A message that may be looked at now, and whether a throttle is set on its campaign."""
+
+    message: Message
+    campaign_id: str | None
+    throttled: bool
+    trace: bytes | None
+
+
+async def lock_due(
+    connection: Connection, sender_id: str, now: datetime, *, limit: int, last_lane_first: bool
+) -> list[Due]:
+    query = _DUE_LAST_LANE_FIRST if last_lane_first else _DUE
+    rows = await connection.fetch(query, sender_id, now, limit)
+    return [_due(row) for row in rows]
+
+
+def _due(row: Row) -> Due:
+    message = _message(row, row["paused_at"])
+    throttled = row["per_minute"] is not None or row["per_day"] is not None
+    origin = message.funded.request.origin
+    return Due(message, origin.id, throttled, row["trace"])
+
+
+async def hold_fence(connection: Connection, sender_id: str, fence: int) -> SenderRow | None:
+    """Lock the sender's row if this driver still is its driver; None once another has taken over."""
+    query = f"select {_SENDER_COLUMNS} from sender where sender_id = $1 and fence = $2 for share"  # noqa: S608
+    row = await connection.fetchrow(query, sender_id, fence)
+    return None if row is None else _sender(row)
+
+
+_MARK_IN_FLIGHT = """
+update message m set state = 'in_flight', attempts = m.attempts + 1, fence = $3, in_flight_at = clock_timestamp()
+from unnest($1::text[], $2::text[]) as go(workspace_id, message_id)
+where m.workspace_id = go.workspace_id and m.message_id = go.message_id
+"""
+
+
+async def mark_in_flight(connection: Connection, keys: Sequence[Key], fence: int) -> None:
+    ordered = sorted(keys)
+    await connection.execute(_MARK_IN_FLIGHT, [key[0] for key in ordered], [key[1] for key in ordered], fence)
+
+
+@dataclass(frozen=True, slots=True)
+class NewWait:
+    key: Key
+    waiting_for: Waiting
+    not_before: datetime | None
+    slotted: bool
+
+
+_WAIT = """
+update message m set waiting_for = w.waiting_for, not_before = coalesce(w.not_before, 'infinity'),
+    slotted = m.slotted or w.slotted,
+    waiting_since = case when m.waiting_for = w.waiting_for and m.waiting_since is not null
+                         then m.waiting_since else clock_timestamp() end
+from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[])
+  as w(workspace_id, message_id, waiting_for, not_before, slotted)
+where m.workspace_id = w.workspace_id and m.message_id = w.message_id and m.state = 'waiting'
+"""
+
+
+async def set_waits(connection: Connection, waits: Iterable[NewWait]) -> None:
+    rows = sorted(waits, key=lambda wait: wait.key)
+    await connection.execute(
+        _WAIT,
+        [row.key[0] for row in rows],
+        [row.key[1] for row in rows],
+        [row.waiting_for.value for row in rows],
+        [row.not_before for row in rows],
+        [row.slotted for row in rows],
+    )
+
+
+_FINISH_WAITING = """
+update message m set state = $3, outcome = f.outcome
+from unnest($1::text[], $2::text[], $4::text[]) as f(workspace_id, message_id, outcome)
+where m.workspace_id = f.workspace_id and m.message_id = f.message_id and m.state = 'waiting'
+returning m.workspace_id, m.message_id
+"""
+
+
+async def finish_waiting(connection: Connection, state: str, outcomes: Mapping[Key, str]) -> set[Key]:
+    """Move waiting messages to their end ("rejected", "recalled"); returns those that still waited."""
+    keys = sorted(outcomes)
+    rows = await connection.fetch(
+        _FINISH_WAITING, [key[0] for key in keys], [key[1] for key in keys], state, [outcomes[key] for key in keys]
+    )
+    return {(row["workspace_id"], row["message_id"]) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one try ended: the next state, and for a waiting one what for and until when."""
+
+    key: Key
+    attempt: int
+    state: str
+    waiting_for: Waiting
+    not_before: datetime | None
+    wamid: str | None
+    outcome: str | None
+    tries: Sequence[Mapping[str, Any]]
+
+
+# A try's result counts once, and only for the row's last try: a driver that was replaced meanwhile changes nothing
+# that its successor has done, and what it knows of its own try is still true.
+_RECORD_RESULTS = """
+update message m set state = r.state, waiting_for = r.waiting_for, wamid = r.wamid, outcome = r.outcome,
+    not_before = coalesce(r.not_before, m.not_before), tries = r.tries,
+    waiting_since = case when r.state = 'waiting' then clock_timestamp() else m.waiting_since end
+from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[],
+            $9::bytea[])
+  as r(workspace_id, message_id, attempt, state, waiting_for, not_before, wamid, outcome, tries)
+where m.workspace_id = r.workspace_id and m.message_id = r.message_id and m.attempts = r.attempt
+  and m.state in ('in_flight', 'unknown')
+returning m.workspace_id, m.message_id
+"""
+
+
+async def record_results(connection: Connection, results: Iterable[Result]) -> set[Key]:
+    """Store how tries ended; returns the messages for which that was news."""
+    rows = sorted(results, key=lambda result: result.key)
+    changed = await connection.fetch(
+        _RECORD_RESULTS,
+        [row.key[0] for row in rows],
+        [row.key[1] for row in rows],
+        [row.attempt for row in rows],
+        [row.state for row in rows],
+        [row.waiting_for.value for row in rows],
+        [row.not_before for row in rows],
+        [row.wamid for row in rows],
+        [row.outcome for row in rows],
+        [_OBJECTS.dump_json([dict(one) for one in row.tries]) for row in rows],
+    )
+    return {(row["workspace_id"], row["message_id"]) for row in changed}
+
+
+_PARK = """
+update message set state = 'unknown', in_flight_at = coalesce(in_flight_at, clock_timestamp())
+where sender_id = $1 and state = 'in_flight' and fence < $2
+"""
+
+
+async def take_over(connection: Connection, sender_id: str) -> int | None:
+    """Become the sender's driver: a new fence, and what its former driver left in flight is parked as unknown."""
+    fence: int | None = await connection.fetchval(
+        "update sender set fence = fence + 1 where sender_id = $1 returning fence", sender_id
+    )
+    if fence is not None:
+        await connection.execute(_PARK, sender_id, fence)
+    return fence
+
+
+_EXPIRED = f"""
+select {_MESSAGE_COLUMNS}, s.hold from message m left join sender s on s.sender_id = m.sender_id
+where m.state = 'waiting' and m.expires_at <= $1 order by m.expires_at limit $2
+for update of m skip locked
+"""  # noqa: S608 - a constant
+
+
+async def lock_expired(connection: Connection, now: datetime, limit: int) -> list[tuple[Message, Reason | None]]:
+    """Waiting messages whose time is over, each with its sender's hold."""
+    rows = await connection.fetch(_EXPIRED, now, limit)
+    return [(_message(row), Reason.model_validate_json(row["hold"]) if row["hold"] else None) for row in rows]
+
+
+_UNKNOWN_TOO_LONG = f"""
+select {_MESSAGE_COLUMNS} from message m
+where m.state = 'unknown' and m.in_flight_at <= $1 order by m.in_flight_at limit $2
+for update of m skip locked
+"""  # noqa: S608 - a constant
+
+
+async def lock_unknown(connection: Connection, before: datetime, limit: int) -> list[tuple[Message, datetime]]:
+    rows = await connection.fetch(_UNKNOWN_TOO_LONG, before, limit)
+    return [(_message(row), row["in_flight_at"]) for row in rows]
+
+
+async def finish_unknown(connection: Connection, outcomes: Mapping[Key, str]) -> None:
+    keys = sorted(outcomes)
+    await connection.execute(
+        "update message m set state = 'rejected', outcome = f.outcome"
+        " from unnest($1::text[], $2::text[], $3::text[]) as f(workspace_id, message_id, outcome)"
+        " where m.workspace_id = f.workspace_id and m.message_id = f.message_id and m.state = 'unknown'",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+        [outcomes[key] for key in keys],
+    )
+
+
+_TAKEN_BY_WEBHOOK = f"""
+update message m set state = 'accepted', wamid = t.wamid, outcome = 'accepted'
+from unnest($1::text[], $2::text[], $3::text[]) as t(workspace_id, message_id, wamid)
+where m.workspace_id = t.workspace_id and m.message_id = t.message_id
+  and (m.state in ('in_flight', 'unknown') or (m.state = 'rejected' and m.outcome = 'SEND_OUTCOME_UNKNOWN'))
+returning {_MESSAGE_COLUMNS}
+"""  # noqa: S608 - a constant
+
+
+async def taken_by_webhook(connection: Connection, told: Mapping[Key, str]) -> list[tuple[Message, bytes | None]]:
+    """Messages that Meta's webhook proves to be taken, of those whose fate was open; with their traces."""
+    keys = sorted(told)
+    rows = await connection.fetch(
+        _TAKEN_BY_WEBHOOK, [key[0] for key in keys], [key[1] for key in keys], [told[key] for key in keys]
+    )
+    return [(_message(row), row["trace"]) for row in rows]
+
+
+_LOCK_WAITING = f"""
+select {_MESSAGE_COLUMNS} from message m
+join unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
+  on m.workspace_id = asked.workspace_id and m.message_id = asked.message_id
+where m.state = 'waiting' order by m.workspace_id, m.message_id for update of m
+"""  # noqa: S608 - a constant
+
+_LOCK_WAITING_OF_CONTACTS = f"""
+select {_MESSAGE_COLUMNS} from message m
+join unnest($1::text[], $2::text[]) as asked(workspace_id, contact_id)
+  on m.workspace_id = asked.workspace_id and m.contact_id = asked.contact_id
+where m.state = 'waiting' and (m.needs_subscription or m.lane = 2)
+order by m.workspace_id, m.message_id for update of m
+"""  # noqa: S608 - a constant
+
+_LOCK_WAITING_OF_CAMPAIGN = f"""
+select {_MESSAGE_COLUMNS} from message m
+where m.state = 'waiting' and m.workspace_id = $1 and m.campaign_id = $2
+order by m.workspace_id, m.message_id limit $3 for update of m
+"""  # noqa: S608 - a constant
+
+
+async def lock_waiting(connection: Connection, keys: Sequence[Key]) -> list[Message]:
+    rows = await connection.fetch(_LOCK_WAITING, [key[0] for key in keys], [key[1] for key in keys])
+    return [_message(row) for row in rows]
+
+
+async def lock_waiting_of_contacts(connection: Connection, contacts: Sequence[Key]) -> list[Message]:
+    """Waiting messages to these (workspace_id, contact_id) that need a subscription."""
+    rows = await connection.fetch(_LOCK_WAITING_OF_CONTACTS, [key[0] for key in contacts], [key[1] for key in contacts])
+    return [_message(row) for row in rows]
+
+
+async def lock_waiting_of_campaign(
+    connection: Connection, workspace_id: str, campaign_id: str, limit: int
+) -> list[Message]:
+    rows = await connection.fetch(_LOCK_WAITING_OF_CAMPAIGN, workspace_id, campaign_id, limit)
+    return [_message(row) for row in rows]
+
+
+_WAKE = {
+    "sender": "sender_id = $1",
+    "campaign": "workspace_id = $1 and campaign_id = $3",
+}
+
+
+async def wake_waiting(
+    connection: Connection, waiting_for: Sequence[Waiting], *, sender_id: str | None = None, campaign: Key | None = None
+) -> None:
+    """Look again, now, at what waits for these causes at a sender or in a campaign."""
+    causes = [cause.value for cause in waiting_for]
+    update = "update message set not_before = clock_timestamp(), slotted = false where state = 'waiting'"
+    if sender_id is not None:
+        await connection.execute(f"{update} and sender_id = $1 and waiting_for = any($2)", sender_id, causes)
+    if campaign is not None:
+        await connection.execute(
+            f"{update} and workspace_id = $1 and waiting_for = any($2) and campaign_id = $3",
+            campaign[0],
+            causes,
+            campaign[1],
+        )
+
+
+# --- facts for a batch of due messages ---
+
+
+async def windows(connection: Connection, sender_id: str, phones: Iterable[str]) -> dict[str, datetime]:
+    rows = await connection.fetch(
+        "select phone, opened_at from conversation_window where sender_id = $1 and phone = any($2::text[])",
+        sender_id,
+        list(phones),
+    )
+    return {row["phone"]: row["opened_at"] for row in rows}
+
+
+async def open_windows(connection: Connection, opened: Mapping[tuple[str, str], datetime]) -> None:
+    """Note messages from people, by (sender_id, phone): a window only ever moves forward."""
+    keys = sorted(opened)
+    await connection.execute(
+        "insert into conversation_window (sender_id, phone, opened_at)"
+        " select * from unnest($1::text[], $2::text[], $3::timestamptz[])"
+        " on conflict (sender_id, phone) do update"
+        " set opened_at = greatest(conversation_window.opened_at, excluded.opened_at)",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+        [opened[key] for key in keys],
+    )
+
+
+async def inbound_read_until(connection: Connection, partitions: int) -> datetime | None:
+    """Up to when message.received has been read on all partitions; None while that isn't known of each."""
+    row = await connection.fetchrow("select count(*) as known, min(read_until) as until from inbound_read")
+    assert row is not None
+    return row["until"] if row["known"] >= partitions else None
+
+
+async def note_inbound_read(connection: Connection, read_until: Mapping[int, datetime]) -> None:
+    partitions = sorted(read_until)
+    await connection.execute(
+        "insert into inbound_read (partition, read_until) select * from unnest($1::int[], $2::timestamptz[])"
+        " on conflict (partition) do update set read_until = greatest(inbound_read.read_until, excluded.read_until)",
+        partitions,
+        [read_until[partition] for partition in partitions],
+    )
+
+
+async def contacts(connection: Connection, keys: Iterable[Key]) -> dict[Key, ContactUpdated]:
+    asked = list(dict.fromkeys(keys))
+    rows = await connection.fetch(
+        "select c.workspace_id, c.contact_id, c.body from contact c"
+        " join unnest($1::text[], $2::text[]) as asked(workspace_id, contact_id)"
+        " on c.workspace_id = asked.workspace_id and c.contact_id = asked.contact_id",
+        [key[0] for key in asked],
+        [key[1] for key in asked],
+    )
+    return {(row["workspace_id"], row["contact_id"]): ContactUpdated.model_validate_json(row["body"]) for row in rows}
+
+
+async def save_contacts(connection: Connection, states: Iterable[ContactUpdated]) -> None:
+    rows = sorted(states, key=lambda state: (state.workspace_id, state.contact_id))
+    await connection.execute(
+        "insert into contact (workspace_id, contact_id, version, marketing_state, body)"
+        " select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bytea[])"
+        " on conflict (workspace_id, contact_id) do update set version = excluded.version,"
+        " marketing_state = excluded.marketing_state, body = excluded.body"
+        " where contact.version < excluded.version",
+        [row.workspace_id for row in rows],
+        [row.contact_id for row in rows],
+        [row.version for row in rows],
+        [row.marketing_state.value for row in rows],
+        [row.to_json() for row in rows],
+    )
+
+
+async def delete_contacts(connection: Connection, keys: Sequence[Key]) -> None:
+    await connection.execute(
+        "delete from contact using unnest($1::text[], $2::text[]) as gone(workspace_id, contact_id)"
+        " where contact.workspace_id = gone.workspace_id and contact.contact_id = gone.contact_id",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+    )
+
+
+async def capped(connection: Connection, workspace_id: str, phones: Iterable[str]) -> dict[str, datetime]:
+    rows = await connection.fetch(
+        "select phone, until from marketing_cap where workspace_id = $1 and phone = any($2::text[])"
+        " and until > clock_timestamp()",
+        workspace_id,
+        list(phones),
+    )
+    return {row["phone"]: row["until"] for row in rows}
+
+
+async def set_caps(connection: Connection, told: Mapping[Key, datetime]) -> None:
+    """No marketing to the people of these messages, by (workspace_id, message_id), until then."""
+    keys = sorted(told)
+    await connection.execute(
+        "insert into marketing_cap (workspace_id, phone, until)"
+        " select m.workspace_id, m.phone, max(t.until) from message m"
+        " join unnest($1::text[], $2::text[], $3::timestamptz[]) as t(workspace_id, message_id, until)"
+        " on m.workspace_id = t.workspace_id and m.message_id = t.message_id"
+        " where m.phone is not null group by m.workspace_id, m.phone"
+        " on conflict (workspace_id, phone) do update set until = greatest(marketing_cap.until, excluded.until)",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+        [told[key] for key in keys],
+    )
+
+
+async def lock_throttle(connection: Connection, workspace_id: str, campaign_id: str) -> Throttle:
+    row = await connection.fetchrow(
+        "select per_minute, per_day, next_slot_at, day_start, day_count from campaign"
+        " where workspace_id = $1 and campaign_id = $2 for update",
+        workspace_id,
+        campaign_id,
+    )
+    assert row is not None
+    return Throttle(**dict(row))
+
+
+async def save_throttle(connection: Connection, workspace_id: str, campaign_id: str, throttle: Throttle) -> None:
+    await connection.execute(
+        "update campaign set next_slot_at = $3, day_start = $4, day_count = $5"
+        " where workspace_id = $1 and campaign_id = $2",
+        workspace_id,
+        campaign_id,
+        throttle.next_slot_at,
+        throttle.day_start,
+        throttle.day_count,
+    )
+
+
+async def lock_tier(connection: Connection, portfolio_id: str, limit: int | None, now: datetime) -> Tier:
+    """The portfolio's use of its messaging limit, under its row's lock; nothing is counted where there is no limit."""
+    if limit is None:
+        return Tier()
+    await connection.execute("insert into portfolio (portfolio_id) values ($1) on conflict do nothing", portfolio_id)
+    await connection.execute("select from portfolio where portfolio_id = $1 for update", portfolio_id)
+    return await read_tier(connection, portfolio_id, limit, now)
+
+
+async def read_tier(connection: Connection, portfolio_id: str, limit: int | None, now: datetime) -> Tier:
+    if limit is None:
+        return Tier()
+    row = await connection.fetchrow(
+        "select count(*) as used, min(reached_at) as oldest from reached_person"
+        " where portfolio_id = $1 and reached_at > $2",
+        portfolio_id,
+        now - _DAY,
+    )
+    assert row is not None
+    return Tier(limit, row["used"], room_at=row["oldest"] + _DAY if row["oldest"] else None)
+
+
+async def reached_people(connection: Connection, portfolio_id: str, phones: Iterable[str], now: datetime) -> set[str]:
+    rows = await connection.fetch(
+        "select phone from reached_person where portfolio_id = $1 and phone = any($2::text[]) and reached_at > $3",
+        portfolio_id,
+        list(phones),
+        now - _DAY,
+    )
+    return {row["phone"] for row in rows}
+
+
+async def add_reached(connection: Connection, portfolio_id: str, phones: Iterable[str], now: datetime) -> None:
+    await connection.execute(
+        "insert into reached_person (portfolio_id, phone, reached_at) select $1, phone, $3"
+        " from unnest($2::text[]) as phone"
+        " on conflict (portfolio_id, phone) do update set reached_at = excluded.reached_at",
+        portfolio_id,
+        sorted(set(phones)),
+        now,
+    )
+
+
+_TEMPLATES_NAMED = _TEMPLATES + " and name = any($2::text[])"
+
+
+async def templates_named(
+    connection: Connection, waba_id: str, names: Iterable[str]
+) -> dict[tuple[str, str], TemplateRow]:
+    rows = await connection.fetch(_TEMPLATES_NAMED, waba_id, list(names))
+    return {(row["name"], row["language"]): _template(row) for row in rows}
+
+
+async def template_names(connection: Connection, waba_id: str) -> list[tuple[str, str]]:
+    rows = await connection.fetch("select name, language from template where waba_id = $1", waba_id)
+    return [(row["name"], row["language"]) for row in rows]
+
+
+# --- changes to senders; each returns the changed rows, for sender.updated ---
+
+
+async def _change(connection: Connection, assignments: str, condition: str, *values: Any) -> list[SenderRow]:
+    rows = await connection.fetch(
+        f"update sender set {assignments}, version = version + 1, updated_at = clock_timestamp()"  # noqa: S608
+        f" where {condition} returning {_SENDER_COLUMNS}",
+        *values,
+    )
+    return [_sender(row) for row in rows]
+
+
+async def set_hold(
+    connection: Connection, sender_id: str, why: Reason, now: datetime, until: datetime | None
+) -> list[SenderRow]:
+    """Hold a sender; nothing changes while a hold of the same cause still stands."""
+    return await _change(
+        connection,
+        "hold = $2, hold_since = $3, hold_until = $4, hold_strikes = hold_strikes + 1",
+        "sender_id = $1 and (hold is null or hold_until <= $3)",
+        sender_id,
+        why.model_dump_json().encode(),
+        now,
+        until,
+    )
+
+
+async def clear_hold(connection: Connection, sender_id: str) -> list[SenderRow]:
+    return await _change(
+        connection,
+        "hold = null, hold_since = null, hold_until = null, hold_strikes = 0",
+        "sender_id = $1 and (hold is not null or hold_strikes > 0)",
+        sender_id,
+    )
+
+
+async def set_paused(connection: Connection, sender_id: str, paused_at: datetime | None) -> list[SenderRow]:
+    return await _change(connection, "paused_at = $2", "sender_id = $1", sender_id, paused_at)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberState:
+    """What Meta told of a number; None leaves what is known. `unlimited` clears the messaging limit."""
+
+    display_phone_number: str | None = None
+    quality: str | None = None
+    messages_per_second: int | None = None
+    messaging_limit: int | None = None
+    unlimited: bool = False
+
+
+async def save_number(connection: Connection, sender_id: str, told: NumberState) -> list[SenderRow]:
+    return await _change(
+        connection,
+        "display_phone_number = coalesce($2, display_phone_number), quality = coalesce($3, quality),"
+        " messages_per_second = coalesce($4, messages_per_second),"
+        " messaging_limit = case when $6 then null else coalesce($5, messaging_limit) end",
+        "sender_id = $1",
+        sender_id,
+        told.display_phone_number,
+        told.quality,
+        told.messages_per_second,
+        told.messaging_limit,
+        told.unlimited,
+    )
+
+
+async def mark_synced(connection: Connection, waba_id: str, at: datetime) -> list[SenderRow]:
+    return await _change(connection, "templates_synced_at = $2", "waba_id = $1", waba_id, at)
+
+
+async def want_sync(connection: Connection, sender_id: str, now: datetime) -> None:
+    await connection.execute("update sender set sync_wanted_at = $2 where sender_id = $1", sender_id, now)
+
+
+@dataclass(frozen=True, slots=True)
+class NewSender:
+    sender_id: str
+    workspace_id: str
+    waba_id: str
+    portfolio_id: str
+    app_id: str | None
+    is_default: bool
+    token: bytes
+
+
+async def owner_of(connection: Connection, sender_id: str) -> str | None:
+    workspace: str | None = await connection.fetchval(
+        "select workspace_id from sender where sender_id = $1 for update", sender_id
+    )
+    return workspace
+
+
+async def put_sender(connection: Connection, new: NewSender, now: datetime) -> list[SenderRow]:
+    """Create or replace a sender; a new default takes the place of the former. Returns all changed senders."""
+    former = []
+    if new.is_default:
+        former = await _change(
+            connection,
+            "is_default = false",
+            "workspace_id = $1 and is_default and sender_id <> $2",
+            new.workspace_id,
+            new.sender_id,
+        )
+    rows = await connection.fetch(
+        "insert into sender (sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, sync_wanted_at)"  # noqa: S608
+        " values ($1, $2, $3, $4, $5, $6, $7, $8)"
+        " on conflict (sender_id) do update set waba_id = excluded.waba_id, portfolio_id = excluded.portfolio_id,"
+        " app_id = excluded.app_id, is_default = excluded.is_default, token = excluded.token,"
+        " sync_wanted_at = excluded.sync_wanted_at, hold = null, hold_since = null, hold_until = null,"
+        " hold_strikes = 0, version = sender.version + 1, updated_at = clock_timestamp()"
+        f" returning {_SENDER_COLUMNS}",
+        new.sender_id,
+        new.workspace_id,
+        new.waba_id,
+        new.portfolio_id,
+        new.app_id,
+        new.is_default,
+        new.token,
+        now,
+    )
+    return [*former, *(_sender(row) for row in rows)]
+
+
+# --- campaigns ---
+
+
+async def put_throttle(
+    connection: Connection, workspace_id: str, campaign_id: str, per_minute: int | None, per_day: int | None
+) -> None:
+    await connection.execute(
+        "insert into campaign (workspace_id, campaign_id, per_minute, per_day) values ($1, $2, $3, $4)"
+        " on conflict (workspace_id, campaign_id) do update"
+        " set per_minute = $3, per_day = $4, next_slot_at = null, day_start = null, day_count = 0",
+        workspace_id,
+        campaign_id,
+        per_minute,
+        per_day,
+    )
+
+
+async def pause_campaign(
+    connection: Connection, workspace_id: str, campaign_id: str, paused_at: datetime | None
+) -> None:
+    await connection.execute(
+        "insert into campaign (workspace_id, campaign_id, paused_at) values ($1, $2, $3)"
+        " on conflict (workspace_id, campaign_id) do update set paused_at = $3",
+        workspace_id,
+        campaign_id,
+        paused_at,
+    )
+
+
+async def cancel_campaign(connection: Connection, workspace_id: str, campaign_id: str, now: datetime) -> None:
+    await connection.execute(
+        "insert into campaign (workspace_id, campaign_id, cancelled_at) values ($1, $2, $3)"
+        " on conflict (workspace_id, campaign_id) do update set cancelled_at = $3",
+        workspace_id,
+        campaign_id,
+        now,
+    )
+
+
+async def cancelled_campaigns(connection: Connection, campaigns: Sequence[Key]) -> dict[Key, datetime]:
+    rows = await connection.fetch(
+        "select c.workspace_id, c.campaign_id, c.cancelled_at from campaign c"
+        " join unnest($1::text[], $2::text[]) as asked(workspace_id, campaign_id)"
+        " on c.workspace_id = asked.workspace_id and c.campaign_id = asked.campaign_id"
+        " where c.cancelled_at is not null",
+        [key[0] for key in campaigns],
+        [key[1] for key in campaigns],
+    )
+    return {(row["workspace_id"], row["campaign_id"]): row["cancelled_at"] for row in rows}
+
+
+# --- what the operators see ---
+
+
+async def queue_by_cause(connection: Connection, workspace_id: str | None) -> list[Row]:
+    rows: list[Row] = await connection.fetch(
+        "select lane, case when state = 'waiting' then waiting_for else state end as waiting_for,"
+        " count(*) as messages, min(queued_at) as oldest from message"
+        " where state in ('waiting', 'in_flight', 'unknown') and ($1::text is null or workspace_id = $1)"
+        " group by 1, 2 order by 1, 2",
+        workspace_id,
+    )
+    return rows
+
+
+async def message_state(connection: Connection, key: Key) -> str | None:
+    state: str | None = await connection.fetchval(
+        "select state from message where workspace_id = $1 and message_id = $2", *key
+    )
+    return state
+
+
+async def seen_replicas(connection: Connection, name: str, alive_seconds: float) -> int:
+    """Note that this replica lives; returns how many do."""
+    await connection.execute(
+        "insert into replica (name, seen_at) values ($1, clock_timestamp())"
+        " on conflict (name) do update set seen_at = excluded.seen_at",
+        name,
+    )
+    alive: int = await connection.fetchval(
+        "select count(*) from replica where seen_at > clock_timestamp() - make_interval(secs => $1)", alive_seconds
+    )
+    return alive

@@ -1,0 +1,89 @@
+"""What happens because time passed: messages expire, unknown outcomes are given up, gauges are read."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sendwhy.events import Reason, reason
+from sendwhy.metrics import Metric
+from sendwhy.postgres import add_to_outbox
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.service import Runtime
+from sendwhy.topics import Topic
+
+from dispatcher import announce, store
+from dispatcher.decide import Lane, Message, expired
+from dispatcher.settings import Settings
+
+SWEEP_AT_MOST = 500
+LIVE_LANES = [lane.name.lower() for lane in Lane]
+
+
+class Timers:
+    def __init__(self, runtime: Runtime, settings: Settings, clock: Callable[[], datetime]) -> None:
+        self._runtime, self._settings, self._clock = runtime, settings, clock
+
+    def register(self) -> None:
+        self._runtime.every(1.0, "expiry", self.expire)
+        self._runtime.every(1.0, "unknown outcomes", self.give_up_unknown)
+        self._runtime.every(1.0, "inbound read", self.note_inbound_read)
+        self._runtime.every(5.0, "queue gauges", self.measure)
+
+    async def expire(self) -> None:
+        count = SWEEP_AT_MOST
+        while count == SWEEP_AT_MOST:
+            async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+                now = self._clock()
+                rows = await store.lock_expired(connection, now, SWEEP_AT_MOST)
+                reasons = {message.key: expired(message, hold) for message, hold in rows}
+                await store.finish_waiting(connection, "rejected", {k: why.code for k, why in reasons.items()})
+                told = [announce.rejected(message, reasons[message.key], now) for message, _ in rows]
+                await add_to_outbox(connection, told)
+            count = len(rows)
+            self._tell(list(reasons.values()))
+
+    async def give_up_unknown(self) -> None:
+        patience = timedelta(seconds=self._settings.unknown_outcome_seconds)
+        async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            now = self._clock()
+            rows = await store.lock_unknown(connection, now - patience, SWEEP_AT_MOST)
+            reasons = {message.key: _unknown(message, since) for message, since in rows}
+            await store.finish_unknown(connection, {key: why.code for key, why in reasons.items()})
+            await add_to_outbox(connection, [announce.rejected(one, reasons[one.key], now) for one, _ in rows])
+        self._tell(list(reasons.values()))
+
+    def _tell(self, reasons: list[Reason]) -> None:
+        for why in reasons:
+            self._runtime.metrics.inc(Metric.REJECTED, service=Service.DISPATCHER, reason=why.code)
+        if reasons:
+            self._runtime.publish_soon()
+
+    async def note_inbound_read(self) -> None:
+        """Up to when this replica has read its partitions of message.received: a closed window is believed then."""
+        stage = next(stage for stage in self._runtime.stages if stage.topic is Topic.MESSAGE_RECEIVED)
+        read_until = await stage.read_until()
+        if read_until:
+            async with self._runtime.pool.acquire(timeout=30) as connection:
+                await store.note_inbound_read(connection, read_until)
+
+    async def measure(self) -> None:
+        async with self._runtime.pool.acquire(timeout=30) as connection:
+            rows = await store.queue_by_cause(connection, None)
+        now = self._clock()
+        counts = [
+            ({"lane": LIVE_LANES[row["lane"]], "waiting_for": row["waiting_for"]}, float(row["messages"]))
+            for row in rows
+        ]
+        ages: dict[str, float] = {}
+        for row in rows:
+            age = (now - row["oldest"]).total_seconds()
+            ages[LIVE_LANES[row["lane"]]] = max(age, ages.get(LIVE_LANES[row["lane"]], 0.0))
+        self._runtime.metrics.replace(Metric.QUEUE_MESSAGES, counts)
+        self._runtime.metrics.replace(
+            Metric.QUEUE_OLDEST_SECONDS, [({"lane": lane}, age) for lane, age in ages.items()]
+        )
+
+
+def _unknown(message: Message, since: datetime) -> Reason:
+    last = dict(message.tries[-1]) if message.tries else {}
+    told = f"The call of {since.isoformat(timespec='seconds')} may or may not have been taken, and no receipt came"
+    return reason(ReasonCode.SEND_OUTCOME_UNKNOWN, told, {"called_at": since.isoformat(), "last_try": last})
