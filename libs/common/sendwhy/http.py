@@ -12,6 +12,7 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import uvicorn
@@ -140,13 +141,16 @@ class BodyTooLarge(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware: 413 as soon as a body is longer than allowed, declared or not. `limits` by path prefix."""
+    """ASGI middleware: 413 as soon as a body is longer than allowed, declared or not. `limits` by path prefix, in which
+    `*` stands for anything."""
 
     def __init__(self, app: ASGIApp, *, limits: Mapping[str, int]) -> None:
         self._app, self._limits = app, limits
 
     def _limit(self, path: str) -> int:
-        return next((limit for prefix, limit in self._limits.items() if path.startswith(prefix)), BODY_BYTES_MAX)
+        return next(
+            (limit for prefix, limit in self._limits.items() if fnmatchcase(path, f"{prefix}*")), BODY_BYTES_MAX
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -194,7 +194,8 @@ async def create_topics(settings: KafkaSettings) -> list[str]:
         existing = set(await admin.list_topics())
         missing = [name for name in TOPICS if name not in existing]
         wanted = [
-            NewTopic(name, spec.partitions, -1, topic_configs=spec.config())
+            # An empty assignment beside replication -1 (the broker's default): aiokafka refuses -1 without one.
+            NewTopic(name, spec.partitions, -1, replica_assignments={}, topic_configs=spec.config())
             for name, spec in TOPICS.items()
             if name in missing
         ]

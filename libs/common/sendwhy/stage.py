@@ -288,7 +288,7 @@ class Stage(Generic[T]):
             self._metrics.set(Metric.LAST_PROGRESS, time.time(), stage=self.name)
 
     async def read_until(self) -> dict[int, datetime]:
-        """For each assigned partition that is handled to its end: the moment up to which everything has been handled."""
+        """For each assigned partition without lag: the moment up to which everything has been handled."""
         consumer: AIOKafkaConsumer | None = getattr(self._subscriber, "consumer", None)
         assigned = list(consumer.assignment()) if consumer is not None else []
         if consumer is None or not assigned:

@@ -44,19 +44,24 @@ class Pace:
 
 @dataclass(slots=True)
 class PairPace:
-    """One message per 6 s to one person, with a burst of 45 that is paid back (Meta, "About the platform")."""
+    """One message per 6 s to one person; up to 45 within 6 s borrow from the future, and then silence pays it back
+    (Meta, "About the platform": 20 at once are about 2 minutes of silence)."""
 
-    _next_at: dict[str, float] = field(default_factory=dict)
+    _bursts: dict[str, tuple[float, float]] = field(default_factory=dict)
     _size_max: int = 100_000
 
     def wait_seconds(self, person: str, now: float) -> float:
-        next_at = self._next_at.get(person, now)
-        return max(0.0, next_at - (PAIR_BURST - 1) * PAIR_INTERVAL_SECONDS - now)
+        started, paid_at = self._bursts.get(person, (now, now))
+        borrowing = now < started + PAIR_INTERVAL_SECONDS and paid_at - started < PAIR_BURST * PAIR_INTERVAL_SECONDS
+        return 0.0 if borrowing else max(0.0, paid_at - now)
 
     def take(self, person: str, now: float) -> None:
-        self._next_at[person] = max(self._next_at.get(person, now), now) + PAIR_INTERVAL_SECONDS
-        if len(self._next_at) > self._size_max:
-            self._next_at = {who: at for who, at in self._next_at.items() if at > now}
+        started, paid_at = self._bursts.get(person, (now, now))
+        if paid_at <= now:
+            started = paid_at = now
+        self._bursts[person] = (started, paid_at + PAIR_INTERVAL_SECONDS)
+        if len(self._bursts) > self._size_max:
+            self._bursts = {who: burst for who, burst in self._bursts.items() if burst[1] > now}
 
 
 @dataclass(frozen=True, slots=True)
