@@ -1,0 +1,478 @@
+"""Consent over HTTP (contract.md): contacts, import, history, evaluate."""
+
+import tempfile
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import IO, Annotated, Any
+from uuid import uuid4
+
+import structlog
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from sendwhy.access import Role
+from sendwhy.events import ContactId, Gate, Line, MarketingState, Moment, Name, Resolved, SendRequested
+from sendwhy.http import Admin, AnyToken, Body, Caller, IdempotencyKey, Operator, Viewer, once
+from sendwhy.postgres import Connection, add_to_outbox
+from sendwhy.problems import Problem, not_found
+from sendwhy.service import Runtime
+from sendwhy.stage import fields_of
+
+from consent import store
+from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Fields, Key, Mark, Origin, Word
+from consent.decide import Completed, Facts, Invalid, Verdict, complete, evaluate
+from consent.import_csv import Refused, Report, UnreadableFile, read_batches
+from consent.phones import read_phone
+from consent.settings import Settings
+from consent.stages import Surroundings, surroundings_of, told_by
+
+PAGE_MAX = 500
+EVALUATE_MAX = 1000
+SPOOL_BYTES = 4 * 1024 * 1024
+
+log = structlog.get_logger("sendwhy")
+
+
+def _only_text(value: Any) -> Any:
+    # FastAPI hands over parsed JSON, where a strict time or enum would refuse the text it came as.
+    if value is not None and not isinstance(value, str):
+        raise ValueError("must be a text")
+    return value
+
+
+At = Annotated[Moment, Field(strict=False), BeforeValidator(_only_text)]
+State = Annotated[MarketingState, Field(strict=False)]
+Phone = Annotated[Line, Field(min_length=1, max_length=64)]
+CountryCode = Annotated[str, Field(pattern="^[A-Za-z]{2}$")]
+CallingCode = Annotated[str, Field(pattern=r"^\+?[0-9]{1,3}$")]
+Source = Annotated[Line, Field(min_length=1, max_length=64)]
+Proof = Annotated[Line, Field(min_length=1, max_length=512)]
+
+
+class ContactBody(Body):
+    """A contact's fields, all of them: what is left out is emptied. Consent is only changed where it is told."""
+
+    phone: Phone | None = None
+    phone_country_code: CountryCode | None = None
+    phone_calling_code: CallingCode | None = None
+    name: Name | None = None
+    user_id: Name | None = None
+    marketing_state: State | None = None
+    source: Source | None = None
+    proof: Proof | None = None
+
+    @property
+    def fields(self) -> Fields:
+        return Fields(self.phone, self.phone_country_code, self.phone_calling_code, self.user_id, self.name)
+
+
+class WordBody(Body):
+    """What an operator knows of a person's consent: where from, the proof, and since when (default now)."""
+
+    source: Source = "operator"
+    proof: Proof | None = None
+    at: At | None = None
+
+
+class ContactView(BaseModel):
+    """`phone` in E.164 where it can be read, else as given, with `phone_fault`. Without the right to see numbers,
+    only its last two digits. `notes`: what of a write was not done, and why."""
+
+    workspace_id: str
+    contact_id: str
+    version: int
+    phone: str | None
+    phone_given: str | None
+    phone_fault: str | None
+    phone_country_code: str | None
+    phone_calling_code: str | None
+    user_id: str | None
+    name: str | None
+    marketing_state: MarketingState
+    since: Moment
+    source: str
+    proof: str | None
+    updated_at: Moment
+    notes: list[str] = Field(default_factory=list)
+
+
+class ContactPage(BaseModel):
+    items: list[ContactView]
+    next_cursor: str | None
+
+
+class HistoryEntry(BaseModel):
+    """`said`: the state that somebody told; `stood`: the one that held after it."""
+
+    said: MarketingState
+    at: Moment
+    source: str
+    proof: str | None
+    stood: MarketingState
+    by: str
+    recorded_at: Moment
+
+
+class HistoryPage(BaseModel):
+    items: list[HistoryEntry]
+    next_cursor: str | None
+
+
+class EvaluateBody(BaseModel):
+    requests: list[dict[str, JsonValue]] = Field(max_length=EVALUATE_MAX)
+    at: Moment | None = None
+
+
+class EvaluateResult(BaseModel):
+    message_id: str | None
+    gates: list[Gate]
+    resolved: Resolved | None
+
+
+class EvaluateAnswer(BaseModel):
+    results: list[EvaluateResult]
+
+
+_EVALUATE_BODY = TypeAdapter(EvaluateBody)
+_EVALUATE_SCHEMA = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": EvaluateBody.model_json_schema()}}}
+}
+_CSV_SCHEMA = {"requestBody": {"required": True, "content": {"text/csv": {"schema": {"type": "string"}}}}}
+
+
+def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - one closure a route
+    router = APIRouter(prefix="/v1")
+    desk = Desk(runtime, settings)
+
+    @router.put("/workspaces/{w}/contacts/{contact_id}", response_model=ContactView)
+    async def put_contact(
+        caller: Operator, contact_id: ContactId, body: ContactBody, request: Request, key: IdempotencyKey = None
+    ) -> Response:
+        return await desk.write(request, caller, key, lambda now: _put(caller, contact_id, body, now))
+
+    @router.get("/workspaces/{w}/contacts/{contact_id}", response_model=ContactView)
+    async def get_contact(caller: Viewer, contact_id: ContactId) -> ContactView:
+        async with runtime.pool.acquire(timeout=30) as connection:
+            return _view(await _contact(connection, caller, contact_id), caller)
+
+    @router.delete("/workspaces/{w}/contacts/{contact_id}", status_code=204)
+    async def erase_contact(
+        caller: Admin, contact_id: ContactId, request: Request, key: IdempotencyKey = None
+    ) -> Response:
+        return await desk.erase(request, caller, key, contact_id)
+
+    @router.post("/workspaces/{w}/contacts/{contact_id}/subscribe", response_model=ContactView)
+    async def subscribe(
+        caller: Operator, contact_id: ContactId, body: WordBody, request: Request, key: IdempotencyKey = None
+    ) -> Response:
+        state = MarketingState.SUBSCRIBED
+        return await desk.say(request, caller, key, contact_id, body, state)
+
+    @router.post("/workspaces/{w}/contacts/{contact_id}/unsubscribe", response_model=ContactView)
+    async def unsubscribe(
+        caller: Operator, contact_id: ContactId, body: WordBody, request: Request, key: IdempotencyKey = None
+    ) -> Response:
+        return await desk.say(request, caller, key, contact_id, body, UNSUBSCRIBED)
+
+    @router.get("/workspaces/{w}/contacts/{contact_id}/history", response_model=HistoryPage)
+    async def get_history(
+        caller: Viewer,
+        contact_id: ContactId,
+        cursor: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+    ) -> HistoryPage:
+        async with runtime.pool.acquire(timeout=30) as connection:
+            await _contact(connection, caller, contact_id)
+            before = int(_from_cursor(cursor)) if cursor else 2**63 - 1
+            rows = await store.history_of(connection, Key(caller.workspace, contact_id), before, limit)
+        items = [
+            HistoryEntry(
+                said=row["said_state"],
+                at=row["said_at"],
+                source=row["source"],
+                proof=row["proof"],
+                stood=row["stood_state"],
+                by=row["by"],
+                recorded_at=row["recorded_at"],
+            )
+            for row in rows
+        ]
+        return HistoryPage(items=items, next_cursor=_cursor(str(rows[-1]["id"])) if len(rows) == limit else None)
+
+    @router.get("/workspaces/{w}/contacts", response_model=ContactPage)
+    async def list_contacts(
+        caller: Viewer,
+        phone: Annotated[str | None, Query(max_length=64)] = None,
+        cursor: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+    ) -> ContactPage:
+        phone_key = _phone_key(phone) if phone else None
+        after = _from_cursor(cursor) if cursor else ""
+        async with runtime.pool.acquire(timeout=30) as connection:
+            found = await store.list_contacts(
+                connection, caller.workspace, after=after, phone_key=phone_key, limit=limit
+            )
+        last = found[-1].key.contact_id if len(found) == limit else None
+        return ContactPage(items=[_view(one, caller) for one in found], next_cursor=_cursor(last) if last else None)
+
+    @router.post("/workspaces/{w}/contacts/import", response_model=Report, openapi_extra=_CSV_SCHEMA)
+    async def import_contacts(
+        caller: Operator,
+        request: Request,
+        content_type: Annotated[str, Header()],
+        key: IdempotencyKey = None,
+    ) -> Report:
+        if content_type.partition(";")[0].strip().lower() != "text/csv":
+            raise Problem(415, "The body must be text/csv.")
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+            async for chunk in request.stream():
+                file.write(chunk)
+            file.seek(0)
+            return await desk.take_in(caller, key or str(uuid4()), file)
+
+    @router.post("/evaluate", response_model=EvaluateAnswer, openapi_extra=_EVALUATE_SCHEMA)
+    async def post_evaluate(token: AnyToken, request: Request) -> EvaluateAnswer:
+        try:
+            body = _EVALUATE_BODY.validate_json(await request.body())
+        except ValidationError as error:
+            raise Problem(422, "; ".join(fields_of(error))) from None
+        for workspace in {one.get("workspace_id") for one in body.requests}:
+            if isinstance(workspace, str) and not token.may(Role.VIEWER, workspace):
+                raise not_found("The workspace")
+        async with runtime.pool.acquire(timeout=30) as connection:
+            return await desk.evaluate(connection, body)
+
+    return router
+
+
+class Desk:
+    """Writes over HTTP: the lock, the book, the outbox, and the answer, in one transaction."""
+
+    def __init__(self, runtime: Runtime, settings: Settings) -> None:
+        self._runtime = runtime
+        self._believed = settings.believed_workspaces
+        self._tagger = store.Tagger(settings.privacy_key.get_secret_value())
+
+    async def write(self, request: Request, caller: Caller, key: str | None, make: Any) -> Response:
+        """Apply the change that `make(now)` gives and answer with the contact's whole state."""
+
+        async def act(connection: Connection) -> tuple[int, bytes]:
+            change: Change = make(datetime.now(UTC))
+            return 200, await self._answer(connection, caller, change)
+
+        return await self._once(request, caller, key, act)
+
+    async def say(
+        self, request: Request, caller: Caller, key: str | None, contact_id: str, body: WordBody, state: MarketingState
+    ) -> Response:
+        async def act(connection: Connection) -> tuple[int, bytes]:
+            await store.lock_workspaces(connection, [caller.workspace])
+            contact = await _contact(connection, caller, contact_id)
+            change = operators_word(contact, body, state, by=caller.token.name, now=datetime.now(UTC))
+            return 200, await self._answer(connection, caller, change)
+
+        return await self._once(request, caller, key, act)
+
+    async def erase(self, request: Request, caller: Caller, key: str | None, contact_id: str) -> Response:
+        async def act(connection: Connection) -> tuple[int, bytes]:
+            now = datetime.now(UTC)
+            change = Change(caller.workspace, f"erase/{uuid4()}", now, caller.token.name, Origin.ERASURE, contact_id)
+            await self._apply(connection, caller.workspace, [change])
+            log.info("a contact was erased", workspace=caller.workspace, by=caller.token.name)
+            return 204, b""
+
+        return await self._once(request, caller, key, act)
+
+    async def take_in(self, caller: Caller, import_id: str, file: IO[bytes]) -> Report:
+        """Import a file in batches, each in its own transaction; a repeat changes nothing that is already so."""
+        report = Report()
+        try:
+            for rows, refused in read_batches(file):
+                report.refuse(refused)
+                now = datetime.now(UTC)
+                changes = [row.to_change(caller.workspace, import_id, caller.token.name, now) for row in rows]
+                async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+                    _, refusals = await self._apply(connection, caller.workspace, changes)
+                self._runtime.publish_soon()
+                report.refuse([Refused(row=rows[i].number, field="contact_id", detail=why) for i, why in refusals])
+                report.imported += len(rows) - len(refusals)
+                report.read += len(rows) + len(refused)
+        except UnreadableFile as error:
+            raise Problem(422, str(error)) from None
+        log.info("contacts were imported", read=report.read, imported=report.imported, refused=report.refused_count)
+        return report
+
+    async def _once(self, request: Request, caller: Caller, key: str | None, act: Any) -> Response:
+        async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            response = await once(connection, request, caller, key, lambda: act(connection))
+        self._runtime.publish_soon()
+        return response
+
+    async def _answer(self, connection: Connection, caller: Caller, change: Change) -> bytes:
+        book, refusals = await self._apply(connection, caller.workspace, [change])
+        if refusals:
+            raise Problem(409, refusals[0][1])
+        contact = book.contacts[Key(caller.workspace, change.contact_id or "")]
+        return _view(contact, caller, _notes(change, contact)).model_dump_json().encode()
+
+    async def _apply(
+        self, connection: Connection, workspace: str, changes: Sequence[Change]
+    ) -> tuple[Book, list[tuple[int, str]]]:
+        """Apply changes; returns the book and which were refused, by their position, and why."""
+        await store.lock_workspaces(connection, [workspace])
+        book = await store.open_book(connection, self._tagger, changes, datetime.now(UTC))
+        refusals = [(i, why) for i, change in enumerate(changes) if (why := book.apply(change)) is not None]
+        if refusals and changes[0].origin == Origin.ERASURE:
+            raise not_found("The contact")
+        await store.save_book(connection, self._tagger, book)
+        await add_to_outbox(connection, [(uuid4(), record) for record in told_by(book)])
+        return book, refusals
+
+    async def evaluate(self, connection: Connection, body: EvaluateBody) -> EvaluateAnswer:
+        """All gates for each request; nothing is stored. A past `at` is judged by what was known then."""
+        now = datetime.now(UTC)
+        read = [_read(raw, now) for raw in body.requests]
+        requests = [one.request for one in read if isinstance(one, Completed)]
+        around = await surroundings_of(connection, requests, self._believed)
+        past: dict[Key, Word] | None = None
+        if body.at is not None and body.at < now:
+            keys = [contact.key for request in requests if (contact := around.contact_of(request))]
+            past = await store.words_at(connection, keys, body.at)
+        return EvaluateAnswer(
+            results=[_result(raw, one, around, past) for raw, one in zip(body.requests, read, strict=True)]
+        )
+
+
+def _read(raw: dict[str, JsonValue], now: datetime) -> Completed | Invalid:
+    try:
+        return complete(SendRequested.model_validate_json(to_json(raw)), now)
+    except ValidationError as error:
+        return Invalid(fields_of(error))
+
+
+def _result(
+    raw: dict[str, JsonValue], one: Completed | Invalid, around: Surroundings, past: dict[Key, Word] | None
+) -> EvaluateResult:
+    if isinstance(one, Invalid):
+        named = raw.get("message_id")
+        gate = Gate(gate="request", passed=False, reason=one.reason, evidence=one.reason.evidence)
+        return EvaluateResult(message_id=named if isinstance(named, str) else None, gates=[gate], resolved=None)
+    verdict = _verdict(one, around, past)
+    gates = [Gate(gate="request", passed=True), *verdict.gates]
+    return EvaluateResult(message_id=one.request.message_id, gates=gates, resolved=verdict.resolved)
+
+
+def _verdict(one: Completed, around: Surroundings, past: dict[Key, Word] | None) -> Verdict:
+    facts = around.of(one.request)
+    if past is not None:
+        standing = past.get(facts.contact.key) if facts.contact else None
+        facts = Facts(
+            facts.contact, standing, facts.sender_id, facts.category, facts.may_say_transactional, is_past=True
+        )
+    return evaluate(one.request, facts)
+
+
+def _put(caller: Caller, contact_id: str, body: ContactBody, now: datetime) -> Change:
+    state = body.marketing_state
+    return Change(
+        workspace_id=caller.workspace,
+        cause=f"put/{uuid4()}",
+        at=now,
+        by=caller.token.name,
+        origin=Origin.PUT,
+        contact_id=contact_id,
+        fields=body.fields,
+        word=Word(state, now, body.source or "api", body.proof) if state else None,
+    )
+
+
+def operators_word(contact: Contact, body: WordBody, state: MarketingState, *, by: str, now: datetime) -> Change:
+    """An operator's subscribe or unsubscribe. Only a proof dated after a firm no undoes it.
+
+    Raises Problem 422 or 409 where the proof is missing, too old, or dated in the future.
+    """
+    at = body.at or now
+    if at > now + timedelta(minutes=1):
+        raise Problem(422, "The proof is dated in the future.", errors={"at": "must not lie in the future"})
+    firm = contact.firm
+    if firm is not None and firm.state == UNSUBSCRIBED and state != UNSUBSCRIBED:
+        if body.proof is None:
+            raise Problem(422, "To undo an opt-out, a proof is needed.", errors={"proof": "is missing"})
+        if body.at is None:
+            at = max(at, firm.moment + timedelta(microseconds=1))
+        elif at <= firm.moment:
+            raise Problem(409, f"They opted out at {firm.at.isoformat()}; the proof is not dated after it.")
+    return Change(
+        workspace_id=contact.key.workspace_id,
+        cause=f"operator/{uuid4()}",
+        at=at,
+        by=by,
+        origin=Origin.OPERATOR,
+        contact_id=contact.key.contact_id,
+        word=Word(state, at, body.source, body.proof),
+        firm=body.proof is not None or state == UNSUBSCRIBED,
+    )
+
+
+def _notes(change: Change, contact: Contact) -> list[str]:
+    word = contact.word
+    if change.word is None or change.word.state == word.state:
+        return []
+    return [
+        f"marketing_state stays {word.state}: said at {word.at.isoformat()} ({word.source});"
+        " only their own later message, or an operator with proof dated after it, changes that"
+    ]
+
+
+async def _contact(connection: Connection, caller: Caller, contact_id: str) -> Contact:
+    found = await store.contacts_of(connection, [Mark(caller.workspace, "contact", contact_id)])
+    if not found:
+        raise not_found("The contact")
+    return found[0]
+
+
+def _view(contact: Contact, caller: Caller, notes: Sequence[str] = ()) -> ContactView:
+    word, fields, reading = contact.word, contact.fields, contact.fields.reading
+    clear = caller.token.may(Role.OPERATOR, caller.workspace)
+    return ContactView(
+        workspace_id=contact.key.workspace_id,
+        contact_id=contact.key.contact_id,
+        version=contact.version,
+        phone=_shown(fields.e164 or fields.phone, clear=clear),
+        phone_given=_shown(fields.phone, clear=clear),
+        phone_fault=reading.fault if reading else None,
+        phone_country_code=fields.country_code,
+        phone_calling_code=fields.calling_code,
+        user_id=fields.user_id,
+        name=fields.name,
+        marketing_state=word.state,
+        since=word.at,
+        source=word.source,
+        proof=word.proof,
+        updated_at=contact.updated_at,
+        notes=list(notes),
+    )
+
+
+def _shown(phone: str | None, *, clear: bool) -> str | None:
+    return phone if phone is None or clear else f"***{phone[-2:]}"
+
+
+def _phone_key(phone: str) -> str:
+    # In a query string a plus is easily lost.
+    reading = read_phone(phone.strip() if phone.strip().startswith("+") else f"+{phone.strip()}")
+    if reading.phone is None:
+        raise Problem(422, "The phone can't be read.", errors={"phone": reading.detail})
+    return reading.phone.key
+
+
+def _cursor(position: str) -> str:
+    return urlsafe_b64encode(position.encode()).decode()
+
+
+def _from_cursor(cursor: str) -> str:
+    try:
+        return urlsafe_b64decode(cursor.encode()).decode()
+    except ValueError:
+        raise Problem(422, "The cursor can't be read.", errors={"cursor": "use next_cursor as it came"}) from None

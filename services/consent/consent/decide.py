@@ -1,0 +1,286 @@
+"""The decision on one send request: complete it, run every gate, and take the first that fails. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
+
+from sendwhy.events import (
+    LIFE_BY_ORIGIN,
+    MAX_HORIZON,
+    PURPOSE_BY_ORIGIN,
+    Evidence,
+    Gate,
+    MarketingState,
+    Purpose,
+    Reason,
+    Resolved,
+    SendConsented,
+    SendRecalled,
+    SendRejected,
+    SendRequested,
+    event_id_of,
+    reason,
+)
+from sendwhy.reasons import ReasonCode, Service
+
+from consent.contacts import Contact, Word
+from consent.phones import PhoneFault, Reading, read_phone
+
+_BELIEVED_CATEGORIES = frozenset({"UTILITY", "AUTHENTICATION"})
+_SOURCES_IN_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "stop_reply": "replied STOP",
+        "stop_button": "tapped an opt-out button",
+        "start_reply": "replied START",
+        "start_button": "tapped an opt-in button",
+        "user_preferences": "used WhatsApp's own stop control",
+        "error_131050": "Meta says they stopped marketing messages",
+        "erasure": "was erased",
+        "unknown": "nobody has told of their consent",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known around one request. `standing`: the consent word to judge by; `is_past`: it is that of an earlier
+    moment, and of phones no history is kept. `category` is the template's, in Meta's capitals."""
+
+    contact: Contact | None = None
+    standing: Word | None = None
+    sender_id: str | None = None
+    category: str | None = None
+    may_say_transactional: bool = False
+    is_past: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A request with its times filled in."""
+
+    request: SendRequested
+    send_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """`fields` as "field: what is wrong"."""
+
+    fields: tuple[str, ...]
+
+    @property
+    def reason(self) -> Reason:
+        detail = f"The request can't be used: {'; '.join(self.fields)}"
+        return reason(ReasonCode.INVALID_REQUEST, detail, {"fields": list(self.fields)})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All gates, in the order in which they decide, and what was found out on the way."""
+
+    gates: tuple[Gate, ...]
+    resolved: Resolved
+    needs_subscription: bool
+
+    @property
+    def failure(self) -> Reason | None:
+        return next((gate.reason for gate in self.gates if gate.passed is False), None)
+
+
+def complete(request: SendRequested, arrived_at: datetime) -> Completed | Invalid:
+    """Fill in requested_at, send_at and expires_at (contract.md); `arrived_at` is Kafka's time of the record."""
+    requested_at = request.requested_at or arrived_at
+    send_at = request.send_at or requested_at
+    latest_moment = requested_at + MAX_HORIZON
+    life = LIFE_BY_ORIGIN[request.origin.kind]
+    expires_at = request.expires_at or min(max(requested_at, send_at) + life, latest_moment)
+    wrong = [
+        f"{name}: must be at most {MAX_HORIZON.days} days after requested_at"
+        for name, moment in (("send_at", send_at), ("expires_at", expires_at))
+        if moment > latest_moment
+    ]
+    if requested_at > arrived_at + MAX_HORIZON:
+        wrong.append(f"requested_at: lies more than {MAX_HORIZON.days} days ahead")
+    if expires_at < send_at:
+        wrong.append("expires_at: must not be before send_at")
+    if wrong:
+        return Invalid(tuple(wrong))
+    return Completed(request.model_copy(update={"requested_at": requested_at}), send_at, expires_at)
+
+
+def purpose_of(request: SendRequested, facts: Facts) -> Purpose:
+    """The purpose to judge by. A campaign's own word that it isn't marketing needs a template and a permission."""
+    usual = PURPOSE_BY_ORIGIN[request.origin.kind]
+    said = request.purpose or usual
+    if usual == Purpose.MARKETING and said != Purpose.MARKETING:
+        believed = facts.may_say_transactional and facts.category in _BELIEVED_CATEGORIES
+        return said if believed else Purpose.MARKETING
+    return said
+
+
+def evaluate(request: SendRequested, facts: Facts) -> Verdict:
+    """Run all gates. The number judged is the contact's; the request's own only where none is stored."""
+    contact = facts.contact
+    purpose = purpose_of(request, facts)
+    needed = purpose == Purpose.MARKETING or facts.category == "MARKETING"
+    stored = contact.fields if contact else None
+    given = stored.phone if stored and stored.phone else request.to.phone
+    reading = (stored.reading if stored and stored.phone else None) or (read_phone(given) if given else None)
+    phone = reading.phone if reading else None
+    resolved = Resolved(
+        contact_id=contact.key.contact_id if contact else request.to.contact_id,
+        phone=phone.e164 if phone else None,
+        country=phone.country if phone else None,
+        calling_code=phone.calling_code if phone else None,
+        purpose=purpose,
+    )
+    gates = (
+        _marketing_state(facts, purpose, needed=needed),
+        _phone_known(request, contact, reading, is_past=facts.is_past),
+        _calling_code(contact, given, reading, is_past=facts.is_past),
+        _phone_possible(given, reading, is_past=facts.is_past),
+    )
+    return Verdict(gates, resolved, needed)
+
+
+def _marketing_state(facts: Facts, purpose: Purpose, *, needed: bool) -> Gate:
+    word = facts.standing
+    evidence: Evidence = {
+        "marketing_state": (word.state if word else MarketingState.UNKNOWN).value,
+        "since": _seconds(word.at) if word else None,
+        "source": word.source if word else "unknown",
+    }
+    if not needed or (word and word.state == MarketingState.SUBSCRIBED):
+        return Gate(
+            gate="marketing_state", passed=True, evidence=evidence | {"needed": needed, "purpose": purpose.value}
+        )
+    return _failed("marketing_state", not_opted_in(word, evidence))
+
+
+def not_opted_in(word: Word | None, evidence: Evidence) -> Reason:
+    if word is None:
+        detail = "marketing_state is UNKNOWN: no contact is known for this recipient"
+    else:
+        by = _SOURCES_IN_WORDS.get(word.source, f"source: {word.source}")
+        detail = f"marketing_state is {word.state} since {_seconds(word.at)} ({by})"
+    return reason(ReasonCode.CUSTOMER_IS_NOT_OPTED_IN, detail, evidence)
+
+
+def _phone_known(request: SendRequested, contact: Contact | None, reading: Reading | None, *, is_past: bool) -> Gate:
+    if is_past:
+        return _unknown("phone_known")
+    evidence: Evidence = {
+        "contact_id": contact.key.contact_id if contact else request.to.contact_id,
+        "user_id": contact.fields.user_id if contact else None,
+    }
+    if reading is not None:
+        return Gate(gate="phone_known", passed=True, evidence=evidence)
+    if contact is None:
+        detail = "the contact is not known here, and the request names no phone"
+    elif contact.fields.user_id is not None:
+        detail = "of this contact only a WhatsApp user id is known, and no phone number"
+    else:
+        detail = "no phone number is stored for this contact, and the request names none"
+    return _failed("phone_known", reason(ReasonCode.CONTACT_HAS_NO_PHONE, detail, evidence))
+
+
+def _calling_code(contact: Contact | None, given: str | None, reading: Reading | None, *, is_past: bool) -> Gate:
+    if is_past or reading is None:
+        return _unknown("calling_code")
+    evidence: Evidence = {
+        "phone": given,
+        "phone_country_code": contact.fields.country_code if contact else None,
+        "phone_calling_code": contact.fields.calling_code if contact else None,
+    }
+    if reading.fault != PhoneFault.MISSING_CALLING_CODE:
+        return Gate(gate="calling_code", passed=True, evidence=evidence)
+    detail, suggestion = reading.detail, reading.suggestion
+    evidence["suggestion"] = None
+    if suggestion is not None:
+        detail += f"; perhaps +{suggestion.calling_code} ({suggestion.ground})"
+        evidence["suggestion"] = {
+            "calling_code": suggestion.calling_code,
+            "phone": suggestion.phone,
+            "ground": suggestion.ground,
+        }
+    return _failed("calling_code", reason(ReasonCode.CUSTOMER_IS_MISSING_CALLING_CODE, detail, evidence))
+
+
+def _phone_possible(given: str | None, reading: Reading | None, *, is_past: bool) -> Gate:
+    if is_past or reading is None or reading.fault == PhoneFault.MISSING_CALLING_CODE:
+        return _unknown("phone_possible")
+    if reading.phone is not None:
+        return Gate(gate="phone_possible", passed=True, evidence={"phone": reading.phone.e164})
+    detail = f"no such phone number can exist: {reading.detail}"
+    return _failed("phone_possible", reason(ReasonCode.PHONE_NUMBER_IMPOSSIBLE, detail, {"phone": given}))
+
+
+def _failed(gate: str, why: Reason) -> Gate:
+    return Gate(gate=gate, passed=False, reason=why, evidence=why.evidence)
+
+
+def _unknown(gate: str) -> Gate:
+    return Gate(gate=gate, passed=None)
+
+
+def decide(completed: Completed, facts: Facts, now: datetime) -> SendConsented | SendRejected:
+    """What becomes of a request: the first failing gate rejects it."""
+    request = completed.request
+    verdict = evaluate(request, facts)
+    if verdict.failure is not None:
+        cause = f"{request.workspace_id}/{request.message_id}"
+        return rejected(request, verdict.failure, cause=cause, sender_id=facts.sender_id, now=now)
+    return SendConsented(
+        event_id=event_id_of(f"{request.workspace_id}/{request.message_id}", "send.consented"),
+        occurred_at=now,
+        request=request,
+        resolved=verdict.resolved,
+        contact_version=facts.contact.version if facts.contact else None,
+        needs_subscription=verdict.needs_subscription,
+        send_at=completed.send_at,
+        expires_at=completed.expires_at,
+    )
+
+
+def rejected(request: SendRequested, why: Reason, *, cause: str, sender_id: str | None, now: datetime) -> SendRejected:
+    return SendRejected(
+        event_id=event_id_of(cause, "send.rejected"),
+        occurred_at=now,
+        message_id=request.message_id,
+        workspace_id=request.workspace_id,
+        sender_id=request.sender_id or sender_id,
+        to=request.to,
+        origin=request.origin,
+        service=Service.CONSENT,
+        reason=why,
+        metadata=request.metadata,
+    )
+
+
+def answer_recall(recalled: SendRecalled, now: datetime) -> SendRejected:
+    """A message that was taken out of the queue because of the state that the dispatcher sent along."""
+    contact = recalled.contact
+    word = Word(contact.marketing_state, contact.since, contact.source)
+    evidence: Evidence = {
+        "marketing_state": contact.marketing_state.value,
+        "since": _seconds(contact.since),
+        "source": contact.source,
+    }
+    return rejected(
+        recalled.funded.request,
+        not_opted_in(word, evidence),
+        cause=f"{recalled.workspace_id}/{recalled.message_id}/recall",
+        sender_id=None,
+        now=now,
+    )
+
+
+def keep_until(expires_at: datetime, now: datetime) -> datetime:
+    """How long a decision must be remembered: longer than Kafka may replay the request or Meta send receipts."""
+    return max(expires_at, now) + timedelta(days=45)
+
+
+def _seconds(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,213 @@
+"""Phone numbers: from what somebody typed to the number that Meta gets, or to what is wrong with it.
+
+Two spellings of one number (Brazil's ninth digit, Mexico's 1, Argentina's 9) share one key, so that they are one
+person. What is sent stays the spelling that was given, where it can exist: Meta takes both.
+"""
+
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
+
+import phonenumbers
+from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberType, ValidationResult
+
+MIN_DIGITS, MAX_DIGITS = 5, 15
+CACHED_NUMBERS = 65_536
+_FILLERS = frozenset(" -().,/_\t·•‐‑‒–—−")
+# Ranges that hold services, not people: nobody can register WhatsApp there. Landlines can (WhatsApp Business).
+_NOBODYS_RANGES = frozenset(
+    {PhoneNumberType.PREMIUM_RATE, PhoneNumberType.SHARED_COST, PhoneNumberType.PAGER, PhoneNumberType.VOICEMAIL}
+)
+_MOBILE_RANGES = frozenset({PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE})
+
+
+@dataclass(frozen=True, slots=True)
+class Phone:
+    """`e164` is what Meta gets, `key` (digits) is equal for all spellings of one number, `country` in ISO letters."""
+
+    e164: str
+    key: str
+    country: str | None
+    calling_code: str
+
+
+class PhoneFault(StrEnum):
+    MISSING_CALLING_CODE = "missing_calling_code"
+    IMPOSSIBLE = "impossible"
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What the number would be if `ground` held; for a person to judge, never applied by itself."""
+
+    calling_code: str
+    phone: str
+    ground: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Either a phone, or a fault with one sentence on it."""
+
+    phone: Phone | None
+    fault: PhoneFault | None = None
+    detail: str = ""
+    suggestion: Suggestion | None = None
+
+
+@lru_cache(CACHED_NUMBERS)
+def read_phone(given: str, calling_code: str | None = None, country: str | None = None) -> Reading:
+    """Read `given` with the calling code (digits) and country (ISO letters) that are stored beside it."""
+    text = _plain(given)
+    if text is None:
+        return _impossible("it holds characters that belong to no phone number")
+    if text.startswith("+"):
+        return _international(text)
+    if not MIN_DIGITS <= len(text) <= MAX_DIGITS + 2:
+        return _impossible(f"no number has {len(text)} digits")
+    if (code := _known_code(calling_code)) is not None:
+        return _with_code(text, code)
+    return Reading(
+        None,
+        PhoneFault.MISSING_CALLING_CODE,
+        "the number has no calling code, so it may belong to anybody",
+        _suggest(text, country),
+    )
+
+
+def phone_of_wa_id(wa_id: str) -> Phone | None:
+    """Meta names people by international digits without a plus."""
+    return read_phone(wa_id if wa_id.startswith("+") else f"+{wa_id}").phone
+
+
+def _plain(given: str) -> str | None:
+    """`given` as digits with or without a leading plus (a leading 00 means plus), or None."""
+    text = unicodedata.normalize("NFKC", given).strip()
+    for prefix in ("tel:", "whatsapp:"):
+        text = text.removeprefix(prefix)
+    kept = []
+    for character in text:
+        if character.isdecimal():
+            kept.append(str(unicodedata.decimal(character)))
+        elif character == "+" and not kept:
+            kept.append("+")
+        elif character not in _FILLERS and unicodedata.category(character) not in ("Cf", "Zs"):
+            return None
+    plain = "".join(kept)
+    if plain.startswith("00"):
+        plain = f"+{plain[2:]}"
+    return plain if any(character != "+" for character in plain) else None
+
+
+def _known_code(calling_code: str | None) -> str | None:
+    plain = _plain(calling_code) if calling_code else None
+    digits = plain.removeprefix("+") if plain else ""
+    known = digits.isdecimal() and len(digits) <= 3 and int(digits) in phonenumbers.COUNTRY_CODE_TO_REGION_CODE
+    return digits if known else None
+
+
+def _international(text: str) -> Reading:
+    number = _parsed(text)
+    if number is None:
+        return _impossible("no country has this calling code")
+    number = _without_mexicos_one(number)
+    result = phonenumbers.is_possible_number_with_reason(number)
+    if result != ValidationResult.IS_POSSIBLE:
+        return _impossible(_POSSIBLE_FAULTS.get(result, "its length fits no number of that country"))
+    if phonenumbers.number_type(number) in _NOBODYS_RANGES:
+        return _impossible("it lies in a range of services that no person has")
+    return Reading(_phone(number))
+
+
+_POSSIBLE_FAULTS: Mapping[int, str] = MappingProxyType(
+    {
+        ValidationResult.TOO_SHORT: "it is too short for its country",
+        ValidationResult.TOO_LONG: "it is too long for its country",
+        ValidationResult.IS_POSSIBLE_LOCAL_ONLY: "its area code is missing",
+    }
+)
+
+
+def _with_code(digits: str, code: str) -> Reading:
+    national = _international(f"+{code}{digits}")
+    international = _international(f"+{digits}") if digits.startswith(code) else None
+    if international is None or international.phone is None:
+        return national
+    if national.phone is None:
+        return international
+    by_likelihood = sorted((national, international), key=_likelihood, reverse=True)
+    if _likelihood(by_likelihood[0]) > _likelihood(by_likelihood[1]):
+        return by_likelihood[0]
+    # Both could be: sending to the wrong one would reach a stranger.
+    return Reading(
+        None,
+        PhoneFault.MISSING_CALLING_CODE,
+        f"the digits fit with and without +{code} before them",
+        Suggestion(code, international.phone.e164, f"the digits begin with {code}"),
+    )
+
+
+def _suggest(digits: str, country: str | None) -> Suggestion | None:
+    region = country.strip().upper() if country else ""
+    code = phonenumbers.country_code_for_region(region)
+    if code:
+        reading = _with_code(digits, str(code))
+        if reading.phone is not None:
+            return Suggestion(str(code), reading.phone.e164, f"phone_country_code {region}")
+    reading = _international(f"+{digits}")
+    if reading.phone is not None and _likelihood(reading) > 0:
+        code_text = reading.phone.calling_code
+        return Suggestion(code_text, reading.phone.e164, f"the digits begin with {code_text}")
+    return None
+
+
+def _impossible(detail: str) -> Reading:
+    return Reading(None, PhoneFault.IMPOSSIBLE, detail)
+
+
+def _parsed(text: str) -> PhoneNumber | None:
+    try:
+        return phonenumbers.parse(text)
+    except NumberParseException:
+        return None
+
+
+def _likelihood(reading: Reading) -> int:
+    """2 for a range of mobiles, 1 for another range in use, 0 for what is only possible by its length."""
+    number = _parsed(reading.phone.e164) if reading.phone else None
+    if number is None or not phonenumbers.is_valid_number(number):
+        return 0
+    return 2 if phonenumbers.number_type(number) in _MOBILE_RANGES else 1
+
+
+def _phone(number: PhoneNumber) -> Phone:
+    code = number.country_code or 0
+    national = phonenumbers.national_significant_number(number)
+    canonical = _ONE_SPELLING[code](national) if code in _ONE_SPELLING else national
+    region = phonenumbers.region_code_for_number(number) or phonenumbers.region_code_for_country_code(code)
+    country = region if region not in ("ZZ", "001") else None
+    return Phone(f"+{code}{national}", f"{code}{canonical}", country, str(code))
+
+
+def _without_mexicos_one(number: PhoneNumber) -> PhoneNumber:
+    # Abolished in 2019, still in WhatsApp's own ids: +52 1 55 1234 5678 is +52 55 1234 5678.
+    national = phonenumbers.national_significant_number(number)
+    if number.country_code == 52 and len(national) == 11 and national.startswith("1"):
+        return PhoneNumber(country_code=52, national_number=int(national[1:]))
+    return number
+
+
+def _brazil(national: str) -> str:
+    """Mobiles (first digit after the area code 6 to 9) got a ninth digit; landlines (2 to 5) did not."""
+    return f"{national[:2]}9{national[2:]}" if len(national) == 10 and national[2] in "6789" else national
+
+
+def _argentina(national: str) -> str:
+    """The 9 after 54 marks a mobile when called from abroad."""
+    return national[1:] if len(national) == 11 and national.startswith("9") else national
+
+
+_ONE_SPELLING: Mapping[int, Callable[[str], str]] = MappingProxyType({55: _brazil, 54: _argentina})

@@ -1,0 +1,16 @@
+from pydantic import Field, SecretStr
+from sendwhy.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """`privacy_key` tags what outlives an erased contact; with another key, their STOP would be forgotten.
+
+    `transactional_workspaces`: comma-separated; their campaigns and automations may call a send transactional.
+    """
+
+    privacy_key: SecretStr = Field(min_length=16)
+    transactional_workspaces: str = ""
+
+    @property
+    def believed_workspaces(self) -> frozenset[str]:
+        return frozenset(filter(None, (part.strip() for part in self.transactional_workspaces.split(","))))

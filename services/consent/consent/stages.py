@@ -1,0 +1,445 @@
+"""What consent does with each topic's batch. Stages that change contacts read all into `Change`s and share one path."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+from sendwhy.events import (
+    CustomerUpdated,
+    Inbound,
+    MarketingState,
+    MessageId,
+    MessageReceived,
+    SendConsented,
+    SenderUpdated,
+    SendRecalled,
+    SendRejected,
+    SendRequested,
+    Status,
+    StatusUpdated,
+    TemplateUpdated,
+    Wire,
+    WorkspaceId,
+    event_id_of,
+)
+from sendwhy.metrics import Metric, Metrics
+from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.stage import Parse, Record, Unreadable
+from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
+
+from consent import store
+from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Fields, Mark, Origin, Word, marks_of
+from consent.decide import Completed, Facts, Invalid, answer_recall, complete, decide, keep_until
+from consent.phones import Phone, phone_of_wa_id, read_phone
+from consent.settings import Settings
+from consent.words import Keyword, keyword_in
+
+CONSENT_STEP, RECALL_STEP = "consent", "recall"
+_STOPPED = ReasonCode.RECIPIENT_STOPPED_MARKETING.encode()
+
+
+class _Ids(Wire):
+    """What must be readable of a request for its refusal to be told."""
+
+    message_id: MessageId
+    workspace_id: WorkspaceId
+
+
+@dataclass
+class Surroundings:
+    """Facts of one batch, by request. A sender that no copy names yet leaves the category unknown."""
+
+    contacts: Mapping[Mark, list[Contact]]
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    wabas: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    categories: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    believed_workspaces: frozenset[str] = frozenset()
+
+    def of(self, request: SendRequested) -> Facts:
+        workspace = request.workspace_id
+        sender_id = request.sender_id or self.defaults.get(workspace)
+        waba = self.wabas.get((workspace, sender_id)) if sender_id else None
+        template = request.template
+        category = self.categories.get((waba, template.name, template.language.code)) if waba and template else None
+        contact = self.contact_of(request)
+        return Facts(
+            contact=contact,
+            standing=contact.word if contact else None,
+            sender_id=sender_id,
+            category=category.upper() if category else None,
+            may_say_transactional=workspace in self.believed_workspaces,
+        )
+
+    def contact_of(self, request: SendRequested) -> Contact | None:
+        """The contact named; by phone alone, the one whose source keeps it, before one that a message made."""
+        found = [contact for mark in marks_of_request(request) for contact in self.contacts.get(mark, ())]
+        ranked = sorted(found, key=lambda contact: (contact.is_generated, -contact.updated_at.timestamp(), contact.key))
+        return ranked[0] if ranked else None
+
+
+def marks_of_request(request: SendRequested) -> tuple[Mark, ...]:
+    if request.to.contact_id is not None:
+        return marks_of(request.workspace_id, request.to.contact_id)
+    reading = read_phone(request.to.phone or "")
+    return marks_of(request.workspace_id, phone_key=reading.phone.key if reading.phone else None)
+
+
+async def surroundings_of(
+    connection: Connection, requests: Sequence[SendRequested], believed_workspaces: frozenset[str]
+) -> Surroundings:
+    """Everything that the batch's requests are judged by: one query a table."""
+    contacts: dict[Mark, list[Contact]] = {}
+    for contact in await store.contacts_of(connection, {mark for one in requests for mark in marks_of_request(one)}):
+        for mark in contact.marks:
+            contacts.setdefault(mark, []).append(contact)
+    senders = await store.senders_of(connection, {request.workspace_id for request in requests})
+    templates = [template for request in requests if (template := request.template) is not None]
+    return Surroundings(
+        contacts=contacts,
+        defaults={row["workspace_id"]: row["sender_id"] for row in senders if row["is_default"]},
+        wabas={(row["workspace_id"], row["sender_id"]): row["waba_id"] for row in senders},
+        categories=await store.categories_of(connection, [(one.name, one.language.code) for one in templates]),
+        believed_workspaces=believed_workspaces,
+    )
+
+
+class Stages:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._believed = settings.believed_workspaces
+        self._tagger = store.Tagger(settings.privacy_key.get_secret_value())
+        self._metrics = metrics
+
+    async def on_requested(
+        self, connection: Connection, records: Sequence[Record[SendRequested]]
+    ) -> Sequence[Outgoing]:
+        """Decide each request once; a repeat gets what was decided, an invalid one leaves its id free."""
+        now = datetime.now(UTC)
+        keys = [(record.event.workspace_id, record.event.message_id) for record in records]
+        standing = await decisions_of(connection, CONSENT_STEP, keys)
+        fresh: dict[MessageKey, tuple[Record[SendRequested], Completed]] = {}
+        refused: list[Outgoing] = []
+        for key, record in zip(keys, records, strict=True):
+            result = "duplicate"
+            if key not in standing and key not in fresh:
+                completed = complete(record.event, record.at)
+                if isinstance(completed, Invalid):
+                    refused.append(self._refuse(key, record, completed, record.event))
+                    result = "invalid"
+                else:
+                    fresh[key] = (record, completed)
+                    result = "accepted"
+            self._metrics.inc(Metric.REQUESTS, origin_kind=record.event.origin.kind, result=result)
+        decided = await self._decide(connection, fresh, now)
+        answers = {**standing, **decided}
+        return refused + _told(answers[key] for key in dict.fromkeys(keys) if key in answers)
+
+    async def _decide(
+        self,
+        connection: Connection,
+        fresh: Mapping[MessageKey, tuple[Record[SendRequested], Completed]],
+        now: datetime,
+    ) -> dict[MessageKey, Outgoing]:
+        if not fresh:
+            return {}
+        requests = [completed.request for _, completed in fresh.values()]
+        around = await surroundings_of(connection, requests, self._believed)
+        decisions: list[Decision] = []
+        for_whom: list[tuple[MessageKey, Iterable[Mark], datetime]] = []
+        codes: dict[MessageKey, ReasonCode] = {}
+        for key, (record, completed) in fresh.items():
+            facts = around.of(completed.request)
+            event = decide(completed, facts, now)
+            if isinstance(event, SendRejected):
+                codes[key] = event.reason.code
+            prune_after = keep_until(completed.expires_at, now)
+            decisions.append(_decision(key, CONSENT_STEP, event, record.trace, prune_after))
+            marks = facts.contact.marks if facts.contact else marks_of_request(completed.request)
+            for_whom.append((key, marks[:1], prune_after))
+        return await self._keep(connection, decisions, for_whom, codes)
+
+    async def _keep(
+        self,
+        connection: Connection,
+        decisions: Sequence[Decision],
+        for_whom: Sequence[tuple[MessageKey, Iterable[Mark], datetime]],
+        codes: Mapping[MessageKey, ReasonCode],
+    ) -> dict[MessageKey, Outgoing]:
+        """Store decisions; where another replica was first, its decision is the answer."""
+        step = decisions[0].step
+        added = await add_decisions(connection, decisions)
+        await store.add_messages(connection, self._tagger, [entry for entry in for_whom if entry[0] in added])
+        answers = {(one.workspace_id, one.message_id): one.outgoing for one in decisions}
+        if late := answers.keys() - added:
+            answers |= await decisions_of(connection, step, late)
+        for key, code in codes.items():
+            if key in added:
+                self._metrics.inc(Metric.REJECTED, service=Service.CONSENT, reason=code)
+        return answers
+
+    def _refuse(
+        self, key: MessageKey, record: Record[Any], invalid: Invalid, request: SendRequested | None
+    ) -> Outgoing:
+        self._metrics.inc(Metric.REJECTED, service=Service.CONSENT, reason=ReasonCode.INVALID_REQUEST)
+        # By its bytes and place: the same broken bytes twice are two refusals, each told with its own time.
+        digest = hashlib.sha256(record.value or b"").hexdigest()
+        event = SendRejected(
+            event_id=event_id_of(f"{digest}/{record.place}", "send.rejected"),
+            occurred_at=record.at,
+            workspace_id=key[0],
+            message_id=key[1],
+            sender_id=request.sender_id if request else None,
+            to=request.to if request else None,
+            origin=request.origin if request else None,
+            service=Service.CONSENT,
+            reason=invalid.reason,
+            metadata=request.metadata if request else {},
+        )
+        return outgoing(event, source=Service.CONSENT, trace=record.trace)
+
+    async def on_unreadable(self, connection: Connection, unreadable: Sequence[Unreadable]) -> Sequence[Outgoing]:
+        """Tell of requests that can't be read, as far as their ids can and nothing was decided under them."""
+        readable = [(ids, entry) for entry in unreadable if (ids := _ids_of(entry.record)) is not None]
+        for _ in unreadable:
+            self._metrics.inc(Metric.REQUESTS, origin_kind="unknown", result="invalid")
+        if not readable:
+            return []
+        standing = await decisions_of(connection, CONSENT_STEP, [key for key, _ in readable])
+        return [
+            self._refuse(key, entry.record, Invalid(entry.fields), None)
+            for key, entry in readable
+            if key not in standing
+        ]
+
+    async def on_recalled(self, connection: Connection, records: Sequence[Record[SendRecalled]]) -> Sequence[Outgoing]:
+        """Every recalled message is rejected; this is its second decision."""
+        now = datetime.now(UTC)
+        keys = [(record.event.workspace_id, record.event.message_id) for record in records]
+        answers = await decisions_of(connection, RECALL_STEP, keys)
+        decisions: dict[MessageKey, Decision] = {}
+        for_whom: list[tuple[MessageKey, Iterable[Mark], datetime]] = []
+        for key, record in zip(keys, records, strict=True):
+            if key in answers or key in decisions:
+                continue
+            recalled = record.event
+            prune_after = keep_until(recalled.funded.expires_at, now)
+            decisions[key] = _decision(key, RECALL_STEP, answer_recall(recalled, now), record.trace, prune_after)
+            for_whom.append((key, marks_of(key[0], recalled.contact.contact_id), prune_after))
+        if decisions:
+            codes = dict.fromkeys(decisions, ReasonCode.CUSTOMER_IS_NOT_OPTED_IN)
+            answers |= await self._keep(connection, list(decisions.values()), for_whom, codes)
+        return _told(answers[key] for key in dict.fromkeys(keys))
+
+    async def on_message(
+        self, connection: Connection, records: Sequence[Record[MessageReceived]]
+    ) -> Sequence[Outgoing]:
+        return await self._change(connection, [change for record in records if (change := heard(record.event))])
+
+    async def on_customer(
+        self, connection: Connection, records: Sequence[Record[CustomerUpdated]]
+    ) -> Sequence[Outgoing]:
+        nameless = {one.event.sender_id for one in records if one.event.workspace_id is None and one.event.sender_id}
+        workspaces = await store.workspaces_of(connection, nameless) if nameless else {}
+        changes = []
+        for record in records:
+            workspace = record.event.workspace_id or workspaces.get(record.event.sender_id or "")
+            if workspace is not None and (change := told(record.event, workspace)) is not None:
+                changes.append(change)
+        return await self._change(connection, changes)
+
+    async def on_stopped(
+        self, connection: Connection, records: Sequence[Record[StatusUpdated | SendRejected | None]]
+    ) -> Sequence[Outgoing]:
+        """Failures by error 131050: the person used WhatsApp's own stop control."""
+        stops = {
+            (event.workspace_id, event.message_id): event
+            for record in records
+            if (event := record.event) is not None and event.workspace_id and event.message_id
+        }
+        if not stops:
+            return []
+        consented = await decisions_of(connection, CONSENT_STEP, stops)
+        changes = [
+            stopped(SendConsented.model_validate_json(record.value), stops[key])
+            for key, record in consented.items()
+            if record.topic == Topic.SEND_CONSENTED and record.value
+        ]
+        return await self._change(connection, changes)
+
+    async def _change(self, connection: Connection, changes: Sequence[Change]) -> list[Outgoing]:
+        """Apply changes to contacts and tell the state of all that they touch.
+
+        Most messages change nothing: only those that do wait for the workspace's lock.
+        """
+        if not changes:
+            return []
+        now = datetime.now(UTC)
+        links = [change for change in changes if change.origin == Origin.LINK]
+        if len(links) == len(changes) and not await self._would_link(connection, links, now):
+            return []
+        await store.lock_workspaces(connection, {change.workspace_id for change in changes})
+        book = await store.open_book(connection, self._tagger, changes, now)
+        for change in changes:
+            book.apply(change)
+        await store.save_book(connection, self._tagger, book)
+        return told_by(book)
+
+    async def _would_link(self, connection: Connection, links: Sequence[Change], now: datetime) -> bool:
+        book = await store.open_book(connection, self._tagger, links, now)
+        for change in links:
+            book.apply(change)
+        return bool(book.changed())
+
+    async def on_sender(
+        self, connection: Connection, records: Sequence[Record[SenderUpdated | None]]
+    ) -> Sequence[Outgoing]:
+        await store.save_senders(connection, _latest_states(records))
+        return []
+
+    async def on_template(
+        self, connection: Connection, records: Sequence[Record[TemplateUpdated | None]]
+    ) -> Sequence[Outgoing]:
+        await store.save_templates(connection, _latest_states(records))
+        return []
+
+
+def told_by(book: Book) -> list[Outgoing]:
+    """The records that tell what a batch did: erasures (a last state, then the tombstone), then whole states."""
+    records: list[Outgoing] = []
+    for erased in book.erased.values():
+        records.append(outgoing(erased.to_event(), source=Service.CONSENT))
+        if erased.key not in book.contacts:
+            records.append(tombstone(Topic.CONTACT_UPDATED, contact_key(*erased.key)))
+    return records + [outgoing(event, source=Service.CONSENT) for event in book.events()]
+
+
+def heard(event: MessageReceived) -> Change | None:
+    """What a person's message says of their consent; else only which phone and user id belong together."""
+    phone = phone_of_wa_id(event.phone) if event.phone else None
+    if event.workspace_id is None or (phone is None and not event.user_id):
+        return None
+    keyword, source = _keyword_of(event)
+    if keyword is None and not (phone and event.user_id):
+        return None
+    word = None
+    if keyword is not None:
+        state = UNSUBSCRIBED if keyword == Keyword.STOP else MarketingState.SUBSCRIBED
+        word = Word(state, event.occurred_at, source, event.wamid, own=True)
+    return Change(
+        workspace_id=event.workspace_id,
+        cause=event.wamid,
+        at=event.occurred_at,
+        by="meta",
+        origin=Origin.PERSON if word else Origin.LINK,
+        fields=_person_fields(phone, event.user_id, event.profile_name),
+        word=word,
+        firm=word is not None,
+    )
+
+
+def _keyword_of(event: MessageReceived) -> tuple[Keyword | None, str]:
+    if event.kind == Inbound.TEXT:
+        keyword = keyword_in(event.text, typed=True)
+        return keyword, f"{keyword}_reply"
+    if event.kind in (Inbound.BUTTON, Inbound.INTERACTIVE):
+        keyword = keyword_in(event.payload, typed=False) or keyword_in(event.text, typed=False)
+        return keyword, f"{keyword}_button"
+    return None, ""
+
+
+def _person_fields(phone: Phone | None, user_id: str | None, name: str | None) -> Fields:
+    return Fields(phone=phone.e164 if phone else None, user_id=user_id, name=name)
+
+
+def told(event: CustomerUpdated, workspace: str) -> Change | None:
+    """What a shop or Meta's own stop control tells of a person."""
+    if event.action in ("stop", "resume"):
+        return _preference(event, workspace)
+    if event.contact_id is None:
+        return None
+    state = event.marketing_state
+    return Change(
+        workspace_id=workspace,
+        cause=str(event.event_id),
+        at=event.occurred_at,
+        by=event.source,
+        origin=Origin.DELETED if event.action == "delete" else Origin.SYNC,
+        contact_id=event.contact_id,
+        fields=Fields(event.phone, event.phone_country_code, event.phone_calling_code, event.user_id, event.name),
+        word=Word(state, event.occurred_at, event.source, event.detail) if state else None,
+    )
+
+
+def _preference(event: CustomerUpdated, workspace: str) -> Change | None:
+    phone = phone_of_wa_id(event.phone) if event.phone else None
+    if phone is None and not event.user_id and event.contact_id is None:
+        return None
+    state = UNSUBSCRIBED if event.action == "stop" else MarketingState.SUBSCRIBED
+    return Change(
+        workspace_id=workspace,
+        cause=str(event.event_id),
+        at=event.occurred_at,
+        by=event.source,
+        origin=Origin.PERSON,
+        contact_id=event.contact_id,
+        fields=_person_fields(phone, event.user_id, event.name),
+        word=Word(state, event.occurred_at, "user_preferences", event.detail, own=True),
+        firm=True,
+    )
+
+
+def stopped(consented: SendConsented, event: StatusUpdated | SendRejected) -> Change:
+    """The opt-out that an error 131050 tells of."""
+    resolved = consented.resolved
+    return Change(
+        workspace_id=consented.workspace_id,
+        cause=str(event.event_id),
+        at=event.occurred_at,
+        by="meta",
+        origin=Origin.PERSON,
+        contact_id=resolved.contact_id,
+        fields=Fields(phone=resolved.phone),
+        word=Word(UNSUBSCRIBED, event.occurred_at, "error_131050", consented.message_id, own=True),
+        firm=True,
+    )
+
+
+def parse_stopped(model: type[StatusUpdated] | type[SendRejected]) -> Parse[Any]:
+    """Reads only the records that could name the reason: the others, nearly all, cost nothing."""
+
+    def parse(record: Record[None]) -> StatusUpdated | SendRejected | None:
+        if not record.value or _STOPPED not in record.value:
+            return None
+        event = model.model_validate_json(record.value)
+        why = event.reason
+        failed = isinstance(event, SendRejected) or event.status == Status.FAILED
+        return event if failed and why and why.code == ReasonCode.RECIPIENT_STOPPED_MARKETING else None
+
+    return parse
+
+
+def _decision(
+    key: MessageKey, step: str, event: SendConsented | SendRejected, trace: bytes | None, prune_after: datetime
+) -> Decision:
+    record = outgoing(event, source=Service.CONSENT, trace=trace)
+    return Decision(*key, step, event.event_id, record, prune_after)
+
+
+def _told(records: Iterable[Outgoing]) -> list[Outgoing]:
+    # An erased person's decisions have no body any more and are not told again.
+    return [record for record in records if record.value is not None]
+
+
+def _ids_of(record: Record[None]) -> MessageKey | None:
+    try:
+        ids = _Ids.model_validate_json(record.value or b"")
+    except ValidationError:
+        return None
+    return ids.workspace_id, ids.message_id
+
+
+def _latest_states(records: Sequence[Record[Any]]) -> dict[str, Any]:
+    return {(record.key or b"").decode(errors="replace"): record.event for record in records}
