@@ -1,0 +1,79 @@
+"""The wiring of webhook-ingest: the only place that knows all its parts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastapi import FastAPI
+from sendwhy.events import SenderUpdated, StatusUpdated
+from sendwhy.postgres import Connection
+from sendwhy.reasons import Service
+from sendwhy.service import Runtime
+from sendwhy.stage import Record, parse_state
+from sendwhy.topics import MAX_WEBHOOK_BYTES, Outgoing, Topic
+
+from webhook_ingest import api, parsing, store
+from webhook_ingest.door import Door
+from webhook_ingest.fragments import Delivery
+from webhook_ingest.parsing import Outcome
+from webhook_ingest.receipts import Deadlines
+from webhook_ingest.settings import Settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+DEADLINES_SECONDS = 2.0
+CLAIM_SECONDS = 1.0
+COUNT_SECONDS = 15.0
+PRUNE_SECONDS = 600.0
+
+
+def make_app(settings: Settings) -> FastAPI:
+    runtime = Runtime(Service.WEBHOOK_INGEST, settings)
+    _add_stages(runtime, settings)
+    _add_timers(runtime, settings)
+    app = runtime.make_api("webhook-ingest", body_limits={"/webhooks/": MAX_WEBHOOK_BYTES})
+    door = Door(runtime, settings)
+    app.add_route("/webhooks/meta", door.meta, methods=["GET", "POST"], include_in_schema=False)
+    app.add_route("/webhooks/shopify/{workspace_id}", door.shopify, methods=["POST"], include_in_schema=False)
+    app.include_router(api.routes(runtime, settings))
+    return app
+
+
+def _add_stages(runtime: Runtime, settings: Settings) -> None:
+    apps = frozenset(settings.app_secrets)
+
+    async def on_webhooks(connection: Connection, records: Sequence[Record[Delivery]]) -> Sequence[Outgoing]:
+        outcome = await parsing.apply(connection, [record.event for record in records], apps)
+        return _told(outcome)
+
+    async def on_statuses(
+        connection: Connection, records: Sequence[Record[StatusUpdated | None]]
+    ) -> Sequence[Outgoing]:
+        return _told(await parsing.accept(connection, records))
+
+    def _told(outcome: Outcome) -> Sequence[Outgoing]:
+        outcome.count(runtime.metrics)
+        return outcome.publish
+
+    runtime.stage(Topic.WEBHOOK_RECEIVED, parsing.delivery_of, on_webhooks)
+    runtime.stage(Topic.STATUS_UPDATED, parsing.accepted_of, on_statuses)
+    runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), parsing.keep_senders)
+
+
+def _add_timers(runtime: Runtime, settings: Settings) -> None:
+    apps = frozenset(settings.app_secrets)
+    deadlines = Deadlines(runtime, settings.blocked_after_silent_messages)
+
+    async def claim() -> None:
+        async with runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            outcome = await parsing.claim(connection, apps)
+        outcome.count(runtime.metrics)
+        if outcome.from_outbox:
+            runtime.publish_soon()
+
+    async def prune() -> None:
+        async with runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            await store.prune(connection)
+
+    runtime.every(DEADLINES_SECONDS, "deadlines", deadlines.tick)
+    runtime.every(COUNT_SECONDS, "count awaited receipts", deadlines.count)
+    runtime.every(CLAIM_SECONDS, "claim", claim)
+    runtime.every(PRUNE_SECONDS, "prune", prune)

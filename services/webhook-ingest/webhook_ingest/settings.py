@@ -1,0 +1,51 @@
+"""This service's settings, read once at start."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pydantic import Field, SecretStr, field_validator
+from sendwhy.settings import ServiceSettings
+
+Secrets = Mapping[str, tuple[bytes, ...]]
+SECRET_LENGTH_MIN = 8
+
+
+def parse_secrets(text: str, owner: str) -> Secrets:
+    """`owner:secret`, comma-separated, several secrets per owner while rotating. Raises ValueError."""
+    secrets: dict[str, tuple[bytes, ...]] = {}
+    for position, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
+        name, _, secret = entry.partition(":")
+        if not name or len(secret) < SECRET_LENGTH_MIN:
+            raise ValueError(f"entry {position} must read {owner}:secret ({SECRET_LENGTH_MIN} characters or more)")
+        secrets[name] = (*secrets.get(name, ()), secret.encode())
+    return MappingProxyType(secrets)
+
+
+class Settings(ServiceSettings):
+    """`blocked_after_silent_messages`: so many in a row at sent, beyond their deadlines, look like a block."""
+
+    meta_app_secrets: SecretStr
+    meta_verify_token: SecretStr = Field(min_length=SECRET_LENGTH_MIN)
+    shopify_webhook_secrets: SecretStr = SecretStr("")
+    blocked_after_silent_messages: int = Field(default=3, ge=3, le=20)
+
+    @field_validator("meta_app_secrets")
+    @classmethod
+    def _app_secrets_can_be_read(cls, secrets: SecretStr) -> SecretStr:
+        if not parse_secrets(secrets.get_secret_value(), "app_id"):
+            raise ValueError("is empty: without a secret no webhook can be believed")
+        return secrets
+
+    @field_validator("shopify_webhook_secrets")
+    @classmethod
+    def _shopify_secrets_can_be_read(cls, secrets: SecretStr) -> SecretStr:
+        parse_secrets(secrets.get_secret_value(), "workspace")
+        return secrets
+
+    @property
+    def app_secrets(self) -> Secrets:
+        return parse_secrets(self.meta_app_secrets.get_secret_value(), "app_id")
+
+    @property
+    def shopify_secrets(self) -> Secrets:
+        return parse_secrets(self.shopify_webhook_secrets.get_secret_value(), "workspace")

@@ -1,0 +1,344 @@
+"""SQL, and functions that take a connection. One statement per table and batch; keys sorted, so that two replicas that
+meet on the same messages can't lock each other out."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sendwhy.events import SenderUpdated, StatusUpdated
+from sendwhy.postgres import Connection
+
+from webhook_ingest.decide import Awaited, Message, MessageKey, Seen, Sender, StatusKey, Unclaimed
+from webhook_ingest.fragments import Delivery
+
+# The dedupe memory must outlive what Kafka may replay and Meta may still tell (design.md, "How a stage works").
+KEEP_AFTER_DEADLINE = timedelta(days=45)
+# Raw bodies of people whom no workspace knows go with the topics' retention.
+KEEP_UNCLAIMED = timedelta(days=14)
+KEEP_IDEMPOTENCY_KEYS = timedelta(days=7)
+# Where `accepted` tells no deadline: Meta drops a message after 30 days at the latest.
+RECEIPT_TTL = timedelta(days=30)
+HISTORY_LIMIT = 50
+PRUNE_LIMIT = 10_000
+
+_SENDERS = "select sender_id, workspace_id, waba_id, app_id from sender where sender_id = any($1) or waba_id = any($2)"
+
+
+async def senders_of(connection: Connection, numbers: Iterable[str], wabas: Iterable[str]) -> dict[str, list[Sender]]:
+    """The known senders by number and by account (both are digits; an id never is both)."""
+    rows = await connection.fetch(_SENDERS, list(set(numbers)), list(set(wabas)))
+    found: dict[str, list[Sender]] = defaultdict(list)
+    for row in rows:
+        sender = Sender(**row)
+        found[sender.sender_id].append(sender)
+        if sender.waba_id != sender.sender_id:
+            found[sender.waba_id].append(sender)
+    return found
+
+
+_SAVE_SENDERS = """
+insert into sender (sender_id, workspace_id, waba_id, app_id, version)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+on conflict (sender_id) do update
+set workspace_id = excluded.workspace_id, waba_id = excluded.waba_id, app_id = excluded.app_id,
+    version = excluded.version
+where sender.version <= excluded.version
+"""
+
+
+async def save_senders(connection: Connection, states: Mapping[str, SenderUpdated | None]) -> None:
+    """Keep the senders' last states; None is a tombstone."""
+    gone = [sender_id for sender_id, state in states.items() if state is None]
+    kept = sorted((state for state in states.values() if state is not None), key=lambda state: state.sender_id)
+    await connection.execute("delete from sender where sender_id = any($1)", gone)
+    await connection.execute(
+        _SAVE_SENDERS,
+        [state.sender_id for state in kept],
+        [state.workspace_id for state in kept],
+        [state.waba_id for state in kept],
+        [state.app_id for state in kept],
+        [state.version for state in kept],
+    )
+
+
+_MAKE_MESSAGES = """
+insert into message (sender_id, wamid, prune_after)
+select *, $3::timestamptz from unnest($1::text[], $2::text[])
+on conflict do nothing
+"""
+_LOCK_MESSAGES = """
+select m.sender_id, m.wamid, m.workspace_id, m.message_id, m.rank, m.failed, m.delivered_at
+from unnest($1::text[], $2::text[]) as asked(sender_id, wamid)
+join message m using (sender_id, wamid)
+order by m.sender_id, m.wamid
+for update of m
+"""
+
+
+async def lock_messages(connection: Connection, keys: Iterable[MessageKey], at: datetime) -> dict[MessageKey, Message]:
+    """Where these messages stand, held until the transaction's end; unknown ones get a row.
+
+    The row is where a webhook and `accepted` of the same message meet: whoever comes second sees what the first did.
+    """
+    wanted = sorted(set(keys))
+    columns = [key[0] for key in wanted], [key[1] for key in wanted]
+    await connection.execute(_MAKE_MESSAGES, *columns, at + KEEP_AFTER_DEADLINE)
+    rows = await connection.fetch(_LOCK_MESSAGES, *columns)
+    return {(row["sender_id"], row["wamid"]): Message(**row) for row in rows}
+
+
+_SAVE_MESSAGES = """
+update message m
+set workspace_id = new.workspace_id, message_id = new.message_id, rank = new.rank, failed = new.failed,
+    delivered_at = new.delivered_at
+from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::boolean[], $7::timestamptz[])
+     as new(sender_id, wamid, workspace_id, message_id, rank, failed, delivered_at)
+where m.sender_id = new.sender_id and m.wamid = new.wamid
+"""
+
+
+async def save_messages(connection: Connection, messages: Sequence[Message]) -> None:
+    """Store locked messages' new state."""
+    await connection.execute(
+        _SAVE_MESSAGES,
+        [message.sender_id for message in messages],
+        [message.wamid for message in messages],
+        [message.workspace_id for message in messages],
+        [message.message_id for message in messages],
+        [message.rank for message in messages],
+        [message.failed for message in messages],
+        [message.delivered_at for message in messages],
+    )
+
+
+_SEEN = """
+select s.sender_id, s.wamid, s.status, s.kafka_partition, s.kafka_offset, s.body
+from unnest($1::text[], $2::text[]) as asked(sender_id, wamid)
+join seen_status s using (sender_id, wamid)
+"""
+_ADD_SEEN = """
+insert into seen_status (sender_id, wamid, status, kafka_partition, kafka_offset, body)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bytea[])
+"""
+
+
+async def seen_statuses(connection: Connection, keys: Iterable[MessageKey]) -> dict[StatusKey, Seen]:
+    wanted = list(keys)
+    rows = await connection.fetch(_SEEN, [key[0] for key in wanted], [key[1] for key in wanted])
+    return {
+        (row["sender_id"], row["wamid"], row["status"]): Seen(row["kafka_partition"], row["kafka_offset"], row["body"])
+        for row in rows
+    }
+
+
+async def add_seen(connection: Connection, seen: Mapping[StatusKey, Seen]) -> None:
+    """Store statuses of locked messages that are not there yet."""
+    rows = sorted(seen.items())
+    await connection.execute(
+        _ADD_SEEN,
+        [key[0] for key, _ in rows],
+        [key[1] for key, _ in rows],
+        [key[2] for key, _ in rows],
+        [entry.partition for _, entry in rows],
+        [entry.offset for _, entry in rows],
+        [entry.body for _, entry in rows],
+    )
+
+
+_ACCEPT = """
+insert into message as m (sender_id, wamid, workspace_id, message_id, recipient, accepted_at, deadline, rank,
+                          prune_after)
+select *, 0, deadline + $8::interval
+from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[])
+     as new(sender_id, wamid, workspace_id, message_id, recipient, accepted_at, deadline)
+on conflict (sender_id, wamid) do update
+set workspace_id = coalesce(m.workspace_id, excluded.workspace_id),
+    message_id = coalesce(m.message_id, excluded.message_id),
+    recipient = excluded.recipient, accepted_at = excluded.accepted_at, deadline = excluded.deadline,
+    rank = greatest(m.rank, 0), prune_after = greatest(m.prune_after, excluded.prune_after)
+"""
+
+
+async def accept(connection: Connection, accepted: Mapping[MessageKey, StatusUpdated]) -> None:
+    """Register messages that Meta took, and until when their receipts are awaited."""
+    rows = sorted(accepted.items())
+    await connection.execute(
+        _ACCEPT,
+        [key[0] for key, _ in rows],
+        [key[1] for key, _ in rows],
+        [event.workspace_id for _, event in rows],
+        [event.message_id for _, event in rows],
+        [event.to and (event.to.contact_id or event.to.phone) for _, event in rows],
+        [event.occurred_at for _, event in rows],
+        [event.receipt_deadline or event.occurred_at + RECEIPT_TTL for _, event in rows],
+        KEEP_AFTER_DEADLINE,
+    )
+
+
+_JOIN = """
+update seen_status s set joined = true
+from unnest($1::text[], $2::text[]) as asked(sender_id, wamid)
+join message m using (sender_id, wamid)
+where s.sender_id = asked.sender_id and s.wamid = asked.wamid and s.body is not null and not s.joined
+returning s.body, m.workspace_id, m.message_id
+"""
+
+
+async def join(connection: Connection, keys: Sequence[MessageKey]) -> list[tuple[StatusUpdated, str, str]]:
+    """The statuses that went out without these messages' ids, once each, with workspace_id and message_id."""
+    rows = await connection.fetch(_JOIN, [key[0] for key in keys], [key[1] for key in keys])
+    return [(StatusUpdated.model_validate_json(row["body"]), row["workspace_id"], row["message_id"]) for row in rows]
+
+
+_ADD_UNCLAIMED = """
+insert into unclaimed (event_id, sender_id, app_id, kafka_partition, kafka_offset, received_at, body)
+select * from unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::timestamptz[], $7::bytea[])
+on conflict do nothing
+"""
+_UNCLAIMED_PLACES = "select event_id, kafka_partition, kafka_offset from unclaimed where event_id = any($1)"
+
+
+async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaimed]) -> set[UUID]:
+    """Keep what was told about unknown numbers; returns what is to go out: new, or told by this very record."""
+    rows = sorted(unclaimed.items())
+    await connection.execute(
+        _ADD_UNCLAIMED,
+        [event_id for event_id, _ in rows],
+        [entry.number for _, entry in rows],
+        [entry.delivery.signer for _, entry in rows],
+        [entry.delivery.partition for _, entry in rows],
+        [entry.delivery.offset for _, entry in rows],
+        [entry.delivery.at for _, entry in rows],
+        [entry.body for _, entry in rows],
+    )
+    stored = await connection.fetch(_UNCLAIMED_PLACES, list(unclaimed))
+    return {
+        row["event_id"]
+        for row in stored
+        for delivery in [unclaimed[row["event_id"]].delivery]
+        if (row["kafka_partition"], row["kafka_offset"]) == (delivery.partition, delivery.offset)
+    }
+
+
+# An app_id that the dispatcher wasn't told speaks for nobody unless there is only one app.
+_TAKE_CLAIMABLE = """
+delete from unclaimed where event_id in (
+    select u.event_id from sender s
+    join lateral (
+        select event_id from unclaimed
+        where sender_id = s.sender_id and (s.app_id is not null or app_id = $2)
+        order by received_at limit $1
+        for update skip locked
+    ) u on true
+    limit $1
+)
+returning app_id, kafka_partition, kafka_offset, received_at, body
+"""
+
+
+async def take_claimable(connection: Connection, *, only_app: str | None, limit: int) -> list[Delivery]:
+    """Take out what was told about numbers that have become known meanwhile; `only_app`: if just one is configured."""
+    rows = await connection.fetch(_TAKE_CLAIMABLE, limit, only_app)
+    return [
+        Delivery("meta", row["app_id"], row["body"], row["received_at"], row["kafka_partition"], row["kafka_offset"])
+        for row in rows
+    ]
+
+
+# The same condition as the partial index on deadline.
+_DUE = """
+select exists (
+    select from message
+    where deadline is not null and rank < 2 and not failed and overdue_at is null and deadline <= $1
+)
+"""
+_TAKE_OVERDUE = """
+select sender_id, wamid, workspace_id, message_id, recipient, rank, failed, delivered_at, accepted_at, deadline
+from message
+where deadline is not null and rank < 2 and not failed and overdue_at is null and deadline <= $1
+order by deadline
+limit $2
+for update skip locked
+"""
+_MARK_OVERDUE = """
+update message m set overdue_at = $3
+from unnest($1::text[], $2::text[]) as over(sender_id, wamid)
+where m.sender_id = over.sender_id and m.wamid = over.wamid
+"""
+_HISTORY = """
+select asked.sender_id, asked.workspace_id, asked.recipient,
+       m.wamid, m.rank, m.failed, m.accepted_at, m.deadline, m.delivered_at
+from unnest($1::text[], $2::text[], $3::text[]) as asked(sender_id, workspace_id, recipient)
+cross join lateral (
+    select * from message
+    where sender_id = asked.sender_id and recipient = asked.recipient and workspace_id = asked.workspace_id
+    order by accepted_at desc limit $4
+) m
+"""
+_COUNT_AWAITED = """
+select count(*) from message where deadline is not null and rank < 2 and not failed and overdue_at is null
+"""
+
+Pair = tuple[str, str, str]  # (sender_id, workspace_id, recipient)
+
+
+async def any_due(connection: Connection, until: datetime) -> bool:
+    return bool(await connection.fetchval(_DUE, until))
+
+
+async def take_overdue(
+    connection: Connection, until: datetime, now: datetime, limit: int
+) -> list[tuple[Message, Awaited, str | None]]:
+    """Messages without a receipt whose deadline passed before `until`, marked as told; with their recipient."""
+    rows = await connection.fetch(_TAKE_OVERDUE, until, limit)
+    await connection.execute(_MARK_OVERDUE, [row["sender_id"] for row in rows], [row["wamid"] for row in rows], now)
+    return [
+        (
+            Message(row["sender_id"], row["wamid"], row["workspace_id"], row["message_id"], row["rank"]),
+            Awaited(row["wamid"], row["rank"], row["failed"], row["accepted_at"], row["deadline"], row["delivered_at"]),
+            row["recipient"],
+        )
+        for row in rows
+    ]
+
+
+async def histories(connection: Connection, pairs: Iterable[Pair]) -> dict[Pair, list[Awaited]]:
+    """Each person's last messages from that sender, newest first."""
+    wanted = sorted(set(pairs))
+    rows = await connection.fetch(_HISTORY, *([pair[place] for pair in wanted] for place in range(3)), HISTORY_LIMIT)
+    found: dict[Pair, list[Awaited]] = defaultdict(list)
+    for row in rows:
+        found[row["sender_id"], row["workspace_id"], row["recipient"]].append(
+            Awaited(row["wamid"], row["rank"], row["failed"], row["accepted_at"], row["deadline"], row["delivered_at"])
+        )
+    return found
+
+
+async def count_awaited(connection: Connection) -> int:
+    return int(await connection.fetchval(_COUNT_AWAITED))
+
+
+_PRUNE_MESSAGES = """
+with gone as (
+    delete from message
+    where (sender_id, wamid) in (select sender_id, wamid from message where prune_after < $1 limit $2)
+    returning sender_id, wamid
+)
+delete from seen_status s using gone where s.sender_id = gone.sender_id and s.wamid = gone.wamid
+"""
+
+
+async def prune(connection: Connection) -> None:
+    """Forget what can't come back; one bounded step."""
+    now = datetime.now(UTC)
+    await connection.execute(_PRUNE_MESSAGES, now, PRUNE_LIMIT)
+    await connection.execute("delete from unclaimed where received_at < $1", now - KEEP_UNCLAIMED)
+    await connection.execute("delete from idempotency_key where created_at < $1", now - KEEP_IDEMPOTENCY_KEYS)
+
+
+async def reached(connection: Connection, group: str, topic: str) -> dict[int, int]:
+    rows = await connection.fetch(
+        "select partition, next_offset from reached where consumer_group = $1 and topic = $2", group, topic
+    )
+    return {row["partition"]: row["next_offset"] for row in rows}
