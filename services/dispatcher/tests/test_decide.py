@@ -1,0 +1,193 @@
+"""Every gate of the dispatcher, as tables of cases."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from dispatcher_cases import FACTS, NOW, SENDER, TEMPLATE, contact, message, template_content, text_content
+from dispatcher.decide import (
+    Facts,
+    Lane,
+    Message,
+    Recall,
+    Reject,
+    Send,
+    Tier,
+    Wait,
+    Waiting,
+    decide,
+    evaluate,
+    expired,
+    lane_of,
+    receipt_deadline,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from sendwhy.events import MarketingState, Purpose, reason
+from sendwhy.reasons import CATALOGUE, ReasonCode, Service
+
+FREE = message(text_content(), purpose=Purpose.CONVERSATION)
+FREE_FACTS = replace(FACTS, template=None)
+HOUR = timedelta(hours=1)
+
+
+def sender(**changes: Any) -> Facts:
+    return replace(FACTS, sender=replace(SENDER, **changes))
+
+
+def template(**changes: Any) -> Facts:
+    return replace(FACTS, template=replace(TEMPLATE, **changes))
+
+
+REJECTED = [
+    ("no sender", message(), Facts(sender=None), ReasonCode.SENDER_NOT_AVAILABLE),
+    ("red number, marketing", message(), sender(quality="RED"), ReasonCode.QUALITY_RATING_TOO_LOW),
+    ("template pending", message(), template(status="PENDING"), ReasonCode.TEMPLATE_NOT_APPROVED),
+    ("template rejected", message(), template(status="REJECTED"), ReasonCode.TEMPLATE_NOT_APPROVED),
+    ("template paused", message(), template(status="PAUSED"), ReasonCode.TEMPLATE_NOT_APPROVED),
+    ("a state we don't know", message(), template(status="BEWITCHED"), ReasonCode.TEMPLATE_NOT_APPROVED),
+    ("variable not mapped", message(template_content()), FACTS, ReasonCode.TEMPLATE_PARAMETERS_MISMATCH),
+    ("variable empty", message(template_content(" ")), FACTS, ReasonCode.TEMPLATE_PARAMETERS_MISMATCH),
+    ("never wrote", FREE, FREE_FACTS, ReasonCode.OUTSIDE_24_HOUR_WINDOW),
+    (
+        "window closed this second",
+        FREE,
+        replace(FREE_FACTS, window_opened_at=NOW - 24 * HOUR),
+        ReasonCode.OUTSIDE_24_HOUR_WINDOW,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "waiting", "facts", "code"), REJECTED, ids=[case[0] for case in REJECTED])
+def test_rejected_with_a_reason_of_ours(name: str, waiting: Message, facts: Facts, code: ReasonCode) -> None:
+    verdict = decide(waiting, facts, NOW)
+    assert isinstance(verdict, Reject)
+    assert verdict.reason.code is code
+    assert Service.DISPATCHER in CATALOGUE[code].services
+    assert verdict.reason.detail
+
+
+WAITING = [
+    ("before the first sync", message(), sender(templates_synced_at=None), Waiting.SYNC),
+    ("paused sender", message(), sender(paused_at=NOW), Waiting.PAUSED),
+    ("paused campaign", message(campaign_paused_at=NOW), FACTS, Waiting.PAUSED),
+    ("marketing cap", message(), replace(FACTS, capped_until=NOW + HOUR), Waiting.CAP),
+    ("throttle", message(), replace(FACTS, slot_at=NOW + HOUR), Waiting.THROTTLE),
+    ("pair", message(), replace(FACTS, pair_wait=timedelta(seconds=6)), Waiting.PAIR),
+    ("tier used up", message(), replace(FACTS, tier=Tier(limit=5, used=5)), Waiting.TIER),
+    ("window not yet believed closed", FREE, replace(FREE_FACTS, inbound_read_until=None), Waiting.WINDOW),
+    (
+        "template not found, synced long before it came",
+        message(),
+        replace(FACTS, template=None),
+        Waiting.SYNC,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "waiting", "facts", "cause"), WAITING, ids=[case[0] for case in WAITING])
+def test_waits_for_a_cause(name: str, waiting: Message, facts: Facts, cause: Waiting) -> None:
+    verdict = decide(waiting, facts, NOW)
+    assert isinstance(verdict, Wait)
+    assert verdict.waiting_for is cause
+
+
+SENT = [
+    ("all is well", message(), FACTS, True),
+    ("nobody's copy of the contact yet", message(), replace(FACTS, contact=None), True),
+    ("red number, but policy off", message(), replace(sender(quality="RED"), quality_policy="off"), True),
+    ("red number, conversation", FREE, replace(sender(quality="RED"), template=None, window_opened_at=NOW), False),
+    ("window open", FREE, replace(FREE_FACTS, window_opened_at=NOW - 23 * HOUR), False),
+    ("tier used up, but this person counts already", message(), replace(FACTS, tier=Tier(5, 5, True)), True),
+    ("tier used up, within a window", message(), replace(FACTS, tier=Tier(5, 5), window_opened_at=NOW), False),
+    ("hold that is over", message(), sender(hold=None, hold_until=NOW), True),
+    ("throttled, and its slot has come", message(slotted=True), replace(FACTS, slot_at=NOW + HOUR), True),
+]
+
+
+@pytest.mark.parametrize(("name", "waiting", "facts", "counts"), SENT, ids=[case[0] for case in SENT])
+def test_goes(name: str, waiting: Message, facts: Facts, counts: bool) -> None:
+    assert decide(waiting, facts, NOW) == Send(counts_for_tier=counts)
+
+
+def test_a_stop_recalls_marketing_and_leaves_conversation() -> None:
+    stopped = contact(MarketingState.UNSUBSCRIBED)
+    assert decide(message(), replace(FACTS, contact=stopped), NOW) == Recall(stopped)
+    talking = replace(FREE_FACTS, contact=stopped, window_opened_at=NOW)
+    assert isinstance(decide(FREE, talking, NOW), Send)
+
+
+def test_a_marketing_template_needs_a_subscription_whatever_it_calls_itself() -> None:
+    disguised = message(purpose=Purpose.TRANSACTIONAL)
+    stopped = contact(MarketingState.UNSUBSCRIBED)
+    assert decide(disguised, replace(FACTS, contact=stopped), NOW) == Recall(stopped)
+
+
+def test_a_template_not_found_offers_the_nearest_names() -> None:
+    facts = replace(sender(templates_synced_at=NOW), template=None)
+    verdict = decide(message(template_content("Inés", name="autum_sale")), facts, NOW)
+    assert isinstance(verdict, Reject)
+    assert verdict.reason.evidence["status"] == "NOT_FOUND"
+    assert "autumn_sale (es_MX)" in verdict.reason.evidence["nearest"]  # type: ignore[operator]
+
+
+def test_the_window_is_believed_closed_after_ten_seconds_at_most() -> None:
+    facts = replace(FREE_FACTS, inbound_read_until=None)
+    assert isinstance(decide(FREE, facts, NOW + timedelta(seconds=9)), Wait)
+    assert isinstance(decide(FREE, facts, NOW + timedelta(seconds=10)), Reject)
+
+
+EXPIRED = [
+    (Waiting.THROTTLE, ReasonCode.RATE_LIMIT_EXCEEDED),
+    (Waiting.PAIR, ReasonCode.RATE_LIMIT_EXCEEDED),
+    (Waiting.RATE, ReasonCode.RATE_LIMIT_EXCEEDED),
+    (Waiting.TIER, ReasonCode.MESSAGING_LIMIT_REACHED),
+    (Waiting.RETRY, ReasonCode.TEMPORARY_FAILURE),
+    (Waiting.PAUSED, ReasonCode.EXPIRED_BEFORE_SENDING),
+    (Waiting.TURN, ReasonCode.EXPIRED_BEFORE_SENDING),
+    (Waiting.CAP, ReasonCode.MARKETING_CAP_REACHED),
+]
+
+
+@pytest.mark.parametrize(("cause", "code"), EXPIRED)
+def test_what_it_waited_for_is_why_it_expired(cause: Waiting, code: ReasonCode) -> None:
+    why = expired(message(waiting_for=cause, waiting_since=NOW))
+    assert why.code is code
+    assert why.evidence["waited_for"] == cause.value
+
+
+def test_a_hold_gives_its_own_reason_when_the_message_expires() -> None:
+    hold = reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says so")
+    assert expired(message(waiting_for=Waiting.HOLD), hold).code is ReasonCode.META_PAYMENT_ISSUE
+
+
+@given(st.integers(min_value=0, max_value=10**6))
+def test_nothing_is_sent_at_or_after_its_expiry(late: int) -> None:
+    waiting = message()
+    verdict = decide(waiting, FACTS, waiting.funded.expires_at + timedelta(seconds=late))
+    assert isinstance(verdict, Reject)
+
+
+@given(
+    st.sampled_from([case[1] for case in REJECTED + WAITING]), st.sampled_from([case[2] for case in REJECTED + WAITING])
+)
+def test_decide_is_the_first_gate_that_does_not_pass(waiting: Message, facts: Facts) -> None:
+    checks = evaluate(waiting, facts, NOW)
+    first = next((check.otherwise for check in checks if check.otherwise is not None), None)
+    verdict = decide(waiting, facts, NOW)
+    assert verdict == first if first is not None else isinstance(verdict, Send)
+    assert all((check.passed is True) == (check.otherwise is None) for check in checks)
+
+
+def test_lanes() -> None:
+    assert lane_of(Purpose.CONVERSATION, None) is Lane.CONVERSATION
+    assert lane_of(Purpose.TRANSACTIONAL, "AUTHENTICATION") is Lane.CONVERSATION
+    assert lane_of(Purpose.TRANSACTIONAL, "UTILITY") is Lane.TRANSACTIONAL
+    assert lane_of(Purpose.MARKETING, "MARKETING") is Lane.MARKETING
+
+
+def test_an_authentication_template_is_given_up_after_ten_minutes() -> None:
+    month = timedelta(days=30)
+    assert receipt_deadline(NOW, "AUTHENTICATION", month) == NOW + timedelta(minutes=10)
+    assert receipt_deadline(NOW, "UTILITY", month) == NOW + month

@@ -1,0 +1,69 @@
+"""Paces hold in every stretch of time, whatever the moments at which somebody asks."""
+
+from datetime import UTC, datetime, timedelta
+
+from dispatcher.limits import DAY, PAIR_BURST, Pace, PairPace, Throttle, next_slot
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+@given(
+    st.sampled_from([1, 5, 20, 80, 1000]),
+    st.lists(st.floats(min_value=0, max_value=0.5), min_size=1, max_size=300),
+)
+def test_never_more_than_the_limit_in_any_one_second(per_second: int, gaps: list[float]) -> None:
+    pace = Pace.start(per_second, 0.0)
+    now = 0.0
+    sent: list[float] = []
+    for gap in gaps:
+        now += gap
+        count = pace.available(now)
+        pace.take(count, now)
+        sent += [now] * count
+    for start in sent:
+        assert sum(start <= moment < start + 1 for moment in sent) <= per_second
+
+
+def test_a_driver_that_wakes_adds_no_burst() -> None:
+    pace = Pace.start(80, 0.0)
+    assert pace.available(0.0) == 1
+    assert pace.available(3600.0) <= 4
+
+
+@given(st.sampled_from([1, 10, 80, 1000]))
+def test_waiting_as_told_is_enough(per_second: int) -> None:
+    pace = Pace.start(per_second, 10.0)
+    pace.take(pace.available(10.0), 10.0)
+    assert pace.available(10.0 + pace.wait_seconds(10.0)) >= 1
+
+
+def test_twenty_at_once_are_two_minutes_of_silence() -> None:
+    pairs = PairPace()
+    for _ in range(20):
+        assert pairs.wait_seconds("ines", 0.0) == 0
+        pairs.take("ines", 0.0)
+    assert pairs.wait_seconds("ines", 6.0) == 114
+    assert pairs.wait_seconds("ines", 120.0) == 0
+    assert pairs.wait_seconds("paul", 6.0) == 0
+
+
+def test_a_burst_ends_at_forty_five() -> None:
+    pairs = PairPace()
+    for _ in range(PAIR_BURST):
+        pairs.take("ines", 0.0)
+    assert pairs.wait_seconds("ines", 1.0) > 0
+
+
+@given(st.integers(1, 600), st.integers(1, 2000), st.integers(1, 500))
+def test_slots_keep_both_throttles(per_minute: int, per_day: int, count: int) -> None:
+    throttle = Throttle(per_minute, per_day, None, None, 0)
+    slots = []
+    for _ in range(count):
+        slot, throttle = next_slot(throttle, NOW)
+        slots.append(slot)
+    assert slots == sorted(slots)
+    for index in range(len(slots) - per_minute):
+        assert slots[index + per_minute] - slots[index] >= timedelta(seconds=59)
+    assert sum(slot < NOW + DAY for slot in slots) <= per_day
