@@ -35,6 +35,7 @@ class Credentials:
     shopify_webhook_secrets: str
     shopify_secret: str
     token_encryption_key: str
+    privacy_key: str
 
 
 def settings_of_caller(environment: Mapping[str, str]) -> dict[str, str]:
@@ -69,6 +70,7 @@ def make_credentials(state: StateDir, caller: Mapping[str, str]) -> Credentials:
         shopify_webhook_secrets=",".join(f"{workspace}:{secret}" for workspace, secret in shopify.items()),
         shopify_secret=shopify[DEMO_WORKSPACE],
         token_encryption_key=state.secret("token_encryption_key", _fernet_key),
+        privacy_key=state.secret("privacy_key"),
     )
 
 
@@ -82,6 +84,7 @@ def environment(
         "META_GRAPH_URL": meta_url,
         "META_VERIFY_TOKEN": credentials.meta_verify_token,
         "TOKEN_ENCRYPTION_KEY": credentials.token_encryption_key,
+        "PRIVACY_KEY": credentials.privacy_key,
         **caller,
         "API_TOKENS": credentials.api_tokens,
         "META_APP_SECRETS": credentials.meta_app_secrets,
