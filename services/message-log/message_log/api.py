@@ -1,0 +1,379 @@
+"""The JSON API under /v1 (contract.md, message-log)."""
+
+import io
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import asyncpg
+from defusedcsv import csv  # type: ignore[import-untyped]
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
+from sendwhy import http
+from sendwhy.access import Role
+from sendwhy.events import Moment, SendRequested, event_id_of
+from sendwhy.http import Caller, IdempotencyKey, Operator
+from sendwhy.postgres import add_to_outbox
+from sendwhy.problems import Problem, not_found
+from sendwhy.reasons import ReasonCode
+from sendwhy.service import Runtime
+from sendwhy.stage import fields_of
+from sendwhy.topics import outgoing
+
+from message_log import live, queries
+from message_log.queries import STATUSES, Filters, Page
+from message_log.settings import MessageLogSettings
+from message_log.view import (
+    MessageDetail,
+    MessageView,
+    Viewer,
+    WebhookDetail,
+    WebhookItem,
+    webhook_detail,
+    webhook_fields,
+)
+
+LIMIT_MAX = 500
+CSV_PAGE = 1000
+ANSWERED_AT_ONCE = 202
+
+_OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
+
+Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
+Cursor = Annotated[str | None, Query(max_length=1000)]
+
+
+class MessageList(BaseModel):
+    items: list[MessageView]
+    next_cursor: str | None
+
+
+class WebhookList(BaseModel):
+    items: list[WebhookItem]
+    next_cursor: str | None
+
+
+class ReasonCount(BaseModel):
+    reason: ReasonCode
+    service: str | None
+    count: int
+
+
+class CampaignView(BaseModel):
+    id: str
+    total: int
+    by_status: dict[str, int]
+    by_reason: list[ReasonCount]
+
+
+class NodeCounts(BaseModel):
+    node_id: str | None
+    by_status: dict[str, int]
+
+
+class AutomationView(BaseModel):
+    """Counts per node, and the messages to each person, newest first."""
+
+    id: str
+    nodes: list[NodeCounts]
+    items: list[MessageView]
+    next_cursor: str | None
+
+
+class ThreadEntry(BaseModel):
+    """`in`: what the person wrote (text). `out`: what was sent (message)."""
+
+    direction: str
+    at: Moment
+    text: str | None = None
+    kind: str | None = None
+    provider_message_id: str | None = None
+    message: MessageView | None = None
+
+
+class ThreadView(BaseModel):
+    contact_id: str
+    items: list[ThreadEntry]
+    next_cursor: str | None
+
+
+class Published(BaseModel):
+    message_id: str
+    url: str
+
+
+def filters_of_query(filters: Annotated[Filters, Query()]) -> Filters:
+    return filters
+
+
+FilterQuery = Annotated[Filters, Depends(filters_of_query)]
+
+
+def sees_everything(caller: Caller) -> bool:
+    """Raw bytes and what belongs to nobody: only for an admin of all workspaces."""
+    return caller.token.workspace == "*" and caller.token.role is Role.ADMIN
+
+
+def routes(runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> APIRouter:
+    router = APIRouter(prefix="/v1/workspaces/{w}", tags=["messages"])
+    _message_routes(router, runtime, settings)
+    _group_routes(router, runtime, settings)
+    _webhook_routes(router, runtime)
+    _stream_route(router, runtime, settings, streams)
+    return router
+
+
+def viewer_for(request: Request, caller: Caller, settings: MessageLogSettings) -> Viewer:
+    return Viewer(caller.token.role, base_of(request, settings))
+
+
+def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSettings) -> None:
+    @router.post("/messages", status_code=ANSWERED_AT_ONCE, response_model=Published)
+    async def request_message(request: Request, caller: Operator, key: IdempotencyKey = None) -> Response:
+        """Publish a send.requested. The body is the contract's, `message_id`, `workspace_id`, `origin` and
+        `requested_at` may be left out. What becomes of it is told at `url`."""
+        wanted = await _request_in(request, caller)
+
+        async def publish() -> tuple[int, bytes]:
+            await add_to_outbox(connection, [(_outbox_id(wanted), outgoing(wanted, source=runtime.service))])
+            url = viewer_for(request, caller, settings).url(caller.workspace, wanted.message_id)
+            return ANSWERED_AT_ONCE, Published(message_id=wanted.message_id, url=url).model_dump_json().encode()
+
+        async with runtime.pool.acquire(timeout=10) as connection, connection.transaction():
+            answer = await http.once(connection, request, caller, key, publish)
+        runtime.publish_soon()
+        return answer
+
+    @router.get("/messages")
+    async def list_messages(
+        request: Request, caller: http.Viewer, filters: FilterQuery, cursor: Cursor = None, limit: Limit = 50
+    ) -> MessageList:
+        async with runtime.pool.acquire(timeout=10) as connection:
+            page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=limit)
+        return _message_list(viewer_for(request, caller, settings), page)
+
+    @router.get("/messages.csv", response_class=StreamingResponse)
+    async def export_messages(request: Request, caller: http.Viewer, filters: FilterQuery) -> StreamingResponse:
+        rows = _csv_lines(runtime, caller, filters, viewer_for(request, caller, settings))
+        name = f"sendwhy-messages-{caller.workspace}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.csv"
+        headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
+        return StreamingResponse(rows, media_type="text/csv; charset=utf-8", headers=headers)
+
+    @router.get("/messages/{message_id}")
+    async def read_message(request: Request, caller: http.Viewer, message_id: str) -> MessageDetail:
+        return await load_message(runtime, caller.workspace, message_id, viewer_for(request, caller, settings))
+
+
+def _group_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSettings) -> None:
+    @router.get("/campaigns/{campaign}")
+    async def read_campaign(caller: http.Viewer, campaign: str) -> CampaignView:
+        filters = Filters(campaign=campaign)
+        async with runtime.pool.acquire(timeout=10) as connection:
+            by_status = await queries.count_by_status(connection, caller.workspace, filters)
+            reasons = await queries.count_by_reason(connection, caller.workspace, filters)
+        if not any(by_status.values()):
+            raise not_found("The campaign")
+        counts = [ReasonCount(reason=row["reason"], service=row["service"], count=row["count"]) for row in reasons]
+        return CampaignView(id=campaign, total=sum(by_status.values()), by_status=by_status, by_reason=counts)
+
+    @router.get("/automations/{automation}")
+    async def read_automation(
+        request: Request, caller: http.Viewer, automation: str, cursor: Cursor = None, limit: Limit = 50
+    ) -> AutomationView:
+        async with runtime.pool.acquire(timeout=10) as connection:
+            nodes = await queries.automation_nodes(connection, caller.workspace, automation)
+            filters = Filters(automation=automation)
+            page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=limit)
+        if not nodes:
+            raise not_found("The automation")
+        people = _message_list(viewer_for(request, caller, settings), page)
+        return AutomationView(
+            id=automation, nodes=_node_counts(nodes), items=people.items, next_cursor=people.next_cursor
+        )
+
+    @router.get("/threads/{contact}")
+    async def read_thread(
+        request: Request, caller: http.Viewer, contact: str, cursor: Cursor = None, limit: Limit = 50
+    ) -> ThreadView:
+        return await _thread(
+            runtime, caller, contact, viewer_for(request, caller, settings), cursor=cursor, limit=limit
+        )
+
+
+def _webhook_routes(router: APIRouter, runtime: Runtime) -> None:
+    @router.get("/webhooks")
+    async def list_webhooks(caller: http.Viewer, cursor: Cursor = None, limit: Limit = 50) -> WebhookList:
+        everything = sees_everything(caller)
+        async with runtime.pool.acquire(timeout=10) as connection:
+            page = await queries.list_webhooks(
+                connection, caller.workspace, everything=everything, cursor=cursor, limit=limit
+            )
+        items = [WebhookItem(**webhook_fields(row), kinds=row["kinds"]) for row in page.rows]
+        return WebhookList(items=items, next_cursor=page.next_cursor)
+
+    @router.get("/webhooks/{webhook_id}")
+    async def read_webhook(caller: http.Viewer, webhook_id: str) -> WebhookDetail:
+        return await load_webhook(runtime, caller.workspace, webhook_id, everything=sees_everything(caller))
+
+
+def _stream_route(router: APIRouter, runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> None:
+    @router.get("/events", response_class=EventSourceResponse)
+    async def stream(
+        request: Request,
+        caller: http.Viewer,
+        _slot: Annotated[None, Depends(streams.slot)],
+        last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)] = None,
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Messages as they change, from now on or from `Last-Event-ID` on; `data` is a message as in the list."""
+        viewer = viewer_for(request, caller, settings)
+        position = live.read_position(last_event_id)
+        async for row in streams.changes(runtime, request.app, caller.workspace, position):
+            yield ServerSentEvent(data=viewer.message(row), id=live.position_of(row))
+
+
+def base_of(request: Request, settings: MessageLogSettings) -> str:
+    return str(settings.public_url or request.base_url)
+
+
+async def load_message(runtime: Runtime, workspace: str, message_id: str, viewer: Viewer) -> MessageDetail:
+    async with runtime.pool.acquire(timeout=10) as connection:
+        row = await queries.read_message(connection, workspace, message_id) if "\x00" not in message_id else None
+        if row is None:
+            raise not_found("The message")
+        events = await queries.events_of(connection, workspace, message_id, row["wamid"])
+        webhooks = await queries.webhooks_of(connection, workspace, message_id, row["wamid"])
+    return viewer.detail(row, events, webhooks)
+
+
+async def load_webhook(runtime: Runtime, workspace: str, webhook_id: str, *, everything: bool) -> WebhookDetail:
+    async with runtime.pool.acquire(timeout=10) as connection:
+        found = await queries.read_webhook(connection, workspace, webhook_id, everything=everything)
+    if found is None:
+        raise not_found("The webhook")
+    return webhook_detail(*found, with_body=everything)
+
+
+async def _request_in(request: Request, caller: Caller) -> SendRequested:
+    """The body as a send.requested of this workspace, or a 422 that names the fields."""
+    try:
+        given = _OBJECT.validate_json(await request.body())
+        if given.setdefault("workspace_id", caller.workspace) != caller.workspace:
+            raise Problem(422, "The body names another workspace.", errors={"workspace_id": "must be the path's"})
+        # A repeat under the same Idempotency-Key never gets here with a new id: it gets the stored answer.
+        given.setdefault("message_id", f"api-{uuid4()}")
+        given.setdefault("origin", {"kind": "api"})
+        given.setdefault("requested_at", datetime.now(UTC).isoformat())
+        return SendRequested.model_validate_json(_OBJECT.dump_json(given))
+    except ValidationError as error:
+        fields = dict(line.partition(": ")[::2] for line in fields_of(error))
+        raise Problem(422, "The request has fields that are missing or wrong.", errors=fields) from error
+
+
+def _outbox_id(wanted: SendRequested) -> UUID:
+    return event_id_of(f"{wanted.workspace_id}/{wanted.message_id}", "requested")
+
+
+def _message_list(viewer: Viewer, page: Page) -> MessageList:
+    return MessageList(items=[viewer.message(row) for row in page.rows], next_cursor=page.next_cursor)
+
+
+def _node_counts(rows: Sequence[asyncpg.Record]) -> list[NodeCounts]:
+    nodes: dict[str | None, dict[str, int]] = {}
+    for row in rows:
+        nodes.setdefault(row["node_id"], dict.fromkeys(STATUSES, 0))[row["status"]] = row["count"]
+    return [NodeCounts(node_id=node, by_status=counts) for node, counts in nodes.items()]
+
+
+async def _thread(
+    runtime: Runtime, caller: Caller, contact: str, viewer: Viewer, *, cursor: str | None, limit: int
+) -> ThreadView:
+    """Both directions merged by time, newest first; one cursor walks both lists."""
+    async with runtime.pool.acquire(timeout=10) as connection:
+        phones = await queries.phones_of(connection, caller.workspace, contact)
+        sent = await queries.list_messages(
+            connection, caller.workspace, Filters(contact=contact), cursor=cursor, limit=limit
+        )
+        written = await queries.inbound_of(connection, caller.workspace, phones, cursor=cursor, limit=limit + 1)
+        known = sent.rows or written or await queries.contact_is_known(connection, caller.workspace, contact)
+    if not known and cursor is None:
+        raise not_found("The contact")
+    entries = [(row["at"], row["message_id"], _outbound(viewer, row)) for row in sent.rows]
+    entries += [(row["at"], str(row["event_id"]), _inbound(row)) for row in written]
+    entries.sort(key=lambda entry: entry[:2], reverse=True)
+    more = len(entries) > limit or sent.next_cursor is not None
+    entries = entries[:limit]
+    next_cursor = queries.to_cursor(*entries[-1][:2]) if more and entries else None
+    return ThreadView(contact_id=contact, items=[entry for _, _, entry in entries], next_cursor=next_cursor)
+
+
+def _outbound(viewer: Viewer, row: asyncpg.Record) -> ThreadEntry:
+    message = viewer.message(row)
+    return ThreadEntry(direction="out", at=row["at"], message=message, provider_message_id=message.provider_message_id)
+
+
+def _inbound(row: asyncpg.Record) -> ThreadEntry:
+    return ThreadEntry(
+        direction="in", at=row["at"], text=row["text"], kind=row["kind"], provider_message_id=row["wamid"]
+    )
+
+
+_CSV_COLUMNS = (
+    "message_id",
+    "requested_at",
+    "status",
+    "reason",
+    "title",
+    "detail",
+    "service",
+    "recoverable",
+    "contact_id",
+    "phone",
+    "origin",
+    "origin_id",
+    "template",
+    "sender_id",
+    "provider_message_id",
+)
+
+
+async def _csv_lines(runtime: Runtime, caller: Caller, filters: Filters, viewer: Viewer) -> AsyncIterator[str]:
+    """Page by page, each with a connection of its own: a slow reader holds none."""
+    yield _csv_text([_CSV_COLUMNS])
+    cursor: str | None = None
+    while True:
+        async with runtime.pool.acquire(timeout=10) as connection:
+            page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=CSV_PAGE)
+        if page.rows:
+            yield _csv_text([_csv_row(viewer.message(row)) for row in page.rows])
+        if (cursor := page.next_cursor) is None:
+            return
+
+
+def _csv_text(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _csv_row(message: MessageView) -> list[Any]:
+    reason, origin = message.reason, message.origin or {}
+    return [
+        message.message_id,
+        message.requested_at.isoformat(),
+        message.status,
+        reason.code if reason else None,
+        reason.title if reason else None,
+        reason.detail if reason else None,
+        message.service,
+        reason.recoverable if reason else None,
+        message.to.contact_id,
+        message.to.phone,
+        origin.get("kind"),
+        origin.get("id"),
+        message.template,
+        message.sender_id,
+        message.provider_message_id,
+    ]

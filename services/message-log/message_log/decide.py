@@ -1,0 +1,270 @@
+"""What became of a message, folded from events that come in any order and any number of times.
+
+Every event tells a partial `MessageState`; `merge` joins two of them. It is commutative, associative and idempotent,
+so all orders and repeats end in the same state (contract.md, "How to read them").
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import reduce, singledispatch
+from typing import Any, Self
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from sendwhy.events import (
+    Origin,
+    Reason,
+    SendConsented,
+    SendHeld,
+    SendRecalled,
+    SendRejected,
+    SendRequested,
+    Status,
+    StatusUpdated,
+    To,
+    Wire,
+)
+from sendwhy.reasons import ReasonCode, Service
+
+# consent stamps its INVALID_REQUEST with its own clock, Kafka the request with the broker's.
+CLOCK_SKEW = timedelta(seconds=60)
+
+_STEPS = (Status.ACCEPTED, Status.SENT, Status.DELIVERED, Status.READ, Status.PLAYED)
+_REJECTION_RANK = {ReasonCode.INVALID_REQUEST: 0, ReasonCode.SEND_OUTCOME_UNKNOWN: 1}
+_RANK_REQUESTED, _RANK_ECHOED, _RANK_CONSENTED, _RANK_SENDER_USED = 1, 2, 3, 4
+
+
+class Outcome(StrEnum):
+    """Where a message stands, as stored. `open` (nothing decided yet) is shown as sending or waiting, by the clock."""
+
+    OPEN = "open"
+    ACCEPTED = "accepted"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    READ = "read"
+    FAILED = "failed"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Fact(_Value):
+    """Something known of the message. The higher rank stands; among equals the earliest told."""
+
+    rank: int
+    at: AwareDatetime
+    value: JsonValue
+
+    @property
+    def order(self) -> tuple[int, float, str]:
+        return (self.rank, -self.at.timestamp(), repr(self.value))
+
+
+class Verdict(_Value):
+    """A failure: who said it, when, and why."""
+
+    service: Service
+    at: AwareDatetime
+    event_id: UUID
+    reason: Reason
+
+
+class Waiting(_Value):
+    cause: ReasonCode
+    since: AwareDatetime
+    until: AwareDatetime | None = None
+    event_id: UUID
+
+
+class MessageState(_Value):
+    """All that is known of one message. `times`: when each receipt was first told, by Meta's clock."""
+
+    first_at: AwareDatetime
+    updated_at: AwareDatetime
+    facts: dict[str, Fact] = Field(default_factory=dict)
+    times: dict[Status, AwareDatetime] = Field(default_factory=dict)
+    failed: Verdict | None = None
+    rejected: Verdict | None = None
+    waiting: Waiting | None = None
+    # A service let it pass: an INVALID_REQUEST under the same id was about another, earlier request.
+    passed: bool = False
+    requested_last: AwareDatetime | None = None
+    erased: bool = False
+
+    @classmethod
+    def at(cls, moment: datetime, **known: Any) -> Self:
+        return cls(first_at=moment, updated_at=moment, **known)
+
+    def known(self, name: str) -> Any:
+        fact = self.facts.get(name)
+        return None if fact is None else fact.value
+
+    @property
+    def receipt(self) -> Status | None:
+        """The highest receipt."""
+        return next((status for status in reversed(_STEPS) if status in self.times), None)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The failure that stands, if one does."""
+        if self.receipt in (Status.DELIVERED, Status.READ, Status.PLAYED):
+            return None
+        if self.failed is not None or self.receipt is not None:
+            return self.failed
+        return self.rejected if self._rejection_stands() else None
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.verdict is not None:
+            return Outcome.FAILED
+        receipt = self.receipt
+        if receipt is None:
+            return Outcome.OPEN
+        return Outcome.READ if receipt is Status.PLAYED else Outcome(receipt)
+
+    def _rejection_stands(self) -> bool:
+        if self.rejected is None or self.rejected.reason.code is not ReasonCode.INVALID_REQUEST:
+            return True
+        corrected = self.requested_last is not None and self.requested_last > self.rejected.at + CLOCK_SKEW
+        return not self.passed and not corrected
+
+
+def merge(one: MessageState, other: MessageState) -> MessageState:
+    """Both states' knowledge in one."""
+    erased = one.erased or other.erased
+    return MessageState(
+        first_at=min(one.first_at, other.first_at),
+        updated_at=max(one.updated_at, other.updated_at),
+        facts=_forget_person(_join(one.facts, other.facts, lambda a, b: max(a, b, key=lambda f: f.order)), erased),
+        times=_join(one.times, other.times, min),
+        failed=_last(one.failed, other.failed, lambda v: (v.reason.meta is not None, v.at, v.event_id)),
+        rejected=_last(one.rejected, other.rejected, lambda v: (_rank_of(v.reason.code), v.at, v.event_id)),
+        waiting=_last(one.waiting, other.waiting, lambda w: (w.since, w.event_id)),
+        passed=one.passed or other.passed,
+        requested_last=_last(one.requested_last, other.requested_last, lambda moment: moment),
+        erased=erased,
+    )
+
+
+def fold(states: Iterable[MessageState]) -> MessageState:
+    return reduce(merge, states)
+
+
+def _join(one: dict[Any, Any], other: dict[Any, Any], choose: Any) -> dict[Any, Any]:
+    both = {name: choose(one[name], other[name]) for name in one.keys() & other.keys()}
+    return {**one, **other, **both}
+
+
+def _last(one: Any, other: Any, order: Any) -> Any:
+    return max((each for each in (one, other) if each is not None), key=order, default=None)
+
+
+def _rank_of(code: ReasonCode) -> int:
+    return _REJECTION_RANK.get(code, 2)
+
+
+def _forget_person(facts: dict[str, Fact], erased: bool) -> dict[str, Fact]:
+    return {name: fact for name, fact in facts.items() if name not in ("phone", "metadata")} if erased else facts
+
+
+def erased(moment: datetime) -> MessageState:
+    """What a contact's erasure tells of each of its messages; it holds for what comes later too."""
+    return MessageState.at(moment, erased=True)
+
+
+@singledispatch
+def tells(event: Wire, at: datetime) -> MessageState | None:  # noqa: ARG001 - the other kinds use it
+    """What an event tells of its message; None where it tells nothing. `at`: when Kafka stored it."""
+    return None
+
+
+@tells.register
+def _(event: SendRequested, at: datetime) -> MessageState:
+    return MessageState.at(at, facts=_facts_of_request(event, _RANK_REQUESTED, at), requested_last=at)
+
+
+@tells.register
+def _(event: SendConsented, at: datetime) -> MessageState:
+    """Of send.funded too: its model is a SendConsented."""
+    told = _facts_of_request(event.request, _RANK_CONSENTED, event.occurred_at)
+    resolved = {
+        "contact_id": event.resolved.contact_id,
+        "phone": event.resolved.phone,
+        "purpose": event.resolved.purpose,
+        "expires_at": event.expires_at.isoformat(),
+    }
+    return MessageState.at(at, facts=told | _facts(_RANK_CONSENTED, event.occurred_at, resolved), passed=True)
+
+
+@tells.register
+def _(event: SendRejected, at: datetime) -> MessageState:
+    facts = _facts_echoed(event.to, event.origin, event.metadata, event.occurred_at)
+    facts |= _facts(_RANK_SENDER_USED, event.occurred_at, {"sender_id": event.sender_id})
+    verdict = Verdict(service=event.service, at=event.occurred_at, event_id=event.event_id, reason=event.reason)
+    return MessageState.at(at, facts=facts, rejected=verdict)
+
+
+@tells.register
+def _(event: SendHeld, at: datetime) -> MessageState | None:
+    if event.scope.kind != "message":
+        return None
+    waiting = Waiting(cause=event.cause, since=event.since, until=event.until, event_id=event.event_id)
+    facts = _facts(_RANK_SENDER_USED, event.occurred_at, {"sender_id": event.sender_id})
+    return MessageState.at(at, facts=facts, waiting=waiting, passed=True)
+
+
+@tells.register
+def _(event: SendRecalled, at: datetime) -> MessageState | None:
+    return tells(event.funded, at)
+
+
+@tells.register
+def _(event: StatusUpdated, at: datetime) -> MessageState:
+    facts = _facts_echoed(event.to, event.origin, event.metadata or {}, event.occurred_at)
+    used = {"sender_id": event.sender_id, "wamid": event.provider_message_id}
+    facts |= _facts(_RANK_SENDER_USED, event.occurred_at, used)
+    if event.status is not Status.FAILED:
+        return MessageState.at(at, facts=facts, times={event.status: event.occurred_at}, passed=True)
+    if event.reason is None:
+        return MessageState.at(at, facts=facts, passed=True)
+    verdict = Verdict(service=event.service, at=event.occurred_at, event_id=event.event_id, reason=event.reason)
+    return MessageState.at(at, facts=facts, failed=verdict, passed=True)
+
+
+def _facts_of_request(request: SendRequested, rank: int, at: datetime) -> dict[str, Fact]:
+    template = request.template
+    known: dict[str, JsonValue] = {
+        "contact_id": request.to.contact_id,
+        "phone": request.to.phone,
+        "origin": _origin(request.origin),
+        "purpose": request.purpose,
+        "sender_id": request.sender_id,
+        "content_type": request.content["type"],
+        "template": template.name if template else None,
+        "language": template.language.code if template else None,
+        "requested_at": request.requested_at.isoformat() if request.requested_at else None,
+        "resend_of": request.resend_of,
+        "metadata": request.metadata or None,
+    }
+    return _facts(rank, at, known)
+
+
+def _facts_echoed(
+    to: To | None, origin: Origin | None, metadata: dict[str, JsonValue], at: datetime
+) -> dict[str, Fact]:
+    known: dict[str, JsonValue] = {"metadata": metadata or None}
+    if to is not None:
+        known |= {"contact_id": to.contact_id, "phone": to.phone}
+    if origin is not None:
+        known["origin"] = _origin(origin)
+    return _facts(_RANK_ECHOED, at, known)
+
+
+def _origin(origin: Origin) -> JsonValue:
+    return origin.model_dump(mode="json", exclude_none=True)
+
+
+def _facts(rank: int, at: datetime, known: dict[str, Any]) -> dict[str, Fact]:
+    return {name: Fact(rank=rank, at=at, value=value) for name, value in known.items() if value is not None}

@@ -1,0 +1,92 @@
+"""What stands in a raw webhook delivery, read without trusting any of it: enough to link it to messages and senders.
+
+webhook-ingest alone decides what a delivery means; this only finds what it is about.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+PARTS_MAX = 2000
+TEXT_MAX = 512
+
+_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
+_CALLBACK = re.compile(r"sw1:([A-Za-z0-9_\-]{1,64}):([A-Za-z0-9._:\-]{1,128})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One element of a delivery. `kind`: "status sent", "message text", or the webhook's field."""
+
+    kind: str
+    workspace_id: str | None = None
+    sender_id: str | None = None
+    waba_id: str | None = None
+    wamid: str | None = None
+    message_id: str | None = None
+
+
+def parts_of(body: bytes, *, workspace_id: str | None = None) -> list[Part]:
+    """The elements of a delivery, at most PARTS_MAX; `workspace_id` where the address already named it (shops).
+
+    What can't be read is one part, "unreadable": the delivery is still listed.
+    """
+    try:
+        payload = _JSON.validate_json(body)
+    except ValidationError:
+        return [Part("unreadable", workspace_id)]
+    if workspace_id is not None:
+        return [Part("customer", workspace_id)]
+    parts: list[Part] = []
+    for part in _meta_parts(payload):
+        if len(parts) == PARTS_MAX:
+            break
+        parts.append(part)
+    return parts or [Part("unknown")]
+
+
+def _meta_parts(payload: Any) -> Iterator[Part]:
+    for entry in _dicts(payload, "entry"):
+        waba_id = _text(entry, "id")
+        for change in _dicts(entry, "changes"):
+            value = change.get("value")
+            yield from _change_parts(
+                _text(change, "field") or "unknown", value if isinstance(value, dict) else {}, waba_id
+            )
+
+
+def _change_parts(field: str, value: dict[str, Any], waba_id: str | None) -> Iterator[Part]:
+    metadata = value.get("metadata")
+    sender_id = _text(metadata, "phone_number_id") if isinstance(metadata, dict) else None
+    found = False
+    for status in _dicts(value, "statuses"):
+        found = True
+        workspace, message = _callback(status)
+        kind = f"status {_text(status, 'status') or 'unknown'}"
+        yield Part(kind, workspace, sender_id, waba_id, _text(status, "id"), message)
+    for message_in in _dicts(value, "messages"):
+        found = True
+        kind = f"message {_text(message_in, 'type') or 'unknown'}"
+        yield Part(kind, None, sender_id, waba_id, _text(message_in, "id"), None)
+    if not found:
+        yield Part(field, None, sender_id, waba_id)
+
+
+def _callback(status: dict[str, Any]) -> tuple[str | None, str | None]:
+    found = _CALLBACK.fullmatch(_text(status, "biz_opaque_callback_data") or "")
+    return (found[1], found[2]) if found else (None, None)
+
+
+def _dicts(holder: Any, name: str) -> Iterator[dict[str, Any]]:
+    elements = holder.get(name) if isinstance(holder, dict) else None
+    return (each for each in elements if isinstance(each, dict)) if isinstance(elements, list) else iter(())
+
+
+def _text(holder: dict[str, Any], name: str) -> str | None:
+    value = holder.get(name)
+    usable = isinstance(value, str) and 0 < len(value) <= TEXT_MAX and not _CONTROL.search(value)
+    return value if usable else None

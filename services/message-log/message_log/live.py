@@ -1,0 +1,68 @@
+"""The live stream of a workspace's messages: each reader follows the projection by its own position, so that a
+reconnect loses nothing and a slow reader holds up nobody.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import asyncpg
+from fastapi import FastAPI
+from sendwhy.problems import Problem
+from sendwhy.service import Runtime
+
+from message_log import queries
+
+STREAMS_MAX = 100
+POLL_SECONDS = 0.5
+CHANGES_MAX = 200
+
+Position = tuple[int, str]
+_POSITION = re.compile(r"(\d{1,18}):([A-Za-z0-9._:\-]{0,128})")
+
+
+def position_of(row: asyncpg.Record) -> str:
+    return f"{row['changed_by']}:{row['message_id']}"
+
+
+def read_position(last_event_id: str | None) -> Position | None:
+    found = _POSITION.fullmatch(last_event_id or "")
+    return (int(found[1]), found[2]) if found else None
+
+
+class Streams:
+    """The open streams of this process, at most STREAMS_MAX."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    async def slot(self) -> AsyncIterator[None]:
+        """A dependency: one place for as long as the stream lasts, or 503."""
+        if self._open >= STREAMS_MAX:
+            raise Problem(503, f"This process already serves {STREAMS_MAX} streams.")
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def changes(
+        self, runtime: Runtime, app: FastAPI, workspace: str, position: Position | None
+    ) -> AsyncIterator[asyncpg.Record]:
+        """Changed messages, until the service ends: uvicorn waits for open streams before it stops."""
+        while not is_ending(app):
+            async with runtime.pool.acquire(timeout=10) as connection:
+                if position is None:
+                    position = await queries.position_now(connection)
+                rows = await queries.changes_after(connection, workspace, position, CHANGES_MAX)
+            for row in rows:
+                yield row
+            if rows:
+                position = (rows[-1]["changed_by"], rows[-1]["message_id"])
+            if len(rows) < CHANGES_MAX:
+                await asyncio.sleep(POLL_SECONDS)
+
+
+def is_ending(app: FastAPI) -> bool:
+    asked = getattr(app.state, "is_ending", None)
+    return bool(asked and asked())

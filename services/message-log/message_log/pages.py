@@ -1,0 +1,4 @@
+"""stub"""
+
+
+def install(app, runtime, settings, freshness): ...

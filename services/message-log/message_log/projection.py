@@ -1,0 +1,292 @@
+"""From records to rows: what each topic's batch writes. Nothing is published from here."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ValidationError
+from sendwhy.events import (
+    AccountUpdated,
+    ContactUpdated,
+    CustomerUpdated,
+    Event,
+    MessageId,
+    MessageReceived,
+    SendCancelled,
+    SendConsented,
+    SenderReported,
+    SenderUpdated,
+    SendFunded,
+    SendHeld,
+    SendRecalled,
+    SendRejected,
+    SendRequested,
+    StatusUpdated,
+    TemplateReported,
+    TemplateUpdated,
+    Wire,
+    WorkspaceId,
+    event_id_of,
+)
+from sendwhy.postgres import Connection
+from sendwhy.service import Runtime
+from sendwhy.stage import Handle, Parse, Record, parse_json, parse_state
+from sendwhy.topics import Outgoing, Topic
+
+from message_log import store
+from message_log.decide import MessageState, erased, merge, tells
+from message_log.deliveries import parts_of
+from message_log.store import EventRow, HoldRow, InboundRow, KnownState, MessageKey, SenderRow, WebhookRow
+
+T = TypeVar("T")
+Write = Callable[[Connection, Sequence[Record[Any]]], Awaitable[None]]
+
+# Who speaks on a topic, where the event itself doesn't say it.
+SPEAKERS = {
+    Topic.SEND_REQUESTED: "upstream",
+    Topic.SEND_CONSENTED: "consent",
+    Topic.SEND_FUNDED: "billing",
+    Topic.SEND_HELD: "dispatcher",
+    Topic.SEND_RECALLED: "dispatcher",
+    Topic.SEND_CANCELLED: "upstream",
+    Topic.MESSAGE_RECEIVED: "webhook-ingest",
+    Topic.CUSTOMER_UPDATED: "webhook-ingest",
+    Topic.TEMPLATE_REPORTED: "webhook-ingest",
+    Topic.SENDER_REPORTED: "webhook-ingest",
+    Topic.CONTACT_UPDATED: "consent",
+    Topic.TEMPLATE_UPDATED: "dispatcher",
+    Topic.SENDER_UPDATED: "dispatcher",
+    Topic.ACCOUNT_UPDATED: "billing",
+}
+_JSON_TOPICS: dict[Topic, type[Wire]] = {
+    Topic.SEND_CONSENTED: SendConsented,
+    Topic.SEND_FUNDED: SendFunded,
+    Topic.SEND_REJECTED: SendRejected,
+    Topic.SEND_HELD: SendHeld,
+    Topic.SEND_RECALLED: SendRecalled,
+    Topic.SEND_CANCELLED: SendCancelled,
+    Topic.STATUS_UPDATED: StatusUpdated,
+    Topic.MESSAGE_RECEIVED: MessageReceived,
+    Topic.CUSTOMER_UPDATED: CustomerUpdated,
+    Topic.TEMPLATE_REPORTED: TemplateReported,
+    Topic.SENDER_REPORTED: SenderReported,
+}
+_STATE_TOPICS: dict[Topic, type[Event]] = {
+    Topic.CONTACT_UPDATED: ContactUpdated,
+    Topic.TEMPLATE_UPDATED: TemplateUpdated,
+    Topic.SENDER_UPDATED: SenderUpdated,
+    Topic.ACCOUNT_UPDATED: AccountUpdated,
+}
+
+
+class _Ids(BaseModel):
+    """The two ids of a request that can't be read otherwise."""
+
+    workspace_id: WorkspaceId
+    message_id: MessageId
+
+
+def _ids_in(body: bytes | None) -> tuple[str | None, str | None]:
+    try:
+        ids = _Ids.model_validate_json(body or b"")
+    except ValidationError:
+        return None, None
+    return ids.workspace_id, ids.message_id
+
+
+def parse_request(record: Record[None]) -> SendRequested | None:
+    """None for an unreadable request: putting it aside is consent's, who also answers it."""
+    try:
+        return SendRequested.model_validate_json(record.value or b"")
+    except ValidationError:
+        return None
+
+
+def as_it_came(_record: Record[None]) -> None:
+    return None
+
+
+def event_row(record: Record[Any], event: Wire) -> EventRow:
+    """The event as a row. A request and a cancel have no event_id: their place in the log is as good."""
+    event_id: UUID = getattr(event, "event_id", None) or event_id_of(record.place, str(record.topic))
+    occurred_at = event.occurred_at if isinstance(event, Event) else record.at
+    workspace_id: str | None = getattr(event, "workspace_id", None)
+    message_id: str | None = getattr(event, "message_id", None) if workspace_id else None
+    return EventRow(
+        event_id,
+        occurred_at,
+        workspace_id,
+        message_id,
+        getattr(event, "provider_message_id", None) or getattr(event, "wamid", None),
+        getattr(event, "service", None) or SPEAKERS[record.topic],
+        kind_of(record.topic, event),
+        record.value,
+    )
+
+
+def kind_of(topic: Topic, event: Wire) -> str:
+    """The word for it in a timeline: a status, what was done to the send (requested, held …), else the topic."""
+    if isinstance(event, StatusUpdated):
+        return event.status
+    return topic.removeprefix("send.")
+
+
+def told_by(records: Sequence[Record[Any]]) -> dict[MessageKey, MessageState]:
+    """What a batch tells of each message, joined."""
+    told: dict[MessageKey, MessageState] = {}
+    for record in records:
+        state = tells(record.event, record.at)
+        workspace_id, message_id = (
+            getattr(record.event, "workspace_id", None),
+            getattr(record.event, "message_id", None),
+        )
+        if state is not None and workspace_id is not None and message_id is not None:
+            key = (workspace_id, message_id)
+            told[key] = merge(told[key], state) if key in told else state
+    return told
+
+
+async def write_events(connection: Connection, records: Sequence[Record[Any]]) -> None:
+    readable = [record for record in records if record.event is not None]
+    await store.add_events(connection, [event_row(record, record.event) for record in readable])
+    await store.fold_messages(connection, told_by(readable))
+
+
+async def write_holds(connection: Connection, records: Sequence[Record[SendHeld]]) -> None:
+    await write_events(connection, records)
+    held = [record.event for record in records if record.event.scope.kind != "message"]
+    rows = [
+        HoldRow(e.workspace_id, e.scope.kind, e.scope.id, e.event_id, e.occurred_at, e.cause, e.since, e.until)
+        for e in held
+    ]
+    await store.set_holds(connection, rows)
+
+
+async def write_inbound(connection: Connection, records: Sequence[Record[MessageReceived]]) -> None:
+    await write_events(connection, records)
+    events = [record.event for record in records]
+    rows = [
+        InboundRow(e.event_id, e.workspace_id, e.sender_id, e.phone, e.wamid, e.occurred_at, e.kind, e.text)
+        for e in events
+    ]
+    await store.add_inbound(connection, rows)
+
+
+async def write_states(connection: Connection, records: Sequence[Record[Any]]) -> None:
+    await store.add_events(connection, [event_row(record, record.event) for record in records if record.event])
+    states = [
+        KnownState(
+            (record.key or b"").decode(errors="replace"),
+            getattr(record.event, "version", 0),
+            getattr(record.event, "workspace_id", None),
+            getattr(record.event, "phone", None),
+            record.value if record.event else None,
+        )
+        for record in records
+    ]
+    await store.set_states(connection, records[0].topic, states)
+
+
+async def write_contacts(connection: Connection, records: Sequence[Record[ContactUpdated | None]]) -> None:
+    gone = sorted({_contact_of(record) for record in records if record.event is None})
+    if gone:
+        await store.forget_contacts(connection, gone)
+        at = max(record.at for record in records)
+        messages = await store.messages_of_contacts(connection, gone)
+        await store.fold_messages(connection, dict.fromkeys(messages, erased(at)))
+    await write_states(connection, records)
+
+
+def _contact_of(record: Record[Any]) -> tuple[str, str]:
+    workspace_id, _, contact_id = (record.key or b"").decode(errors="replace").partition("/")
+    return workspace_id, contact_id
+
+
+async def write_senders(connection: Connection, records: Sequence[Record[SenderUpdated | None]]) -> None:
+    await write_states(connection, records)
+    last = {record.key: record for record in records}
+    senders = [_sender_row(record.event) for record in last.values() if record.event is not None]
+    gone = [(record.key or b"").decode(errors="replace") for record in last.values() if record.event is None]
+    await store.set_senders(connection, senders, gone)
+
+
+def _sender_row(event: SenderUpdated) -> SenderRow:
+    free = event.hold is None and not event.paused
+    free_since = event.occurred_at if free else None
+    return SenderRow(event.sender_id, event.workspace_id, event.waba_id, event.version, event.default, free_since)
+
+
+async def write_webhooks(connection: Connection, records: Sequence[Record[None]]) -> None:
+    await store.add_webhooks(connection, [webhook_row(record) for record in records])
+
+
+def webhook_row(record: Record[Any]) -> WebhookRow:
+    """A delivery, accepted or refused, with what was found in it. Everything but the bytes is in the headers."""
+    body = record.value or b""
+    refused = _header(record, "cause") if record.topic == Topic.WEBHOOK_REFUSED else None
+    size = _header(record, "size") or ""
+    return WebhookRow(
+        event_id_of(record.place, "webhook"),
+        record.at,
+        _header(record, "source") or "meta",
+        _header(record, "app_id") or _header(record, "app"),
+        refused,
+        int(size) if size.isdigit() and len(size) < 9 else len(body),
+        body,
+        tuple(parts_of(body, workspace_id=_header(record, "workspace_id"))) if refused is None else (),
+    )
+
+
+def _header(record: Record[Any], name: str) -> str | None:
+    text = (record.header(name) or b"").decode(errors="replace").replace("\x00", "")[:256]
+    return text or None
+
+
+async def write_dead_letters(connection: Connection, records: Sequence[Record[None]]) -> None:
+    await store.add_events(connection, [_dead_letter_row(record) for record in records])
+
+
+def _dead_letter_row(record: Record[Any]) -> EventRow:
+    service = _header(record, "service") or "unknown"
+    workspace_id, message_id = _ids_in(record.value)
+    event_id = event_id_of(record.place, "dead letter")
+    note = f"{_header(record, 'topic')}: {_header(record, 'error')}"
+    return EventRow(event_id, record.at, workspace_id, message_id, None, service, "dead_letter", record.value, note)
+
+
+WRITES: dict[Topic, Write] = {
+    Topic.SEND_HELD: write_holds,
+    Topic.MESSAGE_RECEIVED: write_inbound,
+    Topic.CONTACT_UPDATED: write_contacts,
+    Topic.SENDER_UPDATED: write_senders,
+    Topic.TEMPLATE_UPDATED: write_states,
+    Topic.ACCOUNT_UPDATED: write_states,
+    Topic.WEBHOOK_RECEIVED: write_webhooks,
+    Topic.WEBHOOK_REFUSED: write_webhooks,
+    Topic.DEAD_LETTERS: write_dead_letters,
+}
+
+
+def _parser_of(topic: Topic) -> Parse[Any]:
+    if topic in _STATE_TOPICS:
+        return parse_state(_STATE_TOPICS[topic])
+    if topic in _JSON_TOPICS:
+        return parse_json(_JSON_TOPICS[topic])
+    return parse_request if topic is Topic.SEND_REQUESTED else as_it_came
+
+
+def register(runtime: Runtime, applied: Callable[[Topic, datetime], None]) -> None:
+    """Consume every topic; `applied` is told the time of each batch's last record."""
+    for topic in Topic:
+        write = WRITES.get(topic, write_events)
+        runtime.stage(topic, _parser_of(topic), _handler(topic, write, applied))
+
+
+def _handler(topic: Topic, write: Write, applied: Callable[[Topic, datetime], None]) -> Handle[Any]:
+    async def handle(connection: Connection, records: Sequence[Record[Any]]) -> Sequence[Outgoing]:
+        await write(connection, records)
+        applied(topic, records[-1].at)
+        return ()
+
+    return handle

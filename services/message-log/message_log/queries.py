@@ -1,0 +1,375 @@
+"""What pages and API read. Every query names its workspace; lists are paged by key, never by offset."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import asyncpg
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from sendwhy.events import Line, Moment, OriginKind
+from sendwhy.postgres import Connection
+from sendwhy.problems import Problem
+from sendwhy.reasons import ReasonCode, Service
+
+from message_log.store import digits_of
+
+STATUSES = ("sending", "waiting", "sent", "delivered", "read", "failed")
+_EVENTS_MAX = 500
+
+_CURSOR: TypeAdapter[tuple[datetime, str]] = TypeAdapter(tuple[datetime, str])
+
+
+Text = Annotated[Line, StringConstraints(max_length=256)]
+
+
+class Filters(BaseModel):
+    """The filters of a message list: the same names in the API, in the pages' addresses and in CSV exports.
+
+    `origin` is its kind; `reason!=X` excludes a reason; `q` is any id: message, wamid, contact, campaign, phone.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+
+    status: Literal["sending", "waiting", "sent", "delivered", "read", "failed"] | None = None
+    reason: ReasonCode | None = None
+    reason_not: ReasonCode | None = Field(default=None, alias="reason!")
+    service: Service | None = None
+    origin: OriginKind | None = None
+    campaign: Text | None = None
+    automation: Text | None = None
+    template: Text | None = None
+    contact: Text | None = None
+    phone: Text | None = None
+    sender: Text | None = None
+    q: Text | None = None
+    since: Moment | None = Field(default=None, alias="from")
+    until: Moment | None = Field(default=None, alias="to")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_none(cls, given: Any) -> Any:
+        """A form sends every field, the empty ones too."""
+        return {name: value or None for name, value in given.items()} if isinstance(given, dict) else given
+
+    @property
+    def active(self) -> dict[str, Any]:
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+
+# The test of each filter, `{}` for its parameter. Statuses are tested on `outcome` too: that has an index.
+_TESTS = {
+    "reason": "m.reason = {}",
+    "reason_not": "m.reason is distinct from {}",
+    "service": "m.service = {}",
+    "origin": "m.origin_kind = {}",
+    "campaign": "(m.origin_kind = 'campaign' and m.origin_id = {})",
+    "automation": "(m.origin_kind = 'automation' and m.origin_id = {})",
+    "template": "m.template = {}",
+    "contact": "m.contact_id = {}",
+    "phone": "m.phone = {}",
+    "sender": "m.sender_id = {}",
+    "since": "m.at >= {}",
+    "until": "m.at < {}",
+}
+_STATUS_TESTS = {
+    "sending": "(m.outcome in ('open', 'accepted') and m.status = 'sending')",
+    "waiting": "(m.outcome = 'open' and m.status = 'waiting')",
+    "sent": "m.outcome = 'sent'",
+    "delivered": "m.outcome = 'delivered'",
+    "read": "m.outcome = 'read'",
+    "failed": "m.outcome = 'failed'",
+}
+
+
+class _Where:
+    """Conditions with their parameters, numbered as they are added."""
+
+    def __init__(self, workspace: str, filters: Filters) -> None:
+        self.values: list[Any] = []
+        self._tests = [f"m.workspace_id = {self.add(workspace)}"]
+        for name, value in filters.active.items():
+            self._tests.append(self._test(name, value))
+
+    def add(self, value: Any) -> str:
+        self.values.append(value)
+        return f"${len(self.values)}"
+
+    def also(self, test: str) -> None:
+        self._tests.append(test)
+
+    def _test(self, name: str, value: Any) -> str:
+        if name == "status":
+            return _STATUS_TESTS[value]
+        if name == "q":
+            return self._any_id(value)
+        return _TESTS[name].format(self.add(digits_of(value) if name == "phone" else value))
+
+    def _any_id(self, value: str) -> str:
+        given = self.add(value)
+        tests = [f"m.{column} = {given}" for column in ("message_id", "wamid", "contact_id", "origin_id")]
+        digits = digits_of(value)
+        if digits is not None and len(digits) >= 7:
+            tests.append(f"m.phone = {self.add(digits)}")
+        return f"({' or '.join(tests)})"
+
+    def __str__(self) -> str:
+        return " and ".join(self._tests)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    rows: Sequence[asyncpg.Record]
+    next_cursor: str | None
+
+
+def to_cursor(at: datetime, key: str) -> str:
+    return base64.urlsafe_b64encode(_CURSOR.dump_json((at, key))).decode().rstrip("=")
+
+
+def from_cursor(cursor: str) -> tuple[datetime, str]:
+    try:
+        at, key = _CURSOR.validate_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValidationError, binascii.Error, ValueError) as error:
+        raise Problem(422, "The cursor is not one of ours.", errors={"cursor": "unknown"}) from error
+    if at.tzinfo is None or "\x00" in key:
+        raise Problem(422, "The cursor is not one of ours.", errors={"cursor": "unknown"})
+    return at, key
+
+
+def _page(rows: Sequence[asyncpg.Record], limit: int, at: str, key: str) -> Page:
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return Page(rows, to_cursor(rows[-1][at], str(rows[-1][key])) if more else None)
+
+
+async def list_messages(
+    connection: Connection, workspace: str, filters: Filters, *, cursor: str | None = None, limit: int = 50
+) -> Page:
+    """The newest first."""
+    where = _Where(workspace, filters)
+    if cursor is not None:
+        at, message_id = from_cursor(cursor)
+        where.also(f"(m.at, m.message_id) < ({where.add(at)}, {where.add(message_id)})")
+    statement = f"select m.* from message_now m where {where} order by m.at desc, m.message_id desc limit {where.add(limit + 1)}"  # noqa: S608, E501 - tests are ours, values are parameters
+    return _page(await connection.fetch(statement, *where.values), limit, "at", "message_id")
+
+
+async def count_by_status(connection: Connection, workspace: str, filters: Filters) -> dict[str, int]:
+    where = _Where(workspace, filters)
+    rows = await connection.fetch(
+        f"select m.status, count(*) as count from message_now m where {where} group by m.status",  # noqa: S608
+        *where.values,
+    )
+    found = {row["status"]: row["count"] for row in rows}
+    return {status: found.get(status, 0) for status in STATUSES}
+
+
+async def count_by_reason(connection: Connection, workspace: str, filters: Filters) -> list[asyncpg.Record]:
+    """Rows of reason, service, count; the most frequent first."""
+    where = _Where(workspace, filters)
+    where.also("m.reason is not null")
+    rows: list[asyncpg.Record] = await connection.fetch(
+        f"select m.reason, m.service, count(*) as count from message_now m where {where}"  # noqa: S608
+        " group by m.reason, m.service order by count(*) desc, m.reason",
+        *where.values,
+    )
+    return rows
+
+
+async def read_message(connection: Connection, workspace: str, message_id: str) -> asyncpg.Record | None:
+    return await connection.fetchrow(
+        "select * from message_now where workspace_id = $1 and message_id = $2", workspace, message_id
+    )
+
+
+_EVENTS = """
+select event_id, occurred_at, service, kind, note, body, message_id from event
+where workspace_id = $1 and message_id = $2
+union all
+select event_id, occurred_at, service, kind, note, body, message_id from event
+where $3::text is not null and message_id is null and wamid = $3 and (workspace_id = $1 or workspace_id is null)
+order by occurred_at, kind limit $4
+"""
+
+
+async def events_of(
+    connection: Connection, workspace: str, message_id: str, wamid: str | None
+) -> Sequence[asyncpg.Record]:
+    """The timeline: events that name the message, and those that only knew Meta's id for it."""
+    rows: list[asyncpg.Record] = await connection.fetch(_EVENTS, workspace, message_id, wamid, _EVENTS_MAX)
+    return rows
+
+
+_WEBHOOKS_OF = """
+select distinct w.webhook_id, w.received_at, w.source, p.kind
+from webhook_part p join webhook w on w.webhook_id = p.webhook_id and w.received_at = p.received_at
+where p.workspace_id = $1 and p.message_id = $2 or $3::text is not null and p.wamid = $3
+order by w.received_at limit 100
+"""
+
+
+async def webhooks_of(
+    connection: Connection, workspace: str, message_id: str, wamid: str | None
+) -> Sequence[asyncpg.Record]:
+    rows: list[asyncpg.Record] = await connection.fetch(_WEBHOOKS_OF, workspace, message_id, wamid)
+    return rows
+
+
+# `everything`: also what belongs to no known workspace, and what was refused; for those who see all workspaces.
+_LIST_WEBHOOKS = """
+select w.webhook_id, w.received_at, w.source, w.app, w.refused, w.size,
+       array(select p.kind from webhook_part p where p.webhook_id = w.webhook_id and p.received_at = w.received_at
+             and (p.workspace_id = $1 or $2 and p.workspace_id is null) order by p.position limit 20) as kinds
+from webhook w
+where ($3::timestamptz is null or (w.received_at, w.webhook_id) < ($3, $4::uuid))
+  and (exists (select from webhook_part p where p.webhook_id = w.webhook_id and p.received_at = w.received_at
+               and (p.workspace_id = $1 or $2 and p.workspace_id is null))
+       or $2 and w.refused is not null)
+order by w.received_at desc, w.webhook_id desc limit $5
+"""
+
+
+async def list_webhooks(
+    connection: Connection, workspace: str, *, everything: bool, cursor: str | None = None, limit: int = 50
+) -> Page:
+    at, key = (None, None) if cursor is None else from_cursor(cursor)
+    rows = await connection.fetch(_LIST_WEBHOOKS, workspace, everything, at, as_uuid(key) if key else None, limit + 1)
+    return _page(rows, limit, "received_at", "webhook_id")
+
+
+_READ_WEBHOOK = """
+select w.*, exists (select from webhook_part p where p.webhook_id = w.webhook_id and p.received_at = w.received_at
+                    and p.workspace_id = $2) as own
+from webhook w where w.webhook_id = $1
+"""
+_READ_PARTS = """
+select kind, workspace_id, sender_id, waba_id, wamid, message_id from webhook_part
+where webhook_id = $1 and received_at = $2 and (workspace_id = $3 or $4 and workspace_id is null)
+order by position limit 2000
+"""
+
+
+async def read_webhook(
+    connection: Connection, workspace: str, webhook_id: str, *, everything: bool
+) -> tuple[asyncpg.Record, Sequence[asyncpg.Record]] | None:
+    """A delivery with the parts that this workspace may see; None where none of it is its own."""
+    key = as_uuid(webhook_id)
+    row = None if key is None else await connection.fetchrow(_READ_WEBHOOK, key, workspace)
+    if row is None or not (row["own"] or everything):
+        return None
+    parts: list[asyncpg.Record] = await connection.fetch(
+        _READ_PARTS, row["webhook_id"], row["received_at"], workspace, everything
+    )
+    return row, parts
+
+
+def as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+_AUTOMATION_NODES = """
+select m.node_id, m.status, count(*) as count from message_now m
+where m.workspace_id = $1 and m.origin_kind = 'automation' and m.origin_id = $2
+group by m.node_id, m.status order by m.node_id nulls last
+"""
+
+
+async def automation_nodes(connection: Connection, workspace: str, automation: str) -> Sequence[asyncpg.Record]:
+    rows: list[asyncpg.Record] = await connection.fetch(_AUTOMATION_NODES, workspace, automation)
+    return rows
+
+
+_CONTACT = "select phone, body from known_state where topic = 'contact.updated' and key = $1"
+_INBOUND = """
+select event_id, at, kind, text, wamid, sender_id from inbound
+where workspace_id = $1 and phone = any($2::text[])
+  and ($3::timestamptz is null or (at, event_id::text) < ($3, $4))
+order by at desc, event_id::text desc limit $5
+"""
+_PHONES_USED = """
+select distinct phone from message where workspace_id = $1 and contact_id = $2 and phone is not null limit 20
+"""
+
+
+async def phones_of(connection: Connection, workspace: str, contact: str) -> list[str]:
+    """The numbers of a contact as digits: its own now, and those its messages went to. Empty: nobody knows it."""
+    row = await connection.fetchrow(_CONTACT, f"{workspace}/{contact}")
+    used = await connection.fetch(_PHONES_USED, workspace, contact)
+    return sorted({each["phone"] for each in [*([row] if row else []), *used] if each["phone"]})
+
+
+async def contact_is_known(connection: Connection, workspace: str, contact: str) -> bool:
+    return await connection.fetchrow(_CONTACT, f"{workspace}/{contact}") is not None
+
+
+async def inbound_of(
+    connection: Connection, workspace: str, phones: Sequence[str], *, cursor: str | None, limit: int
+) -> Sequence[asyncpg.Record]:
+    at, key = (None, None) if cursor is None else from_cursor(cursor)
+    rows: list[asyncpg.Record] = await connection.fetch(_INBOUND, workspace, list(phones), at, key, limit)
+    return rows
+
+
+# A transaction's changes become visible with its commit, not in the order of its number: only those are read below
+# which no transaction is still open, so that a position once passed never gets company.
+_CHANGES = """
+select m.* from message_now m
+where m.workspace_id = $1 and (m.changed_by, m.message_id) > ($2, $3)
+  and m.changed_by < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+order by m.changed_by, m.message_id limit $4
+"""
+_POSITION = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1"
+
+
+async def changes_after(
+    connection: Connection, workspace: str, position: tuple[int, str], limit: int
+) -> Sequence[asyncpg.Record]:
+    rows: list[asyncpg.Record] = await connection.fetch(_CHANGES, workspace, *position, limit)
+    return rows
+
+
+async def position_now(connection: Connection) -> tuple[int, str]:
+    """Behind everything that is visible now."""
+    return (int(await connection.fetchval(_POSITION)), "\uffff")
+
+
+_WORKSPACES = """
+with recursive seen as (
+    (select workspace_id from message order by workspace_id limit 1)
+    union all
+    select (select m.workspace_id from message m where m.workspace_id > seen.workspace_id
+            order by m.workspace_id limit 1)
+    from seen where seen.workspace_id is not null
+)
+select workspace_id from seen where workspace_id is not null
+union select workspace_id from known_state where workspace_id is not null and topic <> 'contact.updated'
+order by workspace_id limit 1000
+"""
+
+
+async def workspaces_seen(connection: Connection) -> list[str]:
+    return [row["workspace_id"] for row in await connection.fetch(_WORKSPACES)]
+
+
+_ADD_SESSION = "insert into session (id_hash, token_digest, expires_at) values ($1, $2, $3)"
+_READ_SESSION = "select token_digest from session where id_hash = $1 and expires_at > now()"
+
+
+async def add_session(connection: Connection, id_hash: bytes, token_digest: str, expires_at: Moment) -> None:
+    await connection.execute(_ADD_SESSION, id_hash, token_digest, expires_at)
+
+
+async def token_of_session(connection: Connection, id_hash: bytes) -> str | None:
+    found: str | None = await connection.fetchval(_READ_SESSION, id_hash)
+    return found
+
+
+async def end_session(connection: Connection, id_hash: bytes) -> None:
+    await connection.execute("delete from session where id_hash = $1", id_hash)

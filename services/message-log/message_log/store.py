@@ -1,0 +1,444 @@
+"""The projection's tables: one statement per table and batch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from pydantic import TypeAdapter
+from sendwhy.postgres import Connection
+
+from message_log.decide import MessageState, merge
+from message_log.deliveries import Part
+
+MessageKey = tuple[str, str]
+PARTITIONED = {"event": "occurred_at", "webhook": "received_at", "webhook_part": "received_at"}
+DAYS_AHEAD = 3
+PRUNE_BATCH = 5000
+
+_STATE = TypeAdapter(MessageState)
+
+_CLAIM_MESSAGES = """
+insert into message (workspace_id, message_id)
+select * from unnest($1::text[], $2::text[])
+on conflict do nothing
+"""
+_LOCK_MESSAGES = """
+select m.workspace_id, m.message_id, m.state
+from unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
+join message m on m.workspace_id = asked.workspace_id and m.message_id = asked.message_id
+order by m.workspace_id, m.message_id
+for update of m
+"""
+_COLUMNS = {
+    "state": "bytea",
+    "at": "timestamptz",
+    "updated_at": "timestamptz",
+    "outcome": "text",
+    "reason": "text",
+    "service": "text",
+    "origin_kind": "text",
+    "origin_id": "text",
+    "node_id": "text",
+    "contact_id": "text",
+    "phone": "text",
+    "sender_id": "text",
+    "template": "text",
+    "purpose": "text",
+    "wamid": "text",
+    "waiting_cause": "text",
+    "waiting_since": "timestamptz",
+    "waiting_until": "timestamptz",
+}
+_SET = ", ".join(f"{name} = n.{name}" for name in _COLUMNS)
+_ARRAYS = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMNS.values(), start=3))
+_UPDATE_MESSAGES = f"""
+update message m set changed_by = pg_current_xact_id()::text::bigint, {_SET}
+from unnest($1::text[], $2::text[], {_ARRAYS}) as n(workspace_id, message_id, {", ".join(_COLUMNS)})
+where m.workspace_id = n.workspace_id and m.message_id = n.message_id
+"""  # noqa: S608 - only names from the table above
+
+
+def state_of(stored: bytes) -> MessageState:
+    return _STATE.validate_json(stored)
+
+
+def digits_of(phone: str | None) -> str | None:
+    """A phone number as it is searched by: its digits, since one writes +52 55 and another 5255."""
+    return "".join(each for each in phone if each in "0123456789") or None if phone else None
+
+
+async def fold_messages(connection: Connection, told: Mapping[MessageKey, MessageState]) -> None:
+    """Join what a batch told into the stored states.
+
+    Several stages meet on one message: the row is claimed, then locked in order of its key, then joined.
+    """
+    if not told:
+        return
+    keys = sorted(told)
+    columns = ([workspace for workspace, _ in keys], [message for _, message in keys])
+    await connection.execute(_CLAIM_MESSAGES, *columns)
+    rows = await connection.fetch(_LOCK_MESSAGES, *columns)
+    changed: dict[MessageKey, MessageState] = {}
+    for row in rows:
+        key = (row["workspace_id"], row["message_id"])
+        before = None if row["state"] is None else state_of(row["state"])
+        after = told[key] if before is None else merge(before, told[key])
+        if after != before:
+            changed[key] = after
+    await _update_messages(connection, changed)
+
+
+async def _update_messages(connection: Connection, states: Mapping[MessageKey, MessageState]) -> None:
+    if states:
+        rows = [(*key, *_columns_of(state)) for key, state in states.items()]
+        await connection.execute(_UPDATE_MESSAGES, *map(list, zip(*rows, strict=True)))
+
+
+def _columns_of(state: MessageState) -> tuple[Any, ...]:
+    """The values of _COLUMNS, in their order."""
+    origin = state.known("origin") or {}
+    verdict, waiting = state.verdict, state.waiting
+    return (
+        _STATE.dump_json(state, exclude_defaults=True),
+        state.first_at,
+        state.updated_at,
+        state.outcome,
+        verdict.reason.code if verdict else None,
+        verdict.service if verdict else None,
+        origin.get("kind"),
+        origin.get("id"),
+        origin.get("node_id"),
+        state.known("contact_id"),
+        digits_of(state.known("phone")),
+        state.known("sender_id"),
+        state.known("template"),
+        state.known("purpose"),
+        state.known("wamid"),
+        waiting.cause if waiting else None,
+        waiting.since if waiting else None,
+        waiting.until if waiting else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    event_id: UUID
+    occurred_at: datetime
+    workspace_id: str | None
+    message_id: str | None
+    wamid: str | None
+    service: str
+    kind: str
+    body: bytes | None
+    note: str | None = None
+
+
+_ADD_EVENTS = """
+insert into event (event_id, occurred_at, workspace_id, message_id, wamid, service, kind, body, note)
+select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                     $8::bytea[], $9::text[])
+on conflict do nothing
+"""
+
+
+async def add_events(connection: Connection, rows: Sequence[EventRow]) -> None:
+    if rows:
+        ordered = sorted(rows, key=lambda row: (row.occurred_at, row.event_id))
+        values = [
+            (r.event_id, r.occurred_at, r.workspace_id, r.message_id, r.wamid, r.service, r.kind, r.body, r.note)
+            for r in ordered
+        ]
+        await connection.execute(_ADD_EVENTS, *map(list, zip(*values, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRow:
+    webhook_id: UUID
+    received_at: datetime
+    source: str
+    app: str | None
+    refused: str | None
+    size: int
+    body: bytes | None
+    parts: tuple[Part, ...]
+
+
+_ADD_WEBHOOKS = """
+insert into webhook (webhook_id, received_at, source, app, refused, size, body)
+select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bytea[])
+on conflict do nothing
+"""
+_ADD_PARTS = """
+insert into webhook_part (webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id)
+select n.webhook_id, n.received_at, n.position, n.kind,
+       coalesce(n.workspace_id, s.workspace_id,
+                (select w.workspace_id from sender w where w.waba_id = n.waba_id and n.sender_id is null limit 1)),
+       n.sender_id, n.waba_id, n.wamid, n.message_id
+from unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+            $9::text[])
+    as n(webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id)
+left join sender s on s.sender_id = n.sender_id
+on conflict do nothing
+"""
+
+
+async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> None:
+    if not rows:
+        return
+    ordered = sorted(rows, key=lambda row: (row.received_at, row.webhook_id))
+    values = [(r.webhook_id, r.received_at, r.source, r.app, r.refused, r.size, r.body) for r in ordered]
+    await connection.execute(_ADD_WEBHOOKS, *map(list, zip(*values, strict=True)))
+    parts = [
+        (r.webhook_id, r.received_at, n, p.kind, p.workspace_id, p.sender_id, p.waba_id, p.wamid, p.message_id)
+        for r in ordered
+        for n, p in enumerate(r.parts)
+    ]
+    if parts:
+        await connection.execute(_ADD_PARTS, *map(list, zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class InboundRow:
+    event_id: UUID
+    workspace_id: str | None
+    sender_id: str
+    phone: str | None
+    wamid: str
+    at: datetime
+    kind: str
+    text: str | None
+
+
+_ADD_INBOUND = """
+insert into inbound (event_id, workspace_id, sender_id, phone, wamid, at, kind, text)
+select n.event_id, coalesce(n.workspace_id, s.workspace_id), n.sender_id, n.phone, n.wamid, n.at, n.kind, n.text
+from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
+    as n(event_id, workspace_id, sender_id, phone, wamid, at, kind, text)
+left join sender s on s.sender_id = n.sender_id
+on conflict do nothing
+"""
+
+
+async def add_inbound(connection: Connection, rows: Sequence[InboundRow]) -> None:
+    if rows:
+        ordered = sorted(rows, key=lambda row: row.event_id)
+        values = [
+            (r.event_id, r.workspace_id, r.sender_id, digits_of(r.phone), r.wamid, r.at, r.kind, r.text)
+            for r in ordered
+        ]
+        await connection.execute(_ADD_INBOUND, *map(list, zip(*values, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRow:
+    workspace_id: str
+    scope: str
+    scope_id: str
+    event_id: UUID
+    told_at: datetime
+    cause: str
+    since: datetime
+    until: datetime | None
+
+
+_SET_HOLDS = """
+insert into hold (workspace_id, scope, scope_id, event_id, told_at, cause, since, until)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::text[], $7::timestamptz[],
+                     $8::timestamptz[])
+on conflict (workspace_id, scope, scope_id) do update
+set (event_id, told_at, cause, since, until)
+    = row (excluded.event_id, excluded.told_at, excluded.cause, excluded.since, excluded.until)
+where (excluded.told_at, excluded.event_id) > (hold.told_at, hold.event_id)
+"""
+
+
+async def set_holds(connection: Connection, rows: Sequence[HoldRow]) -> None:
+    """Keep the last hold of each scope."""
+    last: dict[tuple[str, str, str], HoldRow] = {}
+    for row in sorted(rows, key=lambda row: (row.told_at, row.event_id)):
+        last[(row.workspace_id, row.scope, row.scope_id)] = row
+    if last:
+        values = [(*key, r.event_id, r.told_at, r.cause, r.since, r.until) for key, r in sorted(last.items())]
+        await connection.execute(_SET_HOLDS, *map(list, zip(*values, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownState:
+    """One value of a compacted topic; `body` None is a tombstone."""
+
+    key: str
+    version: int
+    workspace_id: str | None
+    phone: str | None
+    body: bytes | None
+
+
+_SET_STATES = """
+insert into known_state (topic, key, version, workspace_id, phone, body)
+select $1, * from unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bytea[])
+on conflict (topic, key) do update
+set version = excluded.version, workspace_id = excluded.workspace_id, phone = excluded.phone, body = excluded.body
+where excluded.version > known_state.version
+"""
+_DELETE_STATES = "delete from known_state where topic = $1 and key = any($2::text[])"
+
+
+async def set_states(connection: Connection, topic: str, states: Sequence[KnownState]) -> None:
+    """Apply a batch in its order: one key's records stand in one partition, so a tombstone really is the last word."""
+    last = {state.key: state for state in states}
+    gone = sorted(key for key, state in last.items() if state.body is None)
+    if gone:
+        await connection.execute(_DELETE_STATES, topic, gone)
+    values = [(s.key, s.version, s.workspace_id, digits_of(s.phone), s.body) for _, s in sorted(last.items()) if s.body]
+    if values:
+        await connection.execute(_SET_STATES, topic, *map(list, zip(*values, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRow:
+    sender_id: str
+    workspace_id: str
+    waba_id: str
+    version: int
+    is_default: bool
+    free_since: datetime | None
+
+
+_SET_SENDERS = """
+insert into sender (sender_id, workspace_id, waba_id, version, is_default, free_since)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::timestamptz[])
+on conflict (sender_id) do update
+set (workspace_id, waba_id, version, is_default, free_since)
+    = row (excluded.workspace_id, excluded.waba_id, excluded.version, excluded.is_default, excluded.free_since)
+where excluded.version > sender.version
+"""
+# What came before its sender was known belongs to that sender's workspace after all.
+_ADOPT = tuple(
+    f"update {table} t set workspace_id = s.workspace_id from sender s"  # noqa: S608 - two fixed names
+    " where t.workspace_id is null and s.sender_id = t.sender_id and s.sender_id = any($1::text[])"
+    for table in ("inbound", "webhook_part")
+)
+
+
+async def set_senders(connection: Connection, senders: Sequence[SenderRow], gone: Sequence[str]) -> None:
+    last = {sender.sender_id: sender for sender in senders}
+    if gone:
+        await connection.execute("delete from sender where sender_id = any($1::text[])", sorted(gone))
+    values = [
+        (s.sender_id, s.workspace_id, s.waba_id, s.version, s.is_default, s.free_since) for _, s in sorted(last.items())
+    ]
+    if values:
+        await connection.execute(_SET_SENDERS, *map(list, zip(*values, strict=True)))
+        for adopt in _ADOPT:
+            await connection.execute(adopt, sorted(last))
+
+
+_MESSAGES_OF_CONTACTS = """
+select m.workspace_id, m.message_id
+from unnest($1::text[], $2::text[]) as gone(workspace_id, contact_id)
+join message m on m.workspace_id = gone.workspace_id and m.contact_id = gone.contact_id
+"""
+_PHONES_OF_CONTACTS = """
+select k.workspace_id, k.phone
+from unnest($1::text[], $2::text[]) as gone(workspace_id, contact_id)
+join known_state k on k.topic = 'contact.updated' and k.key = gone.workspace_id || '/' || gone.contact_id
+where k.phone is not null
+"""
+_EMPTY_EVENTS = """
+update event e set body = null
+from unnest($1::text[], $2::text[]) as gone(workspace_id, message_id)
+where e.workspace_id = gone.workspace_id and e.message_id = gone.message_id and e.body is not null
+"""
+_DELETE_INBOUND = """
+delete from inbound i using unnest($1::text[], $2::text[]) as gone(workspace_id, phone)
+where i.workspace_id = gone.workspace_id and i.phone = gone.phone
+"""
+
+
+async def messages_of_contacts(connection: Connection, contacts: Sequence[tuple[str, str]]) -> list[MessageKey]:
+    rows = await connection.fetch(_MESSAGES_OF_CONTACTS, [each[0] for each in contacts], [each[1] for each in contacts])
+    return [(row["workspace_id"], row["message_id"]) for row in rows]
+
+
+async def forget_contacts(connection: Connection, contacts: Sequence[tuple[str, str]]) -> None:
+    """Remove what erased people wrote and what their messages' events say; call before their states are deleted."""
+    columns = ([each[0] for each in contacts], [each[1] for each in contacts])
+    phones = await connection.fetch(_PHONES_OF_CONTACTS, *columns)
+    await connection.execute(_DELETE_INBOUND, [row["workspace_id"] for row in phones], [row["phone"] for row in phones])
+    messages = await messages_of_contacts(connection, contacts)
+    await connection.execute(
+        _EMPTY_EVENTS, [workspace for workspace, _ in messages], [message for _, message in messages]
+    )
+
+
+# Partitions are attached, not created in place: that locks out no reader and no writer of the other days. What had
+# fallen into the default partition meanwhile moves over.
+_MAKE_PARTITION = """
+create table {name} (like {table} including defaults including constraints including indexes);
+with moved as (delete from {table}_default where {column} >= '{start}' and {column} < '{end}' returning *)
+insert into {name} select * from moved;
+alter table {table} attach partition {name} for values from ('{start}') to ('{end}');
+"""
+_PARTITIONS = "select relid::text as name from pg_partition_tree($1) where isleaf"
+
+
+async def keep_partitions(connection: Connection, retention_days: Mapping[str, int], today: date) -> list[str]:
+    """Create the coming days' partitions, and those of days that landed in the default one; drop what is past
+    retention. Returns the names that were made or dropped. Safe to run anywhere, any number of times."""
+    done: list[str] = []
+    for table, column in PARTITIONED.items():
+        async with connection.transaction():
+            await connection.execute("select pg_advisory_xact_lock(hashtext($1))", f"partitions of {table}")
+            done += await _keep_partitions_of(connection, table, column, today, retention_days[table])
+    return done
+
+
+async def _keep_partitions_of(
+    connection: Connection, table: str, column: str, today: date, retention_days: int
+) -> list[str]:
+    rows = await connection.fetch(_PARTITIONS, table)
+    there = {row["name"] for row in rows}
+    oldest = today - timedelta(days=retention_days)
+    await connection.execute(f"delete from {table}_default where {column} < $1", _start_of(oldest))  # noqa: S608
+    wanted = {today + timedelta(days=ahead) for ahead in range(-1, DAYS_AHEAD + 1)}
+    # Days beyond the horizon stay in the default partition: a sender with a wrong clock makes no tables.
+    stray = f"select distinct ({column} at time zone 'utc')::date from {table}_default where {column} < $1 limit 100"  # noqa: S608
+    horizon = _start_of(today + timedelta(days=DAYS_AHEAD + 1))
+    wanted |= {row[0] for row in await connection.fetch(stray, horizon)}
+    missing = sorted(day for day in wanted if day >= oldest and _name(table, day) not in there)
+    for day in missing:
+        await connection.execute(_partition_script(table, column, day))
+    dropped = sorted(name for name in there if name != f"{table}_default" and name < _name(table, oldest))
+    for name in dropped:
+        await connection.execute(f"drop table {name}")
+    return [*(_name(table, day) for day in missing), *dropped]
+
+
+def _partition_script(table: str, column: str, day: date) -> str:
+    start, end = _start_of(day).isoformat(), _start_of(day + timedelta(days=1)).isoformat()
+    return _MAKE_PARTITION.format(name=_name(table, day), table=table, column=column, start=start, end=end)
+
+
+def _name(table: str, day: date) -> str:
+    return f"{table}_{day:%Y%m%d}"
+
+
+def _start_of(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+_PRUNE = (
+    "delete from inbound where event_id in (select event_id from inbound where at < $1 limit {limit})",
+    "delete from session where id_hash in (select id_hash from session where expires_at < now() limit {limit})",
+    "delete from idempotency_key where (workspace_id, key) in"
+    " (select workspace_id, key from idempotency_key where created_at < now() - interval '45 days' limit {limit})",
+)
+
+
+async def prune(connection: Connection, before: datetime) -> None:
+    """Delete what people wrote before that moment, and sessions and keys that are over; a bounded part at a time."""
+    for statement in _PRUNE:
+        arguments = (before,) if "$1" in statement else ()
+        await connection.execute(statement.format(limit=PRUNE_BATCH), *arguments)

@@ -1,0 +1,241 @@
+"""What the API answers about messages and webhooks (contract.md, "One message"); pages show the same values."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import asyncpg
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
+from sendwhy.access import Role
+from sendwhy.events import Moment, Reason, Status
+
+from message_log.decide import MessageState, Verdict
+from message_log.store import state_of
+
+ShownStatus = Literal["sending", "waiting", "sent", "delivered", "read", "failed"]
+
+_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
+_LONG_DIGITS = re.compile(r"\+?\d{7,}")
+# Where phone numbers stand in our events and in Meta's and Shopify's fragments.
+_PHONE_FIELDS = frozenset(
+    {"phone", "phone_given", "wa_id", "from", "to", "recipient_id", "input", "display_phone_number", "user_id"}
+)
+
+
+class WaitingView(BaseModel):
+    """`cause` is a reason's code; `until` null: until somebody repairs it."""
+
+    cause: str
+    since: Moment
+    until: Moment | None
+
+
+class ToView(BaseModel):
+    contact_id: str | None
+    phone: str | None
+
+
+class MessageView(BaseModel):
+    """A message as it stands. `service` said the reason. `phone` is masked for viewers."""
+
+    message_id: str
+    workspace_id: str
+    status: ShownStatus
+    service: str | None
+    reason: Reason | None
+    waiting: WaitingView | None
+    to: ToView
+    origin: dict[str, JsonValue] | None
+    purpose: str | None
+    template: str | None
+    language: str | None
+    sender_id: str | None
+    provider_message_id: str | None
+    requested_at: Moment
+    updated_at: Moment
+    times: dict[Status, Moment]
+    metadata: dict[str, JsonValue]
+    url: str
+
+
+class EventView(BaseModel):
+    """One event of a timeline: the event's own fields as they came (phones masked for viewers), and these beside
+    them. `note`: an error about it. Without fields of its own it was erased with its person, or is no JSON."""
+
+    model_config = ConfigDict(extra="allow")
+
+    at: Moment
+    service: str
+    kind: str
+    event_id: UUID
+    note: str | None
+
+
+class MessageDetail(MessageView):
+    events: list[EventView]
+    webhooks: list["WebhookLink"]
+
+
+class WebhookLink(BaseModel):
+    webhook_id: UUID
+    received_at: Moment
+    kind: str
+
+
+class PartView(BaseModel):
+    kind: str
+    sender_id: str | None
+    waba_id: str | None
+    provider_message_id: str | None
+    message_id: str | None
+
+
+class WebhookView(BaseModel):
+    """A delivery. `refused`: why it was not taken, null where it was."""
+
+    webhook_id: UUID
+    received_at: Moment
+    source: str
+    app: str | None
+    refused: str | None
+    size: int
+
+
+class WebhookItem(WebhookView):
+    kinds: list[str]
+
+
+class WebhookDetail(WebhookView):
+    """`body` only for those who see all workspaces: one delivery may hold several tenants' people."""
+
+    parts: list[PartView]
+    body: str | None
+
+
+def mask(phone: str | None) -> str | None:
+    """+525512345678 as "+5255••••5678": enough to recognise, too little to call."""
+    if phone is None:
+        return None
+    digits = "".join(each for each in phone if each in "0123456789")
+    shown = digits[:4] if len(digits) >= 11 else digits[:2]
+    plus = "+" if phone.strip().startswith("+") else ""
+    return f"{plus}{shown}••••{digits[-4:]}" if len(digits) >= 8 else "••••"
+
+
+def masked(value: Any) -> Any:
+    """A JSON value with the phone numbers in it masked."""
+    if isinstance(value, list):
+        return [masked(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: mask(each)
+        if name in _PHONE_FIELDS and isinstance(each, str) and _LONG_DIGITS.search(each)
+        else masked(each)
+        for name, each in value.items()
+    }
+
+
+class Viewer:
+    """Makes views for one reader: `role` decides on phone numbers, `base` is where the pages are reached."""
+
+    def __init__(self, role: Role, base: str) -> None:
+        self.sees_phones = role >= Role.OPERATOR
+        self._base = base.rstrip("/")
+
+    def phone(self, phone: str | None) -> str | None:
+        return phone if self.sees_phones else mask(phone)
+
+    def url(self, workspace: str, message_id: str) -> str:
+        return f"{self._base}/w/{workspace}/messages/{message_id}"
+
+    def fields(self, row: asyncpg.Record) -> dict[str, Any]:
+        state = state_of(row["state"])
+        verdict = state.verdict
+        return {
+            "message_id": row["message_id"],
+            "workspace_id": row["workspace_id"],
+            "status": row["status"],
+            "service": verdict.service if verdict else None,
+            "reason": verdict.reason if verdict else None,
+            "waiting": _waiting(row),
+            "to": ToView(contact_id=state.known("contact_id"), phone=self.phone(state.known("phone"))),
+            "origin": state.known("origin"),
+            "purpose": state.known("purpose"),
+            "template": state.known("template"),
+            "language": state.known("language"),
+            "sender_id": state.known("sender_id"),
+            "provider_message_id": state.known("wamid"),
+            "requested_at": _requested_at(state),
+            "updated_at": state.updated_at,
+            "times": _times(state, verdict),
+            "metadata": state.known("metadata") or {},
+            "url": self.url(row["workspace_id"], row["message_id"]),
+        }
+
+    def message(self, row: asyncpg.Record) -> MessageView:
+        return MessageView(**self.fields(row))
+
+    def detail(
+        self, row: asyncpg.Record, events: Sequence[asyncpg.Record], webhooks: Sequence[asyncpg.Record]
+    ) -> MessageDetail:
+        links = [
+            WebhookLink(webhook_id=w["webhook_id"], received_at=w["received_at"], kind=w["kind"]) for w in webhooks
+        ]
+        return MessageDetail(**self.fields(row), events=[self.event(each) for each in events], webhooks=links)
+
+    def event(self, row: asyncpg.Record) -> EventView:
+        found = read_json(row["body"])
+        told = found if isinstance(found, dict) else {}
+        own = {
+            "at": row["occurred_at"],
+            "service": row["service"],
+            "kind": row["kind"],
+            "event_id": row["event_id"],
+            "note": row["note"],
+        }
+        return EventView(**((told if self.sees_phones else masked(told)) | own))
+
+
+def read_json(body: bytes | None) -> Any:
+    """The value, or None where there is none or it can't be read."""
+    try:
+        return None if body is None else _JSON.validate_json(body)
+    except ValidationError:
+        return None
+
+
+def webhook_fields(row: asyncpg.Record) -> dict[str, Any]:
+    return {name: row[name] for name in ("webhook_id", "received_at", "source", "app", "refused", "size")}
+
+
+def webhook_detail(row: asyncpg.Record, parts: Sequence[asyncpg.Record], *, with_body: bool) -> WebhookDetail:
+    body = row["body"].decode(errors="replace") if with_body and row["body"] is not None else None
+    shown = [
+        PartView(
+            kind=part["kind"],
+            sender_id=part["sender_id"],
+            waba_id=part["waba_id"],
+            provider_message_id=part["wamid"],
+            message_id=part["message_id"],
+        )
+        for part in parts
+    ]
+    return WebhookDetail(**webhook_fields(row), parts=shown, body=body)
+
+
+def _waiting(row: asyncpg.Record) -> WaitingView | None:
+    if row["status"] != "waiting":
+        return None
+    return WaitingView(cause=row["wait_cause"], since=row["wait_since"], until=row["wait_until"])
+
+
+def _requested_at(state: MessageState) -> datetime:
+    told = state.known("requested_at")
+    return state.first_at if told is None else datetime.fromisoformat(told)
+
+
+def _times(state: MessageState, verdict: Verdict | None) -> dict[Status, datetime]:
+    return state.times | ({Status.FAILED: verdict.at} if verdict else {})

@@ -1,0 +1,130 @@
+"""One message log for the whole session, as a process of its own on real Kafka and PostgreSQL.
+
+Its consumer group's offsets live in Kafka, so a second one with an empty database would rightly refuse to start: the
+tests keep apart by workspaces and message ids instead.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+
+# pytest's importlib mode puts no folder on the path, and the builders are shared by several test files.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from message_log_builders import TOKENS
+from sendwhy.kafka import Producer, create_topics
+from sendwhy.metrics import Metrics
+from sendwhy.reasons import Service
+from sendwhy.settings import KafkaSettings
+from sendwhy.topics import Outgoing
+
+START_SECONDS = 60.0
+SEEN_SECONDS = 30.0
+
+Publish = Callable[[Sequence[Outgoing]], None]
+
+
+class MessageLog:
+    """The running service. `api` answers as admin of all workspaces unless a call names another token."""
+
+    def __init__(self, url: str, kafka: KafkaSettings, database_url: str) -> None:
+        self.url, self.database_url = url, database_url
+        self._kafka = kafka
+
+    def get(self, path: str, token: str = "admin-token-1", **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {token}"} | more.pop("headers", {})
+        return httpx.get(self.url + path, headers=headers, timeout=10, trust_env=False, **more)
+
+    def post(self, path: str, token: str = "admin-token-1", **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {token}"} | more.pop("headers", {})
+        return httpx.post(self.url + path, headers=headers, timeout=10, trust_env=False, **more)
+
+    def publish(self, records: Sequence[Outgoing]) -> None:
+        async def run() -> None:
+            producer = Producer(self._kafka, Metrics(Service.CONSENT))
+            await producer.start()
+            await producer.publish(records)
+            await producer.stop()
+
+        asyncio.run(run())
+
+    def wait_for(
+        self, path: str, when: Callable[[Any], bool] = lambda answer: True, token: str = "admin-token-1"
+    ) -> Any:
+        """The JSON answer once it is 200 and `when` holds for it."""
+        end = time.monotonic() + SEEN_SECONDS
+        while True:
+            answer = self.get(path, token)
+            if answer.status_code == 200 and when(answer.json()):
+                return answer.json()
+            assert time.monotonic() < end, f"{path} still answers {answer.status_code}: {answer.text[:2000]}"
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def message_log(
+    kafka_bootstrap: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MessageLog]:
+    kafka = KafkaSettings(kafka_bootstrap_servers=kafka_bootstrap)
+    asyncio.run(create_topics(kafka))
+    name = f"message_log_{uuid.uuid4().hex}"
+    asyncio.run(_create_database(postgres_url, name))
+    database_url = urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
+    port = _free_port()
+    environment = os.environ | {
+        "SENDWHY_KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap,
+        "SENDWHY_DATABASE_URL": database_url,
+        "SENDWHY_HTTP_PORT": str(port),
+        "SENDWHY_API_TOKENS": TOKENS,
+    }
+    subprocess.run([sys.executable, "-m", "message_log", "migrate"], env=environment, check=True)
+    out = tmp_path_factory.mktemp("message-log") / "out.log"
+    with out.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "message_log", "serve"], env=environment, stdout=stream, stderr=stream
+        )
+    log = MessageLog(f"http://127.0.0.1:{port}", kafka, database_url)
+    try:
+        _wait_until_ready(log, process, out)
+        yield log
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_until_ready(log: MessageLog, process: "subprocess.Popen[bytes]", out: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while True:
+        assert process.poll() is None, out.read_text()
+        assert time.monotonic() < end, out.read_text()
+        try:
+            if log.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def _create_database(url: str, name: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"create database {name}")
+    await connection.close()

@@ -1,0 +1,124 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from message_log.decide import CLOCK_SKEW, MessageState, Outcome, erased, fold, merge, tells
+from message_log_builders import T0, after, consented, held, rejected, requested, status
+from pydantic import TypeAdapter
+from sendwhy.events import MetaError, Status, Wire, reason
+from sendwhy.reasons import ReasonCode, Service
+
+R, S = ReasonCode, Status
+UNKNOWN = rejected(R.SEND_OUTCOME_UNKNOWN, service=Service.DISPATCHER)
+NOT_OPTED_IN = rejected(R.CUSTOMER_IS_NOT_OPTED_IN)
+INVALID = rejected(R.INVALID_REQUEST)
+NOT_ON_WHATSAPP = status(S.FAILED, code=R.RECIPIENT_NOT_ON_WHATSAPP)
+ACCEPTED, SENT, DELIVERED, READ, PLAYED = (
+    status(word, seconds) for seconds, word in enumerate((S.ACCEPTED, S.SENT, S.DELIVERED, S.READ, S.PLAYED), start=3)
+)
+EVENTS: list[Wire] = [
+    requested(),
+    consented(),
+    held(R.RATE_LIMIT_EXCEEDED),
+    held(R.MESSAGING_LIMIT_REACHED, seconds=9),
+    UNKNOWN,
+    NOT_OPTED_IN,
+    INVALID,
+    NOT_ON_WHATSAPP,
+    status(S.FAILED, seconds=8, code=R.NO_DELIVERY_RECEIPT),
+    ACCEPTED,
+    SENT,
+    DELIVERED,
+    READ,
+    PLAYED,
+]
+
+
+def state_after(events: list[Any], at: Any = T0) -> MessageState:
+    states = [tells(event, at) for event in events]
+    return fold([state for state in states if state is not None])
+
+
+@pytest.mark.parametrize(
+    ("events", "outcome", "code"),
+    [
+        ([requested()], Outcome.OPEN, None),
+        ([requested(), consented()], Outcome.OPEN, None),
+        ([requested(), NOT_OPTED_IN], Outcome.FAILED, R.CUSTOMER_IS_NOT_OPTED_IN),
+        ([ACCEPTED], Outcome.ACCEPTED, None),
+        ([ACCEPTED, SENT], Outcome.SENT, None),
+        ([READ, SENT, DELIVERED], Outcome.READ, None),
+        ([PLAYED], Outcome.READ, None),
+        ([SENT, NOT_ON_WHATSAPP], Outcome.FAILED, R.RECIPIENT_NOT_ON_WHATSAPP),
+        ([DELIVERED, NOT_ON_WHATSAPP], Outcome.DELIVERED, None),
+        ([UNKNOWN], Outcome.FAILED, R.SEND_OUTCOME_UNKNOWN),
+        ([UNKNOWN, ACCEPTED], Outcome.ACCEPTED, None),
+        ([UNKNOWN, NOT_ON_WHATSAPP], Outcome.FAILED, R.RECIPIENT_NOT_ON_WHATSAPP),
+        ([INVALID], Outcome.FAILED, R.INVALID_REQUEST),
+        ([INVALID, requested(), consented()], Outcome.OPEN, None),
+        ([INVALID, NOT_OPTED_IN], Outcome.FAILED, R.CUSTOMER_IS_NOT_OPTED_IN),
+    ],
+)
+def test_what_stands(events: list[Wire], outcome: Outcome, code: ReasonCode | None) -> None:
+    state = state_after(events)
+    assert state.outcome is outcome
+    assert (state.verdict.reason.code if state.verdict else None) == code
+
+
+def test_an_invalid_request_stands_against_what_it_was_said_of_and_not_against_a_later_one() -> None:
+    told = tells(INVALID, T0)
+    same = tells(requested(), INVALID.occurred_at)
+    later = tells(requested(), INVALID.occurred_at + 2 * CLOCK_SKEW)
+    assert told is not None
+    assert same is not None
+    assert later is not None
+    assert merge(told, same).outcome is Outcome.FAILED
+    assert merge(told, later).outcome is Outcome.OPEN
+
+
+def test_what_meta_said_beats_what_was_inferred() -> None:
+    meta = reason(R.RECIPIENT_NOT_ON_WHATSAPP, "Meta says 131026", meta=MetaError(code=131026))
+    said = status(S.FAILED, seconds=1).model_copy(update={"reason": meta})
+    inferred = status(S.FAILED, seconds=100, code=R.NO_DELIVERY_RECEIPT)
+    verdict = state_after([said, inferred]).verdict
+    assert verdict is not None
+    assert verdict.reason.code is R.RECIPIENT_NOT_ON_WHATSAPP
+
+
+def test_what_consent_resolved_beats_what_was_asked_for() -> None:
+    state = state_after([requested(sender_id=None), consented(), SENT])
+    assert state.known("contact_id") == "shopify:7712"
+    assert state.known("purpose") == "marketing"
+    assert state.known("sender_id") == "415566778899001"
+    assert state.known("template") == "autumn_sale"
+    assert state.known("wamid") == "wamid.HBgM1"
+
+
+def test_of_two_requests_the_first_in_the_log_stands() -> None:
+    first, second = tells(requested(), after(1)), tells(requested(metadata={"order": "4712"}), after(2))
+    assert first is not None
+    assert second is not None
+    assert merge(second, first).known("metadata") == {"order": "4711"}
+
+
+def test_an_erased_person_stays_erased_whatever_comes_later() -> None:
+    state = merge(merge(state_after([requested()]), erased(after(5))), state_after([consented(), ACCEPTED]))
+    assert state.known("phone") is None
+    assert state.known("metadata") is None
+    assert state.known("template") == "autumn_sale"
+
+
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), min_size=1), st.randoms(use_true_random=False))
+def test_any_order_and_any_repeats_end_the_same(events: list[tuple[Wire, int]], random: Any) -> None:
+    states = [state for event, second in events if (state := tells(event, after(second))) is not None]
+    shuffled = [*states, *random.choices(states, k=random.randint(0, 5))]
+    random.shuffle(shuffled)
+    assert fold(shuffled) == fold(states)
+
+
+@given(st.lists(st.sampled_from(EVENTS), min_size=1))
+def test_a_state_survives_storage(events: list[Wire]) -> None:
+    adapter = TypeAdapter(MessageState)
+    state = state_after(events)
+    assert adapter.validate_json(adapter.dump_json(state, exclude_defaults=True)) == state
