@@ -150,8 +150,10 @@ def _account_routes(router: APIRouter, runtime: Runtime) -> None:
             known = await store.accounts(connection, [caller.workspace])
         return AccountAnswer(**asdict(known.get(caller.workspace, Account(caller.workspace))))
 
-    @router.post("/workspaces/{w}/top-ups", response_model=BookedAnswer)
-    async def post_top_up(caller: Operator, body: TopUp, request: Request, key: IdempotencyKey = None) -> Response:
+    @router.post("/workspaces/{w}/top-ups", openapi_extra=body_schema(TopUp), response_model=BookedAnswer)
+    async def post_top_up(
+        caller: Operator, body: Annotated[TopUp, json_body(TopUp)], request: Request, key: IdempotencyKey = None
+    ) -> Response:
         """Add credits. Needs an Idempotency-Key: a repeat without one would add them twice."""
         if key is None:
             raise Problem(400, "A top-up needs an Idempotency-Key.", errors={"Idempotency-Key": "is missing"})
@@ -161,9 +163,9 @@ def _account_routes(router: APIRouter, runtime: Runtime) -> None:
 
         return await _write(runtime, request, caller, key, book)
 
-    @router.post("/workspaces/{w}/adjustments", response_model=BookedAnswer)
+    @router.post("/workspaces/{w}/adjustments", openapi_extra=body_schema(Adjustment), response_model=BookedAnswer)
     async def post_adjustment(
-        caller: Admin, body: Adjustment, request: Request, key: IdempotencyKey = None
+        caller: Admin, body: Annotated[Adjustment, json_body(Adjustment)], request: Request, key: IdempotencyKey = None
     ) -> Response:
         """Correct the balance by hand, up or down; 409 where it would go below zero."""
 
