@@ -134,7 +134,7 @@ _POSSIBLE_FAULTS: Mapping[int, str] = MappingProxyType(
 def _with_code(digits: str, code: str) -> Reading:
     national = _international(f"+{code}{digits}")
     international = _international(f"+{digits}") if digits.startswith(code) else None
-    if international is None or international.phone is None:
+    if international is None or international.phone in (None, national.phone):
         return national
     if national.phone is None:
         return international

@@ -1,0 +1,219 @@
+"""Consent's stages on a real database: repeats, opt-outs, copies, erasure."""
+
+from uuid import uuid4
+
+import pytest
+from consent.stages import parse_stopped
+from consent_desk import PHONE, SENDER, Desk, at, contact_in, customer, message, record, request, sender, template
+from sendwhy.events import (
+    Inbound,
+    MarketingState,
+    Price,
+    SendConsented,
+    SendFunded,
+    SendRecalled,
+    SendRejected,
+    Status,
+    StatusUpdated,
+    reason,
+)
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.stage import Unreadable
+from sendwhy.topics import Outgoing, Topic
+
+pytestmark = pytest.mark.postgres
+S, R = MarketingState, ReasonCode
+
+
+def codes(published: list[Outgoing]) -> list[ReasonCode | None]:
+    return [
+        SendRejected.model_validate_json(one.value or b"").reason.code if one.topic == Topic.SEND_REJECTED else None
+        for one in published
+    ]
+
+
+async def test_a_repeat_gets_the_same_bytes_also_when_the_world_has_changed(desk: Desk) -> None:
+    await desk.tell(customer())
+    first = await desk.request(request())
+    assert codes(first) == [None]
+    await desk.tell(message("STOP", 1))
+    assert await desk.request(request(), request("m-2"), request()) == [*first, *(await desk.request(request("m-2")))]
+    assert codes(await desk.request(request("m-2"))) == [R.CUSTOMER_IS_NOT_OPTED_IN]
+
+
+async def test_a_rejection_counts_once(desk: Desk) -> None:
+    await desk.request(request(), request())
+    await desk.request(request())
+    text = desk.metrics.text().decode()
+    assert 'sendwhy_messages_rejected_total{reason="CUSTOMER_IS_NOT_OPTED_IN",service="consent"} 1.0' in text
+    assert 'sendwhy_requests_total{origin_kind="campaign",result="duplicate"} 2.0' in text
+
+
+async def test_an_invalid_request_leaves_its_id_free(desk: Desk) -> None:
+    await desk.tell(customer())
+    wrong = record(request(expires_at=at(-60)))
+    refused = await desk.handle(desk.stages.on_requested, wrong)
+    assert codes(refused) == [R.INVALID_REQUEST]
+    assert await desk.handle(desk.stages.on_requested, wrong) == refused
+    assert codes(await desk.request(request())) == [None]
+    assert codes(await desk.request(request(expires_at=at(-60)))) == [None]
+
+
+async def test_an_unreadable_request_is_told_as_far_as_its_ids_can_be_read(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.request(request("taken"))
+    fields = ("to: Field required",)
+    entries = [
+        Unreadable(record(None, value=b'{"message_id":"m-1","workspace_id":"acme","to":7}'), "unreadable", fields),
+        Unreadable(record(None, value=b'{"message_id":"taken","workspace_id":"acme"}'), "unreadable", fields),
+        Unreadable(record(None, value=b'{"message_id":"m-1"'), "unreadable", fields),
+        Unreadable(record(None, value=None), "unreadable", fields),
+    ]
+    async with desk.pool.acquire() as connection:
+        published = list(await desk.stages.on_unreadable(connection, entries))
+        assert published == list(await desk.stages.on_unreadable(connection, entries))
+    assert codes(published) == [R.INVALID_REQUEST]
+    event = SendRejected.model_validate_json(published[0].value or b"")
+    assert event.reason.evidence == {"fields": ["to: Field required"]}
+    assert codes(await desk.request(request())) == [None]
+
+
+async def test_stop_then_a_replayed_old_start_stays_unsubscribed(desk: Desk) -> None:
+    await desk.tell(customer(0))
+    start, stop = message("START", 5), message("STOP", 10)
+    assert contact_in(await desk.tell(start)).marketing_state == S.SUBSCRIBED
+    stopped = await desk.tell(stop)
+    assert contact_in(stopped).marketing_state == S.UNSUBSCRIBED
+    assert await desk.tell(start) == stopped
+    assert contact_in(await desk.tell(customer(20))).marketing_state == S.UNSUBSCRIBED
+    assert contact_in(await desk.tell(message("start", 30))).marketing_state == S.SUBSCRIBED
+    rows = await desk.pool.fetch("select stood_state from contact_history where contact_id = 'shopify:7712' order by id")
+    states = [row["stood_state"] for row in rows]
+    assert states == ["SUBSCRIBED", "SUBSCRIBED", "UNSUBSCRIBED", "UNSUBSCRIBED", "SUBSCRIBED"]
+
+
+async def test_a_stop_from_a_stranger_makes_a_contact_and_small_talk_makes_none(desk: Desk) -> None:
+    assert await desk.tell(message("hello", 1), message("please don't stop", 2)) == []
+    assert await desk.tell(message("STOP", 1, workspace_id=None)) == []
+    contact = contact_in(await desk.tell(message("Baja", 3)))
+    assert contact.contact_id.startswith("wa-")
+    assert (contact.phone, contact.source) == (PHONE, "stop_reply")
+    assert contact_in(await desk.tell(customer(9))).marketing_state == S.UNSUBSCRIBED
+
+
+async def test_a_quick_reply_button_counts(desk: Desk) -> None:
+    await desk.tell(customer())
+    tapped = message("No more of this", 1, kind=Inbound.BUTTON, payload="STOP")
+    assert contact_in(await desk.tell(tapped)).source == "stop_button"
+    booking = message("Cancel", 2, kind=Inbound.BUTTON, payload="cancel")
+    assert await desk.tell(booking) == []
+
+
+async def test_metas_own_stop_control(desk: Desk) -> None:
+    await desk.tell(sender(), customer())
+    control = {"source": "meta", "contact_id": None, "marketing_state": None, "workspace_id": None}
+    stop = customer(1, action="stop", sender_id=SENDER, phone="525512345678", **control)
+    assert contact_in(await desk.tell(stop)).source == "user_preferences"
+    resume = customer(2, action="resume", sender_id=SENDER, phone="525512345678", **control)
+    assert contact_in(await desk.tell(resume)).marketing_state == S.SUBSCRIBED
+
+
+async def test_a_user_id_is_learnt_from_a_message_and_then_stands_for_the_person(desk: Desk) -> None:
+    await desk.tell(customer())
+    linked = await desk.tell(message("hello", 1, user_id="MX.118"))
+    assert contact_in(linked).user_id == "MX.118"
+    assert await desk.tell(message("hello", 2, user_id="MX.118")) == []
+    stopped = contact_in(await desk.tell(message("STOP", 3, user_id="MX.118", phone=None)))
+    assert (stopped.contact_id, stopped.marketing_state) == ("shopify:7712", S.UNSUBSCRIBED)
+
+
+async def test_error_131050_unsubscribes(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.request(request())
+    failed = StatusUpdated(
+        event_id=uuid4(),
+        occurred_at=at(5),
+        observed_at=at(5),
+        message_id="m-1",
+        workspace_id="acme",
+        service=Service.WEBHOOK_INGEST,
+        status=Status.FAILED,
+        reason=reason(R.RECIPIENT_STOPPED_MARKETING, "Meta said so"),
+    )
+    other = failed.model_copy(update={"reason": reason(R.MEDIA_FAILED, "no such file")})
+    parse = parse_stopped(StatusUpdated)
+    assert parse(record(None, Topic.STATUS_UPDATED, other.to_json())) is None
+    event = parse(record(None, Topic.STATUS_UPDATED, failed.to_json()))
+    contact = contact_in(await desk.handle(desk.stages.on_stopped, event))
+    assert (contact.contact_id, contact.marketing_state, contact.source) == (
+        "shopify:7712",
+        S.UNSUBSCRIBED,
+        "error_131050",
+    )
+
+
+async def test_a_marketing_template_needs_a_subscription_whatever_its_purpose(desk: Desk) -> None:
+    await desk.tell(sender(), template("MARKETING"))
+    api = {"origin": {"kind": "api"}}
+    assert codes(await desk.request(request("m-1", **api))) == [R.CUSTOMER_IS_NOT_OPTED_IN]
+    await desk.tell(template("UTILITY", 2), template("MARKETING", 1))
+    assert codes(await desk.request(request("m-2", **api))) == [None]
+    assert codes(await desk.request(request("m-3", purpose="transactional"))) == [R.CUSTOMER_IS_NOT_OPTED_IN]
+
+
+async def test_a_workspace_may_be_believed(desk: Desk) -> None:
+    desk = Desk(desk.pool, transactional_workspaces="other, acme")
+    await desk.tell(sender(), template("UTILITY"))
+    assert codes(await desk.request(request("m-1", purpose="transactional"))) == [None]
+    assert codes(await desk.request(request("m-2"))) == [R.CUSTOMER_IS_NOT_OPTED_IN]
+
+
+async def test_the_default_sender_is_named_in_a_rejection(desk: Desk) -> None:
+    await desk.tell(sender())
+    published = await desk.request(request(sender_id=None))
+    assert SendRejected.model_validate_json(published[0].value or b"").sender_id == SENDER
+
+
+async def test_a_recall_is_always_answered_and_once(desk: Desk) -> None:
+    await desk.tell(customer())
+    consented = SendConsented.model_validate_json((await desk.request(request()))[0].value or b"")
+    state = contact_in(await desk.tell(message("STOP", 5)))
+    funded = SendFunded(**dict(consented), price=Price(credits=1, category="MARKETING"))
+    recalled = SendRecalled(event_id=uuid4(), occurred_at=at(6), funded=funded, contact=state)
+    first = await desk.handle(desk.stages.on_recalled, recalled, recalled)
+    assert first == await desk.handle(desk.stages.on_recalled, recalled)
+    event = SendRejected.model_validate_json(first[0].value or b"")
+    assert event.reason.evidence["source"] == "stop_reply"
+    assert event.metadata == {"order": "4711"}
+    assert event.event_id != consented.event_id
+
+
+async def test_a_deleted_customer_is_erased_with_their_decisions(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.request(request())
+    await desk.tell(message("STOP", 5))
+    gone = customer(10, action="delete", marketing_state=None)
+    published = await desk.tell(gone)
+    assert [one.value is None for one in published] == [False, True]
+    assert contact_in(published).phone is None
+    assert await desk.tell(gone) == published
+    assert await desk.request(request()) == []
+    assert await desk.tell(customer(20)) == []
+    assert await desk.tell(message("STOP", 5)) == []
+    tables = ("contact", "contact_history", "memory", "decision", "message_of")
+    dump = str([await desk.pool.fetch(f"select * from {table}") for table in tables])
+    assert "5512345678" not in dump
+    assert "shopify:7712" not in dump
+
+
+async def test_an_old_deletion_doesnt_take_a_newer_contact(desk: Desk) -> None:
+    await desk.tell(customer(10))
+    assert await desk.tell(customer(5, action="delete")) == []
+    assert codes(await desk.request(request())) == [None]
+
+
+async def test_a_whole_batch_is_decided_at_once(desk: Desk) -> None:
+    await desk.tell(sender(), template("MARKETING"), customer())
+    batch = [request(f"m-{i}") for i in range(500)]
+    await desk.request(*batch[:1])
+    assert len(await desk.request(*batch)) == 500
