@@ -33,7 +33,7 @@ from sendwhy.postgres import (
 from sendwhy.problems import problem_response
 from sendwhy.reasons import Service
 from sendwhy.settings import ServiceSettings, SystemExit2, load
-from sendwhy.stage import Handle, HandleUnreadable, Parse, Stage, T
+from sendwhy.stage import Handle, HandleUnreadable, Parse, Stage, T, consumer_group
 from sendwhy.topics import TOPICS, Topic
 
 SWEEP_SECONDS = 2.0
@@ -78,7 +78,7 @@ class Runtime:
     def stage(
         self, topic: Topic, parse: Parse[T], handle: Handle[T], *, on_unreadable: HandleUnreadable | None = None
     ) -> None:
-        """Consume `topic` with this service's group; see stage.py for what handlers get and give."""
+        """Consume `topic` in this service's group for it; see stage.py for what handlers get and give."""
         stage = Stage(
             topic,
             parse,
@@ -248,13 +248,21 @@ class Runtime:
         """Partitions whose committed offset lies beyond what this database has reached, with what it has reached."""
         async with self.pool.acquire(timeout=30) as connection:
             reached = await load_reached(connection, self.group)
-        topics = {stage.topic for stage in self.stages}
-        if not topics:
-            return {}
-        consumer = AIOKafkaConsumer(**connection_options(self.settings), group_id=self.group, enable_auto_commit=False)
+        found = await asyncio.gather(*(self._ahead_in(stage.topic, reached) for stage in self.stages))
+        return {place: known for each in found for place, known in each.items()}
+
+    async def _ahead_in(self, topic: Topic, reached: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
+        async with self._consumer_of(topic) as consumer:
+            return await _ahead(consumer, topic, reached)
+
+    @contextlib.asynccontextmanager
+    async def _consumer_of(self, topic: Topic) -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer in the group that reads `topic`; it joins nothing."""
+        group = consumer_group(self.service, topic)
+        consumer = AIOKafkaConsumer(**connection_options(self.settings), group_id=group, enable_auto_commit=False)
         await asyncio.wait_for(consumer.start(), 30)
         try:
-            return await _ahead(consumer, topics, reached)
+            yield consumer
         finally:
             await asyncio.wait_for(consumer.stop(), 10)
 
@@ -263,30 +271,32 @@ class Runtime:
         url = self.settings.database_url.get_secret_value()
         self._pool = await connect_pool(url, service=self.service)
         ahead = await self.positions_ahead_of_database()
-        consumer = AIOKafkaConsumer(**connection_options(self.settings), group_id=self.group, enable_auto_commit=False)
-        await asyncio.wait_for(consumer.start(), 30)
         try:
-            places = {TopicPartition(topic, partition): offset for (topic, partition), offset in ahead.items()}
-            consumer.assign(list(places))
-            if places:
-                await consumer.commit(places)
+            for stage in self.stages:
+                places = {
+                    TopicPartition(topic, partition): offset
+                    for (topic, partition), offset in ahead.items()
+                    if topic == stage.topic
+                }
+                async with self._consumer_of(stage.topic) as consumer:
+                    consumer.assign(list(places))
+                    if places:
+                        await consumer.commit(places)
         finally:
-            await asyncio.wait_for(consumer.stop(), 10)
             await _close_pool(self._pool)
         return ahead
 
 
 async def _ahead(
-    consumer: AIOKafkaConsumer, topics: set[Topic], reached: Mapping[tuple[str, int], int]
+    consumer: AIOKafkaConsumer, topic: Topic, reached: Mapping[tuple[str, int], int]
 ) -> dict[tuple[str, int], int]:
     ahead: dict[tuple[str, int], int] = {}
-    for topic in sorted(topics):
-        for partition in range(TOPICS[topic].partitions):
-            place = TopicPartition(topic, partition)
-            committed = await asyncio.wait_for(consumer.committed(place), 30)
-            known = reached.get((topic, partition), 0)
-            if committed is not None and committed > known and await _has_records(consumer, place, known, committed):
-                ahead[(str(topic), partition)] = known
+    for partition in range(TOPICS[topic].partitions):
+        place = TopicPartition(topic, partition)
+        committed = await asyncio.wait_for(consumer.committed(place), 30)
+        known = reached.get((topic, partition), 0)
+        if committed is not None and committed > known and await _has_records(consumer, place, known, committed):
+            ahead[(str(topic), partition)] = known
     return ahead
 
 

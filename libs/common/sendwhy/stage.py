@@ -103,7 +103,14 @@ def dead_letter(record: Record[Any], *, service: str, error: str) -> Outgoing:
         ("offset", str(record.offset).encode()),
         ("error", error.encode()[:2048]),
     )
-    return Outgoing(Topic.DEAD_LETTERS, record.key, record.value, headers)
+    # A record may have neither key nor value; aiokafka sends no such record on.
+    value = b"" if record.key is None and record.value is None else record.value
+    return Outgoing(Topic.DEAD_LETTERS, record.key, value, headers)
+
+
+def consumer_group(service: str, topic: str) -> str:
+    """A group for each topic: members of one group would all stop at every join, a heartbeat (3 s) for each stage."""
+    return f"sendwhy-{service}.{topic}"
 
 
 class DeadLetterFlood(Exception):
@@ -126,7 +133,8 @@ class Stage(Generic[T]):
         on_unreadable: HandleUnreadable | None = None,
     ) -> None:
         self.topic = topic
-        self.group = f"sendwhy-{service}"
+        self.group = consumer_group(service, topic)
+        self._service_group = f"sendwhy-{service}"
         self.name = topic.value
         self._parse, self._handle, self._on_unreadable = parse, handle, on_unreadable
         self._service, self._pool, self._producer, self._metrics = service, pool, producer, metrics
@@ -211,7 +219,7 @@ class Stage(Generic[T]):
                 publish = list(await self._handle(connection, good)) if good else []
                 if bad and self._on_unreadable is not None:
                     publish += await self._on_unreadable(connection, bad)
-                await store_reached(connection, self.group, _next_offsets(records))
+                await store_reached(connection, self._service_group, _next_offsets(records))
                 return publish
         except DATA_ERRORS as error:
             if len(good) <= 1:
@@ -226,7 +234,7 @@ class Stage(Generic[T]):
     ) -> list[Outgoing]:
         log.warning("the database refused a record", topic=self.topic, error=describe(error))
         async with self._pool().acquire(timeout=30) as connection:
-            await store_reached(connection, self.group, _next_offsets(records))
+            await store_reached(connection, self._service_group, _next_offsets(records))
         for record in guilty:
             self._metrics.inc(Metric.DEAD_LETTERS, topic=record.topic, error=type(error).__name__)
         reason = f"refused by the database: {describe(error)}"
