@@ -243,8 +243,6 @@ def _command_errors() -> Iterator[None]:
         yield
     except CommandError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        _fail(CommandError(Exit.INTERRUPTED, "interrupted"))
 
 
 def _fail(error: CommandError) -> NoReturn:

@@ -51,9 +51,10 @@ share.coordinator.state.topic.num.partitions=2
 group.coordinator.append.linger.ms=0
 group.initial.rebalance.delay.ms=0
 
-# A killed broker may come back only when its predecessor counts as dead (9 s by default).
-broker.session.timeout.ms=3000
-broker.heartbeat.interval.ms=500
+# A killed broker may come back only when its predecessor counts as dead (9 s by default). Much shorter, and a
+# machine that is busy with other things would count a living one as dead.
+broker.session.timeout.ms=5000
+broker.heartbeat.interval.ms=1000
 
 # Two cores, half a gigabyte of heap (the cleaner's buffer alone is 128 MB by default).
 num.network.threads=2

@@ -14,7 +14,7 @@ from local_stack.janitor import Janitor
 from local_stack.process import Command, Process, ProcessEndedError
 from local_stack.state import StateDir
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 START_TRIES = 3
 
@@ -41,7 +41,7 @@ class Server(ABC):
         return self._process is not None
 
     async def start(self) -> None:
-        """Returns when the server answers. Raises StackError with the end of its log if it doesn't in 60 s."""
+        """Returns when the server answers. Raises StackError with the end of its log if it doesn't in 120 s."""
         await self.prepare()
         if self._janitor is None:
             self._janitor = self._own_janitor = Janitor()
