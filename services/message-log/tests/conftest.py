@@ -55,8 +55,10 @@ class MessageLog:
         async def run() -> None:
             producer = Producer(self._kafka, Metrics(Service.CONSENT))
             await producer.start()
-            await producer.publish(records)
-            await producer.stop()
+            try:
+                await producer.publish(records)
+            finally:
+                await producer.stop()
 
         asyncio.run(run())
 

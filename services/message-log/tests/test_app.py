@@ -133,7 +133,7 @@ def test_filters_cursor_and_campaign_agree(message_log: MessageLog) -> None:
     given = {"workspace_id": workspace, "origin": origin}
     events: list[Wire] = [requested(message_id=f"f-{n}", **given) for n in range(5)]
     events += [rejected(R.CUSTOMER_IS_NOT_OPTED_IN, message_id=f"f-{n}", **given) for n in (0, 1)]
-    events += [rejected(R.INVALID_REQUEST, message_id="f-2", **given)]
+    events += [rejected(R.INSUFFICIENT_CREDITS, message_id="f-2", **given)]
     events += [requested(message_id="w-1", workspace_id=workspace, origin=other)]
     message_log.publish(sent(*events))
     home = f"/v1/workspaces/{workspace}"
@@ -275,9 +275,9 @@ def test_what_nobody_can_read_stands_in_no_ones_way(message_log: MessageLog) -> 
     letters = [
         Outgoing(Topic.SEND_REQUESTED, b"k", b'{"message_id":"bad-1","workspace_id":"acme"}'),
         Outgoing(Topic.SEND_REQUESTED, None, b"\xff"),
-        Outgoing(Topic.SEND_REQUESTED, None, None),
+        Outgoing(Topic.SEND_REQUESTED, b"k", None),
         Outgoing(Topic.STATUS_UPDATED, None, b"[]"),
-        Outgoing(Topic.DEAD_LETTERS, None, None, (("service", b"\x00\xff"),)),
+        Outgoing(Topic.DEAD_LETTERS, None, b"", (("service", b"\x00\xff"),)),
     ]
     message_log.publish([*letters, *sent(status(S.SENT, message_id="after-bad"), requested(message_id="after-bad"))])
     message = message_log.wait_for(f"{HOME}/messages/after-bad", lambda m: len(m["events"]) == 2)
