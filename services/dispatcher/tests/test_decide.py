@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from dispatcher_cases import FACTS, NOW, SENDER, TEMPLATE, contact, message, template_content, text_content
 from dispatcher.decide import (
     Facts,
     Lane,
@@ -22,6 +21,7 @@ from dispatcher.decide import (
     lane_of,
     receipt_deadline,
 )
+from dispatcher_cases import FACTS, NOW, SENDER, TEMPLATE, contact, message, template_content, text_content
 from hypothesis import given
 from hypothesis import strategies as st
 from sendwhy.events import MarketingState, Purpose, reason

@@ -1,0 +1,36 @@
+# Needs only Python 3.11+ and make: uv comes from PyPI into .uv, everything else into .venv.
+PYTHON ?= python3
+UV := .uv/bin/uv
+UV_VERSION := 0.13.9
+RUN := .venv/bin/
+
+.PHONY: demo test check setup format docs clean
+
+demo: setup  ## sample requests through the whole product: make demo ARGS="--exit --report out.json"
+	$(RUN)sendwhy demo $(ARGS)
+
+test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium
+	$(PYTHON) tests/system_packages.py
+	$(RUN)sendwhy fetch
+	$(RUN)pytest $(ARGS)
+
+check: setup  ## style, types, boundaries, dead code
+	$(RUN)ruff format --check .
+	$(RUN)ruff check .
+	$(RUN)mypy libs services tools tests demo
+	$(RUN)lint-imports
+	$(RUN)vulture
+
+setup: $(UV)  ## uv and all packages of the lock file
+	$(UV) sync --frozen --all-packages --python $(PYTHON) --no-progress
+
+format: setup
+	$(RUN)ruff check --fix .
+	$(RUN)ruff format .
+
+clean:
+	rm -rf .venv .uv .state .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(UV):
+	$(PYTHON) -m venv .uv || { $(PYTHON) -m pip install --target .uv/lib uv==$(UV_VERSION) && mkdir -p .uv/bin && ln -sf ../lib/bin/uv $(UV); }
+	test -x $(UV) || .uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -1,0 +1,179 @@
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from sendwhy.events import (
+    CONTENT_TYPES,
+    SendRejected,
+    SendRequested,
+    Status,
+    StatusUpdated,
+    To,
+    Wire,
+    event_id_of,
+    reason,
+)
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.stage import fields_of
+from sendwhy.topics import TOPICS, Outgoing, Topic, outgoing, topic_of
+
+REQUEST: dict[str, Any] = {
+    "message_id": "bf-2026-000017",
+    "workspace_id": "acme",
+    "sender_id": "415566778899001",
+    "to": {"contact_id": "shopify:7712", "phone": "+525512345678"},
+    "origin": {"kind": "campaign", "id": "black-friday", "name": "Black Friday"},
+    "purpose": "marketing",
+    "content": {"type": "template", "template": {"name": "autumn_sale", "language": {"code": "es_MX"}}},
+    "requested_at": "2026-11-22T10:00:00Z",
+    "send_at": None,
+    "expires_at": None,
+    "resend_of": None,
+    "metadata": {"order": "4711"},
+}
+
+
+def read(**changes: Any) -> SendRequested:
+    return SendRequested.model_validate_json(json.dumps(REQUEST | changes))
+
+
+def test_the_contracts_example_is_read() -> None:
+    request = read()
+    assert request.template is not None
+    assert request.template.name == "autumn_sale"
+    assert read(something_new={"a": 1}) == request
+
+
+WRONG = [
+    ("message_id", None),
+    ("message_id", 17),
+    ("message_id", ""),
+    ("message_id", "a b"),
+    ("message_id", "x" * 129),
+    ("message_id", "ok\n"),
+    ("workspace_id", "a.b"),
+    ("workspace_id", "x" * 65),
+    ("sender_id", 415566778899001),
+    ("sender_id", "../me"),
+    ("to", None),
+    ("to", {}),
+    ("to", {"phone": ""}),
+    ("to", {"contact_id": "a\u0000b"}),
+    ("origin", {"kind": "carrier pigeon"}),
+    ("origin", "campaign"),
+    ("purpose", "spam"),
+    ("content", {}),
+    ("content", {"type": "text"}),
+    ("content", {"type": "smoke", "smoke": {}}),
+    ("content", {"type": "text", "text": "hi"}),
+    ("content", {"type": "template", "template": {"name": "x"}}),
+    ("content", {"type": "text", "text": {"body": "x" * 300_000}}),
+    ("requested_at", 1795340000),
+    ("requested_at", "2026-11-22T10:00:00"),
+    ("requested_at", "9999-12-31T00:00:00Z"),
+    ("requested_at", "yesterday"),
+    ("metadata", {"x": "y" * 2048}),
+    ("metadata", []),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+def test_a_wrong_field_is_named(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        read(**{field: value})
+    assert any(told.startswith(field) for told in fields_of(caught.value))
+
+
+@pytest.mark.parametrize("field", ["send_at", "expires_at"])
+def test_nothing_lies_more_than_thirty_days_ahead(field: str) -> None:
+    assert read(**{field: "2026-12-22T10:00:00Z"})
+    with pytest.raises(ValidationError):
+        read(**{field: "2026-12-22T10:00:01Z"})
+
+
+@pytest.mark.parametrize("kind", sorted(CONTENT_TYPES - {"template"}))
+def test_every_content_type_passes(kind: str) -> None:
+    assert read(content={"type": kind, kind: [{}] if kind == "contacts" else {"id": "1"}})
+
+
+def test_values_are_not_in_error_messages() -> None:
+    with pytest.raises(ValidationError) as caught:
+        read(to={"phone": 525512345678})
+    assert "5512345678" not in str(fields_of(caught.value))
+
+
+@given(st.text(), st.text())
+def test_ids_are_the_same_for_the_same_cause_and_kind(cause: str, kind: str) -> None:
+    assert event_id_of(cause, kind) == event_id_of(cause, kind)
+    assert event_id_of(cause, kind) != event_id_of(cause, kind + "x")
+
+
+def rejection(detail: str = "no") -> SendRejected:
+    return SendRejected(
+        event_id=event_id_of("x", "y"),
+        occurred_at=datetime(2026, 11, 22, 10, tzinfo=UTC),
+        message_id="m-1",
+        workspace_id="acme",
+        to=To(phone="+525512345678"),
+        service=Service.CONSENT,
+        reason=reason(ReasonCode.CUSTOMER_IS_NOT_OPTED_IN, detail),
+        metadata={"order": "4711"},
+    )
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_what_is_written_is_read_again(detail: str) -> None:
+    event = rejection(detail)
+    assert SendRejected.model_validate_json(event.to_json()) == event
+
+
+def test_a_record_carries_cloud_events_headers_and_its_key() -> None:
+    record = outgoing(rejection(), source=Service.CONSENT, trace=b"00-abc-def-01")
+    headers = dict(record.headers)
+    assert record.topic is Topic.SEND_REJECTED
+    assert record.key == b"m-1"
+    assert headers["ce_type"] == b"sendwhy.send.rejected.v1"
+    assert headers["ce_time"] == b"2026-11-22T10:00:00Z"
+    assert headers["traceparent"] == b"00-abc-def-01"
+    assert json.loads(record.value or b"")["occurred_at"] == "2026-11-22T10:00:00.000Z"
+
+
+def test_the_cloud_events_library_reads_our_records() -> None:
+    from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
+    from cloudevents.core.formats.json import JSONFormat
+
+    record: Outgoing = outgoing(rejection(), source=Service.CONSENT)
+    message = KafkaMessage(headers=dict(record.headers), key=record.key, value=record.value or b"")
+    event = from_binary_event(message, JSONFormat())
+    assert event.get_type() == "sendwhy.send.rejected.v1"
+
+
+def test_an_unknown_wamid_has_no_message_id() -> None:
+    event = StatusUpdated(
+        event_id=event_id_of("w", "sent"),
+        occurred_at=datetime(2026, 11, 22, tzinfo=UTC),
+        observed_at=datetime(2026, 11, 22, tzinfo=UTC),
+        provider_message_id="wamid.A",
+        service=Service.WEBHOOK_INGEST,
+        status=Status.SENT,
+    )
+    assert outgoing(event, source="webhook-ingest").key == b"wamid.A"
+
+
+def test_every_topic_is_in_the_table() -> None:
+    assert set(TOPICS) == set(Topic)
+    assert all(spec.config()["message.timestamp.type"] == "LogAppendTime" for spec in TOPICS.values())
+    assert TOPICS[Topic.WEBHOOK_RECEIVED].config()["flush.messages"] == "1"
+
+
+def test_every_event_has_a_topic() -> None:
+    def leaves(model: type[Wire]) -> list[type[Wire]]:
+        return [model, *(leaf for child in model.__subclasses__() for leaf in leaves(child))]
+
+    for model in leaves(Wire):
+        if model.__module__ == "sendwhy.events" and "event_id" in model.model_fields and model.__name__ != "Event":
+            assert topic_of(model) in Topic

@@ -1,0 +1,124 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sendwhy.access import Role, find_token, parse_tokens
+from sendwhy.logs import describe, mask
+
+GOOD = {
+    "SENDWHY_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "SENDWHY_DATABASE_URL": "postgresql://u:secret-password@127.0.0.1/x",
+    "SENDWHY_API_TOKENS": "swk_0123456789:admin:*",
+}
+PROGRAM = "from sendwhy.settings import ServiceSettings, load; print(load(ServiceSettings))"
+
+
+def run(environment: dict[str, str | None]) -> "subprocess.CompletedProcess[str]":
+    base = {name: value for name, value in os.environ.items() if not name.startswith("SENDWHY_")}
+    merged = {name: value for name, value in (base | environment).items() if value is not None}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=merged, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+BAD = [
+    ("SENDWHY_KAFKA_BOOTSTRAP_SERVERS", None),
+    ("SENDWHY_DATABASE_URL", None),
+    ("SENDWHY_DATABASE_URL", "mysql://u:secret-password@h/x"),
+    ("SENDWHY_HTTP_PORT", "99999"),
+    ("SENDWHY_API_TOKENS", "secret-password"),
+    ("SENDWHY_API_TOKENS", "secret-password:emperor:*"),
+    ("SENDWHY_KAFKA_SECURITY_PROTOCOL", "TELEPATHY"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_wrong_setting_ends_the_process_with_one_line_that_names_it(name: str, value: str | None) -> None:
+    ended = run({**GOOD, name: value})
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert name in ended.stderr
+    assert "secret-password" not in ended.stderr
+
+
+def test_a_setting_may_stand_in_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text("postgresql://from-a-file/x\n")
+    ended = run({**GOOD, "SENDWHY_DATABASE_URL": None, "SENDWHY_DATABASE_URL_FILE": str(secret)})
+    assert ended.returncode == 0, ended.stderr
+    assert "from-a-file" not in ended.stdout
+
+
+def test_a_missing_file_is_named() -> None:
+    ended = run({**GOOD, "SENDWHY_DATABASE_URL": None, "SENDWHY_DATABASE_URL_FILE": "/no/such/file"})
+    assert ended.returncode == 2
+    assert "SENDWHY_DATABASE_URL_FILE" in ended.stderr
+
+
+def test_a_token_has_a_role_in_its_workspaces() -> None:
+    tokens = parse_tokens("viewer-token:viewer:acme, admin-token:admin:*")
+    viewer, admin = find_token(tokens, "viewer-token"), find_token(tokens, "admin-token")
+    assert viewer is not None
+    assert admin is not None
+    assert viewer.may(Role.VIEWER, "acme")
+    assert not viewer.may(Role.OPERATOR, "acme")
+    assert not viewer.sees("other")
+    assert admin.may(Role.ADMIN, "anything")
+    assert find_token(tokens, "viewer-tokem") is None
+    assert "viewer-token" not in repr(tokens)
+
+
+MASKED = [
+    ("to +52 55 1234 5678 at once", "5678"),
+    ("phone=525512345678", "5512345678"),
+    ("(+4915112345678)", "151123456"),
+    ("Authorization: Bearer EAAGm0PX4ZCpsBA", "EAAGm0"),
+    ("GET /x?access_token=EAAGm0PX&limit=1", "EAAGm0PX"),
+    ("hub.verify_token=hunter2hunter2", "hunter2"),
+    ("sha256=deadbeefdeadbeef", "deadbeef"),
+    ("postgresql://u:pa55word@h/x", "pa55word"),
+]
+
+
+@pytest.mark.parametrize(("text", "secret"), MASKED)
+def test_nothing_that_looks_like_a_phone_or_a_secret_is_logged(text: str, secret: str) -> None:
+    assert secret not in mask(text)
+
+
+@given(st.integers(10**7, 10**15 - 1))
+def test_no_run_of_digits_as_long_as_a_phone_survives(number: int) -> None:
+    assert str(number) not in mask(f"told {number} twice")
+
+
+def test_an_exception_is_told_without_its_words() -> None:
+    error = ValueError("+525512345678")
+    error.__cause__ = KeyError("token")
+    assert describe(error) == "ValueError < KeyError"
+
+
+CANARY = """
+import logging, structlog
+from sendwhy.logs import set_up
+log = set_up("test")
+log.info("x", phone="+525512345678", nested={"token": "Bearer EAAcanary"}, number=525512345678)
+logging.getLogger("foreign").warning("sent to %s", "+525512345678")
+try:
+    raise ValueError("row (+525512345678, EAAcanary)")
+except ValueError as error:
+    log.error("failed", exc_info=error)
+    logging.getLogger("foreign").exception("failed too")
+"""
+
+
+def test_canaries_in_no_log_line_also_with_tracebacks() -> None:
+    ended = subprocess.run([sys.executable, "-c", CANARY], capture_output=True, text=True, timeout=60, check=True)
+    assert len(ended.stderr.splitlines()) == 4
+    assert "5512345678" not in ended.stderr
+    assert "EAAcanary" not in ended.stderr
+    assert "ValueError" in ended.stderr
+    assert logging.getLogger("foreign").handlers == []

@@ -1,0 +1,220 @@
+"""The stage loop on real Kafka and PostgreSQL: what fails, fails alone, and nothing is lost."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from pydantic import SecretStr
+from sendwhy.events import SendCancelled
+from sendwhy.kafka import Producer, PublishError, create_topics
+from sendwhy.metrics import Metrics
+from sendwhy.postgres import Connection, add_to_outbox, migrate
+from sendwhy.reasons import Service
+from sendwhy.service import DatabaseIsOlder, Runtime
+from sendwhy.settings import KafkaSettings, ServiceSettings
+from sendwhy.stage import Record, parse_json
+from sendwhy.topics import Outgoing, Topic, outgoing
+
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
+TOPIC = Topic.SEND_CANCELLED
+SCHEMA = "create table seen (message_id text primary key, note text check (note <> 'refused'));"
+
+
+@dataclass
+class World:
+    """A service with one stage on send.cancelled; a fresh workspace keeps tests of one session apart."""
+
+    settings: ServiceSettings
+    workspace: str
+    seen_calls: int = 0
+    fail_with: list[BaseException] = field(default_factory=list)
+    publish: list[Outgoing] = field(default_factory=list)
+
+    async def handle(self, connection: Connection, records: Sequence[Record[SendCancelled]]) -> Sequence[Outgoing]:
+        self.seen_calls += 1
+        mine = [record.event for record in records if record.event.workspace_id == self.workspace]
+        if mine and self.fail_with:
+            raise self.fail_with.pop()
+        await connection.execute(
+            "insert into seen select * from unnest($1::text[], $2::text[]) on conflict do nothing",
+            [event.message_id for event in mine],
+            [event.note for event in mine],
+        )
+        return self.publish
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Runtime]:
+        runtime = Runtime(Service.MESSAGE_LOG, self.settings)
+        runtime.stage(TOPIC, parse_json(SendCancelled), self.handle)
+        app = runtime.make_api("test")
+        async with app.router.lifespan_context(app):
+            yield runtime
+
+    async def seen(self) -> set[str]:
+        connection = await asyncpg.connect(self.settings.database_url.get_secret_value())
+        try:
+            return {row["message_id"] for row in await connection.fetch("select message_id from seen")}
+        finally:
+            await connection.close()
+
+    async def send(self, *values: bytes) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka_bootstrap_servers)
+        await producer.start()
+        for value in values:
+            await producer.send_and_wait(TOPIC, value, key=b"k")
+        await producer.stop()
+
+    def cancel(self, message_id: str, note: str = "x") -> bytes:
+        return SendCancelled(workspace_id=self.workspace, message_id=message_id, note=note).to_json()
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await condition():
+            await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+async def world(kafka_bootstrap: str, fresh_database: str, tmp_path: Path) -> World:
+    (tmp_path / "0001_test.sql").write_text(SCHEMA)
+    await migrate(fresh_database, tmp_path)
+    await create_topics(KafkaSettings(kafka_bootstrap_servers=kafka_bootstrap))
+    settings = ServiceSettings(kafka_bootstrap_servers=kafka_bootstrap, database_url=SecretStr(fresh_database))
+    await forget_group(settings)
+    return World(settings, workspace=uuid.uuid4().hex)
+
+
+async def forget_group(settings: ServiceSettings) -> None:
+    """Set the group back to the topic's end: each test has a database that has reached nothing."""
+    from sendwhy.stage import consumer_group
+
+    group = consumer_group(Service.MESSAGE_LOG, TOPIC)
+    consumer = AIOKafkaConsumer(
+        TOPIC, bootstrap_servers=settings.kafka_bootstrap_servers, group_id=group, enable_auto_commit=False
+    )
+    await consumer.start()
+    await until(lambda: _assigned(consumer))
+    await consumer.commit({place: 0 for place in consumer.assignment()})
+    await consumer.stop()
+
+
+async def _assigned(consumer: AIOKafkaConsumer) -> bool:
+    return bool(consumer.assignment())
+
+
+async def dead_letters(bootstrap: str, workspace: str) -> list[Any]:
+    consumer = AIOKafkaConsumer(Topic.DEAD_LETTERS, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    found: list[Any] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(3):
+            async for record in consumer:
+                found.append(record)
+    await consumer.stop()
+    return [record for record in found if workspace.encode() in record.value]
+
+
+async def test_one_unreadable_record_is_put_aside_and_its_neighbours_go_on(world: World) -> None:
+    bad = b'{"workspace_id": "' + world.workspace.encode() + b'", "message_id": 7}'
+    await world.send(world.cancel("a"), bad, world.cancel("b"))
+
+    async def both() -> bool:
+        return await world.seen() == {"a", "b"}
+
+    async with world.running():
+        await until(both)
+    letters = await dead_letters(world.settings.kafka_bootstrap_servers, world.workspace)
+    assert [letter.value for letter in letters] == [bad]
+    headers = dict(letters[0].headers)
+    assert headers["topic"] == b"send.cancelled"
+    assert b"message_id" in headers["error"]
+
+
+async def test_a_record_that_the_database_refuses_is_found_by_halving(world: World) -> None:
+    good = [world.cancel(f"m{number}") for number in range(30)]
+    await world.send(*good[:17], world.cancel("poison", "refused"), *good[17:])
+
+    async def all_good() -> bool:
+        return len(await world.seen()) == 30
+
+    async with world.running():
+        await until(all_good)
+    letters = await dead_letters(world.settings.kafka_bootstrap_servers, world.workspace)
+    assert [letter.value for letter in letters] == [world.cancel("poison", "refused")]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), asyncio.CancelledError(), asyncpg.DeadlockDetectedError("x")])
+async def test_a_failing_batch_is_tried_again_and_a_stray_cancel_kills_nobody(
+    world: World, error: BaseException
+) -> None:
+    world.fail_with = [error, error]
+    await world.send(world.cancel("a"))
+
+    async def there() -> bool:
+        return await world.seen() == {"a"}
+
+    async with world.running():
+        await until(there)
+    assert not world.fail_with
+
+
+async def test_a_database_older_than_the_log_is_refused_until_it_is_rewound(world: World) -> None:
+    await world.send(world.cancel("a"), world.cancel("b"))
+
+    async def both() -> bool:
+        return await world.seen() == {"a", "b"}
+
+    async with world.running():
+        await until(both)
+    connection = await asyncpg.connect(world.settings.database_url.get_secret_value())
+    await connection.execute("delete from seen; delete from reached")
+    await connection.close()
+    with pytest.raises(DatabaseIsOlder):
+        async with world.running():
+            pass
+    runtime = Runtime(Service.MESSAGE_LOG, world.settings)
+    runtime.stage(TOPIC, parse_json(SendCancelled), world.handle)
+    await runtime.rewind()
+    async with world.running():
+        await until(both)
+
+
+async def test_what_was_committed_and_never_published_is_published_by_the_sweep(world: World) -> None:
+    event = SendCancelled(workspace_id=world.workspace, message_id="from-the-outbox")
+    connection = await asyncpg.connect(world.settings.database_url.get_secret_value())
+    await add_to_outbox(connection, [(uuid.uuid4(), outgoing(event, source="test"))])
+    await connection.close()
+
+    async def came_back() -> bool:
+        return await world.seen() == {"from-the-outbox"}
+
+    async with world.running() as runtime:
+        await until(came_back)
+        async with runtime.pool.acquire() as pooled:
+            assert await pooled.fetchval("select count(*) from outbox") == 0
+
+
+async def test_a_refused_record_does_not_poison_the_producer(world: World) -> None:
+    producer = Producer(world.settings, Metrics(Service.MESSAGE_LOG))
+    await producer.start()
+    too_large = Outgoing(TOPIC, b"k", b"x" * (4 * 1024 * 1024 + 100_000))
+    with pytest.raises(PublishError):
+        await producer.publish([too_large])
+    await producer.publish([Outgoing(TOPIC, b"k", world.cancel("after"))])
+    await producer.stop()
+
+
+async def test_migrations_are_applied_once_and_never_changed(fresh_database: str, tmp_path: Path) -> None:
+    (tmp_path / "0001_test.sql").write_text(SCHEMA)
+    both = await asyncio.gather(migrate(fresh_database, tmp_path), migrate(fresh_database, tmp_path))
+    assert sorted(map(len, both)) == [0, 2]
+    (tmp_path / "0001_test.sql").write_text(SCHEMA + " -- changed")
+    with pytest.raises(RuntimeError, match="changed"):
+        await migrate(fresh_database, tmp_path)
