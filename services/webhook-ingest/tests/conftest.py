@@ -1,5 +1,43 @@
-import sys
-from pathlib import Path
+"""One webhook-ingest as a process of its own on real Kafka and PostgreSQL, for the whole session.
 
-# pytest's importlib mode puts no folder on the path, and the webhooks are shared by several test files.
+Its consumer group's offsets live in Kafka, so a second one with an empty database would rightly refuse to start: the
+tests keep apart by numbers and workspaces instead.
+"""
+
+import asyncio
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+# pytest's importlib mode puts no folder on the path, and the helpers are shared by several test files.
 sys.path.insert(0, str(Path(__file__).parent))
+
+from ingest_service import Ingest
+from sendwhy.kafka import create_topics
+from sendwhy.settings import KafkaSettings
+
+
+@pytest.fixture(scope="session")
+def ingest(kafka_bootstrap: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingest]:
+    asyncio.run(create_topics(KafkaSettings(kafka_bootstrap_servers=kafka_bootstrap)))
+    name = f"webhook_ingest_{uuid.uuid4().hex}"
+    asyncio.run(_create_database(postgres_url, name))
+    database_url = urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
+    service = Ingest(kafka_bootstrap, database_url, tmp_path_factory.mktemp("webhook-ingest") / "out.log")
+    service.start(os.environ)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+async def _create_database(url: str, name: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"create database {name}")
+    await connection.close()

@@ -415,13 +415,12 @@ class _MetaReader:
                 raw=item,
             )
         else:
-            display = item.get("display_phone_number") or place.metadata.get("display_phone_number")
             event = SenderReported(
                 event_id=event_id,
                 occurred_at=at,
                 waba_id=place.waba,
                 sender_id=place.number,
-                display_phone_number=_line(display, 32),
+                display_phone_number=_line(item.get("display_phone_number"), 32) or place.display,
                 field=name,
                 raw=item,
             )
@@ -440,42 +439,33 @@ class TooManyElements(ValueError):
     pass
 
 
-@dataclass(slots=True)
 class _Change:
     """One change of one entry: what its elements share."""
 
-    entry: Fragment
-    field: str
-    value: Fragment
-
-    @property
-    def waba(self) -> str:
-        return _identifier(self.entry.get("id")) or ""
-
-    @property
-    def time(self) -> JsonValue:
-        return self.entry.get("time")
-
-    @property
-    def metadata(self) -> Fragment:
-        return _object(self.value.get("metadata"))
-
-    @property
-    def number(self) -> str | None:
-        number = _identifier(self.metadata.get("phone_number_id"))
-        return number if number is not None and re.fullmatch("[0-9]{5,20}", number) else None
+    def __init__(self, entry: Fragment, name: str, value: Fragment) -> None:
+        self.field = name
+        self.waba = _identifier(entry.get("id")) or ""
+        self.time = entry.get("time")
+        metadata = _object(value.get("metadata"))
+        number = _identifier(metadata.get("phone_number_id")) or ""
+        self.number = number if re.fullmatch("[0-9]{5,20}", number) else None
+        self.display = _line(metadata.get("display_phone_number"), 32)
+        self._contacts = [contact for contact in _list(value.get("contacts")) if isinstance(contact, dict)]
+        self._by_id: dict[str, Fragment] = {}
+        for contact in self._contacts:
+            for known in (contact.get("wa_id"), contact.get("user_id")):
+                if isinstance(known, str):
+                    self._by_id.setdefault(known, contact)
 
     def contact(self, phone: JsonValue, user_id: JsonValue) -> Fragment:
         """The person in `contacts` with that phone or business-scoped id; the only one there if neither tells."""
-        contacts = [contact for contact in _list(self.value.get("contacts")) if isinstance(contact, dict)]
-        for contact in contacts:
-            if (phone and contact.get("wa_id") == phone) or (user_id and contact.get("user_id") == user_id):
-                return contact
-        return contacts[0] if len(contacts) == 1 and not phone and not user_id else {}
+        asked = [known for known in (phone, user_id) if isinstance(known, str) and known]
+        if not asked and len(self._contacts) == 1:
+            return self._contacts[0]
+        return next((self._by_id[known] for known in asked if known in self._by_id), {})
 
     def origin(self, key: str, item: Fragment, contact: Fragment | None = None) -> Origin:
-        display = _line(self.metadata.get("display_phone_number"), 32)
-        shared: Fragment = {"metadata": {"display_phone_number": display, "phone_number_id": self.number}}
+        shared: Fragment = {"metadata": {"display_phone_number": self.display, "phone_number_id": self.number}}
         if contact:
             name = _line(_object(contact.get("profile")).get("name"), 256)
             ids: Fragment = {key: _line(contact.get(key), 128) for key in ("wa_id", "user_id")}

@@ -1,7 +1,8 @@
 """The parsing half: what the stages and timers do with raw deliveries, senders, and `accepted`."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -88,7 +89,7 @@ async def apply(
     With `only_workspace` everything else is left out, also what can't be read: it has been put aside before.
     """
     outcome = Outcome()
-    elements = list(_read_all(deliveries, outcome))
+    elements = await _read_all(deliveries, outcome)
     if only_workspace is not None:
         outcome.publish.clear()
     origins = [element.origin for _, element in elements if not isinstance(element, Unreadable)]
@@ -106,8 +107,11 @@ async def apply(
     return outcome
 
 
-def _read_all(deliveries: Sequence[Delivery], outcome: Outcome) -> Iterable[tuple[Delivery, Element]]:
+async def _read_all(deliveries: Sequence[Delivery], outcome: Outcome) -> list[tuple[Delivery, Element]]:
+    elements: list[tuple[Delivery, Element]] = []
     for delivery in deliveries:
+        # Large bodies take tens of milliseconds each, and the door answers on the same loop.
+        await asyncio.sleep(0)
         try:
             reading = read(delivery)
         except ValueError as error:
@@ -119,7 +123,8 @@ def _read_all(deliveries: Sequence[Delivery], outcome: Outcome) -> Iterable[tupl
                 dead = _put_aside(delivery, element.fragment, f"unreadable: {element.error}", outcome)
                 outcome.publish.append(dead)
             else:
-                yield delivery, element
+                elements.append((delivery, element))
+    return elements
 
 
 def _put_aside(delivery: Delivery, body: bytes, error: str, outcome: Outcome) -> Outgoing:

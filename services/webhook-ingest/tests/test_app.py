@@ -1,0 +1,320 @@
+"""The whole service: the door, Kafka, the parsing half, timers, replay."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from ingest_service import SHOPIFY_SECRET, VERIFY_TOKEN, Ingest
+from ingest_webhooks import APP, OTHER_SECRET, SECRET, T0, body, callback, signature, status, statuses, value
+from sendwhy.events import (
+    CustomerUpdated,
+    MessageReceived,
+    SenderUpdated,
+    Status,
+    StatusUpdated,
+    To,
+    event_id_of,
+)
+from sendwhy.kafka import create_topics
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.settings import KafkaSettings
+from sendwhy.topics import MAX_WEBHOOK_BYTES, Topic
+
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
+
+
+def sender(number: str, workspace: str = "acme") -> SenderUpdated:
+    return SenderUpdated(
+        event_id=event_id_of(number, "sender"),
+        occurred_at=datetime.now(UTC),
+        sender_id=number,
+        workspace_id=workspace,
+        version=1,
+        waba_id=f"9{number}",
+        app_id=APP,
+        default=True,
+    )
+
+
+def accepted(number: str, wamid: str, message_id: str, deadline: timedelta = timedelta(days=30)) -> StatusUpdated:
+    now = datetime.now(UTC)
+    return StatusUpdated(
+        event_id=event_id_of(message_id, "accepted"),
+        occurred_at=now,
+        observed_at=now,
+        message_id=message_id,
+        workspace_id="acme",
+        sender_id=number,
+        provider_message_id=wamid,
+        service=Service.DISPATCHER,
+        status=Status.ACCEPTED,
+        to=To(contact_id="c-1"),
+        receipt_deadline=now + deadline,
+    )
+
+
+def told(ingest: Ingest, wamid: str) -> list[StatusUpdated]:
+    """What the service itself has said about a wamid."""
+    events = [StatusUpdated.model_validate_json(raw) for raw in ingest.bodies(Topic.STATUS_UPDATED, wamid)]
+    return [event for event in events if event.service is Service.WEBHOOK_INGEST]
+
+
+def hook(number: str, *entries: Any) -> bytes:
+    return statuses(*entries, number=number, waba=f"9{number}")
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "text"),
+    [
+        (f"hub.mode=subscribe&hub.verify_token={VERIFY_TOKEN}&hub.challenge=1158201444", 200, "1158201444"),
+        (f"hub.mode=subscribe&hub.verify_token={VERIFY_TOKEN}&hub.challenge=", 200, ""),
+        (f"hub.mode=unsubscribe&hub.verify_token={VERIFY_TOKEN}&hub.challenge=1", 403, ""),
+        ("hub.mode=subscribe&hub.verify_token=guess&hub.challenge=1", 403, ""),
+        ("hub.mode=subscribe&hub.verify_token=gu%C3%A9ss%FF&hub.challenge=1", 403, ""),
+        ("hub.mode=subscribe&hub.challenge=1", 403, ""),
+        (f"hub.mode=subscribe&hub.verify_token={VERIFY_TOKEN}&hub.challenge={'1' * 2000}", 403, ""),
+        ("", 403, ""),
+    ],
+)
+def test_verification(ingest: Ingest, query: str, code: int, text: str) -> None:
+    answer = ingest.get(f"/webhooks/meta?{query}")
+    assert (answer.status_code, answer.text) == (code, text)
+
+
+def test_200_means_that_kafka_has_the_very_bytes(ingest: Ingest) -> None:
+    raw = hook("100000000000101", status("sent", "wamid.bytes")).replace(b"wamid.bytes", b"wamid.\\u0062ytes\\/")
+    assert ingest.hook(raw) == 200
+    (record,) = [record for record in ingest.records(Topic.WEBHOOK_RECEIVED) if record.value == raw]
+    headers = dict(record.headers)
+    assert (headers["source"], headers["app_id"]) == (b"meta", APP.encode())
+    assert headers["delivery_id"] == record.key == hashlib.sha256(raw).hexdigest().encode()
+
+
+@pytest.mark.parametrize("secret", ["nobodys-secret", None])
+def test_an_unsigned_webhook_is_refused_and_recorded(ingest: Ingest, secret: str | None) -> None:
+    raw = hook("100000000000102", status("sent", f"wamid.refused.{secret}", note="x" * 4000))
+    headers = {"x-hub-signature-256": signature(raw, secret)} if secret else {}
+    answer = ingest.post("/webhooks/meta", content=raw, headers=headers)
+    assert (answer.status_code, answer.content) == (401, b"")
+    digest = hashlib.sha256(raw).hexdigest().encode()
+    (record,) = ingest.wait_for(
+        lambda: [record for record in ingest.records(Topic.WEBHOOK_REFUSED) if record.key == digest]
+    )
+    found = dict(record.headers)
+    assert (record.value, found["size"]) == (raw[:2048], str(len(raw)).encode())
+    assert found["cause"] == (b"signature is wrong" if secret else b"signature is missing")
+    assert raw not in [record.value for record in ingest.records(Topic.WEBHOOK_RECEIVED)]
+
+
+def test_refusals_beyond_ten_a_second_are_only_counted(ingest: Ingest) -> None:
+    before = len(ingest.records(Topic.WEBHOOK_REFUSED))
+    with httpx.Client(trust_env=False) as client:
+        for _ in range(200):
+            assert client.post(f"{ingest.url}/webhooks/meta", content=b"{}").status_code == 401
+    seconds = 200
+    assert len(ingest.records(Topic.WEBHOOK_REFUSED)) - before <= 10 * seconds
+    counted = [line for line in ingest.get("/metrics").text.splitlines() if 'result="refused"' in line]
+    assert float(counted[0].rpartition(" ")[2]) >= 200
+
+
+def test_a_body_that_is_too_large_is_413(ingest: Ingest) -> None:
+    assert ingest.hook(b"x" * (MAX_WEBHOOK_BYTES + 1)) == 413
+
+
+def test_a_signed_body_of_the_largest_size_is_kept(ingest: Ingest) -> None:
+    raw = hook("100000000000103", status("sent", "wamid.large")) + b" " * MAX_WEBHOOK_BYTES
+    assert ingest.hook(raw[:MAX_WEBHOOK_BYTES]) == 200
+    assert ingest.wait_for(lambda: told(ingest, "wamid.large"))
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\x00", b"[" * 5000])
+def test_a_signed_but_unreadable_webhook_is_200_and_put_aside(ingest: Ingest, raw: bytes) -> None:
+    assert ingest.hook(raw) == 200
+    assert ingest.wait_for(
+        lambda: [
+            record
+            for record in ingest.records(Topic.DEAD_LETTERS)
+            if record.value == raw and dict(record.headers)["error"].startswith(b"unreadable")
+        ]
+    )
+
+
+def shopify(ingest: Ingest, workspace: str, raw: bytes, secret: str = SHOPIFY_SECRET) -> httpx.Response:
+    signed = base64.b64encode(hmac.new(secret.encode(), raw, hashlib.sha256).digest()).decode()
+    headers = {"x-shopify-hmac-sha256": signed, "x-shopify-topic": "customers/update"}
+    return ingest.post(f"/webhooks/shopify/{workspace}", content=raw, headers=headers)
+
+
+def test_a_shops_customer_reaches_consent(ingest: Ingest) -> None:
+    raw = json.dumps({"id": 771233, "phone": "+525512345678"}).encode()
+    assert shopify(ingest, "acme", raw).status_code == 200
+    (event,) = ingest.wait_for(lambda: ingest.bodies(Topic.CUSTOMER_UPDATED, "shopify:771233"))
+    customer = CustomerUpdated.model_validate_json(event)
+    assert (customer.workspace_id, customer.phone, customer.detail) == ("acme", "+525512345678", "customers/update")
+
+
+def test_an_unknown_workspace_answers_as_a_wrong_signature_does(ingest: Ingest) -> None:
+    unknown, wrong = shopify(ingest, "globex", b"{}"), shopify(ingest, "acme", b"{}", "another-secret")
+    assert (unknown.status_code, unknown.content) == (wrong.status_code, wrong.content) == (401, b"")
+
+
+def test_thrice_and_reversed_is_each_once(ingest: Ingest) -> None:
+    number, wamid = "100000000000104", "wamid.thrice"
+    ingest.publish([sender(number), accepted(number, wamid, "m-thrice")])
+    for name in ["read", "delivered", "sent"] * 3:
+        assert ingest.hook(hook(number, status(name, wamid, **callback("m-thrice")))) == 200
+    ingest.hook(hook(number, status("sent", "wamid.after")))
+    ingest.wait_for(lambda: told(ingest, "wamid.after"))
+    events = ingest.wait_for(
+        lambda: found if {event.message_id for event in (found := told(ingest, wamid))} >= {"m-thrice"} else None
+    )
+    named = [event.status for event in events if event.message_id == "m-thrice"]
+    assert sorted(named) == ["delivered", "read", "sent"]
+
+
+def test_a_status_before_its_sender_and_accepted_finds_its_message(ingest: Ingest) -> None:
+    number, wamid = "100000000000105", "wamid.early"
+    assert ingest.hook(hook(number, status("delivered", wamid))) == 200
+    (first,) = ingest.wait_for(lambda: told(ingest, wamid))
+    assert (first.message_id, first.workspace_id) == (None, None)
+    ingest.publish([sender(number), accepted(number, wamid, "m-early")])
+    found = ingest.wait_for(lambda: [event for event in told(ingest, wamid) if event.message_id == "m-early"])
+    assert found[0].status is Status.DELIVERED
+
+
+def test_an_inbound_message_is_told_with_its_workspace(ingest: Ingest) -> None:
+    number = "100000000000106"
+    ingest.publish([sender(number)])
+    message = {"id": "wamid.in", "from": "447700900142", "timestamp": str(T0), "type": "text", "text": {"body": "STOP"}}
+    assert ingest.hook(body(value(number, messages=[message]), waba=f"9{number}")) == 200
+    events = ingest.wait_for(
+        lambda: [
+            event
+            for raw in ingest.bodies(Topic.MESSAGE_RECEIVED, "wamid.in")
+            if (event := MessageReceived.model_validate_json(raw)).workspace_id is not None
+        ]
+    )
+    assert (events[0].workspace_id, events[0].phone, events[0].text) == ("acme", "+447700900142", "STOP")
+
+
+def test_one_app_cannot_speak_for_anothers_number(ingest: Ingest) -> None:
+    number, wamid = "100000000000107", "wamid.forged"
+    ingest.publish([sender(number)])
+    ingest.hook(hook(number, status("sent", "wamid.own")))
+    ingest.wait_for(lambda: [event for event in told(ingest, "wamid.own") if event.workspace_id == "acme"])
+    assert ingest.hook(hook(number, status("read", wamid)), OTHER_SECRET) == 200
+    (record,) = ingest.wait_for(
+        lambda: [record for record in ingest.records(Topic.DEAD_LETTERS) if wamid.encode() in (record.value or b"")]
+    )
+    assert dict(record.headers)["error"] == b"foreign"
+    assert told(ingest, wamid) == []
+
+
+def test_a_receipt_that_never_comes_ends_as_failed(ingest: Ingest) -> None:
+    number, wamid = "100000000000108", "wamid.silent"
+    ingest.publish([sender(number), accepted(number, wamid, "m-silent", deadline=timedelta(milliseconds=10))])
+    (event,) = ingest.wait_for(lambda: told(ingest, wamid))
+    assert event.reason is not None
+    assert (event.status, event.reason.code) == (Status.FAILED, ReasonCode.NO_DELIVERY_RECEIPT)
+    assert event.reason.evidence["inferred"] is True
+
+
+def replay(ingest: Ingest, token: str, **changes: Any) -> httpx.Response:
+    now = datetime.now(UTC)
+    span = {"from": (now - timedelta(hours=1)).isoformat(), "to": (now + timedelta(seconds=1)).isoformat()}
+    return ingest.post(
+        f"/v1/workspaces/acme/webhooks/replay?dry_run={changes.pop('dry_run', 'false')}",
+        json=span | changes,
+        headers={"authorization": f"Bearer {token}"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("token", "changes", "code"),
+    [
+        ("nobody", {}, 401),
+        ("viewer-1", {}, 403),
+        ("operator-2", {}, 404),
+        ("operator-1", {"to": "2000-01-01T00:00:00Z"}, 422),
+        ("operator-1", {"from": "2026-01-01T00:00:00Z"}, 422),
+        ("operator-1", {"from": "yesterday"}, 422),
+        ("operator-1", {"from": "2026-11-22T10:00:00"}, 422),
+        ("operator-1", {"workspace": "globex"}, 422),
+    ],
+)
+def test_replays_that_are_refused(ingest: Ingest, token: str, changes: dict[str, Any], code: int) -> None:
+    assert replay(ingest, token, **changes).status_code == code
+
+
+def test_a_replay_says_the_same_again(ingest: Ingest) -> None:
+    number, wamid = "100000000000109", "wamid.replayed"
+    ingest.publish([sender(number), accepted(number, wamid, "m-replayed")])
+    ingest.hook(hook(number, status("sent", "wamid.first")))
+    ingest.wait_for(lambda: [event for event in told(ingest, "wamid.first") if event.workspace_id])
+    ingest.hook(hook(number, status("read", wamid, **callback("m-replayed"))))
+    (before,) = ingest.wait_for(lambda: told(ingest, wamid))
+    dry = replay(ingest, "operator-1", dry_run="true").json()
+    assert dry["complete"]
+    assert dry["emitted"]["status.updated"] >= 1
+    assert len(told(ingest, wamid)) == 1
+    assert replay(ingest, "operator-1").json()["emitted"] == dry["emitted"]
+    assert ingest.wait_for(lambda: found if len(found := told(ingest, wamid)) == 2 else None) == [before, before]
+
+
+def test_no_secret_and_no_phone_is_logged(ingest: Ingest) -> None:
+    ingest.hook(hook("100000000000110", status("sent", "wamid.log"), 7))
+    ingest.get(f"/webhooks/meta?hub.mode=subscribe&hub.verify_token={VERIFY_TOKEN}")
+    assert not [secret for secret in (SECRET, VERIFY_TOKEN, SHOPIFY_SECRET, "447700900142") if secret in ingest.logs()]
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[Any]:
+    """A broker that a test may stop: `run(kafka.stop())`."""
+    from local_stack.kafka import Kafka
+
+    folder = Path(tempfile.mkdtemp(prefix="sendwhy-test-"))
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
+
+    kafka = Kafka(folder)
+    run(kafka.start())
+    yield kafka, run
+    run(kafka.stop())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    shutil.rmtree(folder)
+
+
+def test_without_kafka_the_answer_is_503_and_with_it_200_again(
+    own_kafka: Any, fresh_database: str, tmp_path: Path
+) -> None:
+    kafka, run = own_kafka
+    run(create_topics(KafkaSettings(kafka_bootstrap_servers=kafka.bootstrap)))
+    service = Ingest(kafka.bootstrap, fresh_database, tmp_path / "out.log")
+    service.start(os.environ)
+    try:
+        raw = hook("100000000000111", status("sent", "wamid.away"))
+        assert service.hook(raw) == 200
+        run(kafka.stop())
+        assert service.hook(raw) == 503
+        run(kafka.start())
+        assert service.wait_for(lambda: service.hook(raw) == 200)
+    finally:
+        service.stop()

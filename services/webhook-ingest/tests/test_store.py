@@ -1,0 +1,361 @@
+"""The parsing half on a real PostgreSQL: repeats, orphans, numbers that become known, deadlines."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from ingest_webhooks import (
+    APP,
+    AT,
+    NUMBER,
+    OTHER_APP,
+    T0,
+    WABA,
+    WORKSPACE,
+    body,
+    callback,
+    delivery,
+    status,
+    statuses,
+    value,
+)
+from sendwhy.events import (
+    CustomerUpdated,
+    Event,
+    MessageReceived,
+    SenderUpdated,
+    Status,
+    StatusUpdated,
+    To,
+    event_id_of,
+)
+from sendwhy.postgres import connect_pool, migrate
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.stage import Record
+from sendwhy.topics import Outgoing, Topic
+from webhook_ingest import parsing, store
+from webhook_ingest.app import MIGRATIONS
+from webhook_ingest.fragments import Delivery
+from webhook_ingest.receipts import fail_overdue
+
+APPS = frozenset({APP, OTHER_APP})
+EVENTS: dict[Topic, type[Event]] = {
+    Topic.STATUS_UPDATED: StatusUpdated,
+    Topic.MESSAGE_RECEIVED: MessageReceived,
+    Topic.CUSTOMER_UPDATED: CustomerUpdated,
+}
+
+
+class Desk:
+    """The service's steps, each in a transaction of its own, and what they say."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self.pool = pool
+
+    async def post(self, raw: bytes, offset: int = 0, signer: str = APP, only: str | None = None) -> list[Any]:
+        return await self.read([delivery(raw, offset, signer)], only)
+
+    async def read(self, deliveries: Sequence[Delivery], only: str | None = None) -> list[Any]:
+        async with self.pool.acquire() as connection, connection.transaction():
+            outcome = await parsing.apply(connection, deliveries, APPS, only_workspace=only)
+        return _events([*outcome.publish, *(record for _, record in outcome.from_outbox)])
+
+    async def accept(self, wamid: str, message_id: str, day: float = 0, contact: str = "c-1") -> list[Any]:
+        at = AT + timedelta(days=day)
+        event = StatusUpdated(
+            event_id=event_id_of(message_id, "accepted"),
+            occurred_at=at,
+            observed_at=at,
+            message_id=message_id,
+            workspace_id=WORKSPACE,
+            sender_id=NUMBER,
+            provider_message_id=wamid,
+            service=Service.DISPATCHER,
+            status=Status.ACCEPTED,
+            to=To(contact_id=contact),
+            receipt_deadline=at + timedelta(hours=1),
+        )
+        record = _record(Topic.STATUS_UPDATED, event.to_json())
+        async with self.pool.acquire() as connection, connection.transaction():
+            outcome = await parsing.accept(connection, [record_with(record, parsing.accepted_of(record))])
+        return _events([record for _, record in outcome.from_outbox])
+
+    async def know(self, number: str = NUMBER, app: str | None = APP, version: int = 1) -> None:
+        state = SenderUpdated(
+            event_id=event_id_of(number, str(version)),
+            occurred_at=AT,
+            sender_id=number,
+            workspace_id=WORKSPACE,
+            version=version,
+            waba_id=WABA,
+            app_id=app,
+            default=True,
+        )
+        record = record_with(_record(Topic.SENDER_UPDATED, state.to_json(), number.encode()), state)
+        async with self.pool.acquire() as connection, connection.transaction():
+            await parsing.keep_senders(connection, [record])
+
+    async def forget(self) -> None:
+        record = record_with(_record(Topic.SENDER_UPDATED, None, NUMBER.encode()), None)
+        async with self.pool.acquire() as connection, connection.transaction():
+            await parsing.keep_senders(connection, [record])
+
+    async def claim(self) -> list[Any]:
+        async with self.pool.acquire() as connection, connection.transaction():
+            outcome = await parsing.claim(connection, APPS)
+        return _events([record for _, record in outcome.from_outbox])
+
+    async def end_of(self, day: float) -> list[StatusUpdated]:
+        now: datetime = AT + timedelta(days=day)
+        async with self.pool.acquire() as connection:
+            return await fail_overdue(connection, now, now, 3)
+
+    async def outbox(self) -> set[str]:
+        async with self.pool.acquire() as connection:
+            return {str(row["event_id"]) for row in await connection.fetch("select event_id from outbox")}
+
+
+def _record(topic: Topic, raw: bytes | None, key: bytes | None = None) -> Record[None]:
+    return Record(None, topic, 0, 0, AT, key, raw, ())
+
+
+def record_with(record: Record[None], event: Any) -> Record[Any]:
+    return Record(event, record.topic, 0, 0, record.at, record.key, record.value, ())
+
+
+def _events(records: Sequence[Outgoing]) -> list[Any]:
+    return [
+        EVENTS[record.topic].model_validate_json(record.value or b"") if record.topic in EVENTS else record
+        for record in records
+    ]
+
+
+def errors_of(records: Sequence[Any]) -> list[str]:
+    return [dict(record.headers)["error"].decode().partition(":")[0] for record in records]
+
+
+@pytest.fixture
+async def desk(fresh_database: str) -> AsyncIterator[Desk]:
+    await migrate(fresh_database, MIGRATIONS)
+    pool = await connect_pool(fresh_database, service="webhook-ingest-test", size=12)
+    yield Desk(pool)
+    await pool.close()
+
+
+pytestmark = pytest.mark.postgres
+MESSAGE = {"id": "wamid.I", "from": "447700900142", "timestamp": str(T0), "type": "text", "text": {"body": "STOP"}}
+
+
+async def test_thrice_and_reversed_is_each_once(desk: Desk) -> None:
+    await desk.know()
+    names = ["read", "delivered", "sent"] * 3
+    said = [event for offset, name in enumerate(names) for event in await desk.post(statuses(status(name)), offset)]
+    assert [event.status for event in said] == ["read", "delivered", "sent"]
+
+
+async def test_a_record_read_again_says_the_same(desk: Desk) -> None:
+    await desk.know()
+    raw = statuses(status("sent", **callback("m-1")), status("failed", errors=[{"code": 131026}]))
+    first = await desk.post(raw, 7)
+    assert first
+    assert await desk.post(raw, 7) == first
+    assert await desk.post(raw, 8) == []
+
+
+async def test_a_status_that_came_before_accepted_is_told_again_with_its_message(desk: Desk) -> None:
+    await desk.know()
+    (orphan,) = await desk.post(statuses(status("delivered")))
+    (found,) = await desk.accept("wamid.A", "m-1")
+    assert (orphan.message_id, orphan.workspace_id) == (None, WORKSPACE)
+    assert (found.message_id, found.workspace_id, found.status) == ("m-1", WORKSPACE, "delivered")
+    assert found.event_id != orphan.event_id
+    assert await desk.outbox() == {str(found.event_id)}
+    assert await desk.accept("wamid.A", "m-1") == []
+    assert await desk.post(statuses(status("delivered"))) == [orphan]
+
+
+async def test_callback_data_names_earlier_statuses_too(desk: Desk) -> None:
+    await desk.know()
+    await desk.post(statuses(status("sent")), 1)
+    said = await desk.post(statuses(status("read", **callback("m-1"))), 2)
+    assert [(event.status, event.message_id) for event in said] == [("read", "m-1"), ("sent", "m-1")]
+
+
+async def test_accepted_and_a_status_at_once_always_meet(desk: Desk) -> None:
+    await desk.know()
+
+    async def both(wamid: str, message_id: str) -> set[str | None]:
+        told, joined = await asyncio.gather(
+            desk.post(statuses(status("delivered", wamid))), desk.accept(wamid, message_id)
+        )
+        return {event.message_id for event in [*told, *joined]}
+
+    found = await asyncio.gather(*(both(f"wamid.{n}", f"m-{n}") for n in range(40)))
+    assert all(f"m-{n}" in ids for n, ids in enumerate(found))
+
+
+async def test_batches_of_the_same_messages_at_once_say_each_status_once(desk: Desk) -> None:
+    await desk.know()
+    wamids = [f"wamid.{n}" for n in range(30)]
+    batches = [statuses(*(status("sent", wamid) for wamid in order)) for order in [wamids, wamids[::-1]] * 4]
+    said = await asyncio.gather(*(desk.post(raw, offset) for offset, raw in enumerate(batches)))
+    assert sorted(event.provider_message_id for events in said for event in events) == sorted(wamids)
+
+
+async def test_what_an_unknown_number_says_waits_for_its_sender(desk: Desk) -> None:
+    raw = body(value(statuses=[status("read", **callback("m-1"))], messages=[MESSAGE]))
+    first = await desk.post(raw, 3)
+    assert {(type(event).__name__, event.workspace_id) for event in first} == {
+        ("StatusUpdated", None),
+        ("MessageReceived", None),
+    }
+    assert await desk.post(raw, 3) == first
+    assert await desk.post(raw, 4) == []
+    assert await desk.claim() == []
+    await desk.know()
+    claimed = await desk.claim()
+    assert {(type(event).__name__, event.workspace_id) for event in claimed} == {
+        ("StatusUpdated", WORKSPACE),
+        ("MessageReceived", WORKSPACE),
+    }
+    assert await desk.outbox() == {str(event.event_id) for event in claimed}
+    assert {event.event_id for event in claimed}.isdisjoint(event.event_id for event in first)
+    assert await desk.claim() == []
+
+
+async def test_what_another_app_said_of_a_number_is_put_aside_once_the_number_is_known(desk: Desk) -> None:
+    await desk.post(body(value(messages=[MESSAGE])), signer=OTHER_APP)
+    await desk.know(app=APP)
+    assert errors_of(await desk.claim()) == ["foreign"]
+
+
+async def test_a_number_whose_app_nobody_told_waits_where_several_apps_are_configured(desk: Desk) -> None:
+    await desk.know(app=None)
+    (event,) = await desk.post(body(value(messages=[MESSAGE])))
+    assert event.workspace_id is None
+    assert await desk.claim() == []
+    await desk.know(app=APP, version=2)
+    (claimed,) = await desk.claim()
+    assert claimed.workspace_id == WORKSPACE
+
+
+async def test_a_foreign_app_changes_nothing(desk: Desk) -> None:
+    await desk.know()
+    await desk.accept("wamid.A", "m-1")
+    forged = statuses(status("read", **callback("m-1")), status("failed", "wamid.B"))
+    assert errors_of(await desk.post(forged, signer=OTHER_APP)) == ["foreign", "foreign"]
+    (event,) = await desk.post(statuses(status("read")), 9)
+    assert event.message_id == "m-1"
+
+
+async def test_a_senders_older_state_does_not_come_back_and_a_tombstone_removes_it(desk: Desk) -> None:
+    await desk.know(app=APP, version=5)
+    await desk.know(app=OTHER_APP, version=4)
+    (event,) = await desk.post(statuses(status("sent")))
+    assert event.workspace_id == WORKSPACE
+    await desk.forget()
+    (event,) = await desk.post(statuses(status("sent", "wamid.B")), 1)
+    assert event.workspace_id is None
+
+
+async def test_bad_elements_and_bad_bodies_cost_their_neighbours_nothing(desk: Desk) -> None:
+    await desk.know()
+    deliveries = [
+        delivery(b"{", 1),
+        delivery(statuses(status("sent"), 7, status("read", "wamid.\u0000")), 2),
+        delivery(statuses(status("delivered")), 3),
+    ]
+    said = await desk.read(deliveries)
+    dead = [entry for entry in said if isinstance(entry, Outgoing)]
+    assert [entry.value for entry in dead][:2] == [b"{", b"7"]
+    assert [dict(entry.headers)["offset"] for entry in dead] == [b"1", b"2"]
+    assert [event.status for event in said if isinstance(event, StatusUpdated)] == ["sent", "read", "delivered"]
+
+
+async def test_replay_is_limited_to_its_workspace(desk: Desk) -> None:
+    await desk.know()
+    raw = statuses(status("sent", **callback("m-1")))
+    first = await desk.post(raw, 7)
+    assert await desk.post(raw, 7, only=WORKSPACE) == first
+    assert await desk.post(raw, 7, only="globex") == []
+    assert await desk.post(statuses(7, status("sent"), number="99999999"), 8, only=WORKSPACE) == []
+
+
+async def test_silence_ends_as_failed_once(desk: Desk) -> None:
+    await desk.know()
+    await desk.accept("wamid.A", "m-1")
+    assert await desk.end_of(0) == []
+    (event,) = await desk.end_of(1)
+    assert event.reason is not None
+    assert (event.message_id, event.status, event.service) == ("m-1", "failed", "webhook-ingest")
+    assert (event.reason.code, event.reason.evidence["inferred"]) == (ReasonCode.NO_DELIVERY_RECEIPT, True)
+    assert event.occurred_at == AT + timedelta(hours=1)
+    assert await desk.outbox() == {str(event.event_id)}
+    assert await desk.end_of(2) == []
+
+
+@pytest.mark.parametrize("name", ["delivered", "read", "played", "failed"])
+async def test_a_receipt_in_time_ends_the_wait(desk: Desk, name: str) -> None:
+    await desk.know()
+    await desk.post(statuses(status(name)))
+    await desk.accept("wamid.A", "m-1")
+    assert await desk.end_of(1) == []
+
+
+async def test_a_receipt_after_the_deadline_is_told_as_usual(desk: Desk) -> None:
+    await desk.know()
+    await desk.accept("wamid.A", "m-1")
+    await desk.end_of(1)
+    (event,) = await desk.post(statuses(status("delivered")))
+    assert (event.message_id, event.status) == ("m-1", "delivered")
+
+
+async def test_from_the_third_silent_message_on_it_is_probably_a_block(desk: Desk) -> None:
+    await desk.know()
+    for day in range(5):
+        await desk.accept(f"wamid.{day}", f"m-{day}", day)
+        await desk.post(statuses(status("delivered" if day == 0 else "sent", f"wamid.{day}")), day)
+    await desk.accept("wamid.X", "m-x", 4, contact="c-2")
+    await desk.post(statuses(status("sent", "wamid.X")), 9)
+    codes = {event.message_id: event.reason and event.reason.code for event in await desk.end_of(9)}
+    silent, blocked = ReasonCode.NO_DELIVERY_RECEIPT, ReasonCode.RECIPIENT_PROBABLY_BLOCKED_SENDER
+    assert codes == {"m-1": silent, "m-2": silent, "m-3": blocked, "m-4": blocked, "m-x": silent}
+
+
+async def test_two_replicas_end_each_message_once(desk: Desk) -> None:
+    await desk.know()
+    for number in range(20):
+        await desk.accept(f"wamid.{number}", f"m-{number}")
+    both = await asyncio.gather(*(desk.end_of(1) for _ in range(4)))
+    assert sorted(event.message_id or "" for events in both for event in events) == sorted(
+        f"m-{number}" for number in range(20)
+    )
+
+
+async def test_pruning_forgets_only_what_cannot_come_back(desk: Desk) -> None:
+    await desk.know()
+    for wamid in ("wamid.A", "wamid.B"):
+        await desk.post(statuses(status("sent", wamid)))
+    async with desk.pool.acquire() as connection:
+        await connection.execute("update message set prune_after = now() - interval '1 day' where wamid = 'wamid.A'")
+        await connection.execute("update message set prune_after = now() + interval '1 day' where wamid = 'wamid.B'")
+        await store.prune(connection)
+        for table in ("message", "seen_status"):
+            assert await connection.fetchval(f"select array_agg(wamid) from {table}") == ["wamid.B"]
+
+
+def test_an_accepted_without_its_keys_is_unreadable() -> None:
+    event = StatusUpdated(
+        event_id=event_id_of("a", "b"),
+        occurred_at=AT,
+        observed_at=AT,
+        message_id="m-1",
+        workspace_id=WORKSPACE,
+        service=Service.DISPATCHER,
+        status=Status.ACCEPTED,
+    )
+    with pytest.raises(ValueError, match="accepted without sender_id, provider_message_id"):
+        parsing.accepted_of(_record(Topic.STATUS_UPDATED, event.to_json()))
