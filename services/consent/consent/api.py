@@ -1,5 +1,7 @@
 """Consent over HTTP (contract.md): contacts, import, history, evaluate."""
 
+import hashlib
+import hmac
 import tempfile
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
@@ -222,14 +224,16 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
         request: Request,
         content_type: Annotated[str, Header()],
         key: IdempotencyKey = None,
-    ) -> Report:
+    ) -> Response:
         if content_type.partition(";")[0].strip().lower() != "text/csv":
             raise Problem(415, "The body must be text/csv.")
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+            digest = hashlib.sha256(request.url.path.encode())
             async for chunk in request.stream():
+                digest.update(chunk)
                 file.write(chunk)
             file.seek(0)
-            return await desk.take_in(caller, key or str(uuid4()), file)
+            return await desk.import_once(caller, key, digest.digest(), file)
 
     @router.post("/evaluate", response_model=EvaluateAnswer, openapi_extra=_EVALUATE_SCHEMA)
     async def post_evaluate(token: AnyToken, request: Request) -> EvaluateAnswer:
@@ -283,6 +287,23 @@ class Desk:
             return 204, b""
 
         return await self._once(request, caller, key, act)
+
+    async def import_once(self, caller: Caller, key: str | None, digest: bytes, file: IO[bytes]) -> Response:
+        """An import is many transactions, so its answer is kept when all are done; one cut short starts anew."""
+        if key is not None:
+            async with self._runtime.pool.acquire(timeout=30) as connection:
+                kept = await store.kept_answer(connection, caller.workspace, key)
+            if kept is not None and not hmac.compare_digest(kept[0], digest):
+                raise Problem(409, "This Idempotency-Key was used for another request.")
+            if kept is not None:
+                headers = {"idempotent-replayed": "true"}
+                return Response(kept[1], headers=headers, media_type="application/json")
+        report = await self.take_in(caller, key or str(uuid4()), file)
+        answer = report.model_dump_json().encode()
+        if key is not None:
+            async with self._runtime.pool.acquire(timeout=30) as connection:
+                await store.keep_answer(connection, caller.workspace, key, digest, answer)
+        return Response(answer, media_type="application/json")
 
     async def take_in(self, caller: Caller, import_id: str, file: IO[bytes]) -> Report:
         """Import a file in batches, each in its own transaction; a repeat changes nothing that is already so."""
@@ -359,7 +380,7 @@ def _result(
         gate = Gate(gate="request", passed=False, reason=one.reason, evidence=one.reason.evidence)
         return EvaluateResult(message_id=named if isinstance(named, str) else None, gates=[gate], resolved=None)
     verdict = _verdict(one, around, past)
-    gates = [Gate(gate="request", passed=True), *verdict.gates]
+    gates = [Gate(gate="request", passed=True), *(gate.to_gate() for gate in verdict.gates)]
     return EvaluateResult(message_id=one.request.message_id, gates=gates, resolved=verdict.resolved)
 
 

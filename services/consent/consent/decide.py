@@ -1,7 +1,7 @@
 """The decision on one send request: complete it, run every gate, and take the first that fails. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
@@ -77,10 +77,23 @@ class Invalid:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """One gate's verdict; `passed` is None where it can't know. A plain value: four are made for every message."""
+
+    gate: str
+    passed: bool | None
+    reason: Reason | None = None
+    evidence: Evidence = field(default_factory=dict)
+
+    def to_gate(self) -> Gate:
+        return Gate(gate=self.gate, passed=self.passed, reason=self.reason, evidence=self.evidence)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """All gates, in the order in which they decide, and what was found out on the way."""
 
-    gates: tuple[Gate, ...]
+    gates: tuple[Judged, ...]
     resolved: Resolved
     needs_subscription: bool
 
@@ -107,7 +120,9 @@ def complete(request: SendRequested, arrived_at: datetime) -> Completed | Invali
         wrong.append("expires_at: must not be before send_at")
     if wrong:
         return Invalid(tuple(wrong))
-    return Completed(request.model_copy(update={"requested_at": requested_at}), send_at, expires_at)
+    if request.requested_at is None:
+        request = request.model_copy(update={"requested_at": requested_at})
+    return Completed(request, send_at, expires_at)
 
 
 def purpose_of(request: SendRequested, facts: Facts) -> Purpose:
@@ -145,7 +160,7 @@ def evaluate(request: SendRequested, facts: Facts) -> Verdict:
     return Verdict(gates, resolved, needed)
 
 
-def _marketing_state(facts: Facts, purpose: Purpose, *, needed: bool) -> Gate:
+def _marketing_state(facts: Facts, purpose: Purpose, *, needed: bool) -> Judged:
     word = facts.standing
     evidence: Evidence = {
         "marketing_state": (word.state if word else MarketingState.UNKNOWN).value,
@@ -153,9 +168,7 @@ def _marketing_state(facts: Facts, purpose: Purpose, *, needed: bool) -> Gate:
         "source": word.source if word else "unknown",
     }
     if not needed or (word and word.state == MarketingState.SUBSCRIBED):
-        return Gate(
-            gate="marketing_state", passed=True, evidence=evidence | {"needed": needed, "purpose": purpose.value}
-        )
+        return Judged("marketing_state", True, evidence=evidence | {"needed": needed, "purpose": purpose.value})
     return _failed("marketing_state", not_opted_in(word, evidence))
 
 
@@ -168,7 +181,7 @@ def not_opted_in(word: Word | None, evidence: Evidence) -> Reason:
     return reason(ReasonCode.CUSTOMER_IS_NOT_OPTED_IN, detail, evidence)
 
 
-def _phone_known(request: SendRequested, contact: Contact | None, reading: Reading | None, *, is_past: bool) -> Gate:
+def _phone_known(request: SendRequested, contact: Contact | None, reading: Reading | None, *, is_past: bool) -> Judged:
     if is_past:
         return _unknown("phone_known")
     evidence: Evidence = {
@@ -176,7 +189,7 @@ def _phone_known(request: SendRequested, contact: Contact | None, reading: Readi
         "user_id": contact.fields.user_id if contact else None,
     }
     if reading is not None:
-        return Gate(gate="phone_known", passed=True, evidence=evidence)
+        return Judged("phone_known", True, evidence=evidence)
     if contact is None:
         detail = "the contact is not known here, and the request names no phone"
     elif contact.fields.user_id is not None:
@@ -186,7 +199,7 @@ def _phone_known(request: SendRequested, contact: Contact | None, reading: Readi
     return _failed("phone_known", reason(ReasonCode.CONTACT_HAS_NO_PHONE, detail, evidence))
 
 
-def _calling_code(contact: Contact | None, given: str | None, reading: Reading | None, *, is_past: bool) -> Gate:
+def _calling_code(contact: Contact | None, given: str | None, reading: Reading | None, *, is_past: bool) -> Judged:
     if is_past or reading is None:
         return _unknown("calling_code")
     evidence: Evidence = {
@@ -195,7 +208,7 @@ def _calling_code(contact: Contact | None, given: str | None, reading: Reading |
         "phone_calling_code": contact.fields.calling_code if contact else None,
     }
     if reading.fault != PhoneFault.MISSING_CALLING_CODE:
-        return Gate(gate="calling_code", passed=True, evidence=evidence)
+        return Judged("calling_code", True, evidence=evidence)
     detail, suggestion = reading.detail, reading.suggestion
     evidence["suggestion"] = None
     if suggestion is not None:
@@ -208,21 +221,21 @@ def _calling_code(contact: Contact | None, given: str | None, reading: Reading |
     return _failed("calling_code", reason(ReasonCode.CUSTOMER_IS_MISSING_CALLING_CODE, detail, evidence))
 
 
-def _phone_possible(given: str | None, reading: Reading | None, *, is_past: bool) -> Gate:
+def _phone_possible(given: str | None, reading: Reading | None, *, is_past: bool) -> Judged:
     if is_past or reading is None or reading.fault == PhoneFault.MISSING_CALLING_CODE:
         return _unknown("phone_possible")
     if reading.phone is not None:
-        return Gate(gate="phone_possible", passed=True, evidence={"phone": reading.phone.e164})
+        return Judged("phone_possible", True, evidence={"phone": reading.phone.e164})
     detail = f"no such phone number can exist: {reading.detail}"
     return _failed("phone_possible", reason(ReasonCode.PHONE_NUMBER_IMPOSSIBLE, detail, {"phone": given}))
 
 
-def _failed(gate: str, why: Reason) -> Gate:
-    return Gate(gate=gate, passed=False, reason=why, evidence=why.evidence)
+def _failed(gate: str, why: Reason) -> Judged:
+    return Judged(gate, False, why, why.evidence)
 
 
-def _unknown(gate: str) -> Gate:
-    return Gate(gate=gate, passed=None)
+def _unknown(gate: str) -> Judged:
+    return Judged(gate, None)
 
 
 def decide(completed: Completed, facts: Facts, now: datetime) -> SendConsented | SendRejected:

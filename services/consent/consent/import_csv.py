@@ -87,7 +87,7 @@ class NumberedRow:
 def read_batches(file: IO[bytes]) -> Iterator[tuple[list[NumberedRow], list[Refused]]]:
     """The file's rows, 500 at a time, with those that can't be read. Raises UnreadableFile for a wrong header."""
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
-    lines = csv.reader(text, delimiter=_delimiter(text))
+    lines = csv.reader(text, delimiter=_delimiter(text), strict=True)
     header = _header(lines)
     good: list[NumberedRow] = []
     bad: list[Refused] = []

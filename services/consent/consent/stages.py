@@ -63,8 +63,8 @@ class Surroundings:
         workspace = request.workspace_id
         sender_id = request.sender_id or self.defaults.get(workspace)
         waba = self.wabas.get((workspace, sender_id)) if sender_id else None
-        template = request.template
-        category = self.categories.get((waba, template.name, template.language.code)) if waba and template else None
+        template = template_of(request)
+        category = self.categories.get((waba, *template)) if waba and template else None
         contact = self.contact_of(request)
         return Facts(
             contact=contact,
@@ -88,6 +88,14 @@ def marks_of_request(request: SendRequested) -> tuple[Mark, ...]:
     return marks_of(request.workspace_id, phone_key=reading.phone.key if reading.phone else None)
 
 
+def template_of(request: SendRequested) -> tuple[str, str] | None:
+    """Name and language; read from the content, which was validated when the request was parsed."""
+    if request.content["type"] != "template":
+        return None
+    template: Any = request.content["template"]
+    return template["name"], template["language"]["code"]
+
+
 async def surroundings_of(
     connection: Connection, requests: Sequence[SendRequested], believed_workspaces: frozenset[str]
 ) -> Surroundings:
@@ -97,12 +105,12 @@ async def surroundings_of(
         for mark in contact.marks:
             contacts.setdefault(mark, []).append(contact)
     senders = await store.senders_of(connection, {request.workspace_id for request in requests})
-    templates = [template for request in requests if (template := request.template) is not None]
+    templates = [template for request in requests if (template := template_of(request)) is not None]
     return Surroundings(
         contacts=contacts,
         defaults={row["workspace_id"]: row["sender_id"] for row in senders if row["is_default"]},
         wabas={(row["workspace_id"], row["sender_id"]): row["waba_id"] for row in senders},
-        categories=await store.categories_of(connection, [(one.name, one.language.code) for one in templates]),
+        categories=await store.categories_of(connection, templates),
         believed_workspaces=believed_workspaces,
     )
 

@@ -87,7 +87,9 @@ async def test_stop_then_a_replayed_old_start_stays_unsubscribed(desk: Desk) -> 
     assert await desk.tell(start) == stopped
     assert contact_in(await desk.tell(customer(20))).marketing_state == S.UNSUBSCRIBED
     assert contact_in(await desk.tell(message("start", 30))).marketing_state == S.SUBSCRIBED
-    rows = await desk.pool.fetch("select stood_state from contact_history where contact_id = 'shopify:7712' order by id")
+    rows = await desk.pool.fetch(
+        "select stood_state from contact_history where contact_id = 'shopify:7712' order by id"
+    )
     states = [row["stood_state"] for row in rows]
     assert states == ["SUBSCRIBED", "SUBSCRIBED", "UNSUBSCRIBED", "UNSUBSCRIBED", "SUBSCRIBED"]
 

@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 @pytest.mark.parametrize(
     "text",
     [
-        *("STOP", "stop", " Stop. ", "STOP!!!", "stop\n", "“Stop”", "Stop 🙏", "STOP ❤️", "S\u200bTOP", "ＳＴＯＰ", "*STOP*"),
+        *(
+            "STOP",
+            "stop",
+            " Stop. ",
+            "STOP!!!",
+            "stop\n",
+            "“Stop”",
+            "Stop 🙏",
+            "STOP ❤️",
+            "S\u200bTOP",
+            "ＳＴＯＰ",
+            "*STOP*",
+        ),
         *("Opt-out", "opt out", "UNSUBSCRIBE", "Stop  promotions", "cancel", "END"),
         *("BAJA", "Darme de baja", "¡Alto!", "PARAR", "Désabonner", "ARRET", "abmelden", "Basta!", "СТОП", "إيقاف"),
         *("रोकें", "बंद करें", "退订", "配信停止", "수신거부", "iptal", "İPTAL", "berhenti", "הסר"),

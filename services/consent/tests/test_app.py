@@ -1,0 +1,277 @@
+"""The whole service on real Kafka and PostgreSQL: what upstream publishes is answered, and the HTTP API."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+import consent
+import httpx
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer
+from consent.app import make_app
+from consent_desk import PHONE, message, request, settings
+from fastapi import FastAPI
+from sendwhy.kafka import create_topics
+from sendwhy.postgres import migrate
+from sendwhy.topics import Outgoing, Topic, outgoing
+
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="module")]
+MIGRATIONS = Path(consent.__file__).parent / "migrations"
+SECONDS = 30
+CONTACT = {"phone": PHONE, "phone_country_code": "MX", "marketing_state": "SUBSCRIBED", "source": "import"}
+
+
+@dataclass
+class Running:
+    """The service, an HTTP client of it as admin, and everything that it has published so far."""
+
+    app: FastAPI
+    http: httpx.AsyncClient
+    consumer: AIOKafkaConsumer
+    seen: list[Any] = field(default_factory=list)
+
+    async def publish(self, *events: Any) -> None:
+        await self.app.state.runtime.producer.publish([outgoing(event, source="test") for event in events])
+
+    async def wait_for(self, topic: Topic, fits: Callable[[Any], bool], count: int = 1) -> list[Any]:
+        """The first records of a topic that fit, as they were published."""
+        async with asyncio.timeout(SECONDS):
+            while len(found := [one for one in self.seen if one.topic == topic and fits(one)]) < count:
+                for records in (await self.consumer.getmany(timeout_ms=200)).values():
+                    self.seen += records
+        return found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(kafka_bootstrap: str, postgres_url: str) -> AsyncIterator[Running]:
+    name = f"consent_{uuid4().hex}"
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute(f"create database {name}")
+    database = urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
+    await migrate(database, MIGRATIONS)
+    configured = settings(database, kafka_bootstrap)
+    await create_topics(configured)
+    app = make_app(configured)
+    topics = (Topic.SEND_CONSENTED, Topic.SEND_REJECTED, Topic.CONTACT_UPDATED, Topic.DEAD_LETTERS)
+    consumer = AIOKafkaConsumer(*topics, bootstrap_servers=kafka_bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    headers = {"authorization": "Bearer admin-token-1"}
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://consent", headers=headers) as http,
+    ):
+        yield Running(app, http, consumer)
+    await consumer.stop()
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+def named(message_id: str) -> Callable[[Any], bool]:
+    return lambda one: one.key == message_id.encode()
+
+
+def workspace() -> str:
+    return f"w-{uuid4().hex[:8]}"
+
+
+async def put(running: Running, w: str, contact_id: str = "c-1", **more: Any) -> Any:
+    answer = await running.http.put(f"/v1/workspaces/{w}/contacts/{contact_id}", json=CONTACT | more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_request_twice_gives_the_same_bytes_twice(running: Running) -> None:
+    w, name = workspace(), f"m-{uuid4()}"
+    await put(running, w)
+    asked = request(name, workspace_id=w, to={"contact_id": "c-1"})
+    await running.publish(asked)
+    await running.wait_for(Topic.SEND_CONSENTED, named(name))
+    await running.publish(asked)
+    first, second = await running.wait_for(Topic.SEND_CONSENTED, named(name), 2)
+    assert (first.value, first.headers) == (second.value, second.headers)
+
+
+async def test_stop_reaches_the_next_request(running: Running) -> None:
+    w, name = workspace(), f"m-{uuid4()}"
+    await put(running, w)
+    await running.publish(message("STOP", 0, workspace_id=w, wamid=f"wamid.{w}"))
+    await running.wait_for(
+        Topic.CONTACT_UPDATED, lambda one: one.key == f"{w}/c-1".encode() and b"UNSUBSCRIBED" in (one.value or b"")
+    )
+    await running.publish(request(name, workspace_id=w, to={"contact_id": "c-1"}))
+    (rejected,) = await running.wait_for(Topic.SEND_REJECTED, named(name))
+    assert b"replied STOP" in rejected.value
+    kept = await put(running, w, name="Inés")
+    assert (kept["marketing_state"], kept["name"], len(kept["notes"])) == ("UNSUBSCRIBED", "Inés", 1)
+    answer = await running.http.post(f"/v1/workspaces/{w}/contacts/c-1/subscribe", json={})
+    assert answer.status_code == 422
+    old = {"proof": "form 3", "at": "2020-01-01T00:00:00Z"}
+    answer = await running.http.post(f"/v1/workspaces/{w}/contacts/c-1/subscribe", json=old)
+    assert answer.status_code == 409
+    answer = await running.http.post(f"/v1/workspaces/{w}/contacts/c-1/subscribe", json={"proof": "form 17"})
+    assert answer.json()["marketing_state"] == "SUBSCRIBED"
+    history = (await running.http.get(f"/v1/workspaces/{w}/contacts/c-1/history")).json()["items"]
+    assert [(line["said"], line["stood"]) for line in history] == [
+        ("SUBSCRIBED", "SUBSCRIBED"),
+        ("SUBSCRIBED", "UNSUBSCRIBED"),
+        ("UNSUBSCRIBED", "UNSUBSCRIBED"),
+        ("SUBSCRIBED", "SUBSCRIBED"),
+    ]
+
+
+async def test_an_unreadable_request_is_told_and_put_aside(running: Running) -> None:
+    w, name = workspace(), f"m-{uuid4()}"
+    body = f'{{"message_id":"{name}","workspace_id":"{w}","to":{{}}}}'.encode()
+    producer = running.app.state.runtime.producer
+    await producer.publish([Outgoing(Topic.SEND_REQUESTED, b"k", body)])
+    (rejected,) = await running.wait_for(Topic.SEND_REJECTED, named(name))
+    assert b"INVALID_REQUEST" in rejected.value
+    assert b"content" in rejected.value
+    assert await running.wait_for(Topic.DEAD_LETTERS, lambda one: one.value == body)
+
+
+async def test_import_refuses_bad_rows_and_takes_the_others(running: Running) -> None:
+    w = workspace()
+    lines = ["contact_id,phone,phone_country_code,marketing_state,name,proof,favourite"]
+    lines += [f"c-{i},+5255123456{i % 90 + 10},MX,subscribed,Inés,form {i},blue" for i in range(1200)]
+    lines += [",+525512345678,,,,", "c-x,,MEX,,,", "c-y,,,maybe,,", '"c-z","+52', "", ""]
+    file = "\ufeff" + "\r\n".join(lines)
+    headers = {"content-type": "text/csv", "idempotency-key": f"import-{w}"}
+    answer = await running.http.post(f"/v1/workspaces/{w}/contacts/import", content=file.encode(), headers=headers)
+    assert answer.status_code == 200, answer.text
+    report = answer.json()
+    assert (report["read"], report["imported"], report["refused_count"]) == (1204, 1200, 4)
+    assert [(one["row"], one["field"]) for one in report["refused"]][:3] == [
+        (1202, "contact_id"),
+        (1203, "phone_country_code"),
+        (1204, "marketing_state"),
+    ]
+    again = await running.http.post(f"/v1/workspaces/{w}/contacts/import", content=file.encode(), headers=headers)
+    assert (again.json(), again.headers["idempotent-replayed"]) == (report, "true")
+    other = await running.http.post(f"/v1/workspaces/{w}/contacts/import", content=b"contact_id\n", headers=headers)
+    assert other.status_code == 409
+    page = (await running.http.get(f"/v1/workspaces/{w}/contacts?limit=500")).json()
+    assert len(page["items"]) == 500
+    after = (await running.http.get(f"/v1/workspaces/{w}/contacts?limit=500&cursor={page['next_cursor']}")).json()
+    assert not {one["contact_id"] for one in page["items"]} & {one["contact_id"] for one in after["items"]}
+    mark = f"{w}/".encode()
+    assert await running.wait_for(Topic.CONTACT_UPDATED, lambda one: one.key.startswith(mark), 1200)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [("application/json", b"{}", 415), ("text/csv", b"phone,name\n", 422), ("text/csv", b"", 422)],
+)
+async def test_a_file_that_is_none(running: Running, content_type: str, body: bytes, status: int) -> None:
+    headers = {"content-type": content_type}
+    answer = await running.http.post(f"/v1/workspaces/{workspace()}/contacts/import", content=body, headers=headers)
+    assert answer.status_code == status
+
+
+async def test_erasure_leaves_a_tombstone_and_blocks_a_reimport(running: Running) -> None:
+    w, name = workspace(), f"m-{uuid4()}"
+    put_key = {"idempotency-key": f"put-{w}"}
+    path = f"/v1/workspaces/{w}/contacts/c-1"
+    first = await running.http.put(path, json=CONTACT, headers=put_key)
+    assert (await running.http.put(path, json=CONTACT, headers=put_key)).json() == first.json()
+    await running.publish(request(name, workspace_id=w, to={"contact_id": "c-1"}))
+    await running.wait_for(Topic.SEND_CONSENTED, named(name))
+    assert (await running.http.delete(path)).status_code == 204
+    assert (await running.http.get(path)).status_code == 404
+    assert (await running.http.delete(path)).status_code in (204, 404)
+    states = await running.wait_for(Topic.CONTACT_UPDATED, lambda one: one.key == f"{w}/c-1".encode(), 3)
+    assert [one.value is None for one in states[:3]] == [False, False, True]
+    assert PHONE.encode() not in states[1].value
+    file = f"contact_id,phone\nc-1,{PHONE}\nc-2,{PHONE}\nc-3,+525587654321\n".encode()
+    answer = await running.http.post(
+        f"/v1/workspaces/{w}/contacts/import", content=file, headers={"content-type": "text/csv"}
+    )
+    assert (answer.json()["imported"], answer.json()["refused_count"]) == (1, 2)
+    assert (await put(running, w))["version"] == first.json()["version"] + 2
+
+
+async def test_evaluate_shows_every_gate_and_stores_nothing(running: Running) -> None:
+    w = workspace()
+    await put(running, w, phone="5512345678")
+    bodies = [
+        request(f"m-{i}", workspace_id=w, to=to).model_dump(mode="json")
+        for i, to in enumerate([{"contact_id": "c-1"}, {"contact_id": "nobody"}, {"phone": PHONE}])
+    ]
+    answer = await running.http.post("/v1/evaluate", json={"requests": [*bodies, {"message_id": "bad"}], "at": None})
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    failing = [[gate["gate"] for gate in one["gates"] if gate["passed"] is False] for one in results]
+    assert failing == [["calling_code"], ["marketing_state", "phone_known"], ["marketing_state"], ["request"]]
+    assert results[0]["resolved"] == {
+        "contact_id": "c-1",
+        "phone": None,
+        "country": None,
+        "calling_code": None,
+        "purpose": "marketing",
+    }
+    past = await running.http.post("/v1/evaluate", json={"requests": bodies[:1], "at": "2026-01-01T00:00:00Z"})
+    gates = {gate["gate"]: gate["passed"] for gate in past.json()["results"][0]["gates"]}
+    assert gates == {
+        "request": True,
+        "marketing_state": False,
+        "phone_known": None,
+        "calling_code": None,
+        "phone_possible": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("token", "method", "path", "status"),
+    [
+        ("viewer-token-1", "GET", "/v1/workspaces/other/contacts", 404),
+        ("viewer-token-1", "PUT", "/v1/workspaces/acme/contacts/c", 403),
+        ("operator-token-1", "DELETE", "/v1/workspaces/acme/contacts/c", 403),
+        ("operator-token-1", "GET", "/v1/workspaces/acme/contacts/nobody", 404),
+        ("operator-token-1", "POST", "/v1/workspaces/acme/contacts/nobody/subscribe", 404),
+        ("wrong-token", "GET", "/v1/workspaces/acme/contacts", 401),
+    ],
+)
+async def test_rights(running: Running, token: str, method: str, path: str, status: int) -> None:
+    headers = {"authorization": f"Bearer {token}"}
+    answer = await running.http.request(method, path, headers=headers, json={} if method != "GET" else None)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_evaluate_keeps_to_the_callers_workspaces(running: Running) -> None:
+    headers = {"authorization": "Bearer viewer-token-1"}
+    foreign = request(workspace_id="other").model_dump(mode="json")
+    answer = await running.http.post("/v1/evaluate", json={"requests": [foreign]}, headers=headers)
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"phone": 5512345678},
+        {"marketing_state": "subscribed"},
+        {"marketing_state": True},
+        {"phone": "x\u0000"},
+        {"phone_country_code": "MEX"},
+        {"unknown": 1},
+        [],
+    ],
+)
+async def test_bad_bodies_are_named(running: Running, body: Any) -> None:
+    answer = await running.http.put("/v1/workspaces/acme/contacts/c-bad", json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"]
+
+
+async def test_a_viewer_sees_no_full_number(running: Running) -> None:
+    await put(running, "acme", "c-seen")
+    headers = {"authorization": "Bearer viewer-token-1"}
+    answer = await running.http.get("/v1/workspaces/acme/contacts/c-seen", headers=headers)
+    assert answer.json()["phone"] == "***78"
