@@ -104,7 +104,7 @@ def send(
     rate = sent.acknowledged / max(sent.seconds, 0.001)
     print(f"{sent.acknowledged} requests published in {sent.seconds:.1f} s ({rate:.0f}/s)")
     if sent.unreadable:
-        _say(f"{sent.unreadable} lines name nobody to send to; they were published and end on dead.letters")
+        _say(f"of these, {sent.unreadable} can't be read or name nobody to send to: they end on dead.letters")
     if sent.too_large or sent.failed:
         _fail(
             CommandError(Exit.BAD_ANSWER, f"{sent.too_large} lines are too large, {sent.failed} were not acknowledged")

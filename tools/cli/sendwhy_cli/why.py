@@ -24,8 +24,8 @@ MARKS = {
     "read": "[blue]✓✓[/blue]",
     "failed": "❌",
 }
-# Shown in columns of their own, or the same in every event of one message.
-_NOT_DETAILS = frozenset({"at", "service", "kind", "message_id", "workspace_id", "event_id", "occurred_at"})
+# What is worth a look in a line; `--json` has the rest.
+DETAILS = ("note", "cause", "since", "until", "price", "balance", "contact_version", "template_category")
 
 
 def fetch(stack: RunningStack, workspace: str, message_id: str) -> dict[str, Any]:
@@ -83,10 +83,8 @@ def _timeline(events: list[dict[str, Any]]) -> Table:
 
 
 def _details(event: dict[str, Any]) -> Iterator[str]:
-    for name, value in event.items():
-        if name in _NOT_DETAILS or value in (None, {}, []):
-            continue
-        if name == "reason" and isinstance(value, dict):
-            yield str(value.get("code"))
-        elif not isinstance(value, dict | list):
-            yield f"{name} {value}"
+    if reason := event.get("reason"):
+        yield str(reason["code"])
+    for name in DETAILS:
+        if (value := event.get(name)) is not None:
+            yield f"{name.replace('_', ' ')} {value}"
