@@ -161,35 +161,27 @@ class Entry:
 
 def _low_balance(balance: int, last_top_up: int | None, told: int | None) -> int | None:
     """The lowest threshold reached since the last top-up: each is told once, whatever comes back in between."""
-    if last_top_up is None:
-        return None
+    if last_top_up is None or balance * 100 > LOW_BALANCE_PERCENTS[0] * last_top_up:
+        return told
     reached = [percent for percent in LOW_BALANCE_PERCENTS if balance * 100 <= percent * last_top_up]
-    return min(reached if told is None else [told, *reached], default=None)
+    return min(reached if told is None else [told, *reached])
 
 
 def _book(
-    account: Account, kind: Kind, amount: int, cause: str, *, charge: Charge | None = None
+    account: Account, kind: Kind, amount: int, cause: str, *, held: int = 0, charge: Charge | None = None
 ) -> tuple[Account, Entry]:
     balance, version = account.balance + amount, account.version + 1
-    return (
-        Account(
-            account.workspace_id,
-            balance,
-            account.reserved,
-            version,
-            account.last_top_up,
-            _low_balance(balance, account.last_top_up, account.low_balance_percent),
-        ),
-        Entry(account.workspace_id, version, kind, amount, balance, cause, charge),
-    )
+    low = _low_balance(balance, account.last_top_up, account.low_balance_percent)
+    booked = Account(account.workspace_id, balance, account.reserved + held, version, account.last_top_up, low)
+    return booked, Entry(account.workspace_id, version, kind, amount, balance, cause, charge)
 
 
 def _book_charge(account: Account, charge: Charge, kind: Kind, cause: str) -> tuple[Account, Charge, Entry]:
     credits = charge.price.credits
     held = credits if kind is Kind.RESERVE else -credits if kind in (Kind.CAPTURE, Kind.RELEASE) else 0
     charge = replace(charge, booked=charge.booked | {kind})
-    account, entry = _book(account, kind, _SIGN[kind] * credits, cause, charge=charge)
-    return replace(account, reserved=account.reserved + held), charge, entry
+    account, entry = _book(account, kind, _SIGN[kind] * credits, cause, held=held, charge=charge)
+    return account, charge, entry
 
 
 def top_up(account: Account, credits: int, *, reference: str, actor: str) -> tuple[Account, Entry]:
