@@ -19,6 +19,7 @@ from sendwhy.events import (
     Reason,
     SendFunded,
     TemplateContent,
+    event_id_of,
     reason,
 )
 from sendwhy.reasons import ReasonCode
@@ -278,14 +279,36 @@ def expired(message: Message, hold: Reason | None = None) -> Reason:
 
 
 def _subscription(message: Message, facts: Facts) -> Check:
+    """What consent judged may have changed meanwhile, and only here the template's category is known for sure."""
     contact = facts.contact
-    needed = message.funded.needs_subscription or (
-        facts.template is not None and facts.template.category == "MARKETING"
-    )
+    disguised = not message.funded.needs_subscription and facts.template is not None
+    needed = message.funded.needs_subscription or (disguised and _category(facts) == "MARKETING")
+    if contact is None and needed and disguised and message.funded.contact_version is None:
+        contact = _nobody(message)
     if not needed or contact is None or contact.marketing_state is MarketingState.SUBSCRIBED:
         return Check("marketing_state", True, {"needed": needed})
     evidence: Evidence = {"marketing_state": contact.marketing_state.value, "since": _text(contact.since)}
     return Check("marketing_state", False, evidence, Recall(contact))
+
+
+def _category(facts: Facts) -> str | None:
+    return facts.template.category if facts.template else None
+
+
+def _nobody(message: Message) -> ContactUpdated:
+    """The state of a person whom nobody has as a contact: they never agreed to anything."""
+    resolved = message.funded.resolved
+    return ContactUpdated(
+        event_id=event_id_of("/".join(message.key), "nobody"),
+        occurred_at=message.queued_at,
+        workspace_id=message.funded.workspace_id,
+        contact_id=resolved.contact_id or message.funded.message_id,
+        version=0,
+        phone=resolved.phone,
+        marketing_state=MarketingState.UNKNOWN,
+        since=message.queued_at,
+        source="unknown",
+    )
 
 
 def _quality(message: Message, facts: Facts, sender: Sender) -> Check:

@@ -124,6 +124,14 @@ def test_a_marketing_template_needs_a_subscription_whatever_it_calls_itself() ->
     assert decide(disguised, replace(FACTS, contact=stopped), NOW) == Recall(stopped)
 
 
+def test_nobodys_contact_gets_no_marketing_template_by_another_name() -> None:
+    disguised = message(purpose=Purpose.TRANSACTIONAL)
+    stranger = replace(disguised, funded=disguised.funded.model_copy(update={"contact_version": None}))
+    verdict = decide(stranger, replace(FACTS, contact=None), NOW)
+    assert isinstance(verdict, Recall)
+    assert verdict.contact.marketing_state is MarketingState.UNKNOWN
+
+
 def test_a_template_not_found_offers_the_nearest_names() -> None:
     facts = replace(sender(templates_synced_at=NOW), template=None)
     verdict = decide(message(template_content("Inés", name="autum_sale")), facts, NOW)
