@@ -157,10 +157,7 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
 
     @router.get("/messages.csv", response_class=StreamingResponse)
     async def export_messages(request: Request, caller: http.Viewer, filters: FilterQuery) -> StreamingResponse:
-        rows = _csv_lines(runtime, caller, filters, viewer_for(request, caller, settings))
-        name = f"sendwhy-messages-{caller.workspace}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.csv"
-        headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-        return StreamingResponse(rows, media_type="text/csv; charset=utf-8", headers=headers)
+        return csv_answer(runtime, caller, filters, viewer_for(request, caller, settings))
 
     @router.get("/messages/{message_id}")
     async def read_message(request: Request, caller: http.Viewer, message_id: str) -> MessageDetail:
@@ -337,6 +334,13 @@ _CSV_COLUMNS = (
     "sender_id",
     "provider_message_id",
 )
+
+
+def csv_answer(runtime: Runtime, caller: Caller, filters: Filters, viewer: Viewer) -> StreamingResponse:
+    name = f"sendwhy-messages-{caller.workspace}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.csv"
+    headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
+    lines = _csv_lines(runtime, caller, filters, viewer)
+    return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 async def _csv_lines(runtime: Runtime, caller: Caller, filters: Filters, viewer: Viewer) -> AsyncIterator[str]:

@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -19,6 +19,13 @@ from message_log.store import digits_of
 
 STATUSES = ("sending", "waiting", "sent", "delivered", "read", "failed")
 _EVENTS_MAX = 500
+_RANGES = {
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
 
 _CURSOR: TypeAdapter[tuple[datetime, str]] = TypeAdapter(tuple[datetime, str])
 
@@ -178,6 +185,16 @@ async def count_by_reason(connection: Connection, workspace: str, filters: Filte
         *where.values,
     )
     return rows
+
+
+def since_of(range_name: str | None) -> datetime | None:
+    """Where a relative range begins; None for no bound."""
+    length = _RANGES.get(range_name or "")
+    return None if length is None else datetime.now(UTC) - length
+
+
+async def has_messages(connection: Connection, workspace: str) -> bool:
+    return bool(await connection.fetchval("select exists (select from message where workspace_id = $1)", workspace))
 
 
 async def read_message(connection: Connection, workspace: str, message_id: str) -> asyncpg.Record | None:

@@ -102,7 +102,7 @@ def test_a_viewer_sees_no_full_phone_number(message_log: MessageLog) -> None:
 
 def test_a_hold_of_a_sender_shows_on_its_undecided_messages_until_the_sender_is_free(message_log: MessageLog) -> None:
     workspace, sender = "held", "415566778899009"
-    ids = {"workspace_id": workspace, "sender_id": sender}
+    ids: dict[str, Any] = {"workspace_id": workspace, "sender_id": sender}
     hold = held(R.SENDER_CREDENTIALS_REJECTED, message_id=None, scope=Scope(kind="sender", id=sender), **ids)
     message_log.publish(sent(requested(message_id="open-1", **ids), status(S.SENT, message_id="done-1", **ids), hold))
     home = f"/v1/workspaces/{workspace}/messages"
@@ -130,7 +130,7 @@ def test_filters_cursor_and_campaign_agree(message_log: MessageLog) -> None:
     workspace = "filters"
     origin = Origin(kind=OriginKind.CAMPAIGN, id="spring")
     other = Origin(kind=OriginKind.AUTOMATION, id="welcome", node_id="n1")
-    given = {"workspace_id": workspace, "origin": origin}
+    given: dict[str, Any] = {"workspace_id": workspace, "origin": origin}
     events: list[Wire] = [requested(message_id=f"f-{n}", **given) for n in range(5)]
     events += [rejected(R.CUSTOMER_IS_NOT_OPTED_IN, message_id=f"f-{n}", **given) for n in (0, 1)]
     events += [rejected(R.INSUFFICIENT_CREDITS, message_id="f-2", **given)]
@@ -149,13 +149,12 @@ def test_filters_cursor_and_campaign_agree(message_log: MessageLog) -> None:
     assert ids("phone=%2B52+55+1234+5678&template=autumn_sale&status=sending") == {"f-3", "f-4", "w-1"}
     assert ids("q=f-3") == {"f-3"} == ids("q=f-3&contact=shopify:7712")
     assert ids("from=2100-01-01T00:00:00Z") == set() == ids("sender=1")
-    seen, cursor = [], ""
-    while cursor is not None:
-        page = message_log.get(
-            f"{home}/messages?limit=2&cursor={cursor}" if cursor else f"{home}/messages?limit=2"
-        ).json()
+    seen: list[str] = []
+    path = f"{home}/messages?limit=2"
+    while path:
+        page = message_log.get(path).json()
         seen += [each["message_id"] for each in page["items"]]
-        cursor = page["next_cursor"]
+        path = f"{home}/messages?limit=2&cursor={page['next_cursor']}" if page["next_cursor"] else ""
     assert len(seen) == 6 == len(set(seen))
     campaign = message_log.get(f"{home}/campaigns/spring").json()
     assert campaign["total"] == 5

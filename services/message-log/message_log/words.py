@@ -1,0 +1,137 @@
+"""What pages call things: statuses, events, times, durations. One word for a thing, everywhere."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic_core import to_json
+from sendwhy.reasons import CATALOGUE, ReasonCode, ReasonInfo
+
+STATUS_WORDS: Mapping[str, str] = {
+    "sending": "Sending",
+    "waiting": "Waiting",
+    "sent": "Sent",
+    "delivered": "Delivered",
+    "read": "Read",
+    "failed": "Failed",
+}
+STATUS_MEANINGS: Mapping[str, str] = {
+    "sending": "on its way to WhatsApp",
+    "waiting": "held back for now",
+    "sent": "with WhatsApp’s servers",
+    "delivered": "on the person’s device",
+    "read": "blue ticks",
+    "failed": "ended with a reason",
+}
+RECOVERABLE_WORDS: Mapping[str, str] = {
+    "never": "This message can’t be sent.",
+    "after_consent": "Only once the person subscribes again.",
+    "after_fix": "Once the cause is fixed.",
+    "after_topup": "Once there are credits.",
+    "after_wait": "Later; waiting is enough.",
+    "by_template": "Now, with an approved template.",
+    "unknown": "Nobody can tell.",
+}
+FILTER_WORDS: Mapping[str, str] = {
+    "status": "status",
+    "reason": "reason",
+    "reason_not": "not the reason",
+    "service": "said by",
+    "origin": "origin",
+    "campaign": "campaign",
+    "automation": "automation",
+    "template": "template",
+    "contact": "contact",
+    "phone": "phone",
+    "sender": "sender",
+    "q": "search",
+    "since": "from",
+    "until": "to",
+}
+RANGE_WORDS: Mapping[str, str] = {
+    "15m": "last 15 minutes",
+    "1h": "last hour",
+    "24h": "last 24 hours",
+    "7d": "last 7 days",
+    "30d": "last 30 days",
+    "all": "all time",
+}
+_EVENT_WORDS: Mapping[str, str] = {
+    "requested": "Request arrived",
+    "consented": "Consent let it pass",
+    "funded": "Credits reserved",
+    "rejected": "Rejected",
+    "held": "Held",
+    "recalled": "Recalled before sending",
+    "cancelled": "Cancel asked for",
+    "accepted": "Accepted by Meta",
+    "sent": "Sent: with WhatsApp’s servers",
+    "delivered": "Delivered to the device",
+    "read": "Read",
+    "played": "Played",
+    "failed": "Failed",
+    "dead_letter": "Put aside as unreadable",
+}
+
+
+def event_word(kind: str) -> str:
+    return _EVENT_WORDS.get(kind, kind)
+
+
+def event_detail(event: Mapping[str, Any]) -> str:
+    """One line on an event, from its own fields; "" where its word says it all."""
+    reason, price = event.get("reason"), event.get("price")
+    if isinstance(reason, dict):
+        return f"{reason.get('title')}: {reason.get('detail')}"
+    if isinstance(price, dict):
+        return f"{price.get('credits')} for category {price.get('category')}"
+    if event.get("kind") == "held":
+        return f"{title_of(str(event.get('cause')))}, until {event.get('until') or 'somebody repairs it'}"
+    return str(event.get("note") or event.get("provider_message_id") or "")
+
+
+def reason_info(code: str) -> ReasonInfo | None:
+    return CATALOGUE[ReasonCode(code)] if code in ReasonCode.__members__ else None
+
+
+def title_of(code: str) -> str:
+    info = reason_info(code)
+    return info.title if info else code
+
+
+def filter_value(name: str, value: Any) -> str:
+    if name in ("reason", "reason_not"):
+        return title_of(str(value))
+    if name == "status":
+        return STATUS_WORDS[str(value)]
+    return absolute(value) if isinstance(value, datetime) else str(value)
+
+
+def absolute(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def clock(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+def duration(seconds: float) -> str:
+    """3.2 s, 4 min, 2 h, 5 d."""
+    for length, unit in _UNITS:
+        if abs(seconds) >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.1f} s" if abs(seconds) >= 0.1 or seconds == 0 else f"{seconds * 1000:.0f} ms"
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    seconds = (now - moment).total_seconds()
+    if seconds < 0:
+        return f"in {duration(-seconds)}"
+    return "just now" if seconds < 5 else f"{duration(round(seconds)).replace('.0 s', ' s')} ago"
+
+
+def pretty_json(value: Any) -> str:
+    return to_json(value, indent=2).decode()
