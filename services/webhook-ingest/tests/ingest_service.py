@@ -105,11 +105,10 @@ class Ingest:
 
 
 async def _all_of(bootstrap: str, topic: Topic) -> Records:
-    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False) as consumer:
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
         places = [TopicPartition(topic, number) for number in range(TOPICS[topic].partitions)]
         consumer.assign(places)
         ends = await consumer.end_offsets(places)
-        await consumer.seek_to_beginning(*places)
         found: Records = []
         while sum(ends.values()) > sum([await consumer.position(place) for place in places]):
             for records in (await consumer.getmany(timeout_ms=1000)).values():

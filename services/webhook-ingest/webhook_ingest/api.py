@@ -92,7 +92,6 @@ class Replay:
         end = time.monotonic() + BUDGET_SECONDS
         async with raw_webhooks(self._runtime.settings) as (consumer, places):
             for place in places:
-                consumer.assign([place])
                 first, last = await _span(consumer, place, since, to)
                 stops += await self._read(consumer, place, first, last, end)
         return ReplayAnswer(

@@ -25,15 +25,12 @@ KAFKA_TIMEOUT_SECONDS = 30
 
 @asynccontextmanager
 async def raw_webhooks(settings: KafkaSettings) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
-    """A consumer of webhook.received without a group, and all its partitions."""
-    consumer = AIOKafkaConsumer(**connection_options(settings), enable_auto_commit=False)
+    """A consumer of webhook.received without a group, and its partitions, which are all of the topic's."""
+    consumer = AIOKafkaConsumer(Topic.WEBHOOK_RECEIVED, **connection_options(settings), enable_auto_commit=False)
     try:
         async with asyncio.timeout(KAFKA_TIMEOUT_SECONDS):
             await consumer.start()
-            await consumer.topics()
-        numbers = sorted(consumer.partitions_for_topic(Topic.WEBHOOK_RECEIVED) or ())
-        places = [TopicPartition(Topic.WEBHOOK_RECEIVED, number) for number in numbers]
-        yield consumer, places
+        yield consumer, sorted(consumer.assignment())
     finally:
         await asyncio.wait_for(consumer.stop(), KAFKA_TIMEOUT_SECONDS)
 
