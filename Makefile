@@ -3,6 +3,9 @@ PYTHON ?= python3
 UV := .uv/bin/uv
 UV_VERSION := 0.13.9
 RUN := .venv/bin/
+PACKAGES := libs/common/sendwhy $(filter-out %/tests/,$(wildcard services/*/*/ tools/*/*/)) demo deploy docs
+# One run each: their test modules have the same names.
+TESTS := $(wildcard libs/*/tests services/*/tests tools/*/tests tests/*/) tests/conftest.py tests/system_packages.py
 
 .PHONY: demo test check setup format docs clean
 
@@ -17,7 +20,8 @@ test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium
 check: setup  ## style, types, boundaries, dead code
 	$(RUN)ruff format --check .
 	$(RUN)ruff check .
-	$(RUN)mypy libs services tools tests demo
+	$(RUN)mypy $(PACKAGES)
+	set -e; for folder in $(TESTS); do $(RUN)mypy $$folder; done
 	$(RUN)lint-imports
 	$(RUN)vulture
 

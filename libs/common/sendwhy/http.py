@@ -30,6 +30,7 @@ HEAD_TIMEOUT_SECONDS = 10.0
 BODY_TIMEOUT_SECONDS = 30.0
 HEAD_BYTES_MAX = 64 * 1024
 BODY_BYTES_MAX = 1024 * 1024
+DRAINED_BYTES_MAX = 16 * 1024 * 1024
 _WORKSPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 GRACE_SECONDS = 5
 
@@ -159,7 +160,7 @@ class BodyLimit:
         limit = self._limit(scope["path"])
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > limit:
-            await self._refuse(limit)(scope, receive, send)
+            await self._refuse(scope, receive, send, limit)
             return
         await self._bounded(scope, receive, send, limit)
 
@@ -184,11 +185,19 @@ class BodyLimit:
             await self._app(scope, count, note)
         except BodyTooLarge:
             if not started:
-                await self._refuse(limit)(scope, receive, send)
+                await self._refuse(scope, receive, send, limit)
 
     @staticmethod
-    def _refuse(limit: int) -> Response:
-        return problem_response(413, f"The body is longer than {limit} bytes.", headers={"connection": "close"})
+    async def _refuse(scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        # Whoever is still sending sees the answer only if we take in the rest, up to a bound.
+        drained = 0
+        more = True
+        while more and drained < DRAINED_BYTES_MAX:
+            message = await receive()
+            drained += len(message.get("body", b""))
+            more = message["type"] == "http.request" and message.get("more_body", False)
+        detail = f"The body is longer than {limit} bytes."
+        await problem_response(413, detail, headers={"connection": "close"})(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,15 @@ async def load_reached(connection: Connection, group: str) -> dict[Position, int
     return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
+async def prune(connection: Connection) -> None:
+    """Forget what no repeat can ask for any more: decisions past their `prune_after`, old Idempotency-Keys."""
+    await connection.execute(
+        "delete from decision where (workspace_id, message_id, step) in"
+        " (select workspace_id, message_id, step from decision where prune_after < clock_timestamp() limit 5000)"
+    )
+    await connection.execute("delete from idempotency_key where created_at < clock_timestamp() - interval '7 days'")
+
+
 _UNIT, _RECORD = b"\x1f", b"\x1e"
 
 

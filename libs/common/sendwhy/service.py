@@ -28,6 +28,7 @@ from sendwhy.postgres import (
     load_reached,
     mark_published,
     migrate,
+    prune,
     unpublished,
 )
 from sendwhy.problems import problem_response
@@ -41,6 +42,7 @@ SWEEP_LIMIT = 500
 # Younger rows are about to be published by whoever wrote them.
 SWEEP_OLDER_THAN_SECONDS = 3.0
 WATCH_SECONDS = 10.0
+PRUNE_SECONDS = 600.0
 EXIT_GRACE_SECONDS = 20.0
 EXIT_SOFTWARE_FAILURE = 70
 PASSING_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, PublishError, KafkaError)
@@ -149,6 +151,7 @@ class Runtime:
             *timers,
             ("sweep", self._sweep),
             ("watch", repeated("watch", WATCH_SECONDS, self._watch)),
+            ("prune", repeated("prune", PRUNE_SECONDS, self._prune)),
         ]
 
     async def _guard(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -201,6 +204,10 @@ class Runtime:
             async with self.pool.acquire(timeout=30) as connection:
                 await mark_published(connection, rows)
         return len(rows)
+
+    async def _prune(self) -> None:
+        async with self.pool.acquire(timeout=30) as connection:
+            await prune(connection)
 
     async def _watch(self) -> None:
         for stage in self.stages:

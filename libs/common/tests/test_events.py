@@ -48,7 +48,7 @@ def test_the_contracts_example_is_read() -> None:
     assert read(something_new={"a": 1}) == request
 
 
-WRONG = [
+WRONG: list[tuple[str, Any]] = [
     ("message_id", None),
     ("message_id", 17),
     ("message_id", ""),

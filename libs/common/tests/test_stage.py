@@ -101,7 +101,7 @@ async def forget_group(settings: ServiceSettings) -> None:
     )
     await consumer.start()
     await until(lambda: _assigned(consumer))
-    await consumer.commit({place: 0 for place in consumer.assignment()})
+    await consumer.commit(dict.fromkeys(consumer.assignment(), 0))
     await consumer.stop()
 
 

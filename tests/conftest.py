@@ -1,0 +1,53 @@
+"""The whole stack, once a session: `sendwhy up` as a person would start it, or a running one (SENDWHY_TEST_STACK)."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+READY_SECONDS = 240
+STOP_SECONDS = 60
+
+
+@pytest.fixture(scope="session")
+def stack_file() -> Iterator[Path]:
+    """The stack.json of a running stack."""
+    if running := os.environ.get("SENDWHY_TEST_STACK"):
+        yield Path(running)
+        return
+    # Not pytest's own folder: PostgreSQL's user must get in, and keep its socket's path short.
+    folder = Path(tempfile.mkdtemp(prefix="sendwhy-stack-"))
+    log = folder / "up.log"
+    command = [str(Path(sys.executable).parent / "sendwhy"), "up", "--state-dir", str(folder / "state")]
+    with log.open("wb") as output:
+        up = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield _ready(folder / "state" / "stack.json", up, log)
+    finally:
+        up.send_signal(signal.SIGTERM)
+        up.wait(STOP_SECONDS)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ready(stack_file: Path, up: "subprocess.Popen[bytes]", log: Path) -> Path:
+    deadline = time.monotonic() + READY_SECONDS
+    while not stack_file.exists():
+        assert up.poll() is None, f"sendwhy up ended:\n{log.read_text()}"
+        assert time.monotonic() < deadline, f"the stack is not ready:\n{log.read_text()}"
+        time.sleep(0.2)
+    return stack_file
+
+
+@pytest.fixture(scope="session")
+def stack(stack_file: Path) -> Any:
+    """The parsed stack.json; after a kill, read `stack_file` again."""
+    return json.loads(stack_file.read_text())

@@ -1,0 +1,16 @@
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+# pytest's importlib mode puts no folder on the path, and the user is shared by several test files.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from outside import Outside, outside
+
+
+@pytest.fixture
+async def user(stack_file: Path) -> AsyncIterator[Outside]:
+    async with outside(stack_file) as someone:
+        yield someone
