@@ -22,6 +22,7 @@ from sendwhy.topics import MAX_DEAD_LETTER_BYTES, TOPICS, Outgoing
 
 PUBLISH_TIMEOUT_SECONDS = 20
 STOP_TIMEOUT_SECONDS = 10
+REBUILD_PAUSE_SECONDS = 1
 BATCH_MAX_RECORDS = 500
 BATCH_TIMEOUT_MS = 20
 
@@ -101,7 +102,7 @@ class Producer:
         self._options = connection_options(settings)
         self._metrics = metrics
         self._producer: AIOKafkaProducer | None = None
-        self._rebuilding = asyncio.Lock()
+        self._rebuilding: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         producer = AIOKafkaProducer(
@@ -122,6 +123,9 @@ class Producer:
         self._producer = producer
 
     async def stop(self) -> None:
+        if self._rebuilding is not None:
+            self._rebuilding.cancel()
+            await asyncio.gather(self._rebuilding, return_exceptions=True)
         producer, self._producer = self._producer, None
         if producer is not None:
             await _stop(producer)
@@ -154,12 +158,12 @@ class Producer:
         except (TimeoutError, KafkaTimeoutError) as error:
             raise PublishError("Kafka did not acknowledge in time") from error
         except KafkaError as error:
-            await self._rebuild(producer)
+            self._replace(producer)
             raise PublishError("Kafka refused a record") from error
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
             if not all(isinstance(failure, KafkaTimeoutError) for failure in failures):
-                await self._rebuild(producer)
+                self._replace(producer)
             raise PublishError(f"Kafka refused {len(failures)} of {len(records)} records") from failures[0]
 
     @staticmethod
@@ -169,15 +173,21 @@ class Producer:
         )
         return future
 
-    async def _rebuild(self, broken: AIOKafkaProducer) -> None:
-        async with self._rebuilding:
-            if self._producer is not broken:
-                return
+    def _replace(self, broken: AIOKafkaProducer) -> None:
+        if self._producer is broken:
             log.warning("kafka producer is replaced after a terminal error")
             self._metrics.inc(Metric.PRODUCER_REBUILDS)
             self._producer = None
-            await _stop(broken)
-            await self.start()
+            self._rebuilding = asyncio.create_task(self._rebuild(broken))
+
+    async def _rebuild(self, broken: AIOKafkaProducer) -> None:
+        # Beside the caller, who has to answer in time, and until it works: Kafka may be away just now.
+        await _stop(broken)
+        while self._producer is None:
+            try:
+                await self.start()
+            except (KafkaError, OSError, TimeoutError):
+                await asyncio.sleep(REBUILD_PAUSE_SECONDS)
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:
