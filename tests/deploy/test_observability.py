@@ -1,0 +1,256 @@
+"""Dashboards and alerts against the table of metrics: what they ask for exists, and what they promise is written."""
+
+import json
+import re
+import runpy
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from sendwhy.metrics import METRICS, Metric
+from sendwhy.reasons import CATALOGUE, ReasonCode, Service
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+DASHBOARDS = {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
+PANELS = [pytest.param(panel, id=panel["title"]) for dashboard in DASHBOARDS.values() for panel in dashboard["panels"]]
+RULES: list[dict[str, Any]] = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"][0]["rules"]
+ALERTS = [pytest.param(rule, id=rule["alert"]) for rule in RULES]
+# What Prometheus adds to every series.
+TARGET_LABELS = frozenset({"job", "instance"})
+
+
+@dataclass(frozen=True)
+class Selector:
+    """One metric in a query: the labels it is narrowed by, and the function it stands in, if any."""
+
+    metric: str
+    labels: frozenset[str]
+    function: str | None
+
+
+def resolved(expression: str) -> str:
+    """An expression as Grafana sends it."""
+    return re.sub(r"\$__(rate_interval|range)", "1m", expression).replace("$service", ".*")
+
+
+def selectors(node: Any, function: str | None = None) -> Iterator[Selector]:
+    if isinstance(node, promql_parser.VectorSelector):
+        yield Selector(node.name, frozenset(matcher.name for matcher in node.matchers.matchers), function)
+    elif isinstance(node, promql_parser.MatrixSelector):
+        yield from selectors(node.vector_selector, function)
+    elif isinstance(node, promql_parser.Call):
+        for argument in node.args:
+            yield from selectors(argument, node.func.name)
+    elif isinstance(node, promql_parser.BinaryExpr):
+        yield from selectors(node.lhs, function)
+        yield from selectors(node.rhs, function)
+    elif isinstance(node, promql_parser.AggregateExpr | promql_parser.ParenExpr | promql_parser.SubqueryExpr):
+        yield from selectors(node.expr, function)
+
+
+def grouped_by(node: Any) -> Iterator[str]:
+    """The labels that an expression keeps, or matches on."""
+    modifier = getattr(node, "modifier", None)
+    if isinstance(node, promql_parser.AggregateExpr) and modifier is not None:
+        yield from modifier.labels
+    for name in ("lhs", "rhs", "expr"):
+        if (child := getattr(node, name, None)) is not None:
+            yield from grouped_by(child)
+    for argument in getattr(node, "args", ()):
+        yield from grouped_by(argument)
+
+
+def labels_of(metric: str) -> frozenset[str]:
+    """The labels a series of that name has. Fails for a name that no service exports."""
+    if metric == "up":
+        return TARGET_LABELS
+    histogram = re.sub(r"_(bucket|count|sum)$", "", metric)
+    if histogram != metric and histogram in set(Metric) and METRICS[Metric(histogram)].buckets:
+        extra = frozenset({"le"}) if metric.endswith("_bucket") else frozenset[str]()
+        return TARGET_LABELS | frozenset(METRICS[Metric(histogram)].labels) | extra
+    assert metric in set(Metric), f"{metric} is in no table"
+    assert not METRICS[Metric(metric)].buckets, f"{metric} is a histogram"
+    return TARGET_LABELS | frozenset(METRICS[Metric(metric)].labels)
+
+
+def check_names(expression: str) -> None:
+    tree = promql_parser.parse(resolved(expression))
+    found = list(selectors(tree))
+    assert found
+    for selector in found:
+        assert selector.labels <= labels_of(selector.metric), selector
+    known = frozenset().union(*(labels_of(selector.metric) for selector in found))
+    assert set(grouped_by(tree)) <= known, expression
+
+
+def test_dashboards_are_current() -> None:
+    script = runpy.run_path(str(ROOT / "deploy" / "grafana" / "make_dashboards.py"))
+    for path, text in script["files"]().items():
+        assert path.read_text() == text, "run: python deploy/grafana/make_dashboards.py"
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
+def test_dashboard_is_provisioned_not_edited(dashboard: dict[str, Any]) -> None:
+    assert dashboard["editable"] is False
+    assert len(dashboard["panels"]) <= 12
+    kinds = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
+    assert kinds["datasource"]["type"] == "datasource"
+    assert all(variable["refresh"] == 2 for variable in kinds.values() if variable["type"] == "query")
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_panel_explains_itself(panel: dict[str, Any]) -> None:
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["datasource"]["uid"] == "${datasource}"
+    assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_panel_asks_for_what_there_is(panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        check_names(target["expr"])
+        legend = re.findall(r"{{(\w+)}}", target.get("legendFormat", ""))
+        assert set(legend) <= set(grouped_by(promql_parser.parse(resolved(target["expr"]))))
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_counters_are_read_as_rates(panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        for selector in selectors(promql_parser.parse(resolved(target["expr"]))):
+            counts = selector.metric.endswith(("_total", "_bucket", "_count", "_sum"))
+            assert counts == (selector.function in ("rate", "increase")), selector
+        windows = re.findall(r"\[(.+?)\]", target["expr"])
+        assert set(windows) <= {"$__rate_interval", "$__range"}
+
+
+@pytest.mark.parametrize("rule", ALERTS)
+def test_alert_asks_for_what_there_is(rule: dict[str, Any]) -> None:
+    check_names(rule["expr"])
+    used = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
+    tree = promql_parser.parse(rule["expr"])
+    assert used <= set(grouped_by(tree)) or rule["alert"] == "ServiceDown"
+
+
+@pytest.mark.parametrize("rule", ALERTS)
+def test_alert_has_words_and_a_section_of_the_runbook(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    (section,) = re.findall(rf"^## {rule['alert']}\n(.+?)(?=^## |\Z)", runbook, re.MULTILINE | re.DOTALL)
+    assert "**Noticed:**" in section
+    assert "**First:**" in section
+
+
+def test_runbook_has_no_section_without_an_alert() -> None:
+    sections = re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    assert sections == [rule["alert"] for rule in RULES]
+
+
+def test_credentials_alert_knows_the_catalogues_codes() -> None:
+    (pattern,) = {
+        match for rule in RULES if rule["alert"] == "SenderCredentialsRejected" for match in _codes(rule["expr"])
+    }
+    codes = CATALOGUE[ReasonCode.SENDER_CREDENTIALS_REJECTED].meta_codes | set(range(200, 300))
+    assert {code for code in range(140_000) if re.fullmatch(pattern, str(code))} == codes
+
+
+def _codes(expression: str) -> list[str]:
+    return re.findall(r'code=~"([^"]+)"', expression)
+
+
+def test_prometheus_scrapes_every_service_by_its_name() -> None:
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
+    assert jobs == {str(service): [f"{service}:8080"] for service in Service}
+
+
+def test_prometheus_reads_rules_and_configuration(promtool: Path) -> None:
+    for arguments in (["check", "rules", "rules.yml"], ["check", "config", "prometheus.yml"]):
+        done = subprocess.run([promtool, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series by name, one value every 15 s from minute 0, and whether the alert fires at minute `at`."""
+
+    alert: str
+    series: dict[str, str]
+    at: str
+    fires: bool
+
+
+REJECTED = 'sendwhy_messages_rejected_total{job="dispatcher",reason="SEND_OUTCOME_UNKNOWN",service="dispatcher"}'
+META_190 = 'sendwhy_meta_errors_total{job="dispatcher",code="190",action="hold"}'
+META_100 = 'sendwhy_meta_errors_total{job="dispatcher",code="100",action="reject"}'
+HELD = 'sendwhy_queue_messages{job="dispatcher",lane="marketing",waiting_for="hold"}'
+PAUSED = 'sendwhy_queue_messages{job="dispatcher",lane="marketing",waiting_for="paused"}'
+KEPT = 'sendwhy_webhook_deliveries_total{job="webhook-ingest",source="meta",result="received"}'
+LOST = 'sendwhy_webhook_deliveries_total{job="webhook-ingest",source="meta",result="unavailable"}'
+DEAD = 'sendwhy_dead_letters_total{job="consent",topic="send.requested",error="unreadable"}'
+LAG = 'sendwhy_consumer_lag_messages{job="billing",stage="send.consented"}'
+DONE = 'sendwhy_stage_batch_records_count{job="billing",stage="send.consented"}'
+RETRIED = 'sendwhy_stage_failures_total{job="billing",stage="send.consented",error="TypeError"}'
+CASES = [
+    Case("ServiceDown", {'up{job="consent",instance="a"}': "1x4 0x40"}, "10m", fires=True),
+    Case("ServiceDown", {'up{job="consent",instance="a"}': "1x4 0x3 1x40"}, "10m", fires=False),
+    Case("SenderCredentialsRejected", {META_190: "_x8 1x40"}, "5m", fires=True),
+    Case("SenderCredentialsRejected", {META_190: "5x20 6x40"}, "6m", fires=True),
+    Case("SenderCredentialsRejected", {META_190: "5x120"}, "25m", fires=False),
+    Case("SenderCredentialsRejected", {META_100: "_x8 1x40"}, "5m", fires=False),
+    Case("MessagesHeld", {HELD: "3x60"}, "12m", fires=True),
+    Case("MessagesHeld", {PAUSED: "3x60"}, "12m", fires=False),
+    Case("OutcomeUnknown", {REJECTED: "0x8 1x40"}, "5m", fires=True),
+    Case("OutcomeUnknown", {REJECTED: "1x120"}, "20m", fires=False),
+    Case("WebhooksTurnedAway", {LOST: "_x8 1x40"}, "4m", fires=True),
+    Case("WebhooksTurnedAway", {KEPT: "0+9x40"}, "4m", fires=False),
+    Case("DeadLetters", {DEAD: "_x8 1x40"}, "5m", fires=True),
+    Case("DeadLetters", {DEAD: "1x120"}, "25m", fires=False),
+    Case("ConsumerStandsStill", {LAG: "0x8 7x60", DONE: "9x80"}, "15m", fires=True),
+    Case("ConsumerStandsStill", {LAG: "0x8 7x60"}, "15m", fires=True),
+    Case("ConsumerStandsStill", {LAG: "0x8 7x60", DONE: "9+1x80"}, "15m", fires=False),
+    Case("BatchesFail", {RETRIED: "0+1x80"}, "15m", fires=True),
+    Case("BatchesFail", {RETRIED: "0x20 2x60"}, "15m", fires=False),
+    Case("EventsUnpublished", {'sendwhy_unpublished_events{job="billing"}': "3x60"}, "10m", fires=True),
+    Case("EventsUnpublished", {'sendwhy_unpublished_events{job="billing"}': "0x9 3x2 0x49"}, "10m", fires=False),
+    Case("BalanceMismatch", {'sendwhy_credits_balance_mismatch{job="billing"}': "0x8 1x40"}, "5m", fires=True),
+    Case("BalanceMismatch", {'sendwhy_credits_balance_mismatch{job="billing"}': "0x60"}, "5m", fires=False),
+    Case("PagesAreOld", {'sendwhy_projection_lag_seconds{job="message-log"}': "90x60"}, "10m", fires=True),
+    Case("PagesAreOld", {'sendwhy_projection_lag_seconds{job="message-log"}': "9x60"}, "10m", fires=False),
+]
+
+
+def test_alerts_fire_and_stay_silent(promtool: Path, tmp_path: Path) -> None:
+    assert {case.alert for case in CASES if case.fires} == {case.alert for case in CASES if not case.fires}
+    assert {case.alert for case in CASES} == {rule["alert"] for rule in RULES}
+    file = tmp_path / "cases.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(PROMETHEUS / "rules.yml")], "tests": _as_tests(CASES)}))
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _as_tests(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    firing = 'count by (alertname) (ALERTS{alertname="%s",alertstate="firing"})'
+    return [
+        {
+            "name": f"{case.alert} {case.series}",
+            "interval": "15s",
+            "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": firing % case.alert,
+                    "eval_time": case.at,
+                    "exp_samples": [{"labels": f'{{alertname="{case.alert}"}}', "value": 1}] if case.fires else [],
+                }
+            ],
+        }
+        for case in cases
+    ]
