@@ -18,6 +18,8 @@ from typing import Any
 
 import httpx
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from ingest_service import SHOPIFY_SECRET, VERIFY_TOKEN, Ingest
 from ingest_webhooks import APP, OTHER_SECRET, SECRET, T0, body, callback, signature, status, statuses, value
 from sendwhy.events import (
@@ -311,7 +313,15 @@ def own_kafka() -> Iterator[Any]:
     shutil.rmtree(folder)
 
 
-def test_without_kafka_the_answer_is_503_and_with_it_200_again(
+async def _limit_records(bootstrap: str, size: int) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    settings = {"max.message.bytes": str(size)}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, Topic.WEBHOOK_RECEIVED, settings)])
+    await admin.close()
+
+
+def test_what_kafka_refuses_or_misses_is_503_and_the_next_is_200(
     own_kafka: Any, fresh_database: str, tmp_path: Path
 ) -> None:
     kafka, run = own_kafka
@@ -319,11 +329,17 @@ def test_without_kafka_the_answer_is_503_and_with_it_200_again(
     service = Ingest(kafka.bootstrap, fresh_database, tmp_path / "out.log")
     service.start(os.environ)
     try:
-        raw = hook("100000000000111", status("sent", "wamid.away"))
-        assert service.hook(raw) == 200
+        small = [hook("100000000000111", status("sent", f"wamid.{number}")) for number in range(20)]
+        assert service.hook(small[0]) == 200
+
+        run(_limit_records(kafka.bootstrap, 100_000))
+        assert service.hook(small[0] + b" " * 200_000) == 503
+        assert service.wait_for(lambda: service.hook(small[0]) == 200)
+        assert {service.hook(raw) for raw in small} == {200}
+
         run(kafka.stop())
-        assert service.hook(raw) == 503
+        assert service.hook(small[0]) == 503
         run(kafka.start())
-        assert service.wait_for(lambda: service.hook(raw) == 200)
+        assert service.wait_for(lambda: service.hook(small[0]) == 200)
     finally:
         service.stop()
