@@ -32,6 +32,8 @@ Workspace = Annotated[str, typer.Option("--workspace", "-w", help="The workspace
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 STATE_DIR = Path(".state")
 WORKSPACE = "demo"
+DEMO_STATE_DIR = STATE_DIR / "demo"
+DEMO_DATA = Path("demo")
 PLAIN_PROGRESS_SECONDS = 10.0
 
 
@@ -61,6 +63,32 @@ def up(
         raise typer.Exit(asyncio.run(up(options, Progress())))
     except StackError as error:
         _fail(CommandError(Exit(error.exit_code), str(error)))
+
+
+@app.command(epilog=HELP)
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="End when all outcomes are told.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write every request's outcome to this file, as JSON.")
+    ] = None,
+    state_dir: Annotated[
+        Path, typer.Option("--state-dir", help="Empty, or a former demo's: that is removed.", show_default=True)
+    ] = DEMO_STATE_DIR,
+    data: Annotated[Path, typer.Option("--data", help="The folder with the demo's data.")] = DEMO_DATA,
+) -> None:
+    """Send sample requests through the whole product and tell what became of each, by reason.
+
+    $ sendwhy demo
+
+    $ sendwhy demo --exit --report out.json
+
+    The pages stay until Ctrl-C, which ends everything. Exits 1 if a request has no outcome.
+    """
+    from sendwhy_cli.demo import run
+
+    with _command_errors():
+        code = run(state_dir, data, report, stays=not leave)
+    raise typer.Exit(code)
 
 
 @app.command(epilog=HELP)
