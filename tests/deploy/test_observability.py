@@ -41,7 +41,7 @@ def resolved(expression: str) -> str:
 
 def selectors(node: Any, function: str | None = None) -> Iterator[Selector]:
     if isinstance(node, promql_parser.VectorSelector):
-        yield Selector(node.name, frozenset(matcher.name for matcher in node.matchers.matchers), function)
+        yield Selector(node.name or "", frozenset(matcher.name for matcher in node.matchers.matchers), function)
     elif isinstance(node, promql_parser.MatrixSelector):
         yield from selectors(node.vector_selector, function)
     elif isinstance(node, promql_parser.Call):
