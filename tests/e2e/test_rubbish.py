@@ -89,7 +89,7 @@ ENDPOINTS = [
 BODIES: list[bytes] = [
     b"",
     b"not json",
-    b"[]",
+    b"[7]",
     b"null",
     b'{"credits": true, "access_token": 7, "per_minute": "x", "marketing_state": "MAYBE"}',
     b'{"a": "\\u0000", "credits": 1e400}',
