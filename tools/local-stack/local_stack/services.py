@@ -16,7 +16,7 @@ SERVICES = ("consent", "billing", "dispatcher", "webhook-ingest", "message-log")
 DEMO_WORKSPACE = "demo"
 META_APP_ID = "400000000000001"
 # Where each process listens and stores is the stack's own affair; everything else the caller may set.
-WIRING = frozenset({"KAFKA_BOOTSTRAP_SERVERS", "DATABASE_URL", "HTTP_HOST", "HTTP_PORT", "REPLICA"})
+WIRING = ("KAFKA_", "DATABASE_URL", "HTTP_", "REPLICA")
 
 
 def module_of(service: str) -> str:
@@ -43,15 +43,14 @@ def settings_of_caller(environment: Mapping[str, str]) -> dict[str, str]:
     settings: dict[str, str] = {}
     for variable, value in environment.items():
         name = variable.removeprefix(PREFIX)
-        if name == variable:
+        if name == variable or name.startswith(WIRING):
             continue
         if name.endswith("_FILE"):
             name = name.removesuffix("_FILE")
             if PREFIX + name in environment:
                 continue
             value = _read(variable, value)
-        if name not in WIRING:
-            settings[name] = value
+        settings[name] = value
     return settings
 
 

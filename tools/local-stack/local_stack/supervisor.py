@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 
@@ -19,7 +21,7 @@ from local_stack.errors import StackError, WrongUseError
 from local_stack.janitor import Janitor
 from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
-from local_stack.process import Command, Process, tail
+from local_stack.process import Command, Process
 from local_stack.progress import Progress
 from local_stack.server import Server
 from local_stack.services import (
@@ -135,9 +137,9 @@ class Stack:
 
     async def _start_kafka(self, ready: asyncio.Event) -> None:
         with self._progress.step("Kafka"):
-            await self._kafka.start()
+            await asyncio.gather(self._kafka.start(), self._deploy())
         with self._progress.step("topics"):
-            await self._run("topics", "sendwhy", "topics", self._environment("topics"))
+            await (await self._deploy()).create_topics(self._kafka.bootstrap)
         ready.set()
 
     async def _start_postgres(self, ready: asyncio.Event) -> None:
@@ -154,7 +156,7 @@ class Stack:
 
     async def _start_service(self, service: str, kafka: asyncio.Event, postgres: asyncio.Event) -> None:
         await postgres.wait()
-        await self._run(f"{service}-migrate", module_of(service), "migrate", self._environment(service))
+        await (await self._deploy()).migrate(service, self._databases[service])
         await kafka.wait()
         with self._progress.step(service):
             for name in self._replicas[service]:
@@ -162,16 +164,20 @@ class Stack:
             for name in self._replicas[service]:
                 await self._until_answers(name, f"http://127.0.0.1:{self._ports[name]}/readyz")
 
+    @staticmethod
+    async def _deploy() -> ModuleType:
+        # A second's import, in a thread while Kafka starts.
+        return await asyncio.to_thread(importlib.import_module, "local_stack.deploy")
+
     def _environment(self, name: str) -> dict[str, str]:
         """`name` is a process' name: a service, or a further replica of it."""
-        service = next((service for service in SERVICES if name in self._replicas[service]), None)
-        own = {"KAFKA_BOOTSTRAP_SERVERS": self._kafka.bootstrap, "REPLICA": name}
-        if service is not None:
-            own |= {
-                "DATABASE_URL": self._databases[service],
-                "HTTP_HOST": "127.0.0.1",
-                "HTTP_PORT": str(self._ports[name]),
-            }
+        own = {
+            "KAFKA_BOOTSTRAP_SERVERS": self._kafka.bootstrap,
+            "DATABASE_URL": self._databases[self._service_of(name)],
+            "HTTP_HOST": "127.0.0.1",
+            "HTTP_PORT": str(self._ports[name]),
+            "REPLICA": name,
+        }
         common = environment(self._credentials, self.meta_url, self.service_urls, self._caller)
         return common | {PREFIX + setting: value for setting, value in own.items()}
 
@@ -182,14 +188,11 @@ class Stack:
         if name == "meta":
             where = ["--host", "127.0.0.1", "--port", str(self._ports[name]), "--seed", self._write_seed()]
             return Command(name, [sys.executable, "-m", "meta_simulator", *where])
-        service = next(service for service in SERVICES if name in self._replicas[service])
-        return Command(name, [sys.executable, "-m", module_of(service), "serve"], env=self._environment(name))
+        module = module_of(self._service_of(name))
+        return Command(name, [sys.executable, "-m", module, "serve"], env=self._environment(name))
 
-    async def _run(self, name: str, module: str, verb: str, env: Mapping[str, str]) -> None:
-        command = Command(name, [sys.executable, "-m", module, verb], env=env)
-        process = Process(command, self._state.logs, self._janitor)
-        if code := await process.wait():
-            raise StackError(f"`python -m {module} {verb}` ended with code {code}:\n{tail(process.log)}")
+    def _service_of(self, name: str) -> str:
+        return next(service for service in SERVICES if name in self._replicas[service])
 
     async def _until_answers(self, name: str, url: str) -> None:
         deadline = time.monotonic() + READY_SECONDS

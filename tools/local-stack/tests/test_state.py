@@ -120,6 +120,7 @@ def test_a_setting_from_a_file_is_read(tmp_path: Path) -> None:
 
 def test_where_the_services_listen_and_store_is_not_the_callers_affair() -> None:
     wiring = {"SENDWHY_HTTP_PORT": "1", "SENDWHY_DATABASE_URL": "postgresql://elsewhere", "SENDWHY_REPLICA": "x"}
+    wiring |= {"SENDWHY_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "SENDWHY_KAFKA_SASL_PASSWORD_FILE": "/missing"}
     assert settings_of_caller(wiring) == {}
 
 

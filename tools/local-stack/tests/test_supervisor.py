@@ -94,7 +94,7 @@ class Run:
 def runs() -> Iterator[Run]:
     folder = Path(tempfile.mkdtemp(prefix="sendwhy-test-"))
     fakes = folder / "fakes"
-    for module in [*map(module_of, SERVICES), "sendwhy"]:
+    for module in map(module_of, SERVICES):
         (fakes / module).mkdir(parents=True)
         (fakes / module / "__init__.py").touch()
         shutil.copyfile(Path(__file__).parent / "fake_service.py", fakes / module / "__main__.py")
