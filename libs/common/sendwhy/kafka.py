@@ -24,7 +24,8 @@ PUBLISH_TIMEOUT_SECONDS = 20
 STOP_TIMEOUT_SECONDS = 10
 REBUILD_PAUSE_SECONDS = 1
 BATCH_MAX_RECORDS = 500
-BATCH_TIMEOUT_MS = 20
+# An idle subscriber wakes twice in this time; 20 ms cost a service with 19 of them a tenth of a core for nothing.
+BATCH_TIMEOUT_MS = 50
 
 log = structlog.get_logger("sendwhy")
 

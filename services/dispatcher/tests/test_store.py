@@ -1,0 +1,244 @@
+"""The queue on real PostgreSQL: one driver, one result a try, and nothing that was out is sent again."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import dispatcher
+import pytest
+from dispatcher import store
+from dispatcher.decide import Lane, Message, Waiting
+from dispatcher.driver import utc_now
+from dispatcher.stages import Stages
+from dispatcher.store import NewMessage, NewSender, Result
+from dispatcher_cases import PHONE, SENDER, contact, funded
+from sendwhy.events import MarketingState, SendCancelled, SendFunded, Status, StatusUpdated, event_id_of, reason
+from sendwhy.metrics import Metrics
+from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.stage import Record
+from sendwhy.topics import Topic
+
+pytestmark = pytest.mark.postgres
+MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
+ACME = NewSender(SENDER.sender_id, "acme", "300", "200", None, True, b"sealed")
+
+
+class Desk:
+    """The dispatcher's handlers on a database, without Kafka: what they would publish stands in the outbox."""
+
+    metrics = Metrics(Service.DISPATCHER)
+    settings = type("Settings", (), {"receipt_ttl_seconds": 60})()
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self.connection = connection
+        self.stages = Stages(self, self.settings, self, utc_now)  # type: ignore[arg-type]
+
+    def publish_soon(self) -> None: ...
+
+    def wake(self, sender_id: str) -> None: ...
+
+    async def queue(self, *message_ids: str) -> None:
+        events = [funded(message_id=message_id) for message_id in message_ids]
+        await self.stages.on_funded(self.connection, [record(Topic.SEND_FUNDED, event) for event in events])
+
+    async def claim(self, fence: int) -> list[str]:
+        """As a driver does it: what is due is marked in flight."""
+        row = await store.hold_fence(self.connection, SENDER.sender_id, fence)
+        assert row is not None
+        due = await store.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100, last_lane_first=False)
+        await store.mark_in_flight(self.connection, [one.message.key for one in due], fence)
+        return [one.message.funded.message_id for one in due]
+
+    async def states(self) -> dict[str, str]:
+        rows = await self.connection.fetch("select message_id, state from message")
+        return {row["message_id"]: row["state"] for row in rows}
+
+    async def outbox(self) -> list[str]:
+        rows = await unpublished(self.connection, older_than_seconds=-1, limit=1000)
+        return sorted(f"{record.topic} {(record.key or b'').decode()}" for record in rows.values())
+
+
+def record(topic: Topic, event: Any) -> Record[Any]:
+    return Record(event, topic, 0, 0, datetime.now(UTC), None, None, ())
+
+
+@pytest.fixture
+async def desk(fresh_database: str) -> AsyncIterator[Desk]:
+    await migrate(fresh_database, MIGRATIONS)
+    pool = await connect_pool(fresh_database, service="dispatcher-test")
+    async with pool.acquire() as connection:
+        await store.put_sender(connection, ACME, utc_now())
+        yield Desk(connection)  # type: ignore[arg-type]
+    await pool.close()
+
+
+def result(message_id: str, attempt: int, state: str, wamid: str | None = None) -> Result:
+    tries: Sequence[dict[str, Any]] = [{"result": state}]
+    return Result(("acme", message_id), attempt, state, Waiting.TURN, None, wamid, None, tries)
+
+
+async def test_the_same_request_twice_is_queued_once(desk: Desk) -> None:
+    await desk.queue("m1", "m1", "m2")
+    await desk.queue("m2")
+    assert await desk.states() == {"m1": "waiting", "m2": "waiting"}
+
+
+async def test_what_was_out_when_a_driver_died_is_parked_and_not_sent_again(desk: Desk) -> None:
+    await desk.queue("m1", "m2")
+    first = await store.take_over(desk.connection, SENDER.sender_id)
+    assert first is not None
+    assert sorted(await desk.claim(first)) == ["m1", "m2"]
+    second = await store.take_over(desk.connection, SENDER.sender_id)
+    assert second is not None
+    assert await desk.states() == {"m1": "unknown", "m2": "unknown"}
+    assert await desk.claim(second) == []
+    assert await store.hold_fence(desk.connection, SENDER.sender_id, first) is None
+
+
+async def test_a_late_driver_may_still_say_how_its_own_try_ended(desk: Desk) -> None:
+    await desk.queue("m1")
+    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    await desk.claim(fence)
+    await store.take_over(desk.connection, SENDER.sender_id)
+    taken = result("m1", 1, "accepted", "wamid.A")
+    assert await store.record_results(desk.connection, [taken]) == {("acme", "m1")}
+    assert await store.record_results(desk.connection, [taken]) == set()
+    assert await desk.states() == {"m1": "accepted"}
+
+
+async def test_a_result_of_a_former_try_changes_nothing(desk: Desk) -> None:
+    await desk.queue("m1")
+    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    await desk.claim(fence)
+    await store.record_results(desk.connection, [result("m1", 1, "waiting")])
+    await desk.claim(fence)
+    assert await store.record_results(desk.connection, [result("m1", 1, "accepted", "wamid.A")]) == set()
+    assert await desk.states() == {"m1": "in_flight"}
+
+
+def receipt(message_id: str, status: Status = Status.SENT, code: ReasonCode | None = None) -> StatusUpdated:
+    return StatusUpdated(
+        event_id=event_id_of(message_id, status),
+        occurred_at=utc_now(),
+        observed_at=utc_now(),
+        message_id=message_id,
+        workspace_id="acme",
+        sender_id=SENDER.sender_id,
+        provider_message_id="wamid.W",
+        service=Service.WEBHOOK_INGEST,
+        status=status,
+        reason=reason(code, "so") if code else None,
+    )
+
+
+async def test_a_webhook_proves_an_unknown_outcome_taken_and_says_accepted_once(desk: Desk) -> None:
+    await desk.queue("m1")
+    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    await desk.claim(fence)
+    await store.take_over(desk.connection, SENDER.sender_id)
+    for _ in range(2):
+        await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, receipt("m1"))])
+    assert await desk.states() == {"m1": "accepted"}
+    assert await desk.outbox() == ["status.updated m1"]
+
+
+async def test_a_webhook_beats_an_outcome_that_was_given_up(desk: Desk) -> None:
+    await desk.queue("m1")
+    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    await desk.claim(fence)
+    await store.take_over(desk.connection, SENDER.sender_id)
+    await store.finish_unknown(desk.connection, {("acme", "m1"): ReasonCode.SEND_OUTCOME_UNKNOWN})
+    await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, receipt("m1"))])
+    assert await desk.states() == {"m1": "accepted"}
+
+
+async def test_a_stop_takes_waiting_marketing_out(desk: Desk) -> None:
+    await desk.queue("m1")
+    stopped = record(Topic.CONTACT_UPDATED, contact(MarketingState.UNSUBSCRIBED))
+    await desk.stages.on_contacts(desk.connection, [stopped])
+    assert await desk.states() == {"m1": "recalled"}
+    assert await desk.outbox() == ["send.recalled m1"]
+
+
+async def test_an_older_state_never_replaces_a_newer_one(desk: Desk) -> None:
+    for version in (3, 2):
+        state = MarketingState.UNSUBSCRIBED if version == 3 else MarketingState.SUBSCRIBED
+        await desk.stages.on_contacts(desk.connection, [record(Topic.CONTACT_UPDATED, contact(state, version))])
+    known = await store.contacts(desk.connection, [("acme", "c-1")])
+    assert known["acme", "c-1"].version == 3
+
+
+async def test_a_cancel_that_comes_first_is_remembered(desk: Desk) -> None:
+    cancel = SendCancelled(workspace_id="acme", message_id="m1", by="upstream")
+    await desk.stages.on_cancelled(desk.connection, [record(Topic.SEND_CANCELLED, cancel)])
+    await desk.queue("m1", "m2")
+    assert await desk.states() == {"m1": "rejected", "m2": "waiting"}
+    assert await desk.outbox() == ["send.rejected m1"]
+
+
+async def test_a_cancelled_message_that_waits_is_rejected_once(desk: Desk) -> None:
+    await desk.queue("m1")
+    cancel = SendCancelled(workspace_id="acme", message_id="m1")
+    for _ in range(2):
+        await desk.stages.on_cancelled(desk.connection, [record(Topic.SEND_CANCELLED, cancel)])
+    assert await desk.states() == {"m1": "rejected"}
+    assert await desk.outbox() == ["send.rejected m1"]
+
+
+async def test_a_marketing_cap_is_remembered_for_the_person(desk: Desk) -> None:
+    await desk.queue("m1")
+    capped = receipt("m1", Status.FAILED, ReasonCode.MARKETING_CAP_REACHED)
+    await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, capped)])
+    until = (await store.capped(desk.connection, "acme", [PHONE]))[PHONE]
+    assert timedelta(hours=23) < until - utc_now() <= timedelta(hours=24)
+
+
+async def test_a_batch_is_one_statement_a_table(desk: Desk) -> None:
+    statements: list[str] = []
+    with desk.connection.query_logger(lambda query: statements.append(query.query)):
+        await desk.queue(*(f"m{number}" for number in range(500)))
+    assert len(await desk.states()) == 500
+    assert len([one for one in statements if "insert into message" in one]) == 1
+    assert len(statements) < 10
+
+
+async def test_two_defaults_are_never_known(desk: Desk) -> None:
+    other = NewSender("100000000000002", "acme", "300", "200", None, True, b"sealed")
+    changed = await store.put_sender(desk.connection, other, utc_now())
+    assert [(row.sender.sender_id, row.is_default) for row in changed] == [
+        (SENDER.sender_id, False),
+        ("100000000000002", True),
+    ]
+
+
+async def test_the_last_lane_is_not_starved(desk: Desk) -> None:
+    await desk.queue("slow")
+    talk: SendFunded = funded(message_id="quick")
+    await store.add_messages(
+        desk.connection,
+        [
+            NewMessage(
+                message=Message(talk, SENDER.sender_id, Lane.CONVERSATION, utc_now()),
+                campaign_id=None,
+                state="waiting",
+                outcome=None,
+                trace=None,
+            )
+        ],
+    )
+
+    async def first(last_lane_first: bool) -> str:
+        due = await store.lock_due(
+            desk.connection, SENDER.sender_id, utc_now(), limit=1, last_lane_first=last_lane_first
+        )
+        return due[0].message.funded.message_id
+
+    assert await first(False) == "quick"
+    assert await first(True) == "slow"
