@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Stre
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
+from pydantic_core import to_json
 from sendwhy.access import Role
 from sendwhy.events import OriginKind
 from sendwhy.postgres import TRANSIENT_ERRORS, Connection
@@ -218,7 +219,8 @@ class Address:
 
     def with_(self, **change: Any) -> str:
         """The same list with filters set (or, by None, taken away)."""
-        return self._to(self.path, self._query(self.filters.model_copy(update=change)))
+        given = self.filters.model_dump(mode="json", exclude_none=True) | change
+        return self._to(self.path, self._query(Filters.model_validate_json(to_json(given))))
 
     def page(self, cursor: str) -> str:
         return self._to(self.path, self._query(self.filters, cursor=cursor))

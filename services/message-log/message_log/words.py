@@ -87,7 +87,8 @@ def event_detail(event: Mapping[str, Any]) -> str:
         return f"{price.get('credits')} for category {price.get('category')}"
     if event.get("kind") == "held":
         return f"{title_of(str(event.get('cause')))}, until {event.get('until') or 'somebody repairs it'}"
-    return str(event.get("note") or event.get("provider_message_id") or "")
+    wamid = event.get("provider_message_id") if event.get("kind") == "accepted" else None
+    return str(event.get("note") or wamid or "")
 
 
 def reason_info(code: str) -> ReasonInfo | None:

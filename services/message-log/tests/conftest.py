@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,7 +61,9 @@ class MessageLog:
             finally:
                 await producer.stop()
 
-        asyncio.run(run())
+        # In a thread of its own: Playwright has a loop running in the tests' thread.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, run()).result()
 
     def wait_for(
         self, path: str, when: Callable[[Any], bool] = lambda answer: True, token: str = "admin-token-1"
@@ -103,7 +106,11 @@ def message_log(
         yield log
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_ready(log: MessageLog, process: "subprocess.Popen[bytes]", out: Path) -> None:

@@ -50,7 +50,7 @@ def requested(**given: Any) -> SendRequested:
 def consented(seconds: float = 1, **given: Any) -> SendConsented:
     request = requested(**given)
     return SendConsented(
-        event_id=event_id(f"consented {request.message_id}"),
+        event_id=event_id(f"consented {request.workspace_id} {request.message_id}"),
         occurred_at=after(seconds),
         request=request,
         resolved=Resolved(contact_id="shopify:7712", phone="+525512345678", purpose=Purpose.MARKETING),
@@ -62,7 +62,7 @@ def consented(seconds: float = 1, **given: Any) -> SendConsented:
 
 def rejected(code: ReasonCode, seconds: float = 2, service: Service = Service.CONSENT, **given: Any) -> SendRejected:
     fields: dict[str, Any] = {
-        "event_id": event_id(f"rejected {code} {seconds}"),
+        "event_id": event_id(f"rejected {code} {seconds} {given}"),
         "occurred_at": after(seconds),
         "message_id": MESSAGE,
         "workspace_id": WORKSPACE,
@@ -76,7 +76,7 @@ def rejected(code: ReasonCode, seconds: float = 2, service: Service = Service.CO
 
 def status(word: Status, seconds: float = 3, code: ReasonCode | None = None, **given: Any) -> StatusUpdated:
     fields: dict[str, Any] = {
-        "event_id": event_id(f"{word} {seconds} {code}"),
+        "event_id": event_id(f"{word} {seconds} {code} {given}"),
         "occurred_at": after(seconds),
         "observed_at": after(seconds),
         "message_id": MESSAGE,
@@ -92,7 +92,7 @@ def status(word: Status, seconds: float = 3, code: ReasonCode | None = None, **g
 
 def held(cause: ReasonCode, seconds: float = 2, until: float | None = None, **given: Any) -> SendHeld:
     fields: dict[str, Any] = {
-        "event_id": event_id(f"held {cause} {seconds}"),
+        "event_id": event_id(f"held {cause} {seconds} {given}"),
         "occurred_at": after(seconds),
         "workspace_id": WORKSPACE,
         "message_id": MESSAGE,
