@@ -370,6 +370,8 @@ class Driver:
             body = message_body(go.due.message)
             outcome = await self._meta.send(self.sender_id, token, body, attempt=go.attempt)
             self._observe(outcome, time.monotonic() - started)
+        if outcome is None or (isinstance(outcome, NotTaken) and outcome.action is not Action.PAIR):
+            self._pairs.give_back(go.due.message.phone)
         self._ended.put_nowait(Ended(go, outcome, utc_now()))
 
     def _observe(self, outcome: Outcome, seconds: float) -> None:

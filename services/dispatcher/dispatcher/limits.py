@@ -60,6 +60,15 @@ class PairPace:
         if paid_at <= now:
             started = paid_at = now
         self._bursts[person] = (started, paid_at + PAIR_INTERVAL_SECONDS)
+        self._forget_the_paid(now)
+
+    def give_back(self, person: str) -> None:
+        """A call that surely was not taken counts for nothing: else retries would wait for each other."""
+        if person in self._bursts:
+            started, paid_at = self._bursts[person]
+            self._bursts[person] = (started, max(started, paid_at - PAIR_INTERVAL_SECONDS))
+
+    def _forget_the_paid(self, now: float) -> None:
         if len(self._bursts) > self._size_max:
             self._bursts = {who: burst for who, burst in self._bursts.items() if burst[1] > now}
 

@@ -56,6 +56,15 @@ def test_a_burst_ends_at_forty_five() -> None:
     assert pairs.wait_seconds("ines", 1.0) > 0
 
 
+def test_what_was_not_taken_is_given_back() -> None:
+    pairs = PairPace()
+    for second in (0.0, 1.0, 3.0, 7.0):
+        assert pairs.wait_seconds("ines", second) == 0
+        pairs.take("ines", second)
+        pairs.give_back("ines")
+    pairs.give_back("nobody")
+
+
 @given(st.integers(1, 600), st.integers(1, 2000), st.integers(1, 500))
 def test_slots_keep_both_throttles(per_minute: int, per_day: int, count: int) -> None:
     throttle = Throttle(per_minute, per_day, None, None, 0)
