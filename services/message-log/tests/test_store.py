@@ -1,0 +1,75 @@
+"""Partitions, on a real PostgreSQL with a database of each test's own."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import message_log
+import pytest
+from message_log import store
+from message_log.store import EventRow
+from message_log_builders import event_id
+from sendwhy.postgres import migrate
+
+pytestmark = pytest.mark.postgres
+TODAY = date(2026, 11, 22)
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+DAYS = {"event": 90, "webhook": 14, "webhook_part": 14}
+
+
+@pytest.fixture
+async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
+    assert message_log.__file__ is not None
+    await migrate(fresh_database, Path(message_log.__file__).parent / "migrations")
+    connection = await asyncpg.connect(fresh_database)
+    yield connection
+    await connection.close()
+
+
+def row(name: str, at: datetime) -> EventRow:
+    return EventRow(event_id(name), at, "acme", "m-1", None, "consent", "rejected", b"{}")
+
+
+async def where(connection: asyncpg.Connection) -> dict[str, str]:
+    rows = await connection.fetch("select event_id::text as id, tableoid::regclass::text as place from event")
+    return {each["id"]: each["place"] for each in rows}
+
+
+async def test_coming_days_have_a_partition_and_doing_it_twice_changes_nothing(connection: asyncpg.Connection) -> None:
+    made = await store.keep_partitions(connection, DAYS, TODAY)
+    assert [name for name in made if name.startswith("event_")] == [
+        f"event_202611{day}" for day in (21, 22, 23, 24, 25)
+    ]
+    assert await store.keep_partitions(connection, DAYS, TODAY) == []
+
+
+async def test_what_came_before_its_partition_moves_into_it(connection: asyncpg.Connection) -> None:
+    late = NOON - timedelta(days=9)
+    await store.add_events(connection, [row("now", NOON), row("late", late)])
+    assert set((await where(connection)).values()) == {"event_default"}
+    await store.keep_partitions(connection, DAYS, TODAY)
+    await store.add_events(connection, [row("now", NOON), row("late", late)])
+    assert await where(connection) == {
+        str(event_id("now")): "event_20261122",
+        str(event_id("late")): "event_20261113",
+    }
+
+
+async def test_a_clock_far_ahead_makes_no_tables_until_its_day_comes(connection: asyncpg.Connection) -> None:
+    ahead = NOON + timedelta(days=40)
+    await store.add_events(connection, [row("ahead", ahead)])
+    await store.keep_partitions(connection, DAYS, TODAY)
+    assert set((await where(connection)).values()) == {"event_default"}
+    await store.keep_partitions(connection, DAYS, ahead.date())
+    assert set((await where(connection)).values()) == {"event_20270101"}
+
+
+async def test_past_retention_goes(connection: asyncpg.Connection) -> None:
+    old = NOON - timedelta(days=100)
+    await store.keep_partitions(connection, DAYS, old.date())
+    await store.add_events(connection, [row("old", old), row("older", old - timedelta(days=50)), row("now", NOON)])
+    dropped = await store.keep_partitions(connection, DAYS, TODAY)
+    assert f"event_{old:%Y%m%d}" in dropped
+    assert set(await where(connection)) == {str(event_id("now"))}
+    await store.prune(connection, NOON)
