@@ -31,11 +31,13 @@ from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
 from rich.console import Console
 from rich.table import Table
+from sendwhy.topics import TOPICS, Topic
 
 SERVICES = ("consent", "billing", "dispatcher", "webhook_ingest", "message_log")
 TOKEN = "bench-admin-token"
 SECRET = "bench-app-secret"
 WORKSPACE, SENDER, WABA = "bench", "100000000000777", "200000000000777"
+ENCRYPTION_KEY = Fernet.generate_key().decode()
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 console = Console()
 
@@ -53,8 +55,9 @@ class Row:
 
 
 class Bench:
-    def __init__(self, kafka: Kafka, postgres: Postgres, meta: str, messages: int) -> None:
-        self.kafka, self.postgres, self.meta, self.messages = kafka, postgres, meta, messages
+    def __init__(self, kafka: Kafka, postgres: Postgres, consumer: AIOKafkaConsumer, meta: str, messages: int) -> None:
+        self.kafka, self.postgres, self.consumer = kafka, postgres, consumer
+        self.meta, self.messages = meta, messages
         self.rows: list[Row] = []
         self.urls: dict[str, str] = {}
 
@@ -67,7 +70,7 @@ class Bench:
             "META_GRAPH_URL": self.meta,
             "META_APP_SECRETS": f"1:{SECRET}",
             "META_VERIFY_TOKEN": "bench-verify",
-            "TOKEN_ENCRYPTION_KEY": Fernet.generate_key().decode(),
+            "TOKEN_ENCRYPTION_KEY": ENCRYPTION_KEY,
             "PRIVACY_KEY": "bench-privacy-key-0123456789",
         }
         return os.environ | {f"SENDWHY_{name}": value for name, value in settings.items()}
@@ -95,7 +98,7 @@ class Bench:
                         return
                 await asyncio.sleep(0.2)
 
-    async def measure(self, name: str, service: str, topic: str, expected: int, process: psutil.Process) -> None:
+    async def measure(self, name: str, topic: str, expected: int, process: psutil.Process) -> None:
         """From now until `expected` records stand on `topic`."""
         servers = [self.kafka.process.pid, self.postgres.process.pid]
         before = [cpu(process), *(cpu(psutil.Process(pid), children=True) for pid in servers)]
@@ -109,13 +112,8 @@ class Bench:
         console.print(f"{name}: {self.messages / seconds:,.0f} messages/s")
 
     async def count(self, topic: str) -> int:
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka.bootstrap)
-        await consumer.start()
-        try:
-            places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-            return sum((await consumer.end_offsets(places)).values())
-        finally:
-            await consumer.stop()
+        places = [TopicPartition(topic, number) for number in range(TOPICS[Topic(topic)].partitions)]
+        return sum((await self.consumer.end_offsets(places)).values())
 
     async def publish(self, topic: str, bodies: list[bytes]) -> None:
         producer = AIOKafkaProducer(bootstrap_servers=self.kafka.bootstrap, linger_ms=20)
@@ -139,7 +137,7 @@ class Bench:
                 )
                 answer.raise_for_status()
             await self.publish("send.requested", [self.request(n) for n in range(self.messages)])
-            await self.measure("consent", "consent", "send.consented", self.messages, process)
+            await self.measure("consent", "send.consented", self.messages, process)
 
     def request(self, number: int) -> bytes:
         template = {
@@ -158,26 +156,25 @@ class Bench:
         }
         return json.dumps(body).encode()
 
+    async def prepare(self) -> None:
+        """Credits and a number, before anything is on its way."""
+        account = f"/v1/workspaces/{WORKSPACE}/top-ups"
+        sender = f"/v1/workspaces/{WORKSPACE}/senders/{SENDER}"
+        number = {"access_token": "bench-token", "waba_id": WABA, "app_id": "1", "default": True}
+        async with self.running("billing"), self.running("dispatcher"), httpx.AsyncClient(timeout=60) as http:
+            credits = {"credits": 1_000_000, "reference": "bench"}
+            keyed = HEADERS | {"idempotency-key": "bench"}
+            (await http.post(self.urls["billing"] + account, json=credits, headers=keyed)).raise_for_status()
+            (await http.put(self.urls["dispatcher"] + sender, json=number, headers=HEADERS)).raise_for_status()
+            await asyncio.sleep(3)  # until its templates are synced
+
     async def billing(self) -> None:
-        async with self.running("billing"), httpx.AsyncClient() as http:
-            await http.post(
-                f"{self.urls['billing']}/v1/workspaces/{WORKSPACE}/top-ups",
-                json={"credits": 1_000_000, "reference": "bench"},
-                headers=HEADERS | {"idempotency-key": "bench"},
-            )
         async with self.running("billing") as process:
-            await self.measure("billing", "billing", "send.funded", self.messages, process)
+            await self.measure("billing", "send.funded", self.messages, process)
 
     async def dispatcher(self) -> None:
         async with self.running("dispatcher") as process:
-            async with httpx.AsyncClient(timeout=60) as http:
-                answer = await http.put(
-                    f"{self.urls['dispatcher']}/v1/workspaces/{WORKSPACE}/senders/{SENDER}",
-                    json={"access_token": "bench-token", "waba_id": WABA, "app_id": "1", "default": True},
-                    headers=HEADERS,
-                )
-                answer.raise_for_status()
-            await self.measure("dispatcher", "dispatcher", "status.updated", self.messages, process)
+            await self.measure("dispatcher", "status.updated", self.messages, process)
 
     async def door(self) -> None:
         async with self.running("webhook_ingest") as process:
@@ -186,9 +183,7 @@ class Bench:
                 for status in ("sent", "delivered", "read")
                 for number in range(self.messages)
             ]
-            measured = asyncio.create_task(
-                self.measure("webhook-ingest", "webhook_ingest", "status.updated", 4 * self.messages, process)
-            )
+            measured = asyncio.create_task(self.measure("webhook-ingest", "status.updated", 4 * self.messages, process))
             await self.post(bodies)
             await measured
 
@@ -308,9 +303,12 @@ async def main(messages: int) -> None:
     state = Path(tempfile.mkdtemp(prefix="sendwhy-bench-"))
     async with Kafka(state) as kafka, Postgres(state) as postgres, simulator() as meta:
         await run(os.environ | {"SENDWHY_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}, "sendwhy", "topics")
-        bench = Bench(kafka, postgres, meta, messages)
-        for stage in (bench.consent, bench.billing, bench.dispatcher, bench.door, bench.message_log):
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
+        await consumer.start()
+        bench = Bench(kafka, postgres, consumer, meta, messages)
+        for stage in (bench.prepare, bench.consent, bench.billing, bench.dispatcher, bench.door, bench.message_log):
             await stage()
+        await consumer.stop()
         show(bench.rows)
 
 
