@@ -1,8 +1,8 @@
 """What the API answers about messages and webhooks (contract.md, "One message"); pages show the same values."""
 
 import re
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -10,6 +10,7 @@ import asyncpg
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from sendwhy.access import Role
 from sendwhy.events import Moment, Reason, Status
+from sendwhy.reasons import Service
 
 from message_log.decide import MessageState, Verdict
 from message_log.store import state_of
@@ -184,7 +185,8 @@ class Viewer:
         links = [
             WebhookLink(webhook_id=w["webhook_id"], received_at=w["received_at"], kind=w["kind"]) for w in webhooks
         ]
-        return MessageDetail(**self.fields(row), events=[self.event(each) for each in events], webhooks=links)
+        ordered = sorted(events, key=timeline_order)
+        return MessageDetail(**self.fields(row), events=[self.event(each) for each in ordered], webhooks=links)
 
     def event(self, row: asyncpg.Record) -> EventView:
         found = read_json(row["body"])
@@ -197,6 +199,17 @@ class Viewer:
             "note": row["note"],
         }
         return EventView(**((told if self.sees_phones else masked(told)) | own))
+
+
+_SECOND = timedelta(seconds=1)
+_STATUS_STEPS = {status.value: step for step, status in enumerate(Status)}
+
+
+def timeline_order(event: asyncpg.Record | Mapping[str, Any]) -> tuple[datetime, int]:
+    """Meta tells whole seconds: what it dates 10:00:02 happened before 10:00:03, after our own 10:00:02.8 or not."""
+    at: datetime = event["occurred_at"]
+    is_metas = event["service"] == Service.WEBHOOK_INGEST and at.microsecond == 0
+    return (at + _SECOND if is_metas else at, _STATUS_STEPS.get(event["kind"], -1))
 
 
 def read_json(body: bytes | None) -> Any:

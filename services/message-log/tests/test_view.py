@@ -1,0 +1,43 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from message_log.view import mask, masked, timeline_order
+from message_log_builders import after
+
+
+@pytest.mark.parametrize(
+    ("phone", "shown"),
+    [
+        ("+525512345678", "+5255••••5678"),
+        ("447700900142", "4477••••0142"),
+        ("5512345678", "55••••5678"),
+        ("12345", "••••"),
+        (None, None),
+    ],
+)
+def test_a_masked_phone_can_be_recognised_and_not_called(phone: str | None, shown: str | None) -> None:
+    assert mask(phone) == shown
+
+
+def test_phones_are_masked_wherever_they_stand_in_an_event() -> None:
+    event = {"to": {"phone": "+525512345678", "contact_id": "c"}, "raw": [{"wa_id": "525512345678", "from": "shop"}]}
+    assert masked(event) == {
+        "to": {"phone": "+5255••••5678", "contact_id": "c"},
+        "raw": [{"wa_id": "5255••••5678", "from": "shop"}],
+    }
+
+
+def test_metas_whole_seconds_stand_after_our_own_times_of_that_second_in_the_order_of_the_ladder() -> None:
+    def event(kind: str, service: str, seconds: float) -> dict[str, Any]:
+        return {"kind": kind, "service": service, "occurred_at": after(0) + timedelta(seconds=seconds)}
+
+    told = [
+        event("delivered", "webhook-ingest", 0),
+        event("accepted", "dispatcher", 0.8),
+        event("sent", "webhook-ingest", 0),
+        event("requested", "upstream", 0.1),
+        event("read", "webhook-ingest", 1),
+    ]
+    kinds = [each["kind"] for each in sorted(told, key=timeline_order)]
+    assert kinds == ["requested", "accepted", "sent", "delivered", "read"]
