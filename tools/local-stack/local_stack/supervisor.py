@@ -35,7 +35,7 @@ from local_stack.services import (
 )
 from local_stack.state import StateDir
 
-READY_SECONDS = 90.0
+READY_SECONDS = 180.0
 GRACE_SECONDS = 15.0
 RESTART_SECONDS = 1.0
 LOG_CHECK_SECONDS = 10.0
