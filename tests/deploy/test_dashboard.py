@@ -103,6 +103,11 @@ class Outside:
 @pytest.fixture
 async def outside(stack: Mapping[str, Any], prometheus_url: str) -> AsyncIterator[Outside]:
     async with httpx.AsyncClient(trust_env=False, timeout=15) as client:
+
+        async def is_ready() -> bool:
+            return (await client.get(f"{prometheus_url}/-/ready")).is_success
+
+        await until(is_ready, "Prometheus is ready")
         yield Outside(stack, prometheus_url, client)
 
 
