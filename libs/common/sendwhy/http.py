@@ -83,14 +83,18 @@ def position_of(cursor: str) -> str:
 class GuardedProtocol(HttpToolsProtocol):
     """Ends connections whose request head or body doesn't arrive in time, or whose head is too large."""
 
+    head_timeout_seconds = HEAD_TIMEOUT_SECONDS
+    body_timeout_seconds = BODY_TIMEOUT_SECONDS
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._in_head = True
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._await_within(HEAD_TIMEOUT_SECONDS)
+        self._await_within(self.head_timeout_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -100,7 +104,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._deadline is None:
-                self._await_within(HEAD_TIMEOUT_SECONDS)
+                self._await_within(self.head_timeout_seconds)
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
             self.transport.close()
@@ -112,15 +116,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
-        self._await_within(BODY_TIMEOUT_SECONDS)
+        self._await_within(self.body_timeout_seconds)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._disarm()
         self._in_head = True
         super().on_message_complete()
-
-    _in_head = True
 
     def _await_within(self, seconds: float) -> None:
         self._disarm()

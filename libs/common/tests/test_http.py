@@ -1,0 +1,115 @@
+"""Slow, large and hostile clients over real sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from sendwhy.http import BodyLimit, GuardedProtocol
+
+
+class Hasty(GuardedProtocol):
+    head_timeout_seconds = 0.5
+    body_timeout_seconds = 0.5
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[int]:
+    app = FastAPI()
+    app.add_middleware(BodyLimit, limits={"/large": 200_000})
+
+    @app.post("/{path}")
+    async def echo(path: str, request: Request) -> int:
+        return len(await request.body())
+
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, http=Hasty, ws="none", log_config=None, access_log=False, timeout_keep_alive=1
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def talk(port: int, *parts: bytes) -> bytes:
+    """Send parts, then listen until the server ends the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        async with asyncio.timeout(20):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+SLOW = [
+    ("nothing at all", b""),
+    ("half a request line", b"POST /x HT"),
+    ("half a head", b"POST /x HTTP/1.1\r\nHost: a\r\nX-Slow: "),
+    ("half a body", b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc"),
+    ("half a chunked body", b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"),
+]
+
+
+@pytest.mark.parametrize("sent", [case[1] for case in SLOW], ids=[case[0] for case in SLOW])
+async def test_whoever_does_not_finish_is_cut_off(sent: bytes) -> None:
+    async with serving() as port:
+        assert b" 200 " not in await talk(port, sent)
+
+
+async def test_an_endless_head_is_cut_off() -> None:
+    async with serving() as port:
+        head = b"POST /x HTTP/1.1\r\nHost: a\r\n"
+        assert b" 200 " not in await talk(port, head, *[b"X-H: " + b"y" * 4000 + b"\r\n"] * 40)
+
+
+async def test_whoever_finishes_in_time_is_served_and_may_go_on() -> None:
+    async with serving() as port:
+        one = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+        assert (await talk(port, one, one)).count(b" 200 ") == 2
+
+
+LARGE = [
+    ("declared", b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n", b"y" * 2_000_000, b" 413 "),
+    (
+        "undeclared",
+        b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"1E8480\r\n" + b"y" * 2_000_000 + b"\r\n0\r\n\r\n",
+        b" 413 ",
+    ),
+    (
+        "over its path's own limit",
+        b"POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: 200001\r\n\r\n",
+        b"y" * 200_001,
+        b" 413 ",
+    ),
+    (
+        "within its path's own limit",
+        b"POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n",
+        b"y" * 200_000,
+        b" 200 ",
+    ),
+    (
+        "a length that is no number",
+        b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1e3\r\n\r\n",
+        b"y" * 1000,
+        b" 400 ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("head", "body", "answer"), [case[1:] for case in LARGE], ids=[case[0] for case in LARGE])
+async def test_a_body_that_is_too_large_is_told_so(head: bytes, body: bytes, answer: bytes) -> None:
+    async with serving() as port:
+        assert answer in await talk(port, head, body)
