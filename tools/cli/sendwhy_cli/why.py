@@ -17,15 +17,15 @@ from sendwhy_cli.errors import CommandError, Exit
 from sendwhy_cli.stack import RunningStack
 
 MARKS = {
-    "sending": "…",
-    "waiting": "⏳",
+    "sending": "⏳",
+    "waiting": "⏸",
     "sent": "✓",
     "delivered": "✓✓",
     "read": "[blue]✓✓[/blue]",
     "failed": "❌",
 }
 # What is worth a look in a line; `--json` has the rest.
-DETAILS = ("note", "cause", "since", "until", "price", "balance", "contact_version", "template_category")
+DETAILS = ("note", "cause", "since", "until", "balance", "contact_version", "template_category")
 
 
 def fetch(stack: RunningStack, workspace: str, message_id: str) -> dict[str, Any]:
@@ -59,7 +59,8 @@ def show(console: Console, message: dict[str, Any]) -> None:
     console.print(f"{MARKS.get(status, '?')} [bold]{status.upper()}[/bold]  ", Text(message["message_id"]))
     _show_reason(console, message.get("reason"))
     if waiting := message.get("waiting"):
-        console.print(Text(f"waits for {waiting['cause']} since {waiting['since']}, until {waiting['until']}"))
+        until = waiting["until"] or "somebody resumes or repairs it"
+        console.print(Text(f"waits for {waiting['cause']} since {waiting['since']}, until {until}"))
     console.print(_timeline(message.get("events", [])))
 
 
@@ -85,6 +86,8 @@ def _timeline(events: list[dict[str, Any]]) -> Table:
 def _details(event: dict[str, Any]) -> Iterator[str]:
     if reason := event.get("reason"):
         yield str(reason["code"])
+    if price := event.get("price"):
+        yield f"price {price['credits']} ({price['category']}{', assumed' if price['assumed'] else ''})"
     for name in DETAILS:
         if (value := event.get(name)) is not None:
             yield f"{name.replace('_', ' ')} {value}"
