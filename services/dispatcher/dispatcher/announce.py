@@ -19,10 +19,11 @@ from sendwhy.events import (
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import Outgoing, outgoing
 
-from dispatcher.decide import Message, Recall, receipt_deadline
+from dispatcher.decide import Message, Recall, Waiting, receipt_deadline
 from dispatcher.store import SenderRow, TemplateRow
 
 HELD_ABOVE = timedelta(seconds=10)
+_TRIED_AGAIN = frozenset({Waiting.RETRY, Waiting.RATE, Waiting.PAIR, Waiting.SYNC})
 Announcement = tuple[UUID, Outgoing]
 
 
@@ -95,11 +96,14 @@ def recalled(message: Message, recall: Recall, now: datetime, trace: bytes | Non
 
 
 def held(
-    message: Message, cause: ReasonCode, waiting_for: str, now: datetime, until: datetime | None
+    message: Message, cause: ReasonCode, waiting_for: Waiting, now: datetime, until: datetime | None
 ) -> Announcement | None:
-    """Said once a message and cause, and only for waits above 10 s."""
-    if message.waiting_for == waiting_for or (until is not None and until - now <= HELD_ABOVE):
+    """Said once a message and cause, as soon as it waits above 10 s for it. `until` is the latest moment: where a wait
+    ends in another try, that is the message's expiry."""
+    since = (message.waiting_since if message.waiting_for is waiting_for else None) or now
+    if waiting_for in message.told or (until is not None and until - since <= HELD_ABOVE):
         return None
+    expires_at = message.funded.expires_at
     event = SendHeld(
         event_id=event_id_of(_name(message), f"dispatcher.held.{waiting_for}"),
         occurred_at=now,
@@ -108,8 +112,21 @@ def held(
         sender_id=message.sender_id,
         cause=cause,
         scope=Scope(kind="message", id=message.funded.message_id),
-        since=now,
-        until=until,
+        since=since,
+        until=expires_at if waiting_for in _TRIED_AGAIN else until and min(until, expires_at),
+    )
+    return _announce(event)
+
+
+def sender_paused(row: SenderRow, now: datetime) -> Announcement:
+    event = SendHeld(
+        event_id=event_id_of(f"{row.sender.sender_id}/{row.version}", "dispatcher.paused"),
+        occurred_at=now,
+        workspace_id=row.sender.workspace_id,
+        sender_id=row.sender.sender_id,
+        cause=ReasonCode.EXPIRED_BEFORE_SENDING,
+        scope=Scope(kind="sender", id=row.sender.sender_id),
+        since=row.sender.paused_at or now,
     )
     return _announce(event)
 

@@ -213,7 +213,7 @@ def _integer(value: Any) -> int | None:
         return None
     if isinstance(value, int) and abs(value) < 2**53:
         return value
-    return int(value) if isinstance(value, str) and value.isdigit() and len(value) < 15 else None
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 15 else None
 
 
 def _string(value: Any) -> str | None:

@@ -2,7 +2,8 @@
 whether requests would be sent."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -15,6 +16,7 @@ from sendwhy.events import (
     MessageId,
     Moment,
     Price,
+    Purpose,
     Resolved,
     SenderId,
     SendFunded,
@@ -42,7 +44,7 @@ from sendwhy.service import Runtime
 from sendwhy.topics import TOPICS, Topic
 
 from dispatcher import announce, store
-from dispatcher.decide import Facts, Lane, Message, Tier, Waiting, evaluate, lane_of
+from dispatcher.decide import CAMPAIGN, Check, Facts, Lane, Message, Tier, Waiting, evaluate, lane_of
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.settings import Settings
@@ -56,6 +58,7 @@ EVALUATE_PATH = "/v1/evaluate"
 EVALUATE_BYTES_MAX = 16 * 1024 * 1024
 CANCEL_AT_ONCE = 1_000
 ACQUIRE_SECONDS = 10
+NOW_TOLERANCE = timedelta(minutes=1)
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_\-]{1,64}$")]
 SenderPath = Annotated[str, Path(alias="id", pattern=r"^[0-9]{5,20}$")]
@@ -237,11 +240,10 @@ class Api:
         )
 
         async def act(connection: Connection) -> tuple[int, bytes]:
-            owner = await store.owner_of(connection, id)
-            if owner not in (None, caller.workspace):
-                raise Problem(409, "This number belongs to another workspace.")
             now = self._clock()
             rows = await store.put_sender(connection, new, now)
+            if not rows:
+                raise Problem(409, "This number belongs to another workspace.")
             await add_to_outbox(connection, announce.senders_updated(rows, now))
             await store.wake_waiting(connection, [Waiting.HOLD], sender_id=id)
             return 200, _sender_answer(rows[-1]).to_json()
@@ -295,7 +297,8 @@ class Api:
             await self._sender_of(connection, caller, id)
             now = self._clock()
             rows = await store.set_paused(connection, id, now)
-            await add_to_outbox(connection, announce.senders_updated(rows, now))
+            held = [announce.sender_paused(row, now) for row in rows]
+            await add_to_outbox(connection, [*announce.senders_updated(rows, now), *held])
             return 200, _sender_answer(rows[0]).to_json()
 
         return await self._write(request, caller, key, act)
@@ -432,22 +435,37 @@ class Api:
         if not all(token.may(Role.VIEWER, request.workspace_id) for request in body.requests):
             raise not_found("The workspace")
         now = body.at or self._clock()
+        past = body.at is not None and body.at < self._clock() - NOW_TOLERANCE
         beside = body.resolved or [None] * len(body.requests)
         messages = [
             _imagined(request, request.resolved or other, now)
             for request, other in zip(body.requests, beside, strict=True)
         ]
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            messages = await self._as_stopped(connection, messages)
             facts = await self._facts(connection, messages, now)
         results = [
             EvaluateResult(
                 message_id=message.funded.message_id,
-                gates=[check.to_gate() for check in evaluate(message, known, now)],
+                gates=[_unknown(check) if past else check.to_gate() for check in evaluate(message, known, now)],
                 resolved=message.funded.resolved,
             )
             for message, known in zip(messages, facts, strict=True)
         ]
         return EvaluateAnswer(results=results)
+
+    @staticmethod
+    async def _as_stopped(connection: Connection, messages: Sequence[Message]) -> list[Message]:
+        campaigns = {(one.funded.workspace_id, one.funded.request.origin.id or "") for one in messages}
+        stopped = await store.stopped_campaigns(connection, campaigns)
+        found = []
+        for one in messages:
+            campaign = stopped.get((one.funded.workspace_id, one.funded.request.origin.id or ""))
+            if campaign is not None:
+                by = CAMPAIGN if campaign.cancelled_at else None
+                one = replace(one, campaign_paused_at=campaign.paused_at, cancelled_by=by)
+            found.append(one)
+        return found
 
     async def _facts(self, connection: Connection, messages: Sequence[Message], now: datetime) -> list[Facts]:
         asked = [(one.funded.workspace_id, one.funded.request.sender_id) for one in messages]
@@ -460,6 +478,8 @@ class Api:
         }
         read_until = await store.inbound_read_until(connection, TOPICS[Topic.MESSAGE_RECEIVED].partitions)
         tiers = await self._tiers(connection, rows.values(), now)
+        people = {(one.funded.workspace_id, one.funded.resolved.contact_id or "") for one in messages}
+        contacts = await store.contacts(connection, people)
         found = []
         for message, pair in zip(messages, asked, strict=True):
             row = rows.get(pair)
@@ -476,6 +496,7 @@ class Api:
                     known_templates=list(known),
                     window_opened_at=windows[row.sender.sender_id].get(message.phone),
                     inbound_read_until=read_until,
+                    contact=contacts.get((message.funded.workspace_id, message.funded.resolved.contact_id or "")),
                     tier=tiers.get(row.sender.portfolio_id, Tier()),
                     quality_policy=self._settings.quality_policy,
                 )
@@ -499,12 +520,17 @@ def _imagined(request: EvaluateRequest, resolved: Resolved | None, now: datetime
         occurred_at=now,
         request=request,
         resolved=known,
-        needs_subscription=False,
+        needs_subscription=known.purpose is Purpose.MARKETING,
         send_at=send_at,
         expires_at=request.expires_at or send_at + LIFE_BY_ORIGIN[request.origin.kind],
         price=Price(credits=0, category="unknown"),
     )
     return Message(funded=funded, sender_id=request.sender_id or "", lane=lane_of(known.purpose, None), queued_at=now)
+
+
+def _unknown(check: Check) -> Gate:
+    """A gate that looks at what stands now can't tell of the past."""
+    return check.to_gate() if check.gate == "expiry" else Gate(gate=check.gate, passed=None)
 
 
 def _sender_answer(row: SenderRow) -> SenderAnswer:

@@ -31,6 +31,9 @@ WINDOW_BELIEF = timedelta(seconds=10)
 SYNC_INTERVAL = timedelta(minutes=1)
 NEAREST_NAMES = 3
 AUTHENTICATION_TTL = timedelta(minutes=10)
+# Who cancelled a message, where nobody is named.
+CAMPAIGN = "campaign"
+UPSTREAM = "upstream"
 
 
 class Lane(IntEnum):
@@ -87,7 +90,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A row of the queue. `queued_at` is when its send.funded was stored in Kafka."""
+    """A row of the queue. `queued_at` is when its send.funded was stored in Kafka, `told` the waits that were told."""
 
     funded: SendFunded
     sender_id: str
@@ -98,7 +101,9 @@ class Message:
     slotted: bool = False
     waiting_for: Waiting = Waiting.TURN
     waiting_since: datetime | None = None
+    told: frozenset[Waiting] = frozenset()
     campaign_paused_at: datetime | None = None
+    cancelled_by: str | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -181,6 +186,9 @@ class Check:
 
     def to_gate(self) -> Gate:
         why = self.otherwise.reason if isinstance(self.otherwise, Reject) else None
+        if isinstance(self.otherwise, Recall):
+            detail = f"marketing_state is {self.otherwise.contact.marketing_state}"
+            why = reason(ReasonCode.CUSTOMER_IS_NOT_OPTED_IN, detail, self.evidence)
         return Gate(gate=self.gate, passed=self.passed, reason=why, evidence=self.evidence)
 
 
@@ -205,7 +213,8 @@ def evaluate(message: Message, facts: Facts, now: datetime) -> list[Check]:
         return [_no_sender(message)]
     return [
         Check("sender", True, {"sender_id": sender.sender_id}),
-        _expiry(message, now),
+        _cancelled(message),
+        _expiry(message, sender, now),
         _subscription(message, facts),
         _quality(message, facts, sender),
         _template(message, facts, sender, now),
@@ -229,11 +238,22 @@ def _no_sender(message: Message) -> Check:
     return Check("sender", False, evidence, Reject(reason(ReasonCode.SENDER_NOT_AVAILABLE, detail, evidence)))
 
 
-def _expiry(message: Message, now: datetime) -> Check:
+def _cancelled(message: Message) -> Check:
+    by = message.cancelled_by
+    return Check("cancelled", True) if by is None else Check("cancelled", False, {"by": by}, Reject(cancellation(by)))
+
+
+def cancellation(by: str) -> Reason:
+    """`by`: who withdrew the message, or `CAMPAIGN` where that was its campaign."""
+    detail = "Its campaign was cancelled" if by == CAMPAIGN else f"The message was cancelled by {by}"
+    return reason(ReasonCode.CANCELLED, detail, {"by": by})
+
+
+def _expiry(message: Message, sender: Sender, now: datetime) -> Check:
     evidence: Evidence = {"expires_at": _text(message.funded.expires_at)}
     if now < message.funded.expires_at:
         return Check("expiry", True, evidence)
-    return Check("expiry", False, evidence, Reject(expired(message)))
+    return Check("expiry", False, evidence, Reject(expired(message, sender.hold)))
 
 
 _EXPIRED_AS: Mapping[Waiting, ReasonCode] = {
@@ -285,10 +305,17 @@ def _subscription(message: Message, facts: Facts) -> Check:
     needed = message.funded.needs_subscription or (disguised and _category(facts) == "MARKETING")
     if contact is None and needed and disguised and message.funded.contact_version is None:
         contact = _nobody(message)
-    if not needed or contact is None or contact.marketing_state is MarketingState.SUBSCRIBED:
+    if not needed or contact is None or not withdraws(contact, message):
         return Check("marketing_state", True, {"needed": needed})
     evidence: Evidence = {"marketing_state": contact.marketing_state.value, "since": _text(contact.since)}
     return Check("marketing_state", False, evidence, Recall(contact))
+
+
+def withdraws(contact: ContactUpdated, message: Message) -> bool:
+    """Whether this state takes a message that needs a subscription out: not if consent judged by a later one, since
+    contact.updated may come after send.funded."""
+    judged = message.funded.contact_version if message.funded.needs_subscription else None
+    return contact.marketing_state is not MarketingState.SUBSCRIBED and (judged or 0) <= contact.version
 
 
 def _category(facts: Facts) -> str | None:

@@ -91,27 +91,38 @@ class Driver:
         self._pairs = PairPace()
         self._rounds = 0
         self._calls: set[asyncio.Task[None]] = set()
+        # Tries (message, number) whose call was started and whose result is not stored yet.
+        self._called: set[tuple[Key, int]] = set()
+        self._commit_is_unsure = False
+        self._stopping = False
         self._ended: asyncio.Queue[Ended] = asyncio.Queue()
         self._sync: asyncio.Task[None] | None = None
         self._sync_now = False
         self._sync_not_before = 0.0
-        self._driving_since = utc_now()
 
     async def run(self) -> None:
         writer = asyncio.create_task(self._write_results())
         try:
             await self._take_over()
-            while True:
+            while not self._stopping:
                 try:
                     pause = await self._round()
                 except TRANSIENT_ERRORS as error:
                     log.warning("a round failed, it is tried again", sender=self.sender_id, error=describe(error))
+                    self._commit_is_unsure = True
                     pause = IDLE_SECONDS
                 await self._pause(pause)
+                if writer.done():
+                    await writer
         except Lost:
             log.info("another driver has taken over", sender=self.sender_id)
         finally:
             await self._finish(writer)
+
+    def stop(self) -> None:
+        """End after this round: cancelled within its commit, it would leave messages in flight that nobody sends."""
+        self._stopping = True
+        self.wake.set()
 
     async def _take_over(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
@@ -119,7 +130,6 @@ class Driver:
         if fence is None:
             raise Lost
         self._fence = fence
-        self._driving_since = utc_now()
         log.info("driving sender", sender=self.sender_id, fence=fence)
 
     async def _pause(self, seconds: float) -> None:
@@ -145,6 +155,8 @@ class Driver:
 
     async def _round(self) -> float:
         """Returns the seconds until the next look; `IDLE_SECONDS` when nothing is due."""
+        if self._commit_is_unsure:
+            await self._give_back()
         now_seconds = time.monotonic()
         pace = self._pace
         free = self._settings.calls_in_flight_max - len(self._calls)
@@ -166,6 +178,11 @@ class Driver:
             return IDLE_SECONDS
         assert self._pace is not None
         return self._pace.wait_seconds(time.monotonic()) + self._pace.tolerance if going else 0.0
+
+    async def _give_back(self) -> None:
+        async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            await store.give_back(connection, self.sender_id, self._fence, {key for key, _ in self._called})
+        self._commit_is_unsure = False
 
     async def _claim(self, connection: Connection, room: int) -> tuple[SenderRow, int, list[Go]]:
         row = await store.hold_fence(connection, self.sender_id, self._fence)
@@ -316,8 +333,9 @@ class Driver:
             if isinstance(verdict, Send):
                 going.append(Go(one, message.attempts + 1, categories[message.key]))
             elif isinstance(verdict, Wait):
-                waits.append(NewWait(message.key, verdict.waiting_for, verdict.until, verdict.slotted))
-                announcements += self._held(message, verdict, now)
+                held = self._held(message, verdict, now)
+                waits.append(NewWait(message.key, verdict.waiting_for, verdict.until, verdict.slotted, bool(held)))
+                announcements += held
             elif isinstance(verdict, Reject):
                 rejected[message.key] = verdict.reason.code
                 announcements.append(announce.rejected(message, verdict.reason, now, one.trace))
@@ -356,23 +374,33 @@ class Driver:
             token = None
             log.error("the stored token can't be decrypted", sender=self.sender_id)
         for go in going:
+            self._called.add((go.due.message.key, go.attempt))
             task = asyncio.create_task(self._call(go, token, marked_at))
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
 
     async def _call(self, go: Go, token: str | None, marked_at: float) -> None:
-        outcome: Outcome | None = None
-        if token is None:
-            why = reason(ReasonCode.SENDER_CREDENTIALS_REJECTED, "The stored token can't be decrypted with our keys")
-            outcome = NotTaken(why, Action.HOLD, waiting_for=Waiting.HOLD, delay=timedelta())
-        elif time.monotonic() - marked_at <= CALL_STARTS_WITHIN_SECONDS:
-            started = time.monotonic()
-            body = message_body(go.due.message)
-            outcome = await self._meta.send(self.sender_id, token, body, attempt=go.attempt)
-            self._observe(outcome, time.monotonic() - started)
+        try:
+            outcome = await self._outcome(go, token, marked_at)
+        except Exception as error:
+            log.error("a call failed unexpectedly", sender=self.sender_id, exc_info=error)
+            outcome = MaybeTaken(type(error).__name__)
         if outcome is None or (isinstance(outcome, NotTaken) and outcome.action is not Action.PAIR):
             self._pairs.give_back(go.due.message.phone)
         self._ended.put_nowait(Ended(go, outcome, utc_now()))
+
+    async def _outcome(self, go: Go, token: str | None, marked_at: float) -> Outcome | None:
+        """How the call ended; None where it was not made in time."""
+        if token is None:
+            why = reason(ReasonCode.SENDER_CREDENTIALS_REJECTED, "The stored token can't be decrypted with our keys")
+            return NotTaken(why, Action.HOLD, waiting_for=Waiting.HOLD, delay=timedelta())
+        body = message_body(go.due.message)
+        started = time.monotonic()
+        if started - marked_at > CALL_STARTS_WITHIN_SECONDS:
+            return None
+        outcome = await self._meta.send(self.sender_id, token, body, attempt=go.attempt)
+        self._observe(outcome, time.monotonic() - started)
+        return outcome
 
     def _observe(self, outcome: Outcome, seconds: float) -> None:
         metrics = self._runtime.metrics
@@ -416,6 +444,7 @@ class Driver:
                     announcements += self._announcements(ended)
             if announcements:
                 await add_to_outbox(connection, announcements)
+        self._called -= {(ended.go.due.message.key, ended.go.attempt) for ended in batch}
         for ended in batch:
             if isinstance(ended.outcome, NotTaken) and ended.outcome.waiting_for is None:
                 self._count(ended.outcome.reason)
@@ -438,7 +467,8 @@ class Driver:
         if outcome.waiting_for is None:
             return result("rejected", outcome=outcome.reason.code)
         delay = _hold_delay(0) if outcome.holds_sender else outcome.delay or timedelta()
-        return result("waiting", outcome.waiting_for, not_before=ended.at + delay)
+        told = bool(_held_by_answer(ended))
+        return result("waiting", outcome.waiting_for, not_before=ended.at + delay, told=told)
 
     def _announcements(self, ended: Ended) -> list[announce.Announcement]:
         message, outcome, trace = ended.go.due.message, ended.outcome, ended.go.due.trace
@@ -450,11 +480,7 @@ class Driver:
             return [told]
         if isinstance(outcome, NotTaken) and outcome.waiting_for is None:
             return [announce.rejected(message, outcome.reason, ended.at, trace)]
-        if isinstance(outcome, NotTaken) and not outcome.holds_sender and outcome.waiting_for is not None:
-            until = ended.at + (outcome.delay or timedelta())
-            held = announce.held(message, outcome.reason.code, outcome.waiting_for, ended.at, until)
-            return [held] if held else []
-        return []
+        return _held_by_answer(ended)
 
     async def _hold_or_clear(self, connection: Connection, batch: Sequence[Ended]) -> list[announce.Announcement]:
         refusals = [e for e in batch if isinstance(e.outcome, NotTaken) and e.outcome.holds_sender]
@@ -482,7 +508,9 @@ class Driver:
 
     async def _was_held(self, connection: Connection) -> bool:
         known = (await store.senders(connection, [self.sender_id])).get(self.sender_id)
-        return known is not None and known.hold_strikes > 0 and _over(known.sender.hold_until)
+        # A hold without an end is ended by whoever repairs it, not by a call that was out when it came.
+        until = known.sender.hold_until if known else None
+        return known is not None and known.hold_strikes > 0 and until is not None and until <= utc_now()
 
     # --- sync ---
 
@@ -515,13 +543,18 @@ def _template_of(message: Message, templates: Mapping[tuple[str, str], store.Tem
     return row.template if row else None
 
 
-def _over(moment: datetime | None) -> bool:
-    return moment is None or moment <= utc_now()
-
-
 def _hold_delay(strikes: int) -> timedelta:
     """How long until a held sender is probed with one message: 5 min, then twice as long each time, 1 h at most."""
     return min(HOLD_MAX, HOLD_FIRST * (1 << min(strikes, 8)))
+
+
+def _held_by_answer(ended: Ended) -> list[announce.Announcement]:
+    outcome = ended.outcome
+    if not isinstance(outcome, NotTaken) or outcome.holds_sender or outcome.waiting_for is None:
+        return []
+    until = ended.at + (outcome.delay or timedelta())
+    held = announce.held(ended.go.due.message, outcome.reason.code, outcome.waiting_for, ended.at, until)
+    return [held] if held else []
 
 
 def _try(ended: Ended) -> dict[str, Any]:

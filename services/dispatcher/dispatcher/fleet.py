@@ -16,6 +16,7 @@ from dispatcher.driver import ALIVE_SECONDS, LOCK_SECONDS, Driver
 
 log = structlog.get_logger("sendwhy")
 LOCK_SPACE = 2**62
+STOP_SECONDS = 15.0
 
 
 def lock_key(sender_id: str) -> int:
@@ -65,8 +66,8 @@ class Fleet:
         share = math.ceil(len(senders) / max(1, alive))
         ended = [sender for sender, (_, task) in self._drivers.items() if task.done() or sender not in senders]
         surplus = [sender for sender in self._drivers if sender not in ended][share:]
+        await self._stop([*ended, *surplus])
         for sender in [*ended, *surplus]:
-            await self._stop([sender])
             await connection.execute("select pg_advisory_unlock($1)", lock_key(sender))
         for sender in senders:
             free = sender not in self._drivers and len(self._drivers) < share
@@ -78,9 +79,14 @@ class Fleet:
         self._drivers[sender_id] = (driver, asyncio.create_task(driver.run(), name=f"driver {sender_id}"))
 
     async def _stop(self, sender_ids: list[str]) -> None:
-        tasks = [self._drivers.pop(sender)[1] for sender in sender_ids if sender in self._drivers]
-        for task in tasks:
-            task.cancel()
+        stopping = [self._drivers.pop(sender) for sender in sender_ids if sender in self._drivers]
+        for driver, _ in stopping:
+            driver.stop()
+        tasks = [task for _, task in stopping]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+            for task in late:
+                task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("a driver failed", exc_info=result)

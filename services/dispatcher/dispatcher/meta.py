@@ -178,7 +178,7 @@ def messaging_limit(told: Any) -> int | None:
     if text in _TIERS:
         return _TIERS[text]
     text = text.removeprefix("TIER_")
-    return int(text) if text.isdigit() and len(text) < 10 else None
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def _per_second(level: Any) -> int | None:
@@ -196,7 +196,7 @@ def _capitals(value: Any) -> str | None:
 
 
 def _seconds(header: str | None) -> float | None:
-    return float(header) if header is not None and header.isdigit() and len(header) < 7 else None
+    return float(header) if header is not None and header.isdecimal() and len(header) < 7 else None
 
 
 def _name(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sendwhy.events import Reason, reason
+from sendwhy.events import EARLIEST, LATEST, Reason, reason
 from sendwhy.reasons import ReasonCode
 
 from dispatcher.meta import messaging_limit
@@ -111,7 +111,8 @@ def _restriction(restrictions: Any) -> AccountChange:
     if not stopping:
         return AccountChange(lifted=not rows)
     ends = [row["expiration"] for row in stopping if isinstance(row.get("expiration"), int)]
-    until = datetime.fromtimestamp(min(max(ends), 4_000_000_000), UTC) if ends else None
+    end = min(max(*ends, EARLIEST.timestamp()), LATEST.timestamp()) if ends else None
+    until = datetime.fromtimestamp(end, UTC) if end is not None else None
     kinds = sorted({str(row["restriction_type"]) for row in stopping})
     return AccountChange(hold=_unavailable("ACCOUNT_RESTRICTION", {"restrictions": list(kinds)}), hold_until=until)
 

@@ -15,7 +15,6 @@ from sendwhy.events import (
     Status,
     StatusUpdated,
     TemplateReported,
-    reason,
 )
 from sendwhy.metrics import Metric
 from sendwhy.postgres import Connection, add_to_outbox
@@ -25,7 +24,19 @@ from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
 from dispatcher import announce, store
-from dispatcher.decide import Facts, Message, Recall, Reject, Waiting, decide, lane_of
+from dispatcher.decide import (
+    CAMPAIGN,
+    UPSTREAM,
+    Facts,
+    Message,
+    Recall,
+    Reject,
+    Waiting,
+    cancellation,
+    decide,
+    lane_of,
+    withdraws,
+)
 from dispatcher.fleet import Fleet
 from dispatcher.reports import AccountChange, account_change, template_after
 from dispatcher.settings import Settings
@@ -94,9 +105,10 @@ class Stages:
             self._fleet.wake(sender_id)
         return []
 
-    async def _cancelled_campaigns(self, connection: Connection, events: Sequence[SendFunded]) -> dict[Key, datetime]:
+    async def _cancelled_campaigns(self, connection: Connection, events: Sequence[SendFunded]) -> set[Key]:
         campaigns = {(one.workspace_id, one.request.origin.id) for one in events if one.request.origin.id}
-        return await store.cancelled_campaigns(connection, sorted(campaigns)) if campaigns else {}
+        stopped = await store.stopped_campaigns(connection, campaigns) if campaigns else {}
+        return {key for key, one in stopped.items() if one.cancelled_at}
 
     @staticmethod
     async def _categories(
@@ -110,7 +122,7 @@ class Stages:
         return found
 
     def _refusal(
-        self, message: Message, row: SenderRow | None, cancelled_by: str | None, campaigns: dict[Key, datetime]
+        self, message: Message, row: SenderRow | None, cancelled_by: str | None, campaigns: set[Key]
     ) -> Reason | None:
         """Why a message can't even wait, or None."""
         if row is None:
@@ -119,9 +131,9 @@ class Stages:
             return verdict.reason
         campaign = (message.funded.workspace_id, message.funded.request.origin.id or "")
         if cancelled_by is not None:
-            return cancellation(f"cancelled by {cancelled_by} before it was queued", cancelled_by)
+            return cancellation(cancelled_by)
         if campaign in campaigns:
-            return cancellation("its campaign was cancelled", "campaign")
+            return cancellation(CAMPAIGN)
         return None
 
     # --- send.cancelled ---
@@ -133,13 +145,13 @@ class Stages:
         rows = [(*key, event.by) for key, event in told.items()]
         await store.remember_cancellations(connection, rows, self._clock())
         waiting = await store.lock_waiting(connection, list(told))
-        await self.cancel(connection, waiting, {key: event.by or "upstream" for key, event in told.items()})
+        await self.cancel(connection, waiting, {key: event.by or UPSTREAM for key, event in told.items()})
         return []
 
     async def cancel(self, connection: Connection, messages: Sequence[Message], by: dict[Key, str]) -> int:
         """Take locked, waiting messages out of the queue."""
         now = self._clock()
-        reasons = {one.key: cancellation(f"cancelled by {by[one.key]}", by[one.key]) for one in messages}
+        reasons = {one.key: cancellation(by[one.key]) for one in messages}
         if not reasons:
             return 0
         await store.finish_waiting(connection, "rejected", dict.fromkeys(reasons, ReasonCode.CANCELLED.value))
@@ -167,22 +179,24 @@ class Stages:
                 states[key] = record.event
         await store.save_contacts(connection, states.values())
         await store.delete_contacts(connection, sorted(gone))
-        stopped = {key: one for key, one in states.items() if one.marketing_state is not MarketingState.SUBSCRIBED}
-        if stopped:
-            await self._recall(connection, stopped)
+        if told := [key for key, one in states.items() if one.marketing_state is not MarketingState.SUBSCRIBED]:
+            await self._recall(connection, told)
         return []
 
-    async def _recall(self, connection: Connection, stopped: dict[Key, ContactUpdated]) -> None:
+    async def _recall(self, connection: Connection, told: Sequence[Key]) -> None:
+        """Take out what waits for these people, by the states that stand: one that was told may be an old repeat."""
         now = self._clock()
-        messages = await store.lock_waiting_of_contacts(connection, sorted(stopped))
-        if not messages:
-            return
+        standing = await store.contacts(connection, told)
         announcements = []
-        for message in messages:
-            contact = stopped[message.funded.workspace_id, message.funded.resolved.contact_id or ""]
-            announcements.append(announce.recalled(message, Recall(contact), now))
-        await store.finish_waiting(connection, "recalled", {one.key: "recalled" for one in messages})
-        await self._announce(connection, announcements)
+        recalled: dict[Key, str] = {}
+        for message in await store.lock_waiting_of_contacts(connection, sorted(standing)):
+            contact = standing[message.funded.workspace_id, message.funded.resolved.contact_id or ""]
+            if withdraws(contact, message):
+                recalled[message.key] = "recalled"
+                announcements.append(announce.recalled(message, Recall(contact), now))
+        if recalled:
+            await store.finish_waiting(connection, "recalled", recalled)
+            await self._announce(connection, announcements)
 
     # --- message.received ---
 
@@ -310,10 +324,6 @@ class Stages:
             await store.wake_waiting(connection, [Waiting.HOLD], sender_id=sender_id)
         await self._announce(connection, [*announce.senders_updated(changed, now), *held])
         self._fleet.wake(sender_id)
-
-
-def cancellation(detail: str, by: str) -> Reason:
-    return reason(ReasonCode.CANCELLED, f"The message was {detail}" if by != "campaign" else detail, {"by": by})
 
 
 def _campaign(message: Message) -> str | None:

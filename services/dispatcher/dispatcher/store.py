@@ -1,6 +1,6 @@
 """The dispatcher's SQL: constants and functions that take a connection and return values of decide.py."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,11 +10,12 @@ from pydantic import JsonValue, TypeAdapter
 from sendwhy.events import ContactUpdated, Reason, SendFunded
 from sendwhy.postgres import Connection
 
-from dispatcher.decide import Lane, Message, Sender, Template, Tier, Waiting
+from dispatcher.decide import CAMPAIGN, UPSTREAM, Lane, Message, Sender, Template, Tier, Waiting
 from dispatcher.limits import Throttle
 
 _OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, JsonValue]])
 _DAY = timedelta(hours=24)
+WAKE_SECONDS = 600
 
 Key = tuple[str, str]
 
@@ -190,11 +191,11 @@ async def delete_templates(connection: Connection, waba_id: str, gone: Sequence[
 
 _MESSAGE_COLUMNS = """
 m.workspace_id, m.message_id, m.sender_id, m.lane, m.queued_at, m.attempts, m.tries, m.slotted, m.waiting_for,
-m.waiting_since, m.funded, m.state, m.in_flight_at, m.trace
+m.waiting_since, m.told, m.funded, m.state, m.in_flight_at, m.trace
 """
 
 
-def _message(row: Row, paused_at: datetime | None = None) -> Message:
+def _message(row: Row, paused_at: datetime | None = None, cancelled_by: str | None = None) -> Message:
     return Message(
         funded=SendFunded.model_validate_json(row["funded"]),
         sender_id=row["sender_id"] or "",
@@ -205,7 +206,9 @@ def _message(row: Row, paused_at: datetime | None = None) -> Message:
         slotted=row["slotted"],
         waiting_for=Waiting(row["waiting_for"]),
         waiting_since=row["waiting_since"],
+        told=frozenset(Waiting(cause) for cause in row["told"]),
         campaign_paused_at=paused_at,
+        cancelled_by=cancelled_by,
     )
 
 
@@ -265,7 +268,7 @@ async def cancelled(connection: Connection, keys: Sequence[Key]) -> dict[Key, st
         [key[0] for key in keys],
         [key[1] for key in keys],
     )
-    return {(row["workspace_id"], row["message_id"]): row["cancelled_by"] or "upstream" for row in rows}
+    return {(row["workspace_id"], row["message_id"]): row["cancelled_by"] or UPSTREAM for row in rows}
 
 
 async def remember_cancellations(
@@ -282,16 +285,28 @@ async def remember_cancellations(
 
 
 _DUE = f"""
-select {_MESSAGE_COLUMNS}, c.paused_at, c.per_minute, c.per_day
+select {_MESSAGE_COLUMNS}, c.campaign_id, c.paused_at, c.per_minute, c.per_day,
+       case when x.message_id is not null then coalesce(x.cancelled_by, '{UPSTREAM}')
+            when c.cancelled_at is not null then '{CAMPAIGN}' end as cancelled_by
 from message m
 left join campaign c on c.workspace_id = m.workspace_id and c.campaign_id = m.campaign_id
+left join cancellation x on x.workspace_id = m.workspace_id and x.message_id = m.message_id
 where m.state = 'waiting' and m.sender_id = $1 and m.not_before <= $2
 order by m.lane, m.not_before
 limit $3
 for update of m skip locked
 """  # noqa: S608 - a constant
 
-_DUE_LAST_LANE_FIRST = _DUE.replace("order by m.lane, m.not_before", "order by m.lane desc, m.not_before")
+# One lane a statement: "order by lane desc" fits no index and would sort the whole queue.
+_DUE_IN_LANE = _DUE.replace("order by m.lane,", "and m.lane = $4 order by")
+
+# Locked, so that a resume waits for this transaction and then finds what it lets wait, or is seen here.
+_PAUSED_CAMPAIGNS = """
+select c.workspace_id, c.campaign_id from campaign c
+join unnest($1::text[], $2::text[]) as asked(workspace_id, campaign_id)
+  on c.workspace_id = asked.workspace_id and c.campaign_id = asked.campaign_id
+where c.paused_at is not null order by c.workspace_id, c.campaign_id for share of c
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,13 +322,24 @@ class Due:
 async def lock_due(
     connection: Connection, sender_id: str, now: datetime, *, limit: int, last_lane_first: bool
 ) -> list[Due]:
-    query = _DUE_LAST_LANE_FIRST if last_lane_first else _DUE
-    rows = await connection.fetch(query, sender_id, now, limit)
-    return [_due(row) for row in rows]
+    rows: list[Row] = []
+    for lane in (Lane.MARKETING, Lane.TRANSACTIONAL) if last_lane_first else ():
+        rows = rows or await connection.fetch(_DUE_IN_LANE, sender_id, now, limit, int(lane))
+    rows = rows or await connection.fetch(_DUE, sender_id, now, limit)
+    asked = {(row["workspace_id"], row["campaign_id"]) for row in rows if row["paused_at"]}
+    paused = await _paused_campaigns(connection, asked) if asked else set()
+    return [_due(row, paused) for row in rows]
 
 
-def _due(row: Row) -> Due:
-    message = _message(row, row["paused_at"])
+async def _paused_campaigns(connection: Connection, asked: Iterable[Key]) -> set[Key]:
+    keys = sorted(asked)
+    rows = await connection.fetch(_PAUSED_CAMPAIGNS, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row["workspace_id"], row["campaign_id"]) for row in rows}
+
+
+def _due(row: Row, paused: Container[Key]) -> Due:
+    still_paused = (row["workspace_id"], row["campaign_id"]) in paused
+    message = _message(row, row["paused_at"] if still_paused else None, row["cancelled_by"])
     throttled = row["per_minute"] is not None or row["per_day"] is not None
     origin = message.funded.request.origin
     return Due(message, origin.id, throttled, row["trace"])
@@ -344,15 +370,16 @@ class NewWait:
     waiting_for: Waiting
     not_before: datetime | None
     slotted: bool
+    told: bool
 
 
 _WAIT = """
 update message m set waiting_for = w.waiting_for, not_before = coalesce(w.not_before, 'infinity'),
-    slotted = m.slotted or w.slotted,
+    slotted = m.slotted or w.slotted, told = case when w.told then m.told || w.waiting_for else m.told end,
     waiting_since = case when m.waiting_for = w.waiting_for and m.waiting_since is not null
                          then m.waiting_since else clock_timestamp() end
-from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[])
-  as w(workspace_id, message_id, waiting_for, not_before, slotted)
+from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[], $6::boolean[])
+  as w(workspace_id, message_id, waiting_for, not_before, slotted, told)
 where m.workspace_id = w.workspace_id and m.message_id = w.message_id and m.state = 'waiting'
 """
 
@@ -366,6 +393,7 @@ async def set_waits(connection: Connection, waits: Iterable[NewWait]) -> None:
         [row.waiting_for.value for row in rows],
         [row.not_before for row in rows],
         [row.slotted for row in rows],
+        [row.told for row in rows],
     )
 
 
@@ -398,19 +426,24 @@ class Result:
     wamid: str | None
     outcome: str | None
     tries: Sequence[Mapping[str, Any]]
+    told: bool = False
 
 
 # A try's result counts once, and only for the row's last try: a driver that was replaced meanwhile changes nothing
-# that its successor has done, and what it knows of its own try is still true.
+# that its successor has done, and what it knows of its own try is still true. Meta's word that it took the message
+# comes first even where the outcome was given up.
 _RECORD_RESULTS = """
 update message m set state = r.state, waiting_for = r.waiting_for, wamid = r.wamid, outcome = r.outcome,
     not_before = coalesce(r.not_before, m.not_before), tries = r.tries,
-    waiting_since = case when r.state = 'waiting' then clock_timestamp() else m.waiting_since end
+    told = case when r.told then m.told || r.waiting_for else m.told end,
+    waiting_since = case when r.state <> 'waiting' or m.waiting_for = r.waiting_for and m.waiting_since is not null
+                         then m.waiting_since else clock_timestamp() end
 from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[],
-            $9::bytea[])
-  as r(workspace_id, message_id, attempt, state, waiting_for, not_before, wamid, outcome, tries)
+            $9::bytea[], $10::boolean[])
+  as r(workspace_id, message_id, attempt, state, waiting_for, not_before, wamid, outcome, tries, told)
 where m.workspace_id = r.workspace_id and m.message_id = r.message_id and m.attempts = r.attempt
-  and m.state in ('in_flight', 'unknown')
+  and (m.state in ('in_flight', 'unknown')
+       or r.state = 'accepted' and m.state = 'rejected' and m.outcome = 'SEND_OUTCOME_UNKNOWN')
 returning m.workspace_id, m.message_id
 """
 
@@ -429,6 +462,7 @@ async def record_results(connection: Connection, results: Iterable[Result]) -> s
         [row.wamid for row in rows],
         [row.outcome for row in rows],
         [_OBJECTS.dump_json([dict(one) for one in row.tries]) for row in rows],
+        [row.told for row in rows],
     )
     return {(row["workspace_id"], row["message_id"]) for row in changed}
 
@@ -447,6 +481,22 @@ async def take_over(connection: Connection, sender_id: str) -> int | None:
     if fence is not None:
         await connection.execute(_PARK, sender_id, fence)
     return fence
+
+
+_GIVE_BACK = """
+update message m set state = 'waiting'
+where m.sender_id = $1 and m.state = 'in_flight' and m.fence = $2
+  and not exists (select from unnest($3::text[], $4::text[]) as called(workspace_id, message_id)
+                  where called.workspace_id = m.workspace_id and called.message_id = m.message_id)
+"""
+
+
+async def give_back(connection: Connection, sender_id: str, fence: int, called: Iterable[Key]) -> None:
+    """Let wait again what this driver marked in flight without calling, since it never learnt of its own commit."""
+    # A commit whose answer was lost may still be on its way; it holds a share lock on this row until it is there.
+    await connection.execute("select from sender where sender_id = $1 for update", sender_id)
+    keys = sorted(called)
+    await connection.execute(_GIVE_BACK, sender_id, fence, [key[0] for key in keys], [key[1] for key in keys])
 
 
 _EXPIRED = f"""
@@ -490,7 +540,8 @@ _TAKEN_BY_WEBHOOK = f"""
 update message m set state = 'accepted', wamid = t.wamid, outcome = 'accepted'
 from unnest($1::text[], $2::text[], $3::text[]) as t(workspace_id, message_id, wamid)
 where m.workspace_id = t.workspace_id and m.message_id = t.message_id
-  and (m.state in ('in_flight', 'unknown') or (m.state = 'rejected' and m.outcome = 'SEND_OUTCOME_UNKNOWN'))
+  and (m.state in ('in_flight', 'unknown') or m.state = 'waiting' and m.attempts > 0
+       or m.state = 'rejected' and m.outcome = 'SEND_OUTCOME_UNKNOWN')
 returning {_MESSAGE_COLUMNS}
 """  # noqa: S608 - a constant
 
@@ -544,10 +595,17 @@ async def lock_waiting_of_campaign(
     return [_message(row) for row in rows]
 
 
-_WAKE = {
-    "sender": "sender_id = $1",
-    "campaign": "workspace_id = $1 and campaign_id = $3",
-}
+# What is locked is being decided on right now, by facts that are as new.
+_WAKE = """
+with woken as (
+    select workspace_id, message_id from message
+    where state = 'waiting' and waiting_for = any($1::text[]) and {whose} for update skip locked
+)
+update message m set not_before = clock_timestamp(), slotted = false
+from woken where m.workspace_id = woken.workspace_id and m.message_id = woken.message_id
+"""
+_WAKE_OF_SENDER = _WAKE.format(whose="sender_id = $2")
+_WAKE_OF_CAMPAIGN = _WAKE.format(whose="workspace_id = $2 and campaign_id = $3")
 
 
 async def wake_waiting(
@@ -555,16 +613,12 @@ async def wake_waiting(
 ) -> None:
     """Look again, now, at what waits for these causes at a sender or in a campaign."""
     causes = [cause.value for cause in waiting_for]
-    update = "update message set not_before = clock_timestamp(), slotted = false where state = 'waiting'"
+    # A million rows take longer than what other statements are allowed.
+    await connection.execute(f"set local statement_timeout = '{WAKE_SECONDS}s'")
     if sender_id is not None:
-        await connection.execute(f"{update} and sender_id = $1 and waiting_for = any($2)", sender_id, causes)
+        await connection.execute(_WAKE_OF_SENDER, causes, sender_id, timeout=WAKE_SECONDS)
     if campaign is not None:
-        await connection.execute(
-            f"{update} and workspace_id = $1 and waiting_for = any($2) and campaign_id = $3",
-            campaign[0],
-            causes,
-            campaign[1],
-        )
+        await connection.execute(_WAKE_OF_CAMPAIGN, causes, *campaign, timeout=WAKE_SECONDS)
 
 
 # --- facts for a batch of due messages ---
@@ -821,6 +875,11 @@ async def save_number(connection: Connection, sender_id: str, told: NumberState)
     )
 
 
+async def lock_account(connection: Connection, waba_id: str) -> None:
+    """Two syncs of one account, each by another of its senders, take turns instead of locking each other out."""
+    await connection.execute("select from sender where waba_id = $1 order by sender_id for update", waba_id)
+
+
 async def mark_synced(connection: Connection, waba_id: str, at: datetime) -> list[SenderRow]:
     return await _change(connection, "templates_synced_at = $2", "waba_id = $1", waba_id, at)
 
@@ -840,16 +899,12 @@ class NewSender:
     token: bytes
 
 
-async def owner_of(connection: Connection, sender_id: str) -> str | None:
-    workspace: str | None = await connection.fetchval(
-        "select workspace_id from sender where sender_id = $1 for update", sender_id
-    )
-    return workspace
-
-
 async def put_sender(connection: Connection, new: NewSender, now: datetime) -> list[SenderRow]:
-    """Create or replace a sender; a new default takes the place of the former. Returns all changed senders."""
+    """Create or replace a sender; a new default takes the place of the former. Returns all changed senders, the one
+    that was put last; none if the number belongs to another workspace."""
     former = []
+    # Two defaults at once would wait for, or break, each other's.
+    await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"default of {new.workspace_id}")
     if new.is_default:
         former = await _change(
             connection,
@@ -864,8 +919,9 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
         " on conflict (sender_id) do update set waba_id = excluded.waba_id, portfolio_id = excluded.portfolio_id,"
         " app_id = excluded.app_id, is_default = excluded.is_default, token = excluded.token,"
         " sync_wanted_at = excluded.sync_wanted_at, hold = null, hold_since = null, hold_until = null,"
-        " hold_strikes = 0, version = sender.version + 1, updated_at = clock_timestamp()"
-        f" returning {_SENDER_COLUMNS}",
+        " hold_strikes = 0, version = sender.version + 1, updated_at = clock_timestamp(), templates_synced_at ="
+        " case when sender.waba_id = excluded.waba_id then sender.templates_synced_at end"
+        f" where sender.workspace_id = excluded.workspace_id returning {_SENDER_COLUMNS}",
         new.sender_id,
         new.workspace_id,
         new.waba_id,
@@ -875,7 +931,7 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
         new.token,
         now,
     )
-    return [*former, *(_sender(row) for row in rows)]
+    return [*former, *(_sender(row) for row in rows)] if rows else []
 
 
 # --- campaigns ---
@@ -917,16 +973,25 @@ async def cancel_campaign(connection: Connection, workspace_id: str, campaign_id
     )
 
 
-async def cancelled_campaigns(connection: Connection, campaigns: Sequence[Key]) -> dict[Key, datetime]:
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Since when a campaign is paused, or cancelled."""
+
+    paused_at: datetime | None
+    cancelled_at: datetime | None
+
+
+async def stopped_campaigns(connection: Connection, campaigns: Iterable[Key]) -> dict[Key, Stopped]:
+    keys = sorted(campaigns)
     rows = await connection.fetch(
-        "select c.workspace_id, c.campaign_id, c.cancelled_at from campaign c"
+        "select c.workspace_id, c.campaign_id, c.paused_at, c.cancelled_at from campaign c"
         " join unnest($1::text[], $2::text[]) as asked(workspace_id, campaign_id)"
         " on c.workspace_id = asked.workspace_id and c.campaign_id = asked.campaign_id"
-        " where c.cancelled_at is not null",
-        [key[0] for key in campaigns],
-        [key[1] for key in campaigns],
+        " where c.paused_at is not null or c.cancelled_at is not null",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
     )
-    return {(row["workspace_id"], row["campaign_id"]): row["cancelled_at"] for row in rows}
+    return {(row["workspace_id"], row["campaign_id"]): Stopped(row["paused_at"], row["cancelled_at"]) for row in rows}
 
 
 # --- what the operators see ---

@@ -24,6 +24,7 @@ async def sync_sender(pool: Pool, meta: Meta, row: store.SenderRow, token: str, 
     told = [entry async for entry in meta.templates(row.sender.waba_id, token)]
     templates = [one for one in (read_template(row.sender.waba_id, entry, now) for entry in told) if one]
     async with pool.acquire(timeout=30) as connection, connection.transaction():
+        await store.lock_account(connection, row.sender.waba_id)
         changed = await store.save_number(connection, row.sender.sender_id, _state(number))
         changed += await store.mark_synced(connection, row.sender.waba_id, now)
         announcements = await _save_templates(connection, row.sender.waba_id, templates, now)
@@ -50,8 +51,10 @@ async def _save_templates(
 ) -> list[announce.Announcement]:
     known = await store.templates_of(connection, waba_id)
     told = {(one.template.name, one.template.language): one for one in templates}
-    changed = [one for key, one in told.items() if key not in known or _differs(known[key], one)]
-    gone = [key for key in known if key not in told]
+    # What a webhook told since this list was asked for is newer than the list.
+    newer = {key for key, one in known.items() if one.template.said_at and one.template.said_at > now}
+    changed = [one for key, one in told.items() if key not in newer and (key not in known or _differs(known[key], one))]
+    gone = [key for key in known if key not in told and key not in newer]
     saved = await store.save_templates(connection, waba_id, changed)
     await store.delete_templates(connection, waba_id, gone)
     announcements = announce.templates_updated(saved, now)

@@ -43,6 +43,7 @@ def template(**changes: Any) -> Facts:
 REJECTED = [
     ("no sender", message(), Facts(sender=None), ReasonCode.SENDER_NOT_AVAILABLE),
     ("red number, marketing", message(), sender(quality="RED"), ReasonCode.QUALITY_RATING_TOO_LOW),
+    ("cancelled while it waited", message(cancelled_by="upstream"), FACTS, ReasonCode.CANCELLED),
     ("template pending", message(), template(status="PENDING"), ReasonCode.TEMPLATE_NOT_APPROVED),
     ("template rejected", message(), template(status="REJECTED"), ReasonCode.TEMPLATE_NOT_APPROVED),
     ("template paused", message(), template(status="PAUSED"), ReasonCode.TEMPLATE_NOT_APPROVED),
@@ -132,6 +133,21 @@ def test_nobodys_contact_gets_no_marketing_template_by_another_name() -> None:
     assert verdict.contact.marketing_state is MarketingState.UNKNOWN
 
 
+def test_a_state_older_than_the_one_consent_judged_by_recalls_nothing() -> None:
+    stopped = contact(MarketingState.UNSUBSCRIBED, version=2)
+    again = message()
+    again = replace(again, funded=again.funded.model_copy(update={"contact_version": 3}))
+    assert isinstance(decide(again, replace(FACTS, contact=stopped), NOW), Send)
+
+
+def test_a_gate_that_recalls_says_why() -> None:
+    stopped = contact(MarketingState.UNSUBSCRIBED)
+    gates = {check.gate: check.to_gate() for check in evaluate(message(), replace(FACTS, contact=stopped), NOW)}
+    why = gates["marketing_state"].reason
+    assert why is not None
+    assert why.code is ReasonCode.CUSTOMER_IS_NOT_OPTED_IN
+
+
 def test_a_template_not_found_offers_the_nearest_names() -> None:
     facts = replace(sender(templates_synced_at=NOW), template=None)
     verdict = decide(message(template_content("Inés", name="autum_sale")), facts, NOW)
@@ -168,6 +184,14 @@ def test_what_it_waited_for_is_why_it_expired(cause: Waiting, code: ReasonCode) 
 def test_a_hold_gives_its_own_reason_when_the_message_expires() -> None:
     hold = reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says so")
     assert expired(message(waiting_for=Waiting.HOLD), hold).code is ReasonCode.META_PAYMENT_ISSUE
+
+
+def test_a_driver_that_finds_it_expired_gives_the_holds_reason_too() -> None:
+    held = sender(hold=reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says so"), hold_until=NOW)
+    waited = message(waiting_for=Waiting.HOLD)
+    verdict = decide(waited, held, waited.funded.expires_at)
+    assert isinstance(verdict, Reject)
+    assert verdict.reason.code is ReasonCode.META_PAYMENT_ISSUE
 
 
 @given(st.integers(min_value=0, max_value=10**6))

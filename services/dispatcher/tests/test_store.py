@@ -1,6 +1,8 @@
 """The queue on real PostgreSQL: one driver, one result a try, and nothing that was out is sent again."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from dispatcher import store
 from dispatcher.decide import Lane, Message, Waiting
 from dispatcher.driver import utc_now
 from dispatcher.stages import Stages
-from dispatcher.store import NewMessage, NewSender, Result
+from dispatcher.store import NewMessage, NewSender, NewWait, Result
 from dispatcher_cases import PHONE, SENDER, contact, funded
 from sendwhy.events import MarketingState, SendCancelled, SendFunded, Status, StatusUpdated, event_id_of, reason
 from sendwhy.metrics import Metrics
@@ -51,6 +53,11 @@ class Desk:
         due = await store.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100, last_lane_first=False)
         await store.mark_in_flight(self.connection, [one.message.key for one in due], fence)
         return [one.message.funded.message_id for one in due]
+
+    async def due(self) -> dict[str, str | None]:
+        """What a driver would look at now, and by whom it was cancelled."""
+        found = await store.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100, last_lane_first=False)
+        return {one.message.funded.message_id: one.message.cancelled_by for one in found}
 
     async def states(self) -> dict[str, str]:
         rows = await self.connection.fetch("select message_id, state from message")
@@ -148,6 +155,28 @@ async def test_a_webhook_proves_an_unknown_outcome_taken_and_says_accepted_once(
     assert await desk.outbox() == ["status.updated m1"]
 
 
+async def test_a_webhook_ends_the_retries_of_what_meta_took_all_the_same(desk: Desk) -> None:
+    await desk.queue("m1", "m2")
+    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    assert await desk.claim(fence) == ["m1", "m2"]
+    await store.record_results(desk.connection, [result("m1", 1, "waiting")])
+    await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, receipt("m1"))])
+    assert (await desk.states())["m1"] == "accepted"
+
+
+async def test_metas_own_late_answer_beats_an_outcome_that_was_given_up(desk: Desk) -> None:
+    await desk.queue("m1")
+    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    await desk.claim(fence)
+    await store.take_over(desk.connection, SENDER.sender_id)
+    await store.finish_unknown(desk.connection, {("acme", "m1"): ReasonCode.SEND_OUTCOME_UNKNOWN})
+    assert await store.record_results(desk.connection, [result("m1", 1, "waiting")]) == set()
+    taken = result("m1", 1, "accepted", "wamid.A")
+    assert await store.record_results(desk.connection, [taken]) == {("acme", "m1")}
+
+
 async def test_a_webhook_beats_an_outcome_that_was_given_up(desk: Desk) -> None:
     await desk.queue("m1")
     fence = await store.take_over(desk.connection, SENDER.sender_id)
@@ -167,6 +196,15 @@ async def test_a_stop_takes_waiting_marketing_out(desk: Desk) -> None:
     assert await desk.outbox() == ["send.recalled m1"]
 
 
+async def test_an_old_stop_that_is_read_again_takes_nothing_out(desk: Desk) -> None:
+    subscribed = record(Topic.CONTACT_UPDATED, contact(MarketingState.SUBSCRIBED, version=3))
+    await desk.stages.on_contacts(desk.connection, [subscribed])
+    await desk.queue("m1")
+    stopped = record(Topic.CONTACT_UPDATED, contact(MarketingState.UNSUBSCRIBED, version=2))
+    await desk.stages.on_contacts(desk.connection, [stopped])
+    assert await desk.states() == {"m1": "waiting"}
+
+
 async def test_an_older_state_never_replaces_a_newer_one(desk: Desk) -> None:
     for version in (3, 2):
         state = MarketingState.UNSUBSCRIBED if version == 3 else MarketingState.SUBSCRIBED
@@ -181,6 +219,37 @@ async def test_a_cancel_that_comes_first_is_remembered(desk: Desk) -> None:
     await desk.queue("m1", "m2")
     assert await desk.states() == {"m1": "rejected", "m2": "waiting"}
     assert await desk.outbox() == ["send.rejected m1"]
+
+
+async def test_a_cancel_that_comes_beside_its_request_is_seen_before_the_call(desk: Desk) -> None:
+    await desk.queue("m1", "m2")
+    await store.remember_cancellations(desk.connection, [("acme", "m1", None)], utc_now())
+    assert await desk.due() == {"m1": "upstream", "m2": None}
+    await store.cancel_campaign(desk.connection, "acme", "black-friday", utc_now())
+    assert await desk.due() == {"m1": "upstream", "m2": "campaign"}
+
+
+async def test_a_resume_finds_what_was_just_about_to_wait(desk: Desk, fresh_database: str) -> None:
+    await desk.queue("m1")
+    await store.pause_campaign(desk.connection, "acme", "black-friday", utc_now())
+    other = await asyncpg.connect(fresh_database)
+
+    async def resume() -> None:
+        async with other.transaction():
+            await store.pause_campaign(other, "acme", "black-friday", None)
+            await store.wake_waiting(other, [Waiting.PAUSED], campaign=("acme", "black-friday"))
+
+    async with desk.connection.transaction():
+        due = await store.lock_due(desk.connection, SENDER.sender_id, utc_now(), limit=9, last_lane_first=False)
+        assert due[0].message.campaign_paused_at is not None
+        resuming = asyncio.create_task(resume())
+        while not await desk.connection.fetchval("select count(*) from pg_locks where not granted"):
+            await asyncio.sleep(0.01)
+        wait = NewWait(("acme", "m1"), Waiting.PAUSED, None, slotted=False, told=False)
+        await store.set_waits(desk.connection, [wait])
+    await resuming
+    await other.close()
+    assert await desk.due() == {"m1": None}
 
 
 async def test_a_cancelled_message_that_waits_is_rejected_once(desk: Desk) -> None:
@@ -216,6 +285,21 @@ async def test_two_defaults_are_never_known(desk: Desk) -> None:
         (SENDER.sender_id, False),
         ("100000000000002", True),
     ]
+
+
+async def test_a_number_stays_with_its_workspace(desk: Desk) -> None:
+    theirs = NewSender(SENDER.sender_id, "other", "666", "666", None, True, b"theirs")
+    assert await store.put_sender(desk.connection, theirs, utc_now()) == []
+    known = (await store.senders(desk.connection, [SENDER.sender_id]))[SENDER.sender_id]
+    assert (known.sender.workspace_id, known.sender.waba_id, known.token) == ("acme", "300", b"sealed")
+
+
+async def test_a_number_that_moves_to_another_account_waits_for_its_templates(desk: Desk) -> None:
+    await store.mark_synced(desk.connection, "300", utc_now())
+    same = await store.put_sender(desk.connection, ACME, utc_now())
+    assert same[-1].sender.templates_synced_at is not None
+    moved = await store.put_sender(desk.connection, replace(ACME, waba_id="301"), utc_now())
+    assert moved[-1].sender.templates_synced_at is None
 
 
 async def test_the_last_lane_is_not_starved(desk: Desk) -> None:

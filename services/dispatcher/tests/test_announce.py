@@ -1,0 +1,42 @@
+"""When a wait is told: once a message and cause, and only above 10 s in all."""
+
+from datetime import timedelta
+
+import pytest
+from dispatcher import announce
+from dispatcher.decide import Waiting
+from dispatcher_cases import NOW, message
+from sendwhy.events import SendHeld
+from sendwhy.reasons import ReasonCode
+
+SECOND = timedelta(seconds=1)
+CODE = ReasonCode.TEMPORARY_FAILURE
+HELD = [
+    ("short", message(), Waiting.RETRY, NOW + 10 * SECOND, False),
+    ("long", message(), Waiting.RETRY, NOW + 11 * SECOND, True),
+    ("until somebody repairs it", message(), Waiting.TIER, None, True),
+    ("a longer retry after short ones", message(waiting_for=Waiting.RETRY), Waiting.RETRY, NOW + 16 * SECOND, True),
+    (
+        "short looks that add up",
+        message(waiting_for=Waiting.SYNC, waiting_since=NOW - 15 * SECOND),
+        Waiting.SYNC,
+        NOW + SECOND,
+        True,
+    ),
+    ("told before", message(told=frozenset({Waiting.RETRY})), Waiting.RETRY, NOW + 64 * SECOND, False),
+    ("another was told before", message(told=frozenset({Waiting.PAIR})), Waiting.RETRY, NOW + 64 * SECOND, True),
+]
+
+
+@pytest.mark.parametrize(("name", "waiting", "cause", "until", "told"), HELD, ids=[case[0] for case in HELD])
+def test_a_wait_is_told_once_it_is_long(name: str, waiting, cause, until, told: bool) -> None:  # type: ignore[no-untyped-def]
+    assert (announce.held(waiting, CODE, cause, NOW, until) is not None) is told
+
+
+def test_the_end_that_is_told_is_never_after_the_expiry() -> None:
+    late = NOW + timedelta(days=9)
+    for cause in (Waiting.RETRY, Waiting.TIER):
+        told = announce.held(message(), CODE, cause, NOW, late)
+        assert told is not None
+        event = SendHeld.model_validate_json(told[1].value or b"")
+        assert event.until == message().funded.expires_at

@@ -1,0 +1,177 @@
+"""One driver on real PostgreSQL, with a Meta that answers as told: no message is lost between mark, call and result."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import dispatcher
+import pytest
+from cryptography.fernet import Fernet
+from dispatcher import store
+from dispatcher.answers import Outcome, Taken
+from dispatcher.decide import Lane, Message
+from dispatcher.driver import Driver, utc_now
+from dispatcher.settings import Settings
+from dispatcher.store import NewMessage, NewSender
+from dispatcher.tokens import TokenVault
+from dispatcher_cases import SENDER, funded, text_content
+from pydantic import SecretStr
+from sendwhy.events import Purpose
+from sendwhy.metrics import Metrics
+from sendwhy.postgres import connect_pool, migrate
+from sendwhy.reasons import Service
+
+pytestmark = pytest.mark.postgres
+MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
+KEY = SecretStr(Fernet.generate_key().decode())
+VAULT = TokenVault(KEY)
+
+
+class ForgetfulPool:
+    """A pool whose connection may break just after a commit: the server has it, we don't know."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self.pool = pool
+        self.breaks_after: Callable[[], Awaitable[bool]] | None = None
+
+    @asynccontextmanager
+    async def acquire(self, **bounds: float) -> AsyncIterator[Any]:
+        async with self.pool.acquire(**bounds) as connection:
+            yield connection
+        if self.breaks_after is not None and await self.breaks_after():
+            self.breaks_after = None
+            raise asyncpg.ConnectionDoesNotExistError("the commit's answer was lost")
+
+
+class Incomplete:
+    """An answer that no code of ours expects."""
+
+
+class World:
+    """What a driver needs of the runtime and of Meta. `answers` are given in turn; after them Meta takes everything."""
+
+    service = Service.DISPATCHER
+
+    def __init__(self, url: str, pool: asyncpg.Pool) -> None:
+        self.metrics = Metrics(Service.DISPATCHER)
+        self.pool = ForgetfulPool(pool)
+        self.settings = Settings(kafka_bootstrap_servers="none", database_url=SecretStr(url), token_encryption_key=KEY)
+        self.answers: list[Any] = []
+        self.calls: list[bytes] = []
+        self.driver = Driver(SENDER.sender_id, self, self.settings, self, VAULT)  # type: ignore[arg-type]
+
+    def publish_soon(self) -> None: ...
+
+    async def send(self, _sender_id: str, _token: str, body: bytes, *, attempt: int) -> Outcome:
+        self.calls.append(body)
+        answer = self.answers.pop(0) if self.answers else Taken(f"wamid.{len(self.calls)}")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def number(self, _sender_id: str, _token: str) -> Any:
+        await asyncio.Event().wait()
+
+    async def states(self) -> set[str]:
+        async with self.pool.pool.acquire(timeout=5) as connection:
+            return {row["state"] for row in await connection.fetch("select state from message")}
+
+    async def reach(self, state: str) -> None:
+        async with asyncio.timeout(30):
+            while await self.states() != {state}:
+                await asyncio.sleep(0.05)
+
+    def is_sure(self) -> bool:
+        return self.pool.breaks_after is None and not self.driver._commit_is_unsure
+
+    @asynccontextmanager
+    async def driving(self) -> AsyncIterator["asyncio.Task[None]"]:
+        task = asyncio.create_task(self.driver.run())
+        yield task
+        self.driver.stop()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def world(fresh_database: str) -> AsyncIterator[World]:
+    await migrate(fresh_database, MIGRATIONS)
+    pool = await connect_pool(fresh_database, service="dispatcher-test")
+    sealed = VAULT.seal("acme", SENDER.sender_id, "token")
+    life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1)}
+    talk = funded(text_content(), purpose=Purpose.CONVERSATION).model_copy(update=life)
+    async with pool.acquire() as connection:
+        await store.put_sender(
+            connection,
+            NewSender(SENDER.sender_id, "acme", "300", "200", None, True, sealed),
+            utc_now(),
+        )
+        phone = talk.resolved.phone or ""
+        await connection.execute(
+            "insert into conversation_window values ($1, $2, clock_timestamp())", SENDER.sender_id, phone
+        )
+        message = Message(talk, SENDER.sender_id, Lane.CONVERSATION, utc_now())
+        await store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
+    yield World(fresh_database, pool)
+    await pool.close()
+
+
+async def test_what_a_lost_commit_marked_in_flight_is_sent_once(world: World) -> None:
+    async def marked() -> bool:
+        return world.calls == [] and await world.states() == {"in_flight"}
+
+    world.pool.breaks_after = marked
+    async with world.driving():
+        await world.reach("accepted")
+        assert world.is_sure()
+    assert len(world.calls) == 1
+
+
+async def test_a_call_that_is_out_is_not_given_back(world: World) -> None:
+    answered = asyncio.Event()
+
+    async def send(*_: Any, **__: Any) -> Outcome:
+        world.calls.append(b"")
+        await answered.wait()
+        return Taken("wamid.1")
+
+    async def is_out() -> bool:
+        return bool(world.calls)
+
+    world.send = send  # type: ignore[method-assign]
+    async with world.driving():
+        await until(lambda: bool(world.calls))
+        world.pool.breaks_after = is_out
+        await until(world.is_sure)
+        answered.set()
+        await world.reach("accepted")
+    assert len(world.calls) == 1
+
+
+async def test_a_call_that_fails_unexpectedly_is_an_unknown_outcome(world: World) -> None:
+    world.answers = [ValueError("a bug")]
+    async with world.driving():
+        await world.reach("unknown")
+    assert len(world.calls) == 1
+
+
+async def test_a_result_that_can_not_be_stored_ends_the_driver_loudly(world: World) -> None:
+    world.answers = [Incomplete()]
+    async with world.driving() as task:
+        with pytest.raises(AttributeError):
+            await asyncio.wait_for(asyncio.shield(task), 30)
+
+
+async def test_a_driver_that_is_stopped_leaves_nothing_in_flight(world: World) -> None:
+    async with world.driving():
+        world.driver.stop()
+    assert await world.states() <= {"waiting", "accepted"}
