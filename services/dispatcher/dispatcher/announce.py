@@ -147,7 +147,8 @@ def sender_held(row: SenderRow, now: datetime) -> Announcement:
     return _announce(event)
 
 
-def campaign_held(workspace_id: str, campaign_id: str, now: datetime) -> Announcement:
+def campaign_held(workspace_id: str, campaign_id: str, now: datetime, until: datetime | None = None) -> Announcement:
+    """An operator's pause; with `until` now, its end."""
     event = SendHeld(
         event_id=event_id_of(f"{workspace_id}/{campaign_id}/{now.isoformat()}", "dispatcher.held"),
         occurred_at=now,
@@ -155,6 +156,7 @@ def campaign_held(workspace_id: str, campaign_id: str, now: datetime) -> Announc
         cause=ReasonCode.EXPIRED_BEFORE_SENDING,
         scope=Scope(kind="campaign", id=campaign_id),
         since=now,
+        until=until,
     )
     return _announce(event)
 

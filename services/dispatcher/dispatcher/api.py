@@ -360,7 +360,9 @@ class Api:
         self, request: Request, caller: Operator, id: CampaignPath, key: IdempotencyKey = None
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
+            now = self._clock()
             await store.pause_campaign(connection, caller.workspace, id, None)
+            await add_to_outbox(connection, [announce.campaign_held(caller.workspace, id, now, until=now)])
             await store.wake_waiting(connection, [Waiting.PAUSED], campaign=(caller.workspace, id))
             return 204, b""
 

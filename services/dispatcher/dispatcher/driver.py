@@ -46,6 +46,7 @@ TRIES_KEPT = 20
 HOLD_FIRST = timedelta(minutes=5)
 HOLD_MAX = timedelta(hours=1)
 LAST_LANE_EVERY = 10
+PACE_REST_SECONDS = 1.0
 SYNC_FAILURES: tuple[type[BaseException], ...] = (MetaUnreachable, TokenUnreadable, *TRANSIENT_ERRORS)
 
 log = structlog.get_logger("sendwhy")
@@ -385,6 +386,8 @@ class Driver:
         except Exception as error:
             log.error("a call failed unexpectedly", sender=self.sender_id, exc_info=error)
             outcome = MaybeTaken(type(error).__name__)
+        if isinstance(outcome, NotTaken) and outcome.action is Action.PACE and self._pace is not None:
+            self._pace.rest(PACE_REST_SECONDS, time.monotonic())
         if outcome is None or (isinstance(outcome, NotTaken) and outcome.action is not Action.PAIR):
             self._pairs.give_back(go.due.message.phone)
         self._ended.put_nowait(Ended(go, outcome, utc_now()))

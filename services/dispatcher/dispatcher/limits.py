@@ -37,6 +37,10 @@ class Pace:
     def take(self, count: int, now: float) -> None:
         self.next_at = max(self.next_at, now) + count * self.interval
 
+    def rest(self, seconds: float, now: float) -> None:
+        """Nothing goes for so long: whoever counts on the other side counts differently."""
+        self.next_at = max(self.next_at, now + seconds + self.tolerance)
+
     def wait_seconds(self, now: float) -> float:
         """Until the next one may go; 0 if one may go now."""
         return max(0.0, self.next_at - self.tolerance - now)

@@ -43,6 +43,7 @@ from dispatcher.settings import Settings
 from dispatcher.store import Key, NewMessage, SenderRow
 
 CAP = timedelta(hours=24)
+STOP_IS_NEWS = timedelta(hours=1)
 # Failures told by webhook that are about the sender: the message is over, and the sender is held for the others.
 _HOLDING_BY_WEBHOOK = frozenset(
     {ReasonCode.SENDER_CREDENTIALS_REJECTED, ReasonCode.SENDER_NOT_AVAILABLE, ReasonCode.META_PAYMENT_ISSUE}
@@ -101,6 +102,8 @@ class Stages:
             if one.outcome and one.message.key in added:
                 self._runtime.metrics.inc(Metric.REJECTED, service=Service.DISPATCHER, reason=one.outcome)
         await self._announce(connection, [told for key, told in refusals.items() if key in added])
+        # A STOP may have come first; what waits for its moment shall not stand in the queue until then.
+        await self._recall(connection, [_person(one.message) for one in new if one.message.key in added])
         for sender_id in {one.message.sender_id for one in new}:
             self._fleet.wake(sender_id)
         return []
@@ -181,16 +184,27 @@ class Stages:
         await store.delete_contacts(connection, sorted(gone))
         if told := [key for key, one in states.items() if one.marketing_state is not MarketingState.SUBSCRIBED]:
             await self._recall(connection, told)
+            self._measure_stops([states[key] for key in told])
         return []
+
+    def _measure_stops(self, states: Sequence[ContactUpdated]) -> None:
+        """From here on nothing marketing leaves for these people. Old states that are read again don't count."""
+        now = self._clock()
+        for state in states:
+            if state.marketing_state is MarketingState.UNSUBSCRIBED and now - state.since < STOP_IS_NEWS:
+                self._runtime.metrics.observe(Metric.STOP_TO_LAST_SECONDS, (now - state.since).total_seconds())
 
     async def _recall(self, connection: Connection, told: Sequence[Key]) -> None:
         """Take out what waits for these people, by the states that stand: one that was told may be an old repeat."""
         now = self._clock()
-        standing = await store.contacts(connection, told)
+        known = await store.contacts(connection, told)
+        standing = {key: one for key, one in known.items() if one.marketing_state is not MarketingState.SUBSCRIBED}
+        if not standing:
+            return
         announcements = []
         recalled: dict[Key, str] = {}
         for message in await store.lock_waiting_of_contacts(connection, sorted(standing)):
-            contact = standing[message.funded.workspace_id, message.funded.resolved.contact_id or ""]
+            contact = standing[_person(message)]
             if withdraws(contact, message):
                 recalled[message.key] = "recalled"
                 announcements.append(announce.recalled(message, Recall(contact), now))
@@ -324,6 +338,10 @@ class Stages:
             await store.wake_waiting(connection, [Waiting.HOLD], sender_id=sender_id)
         await self._announce(connection, [*announce.senders_updated(changed, now), *held])
         self._fleet.wake(sender_id)
+
+
+def _person(message: Message) -> Key:
+    return message.funded.workspace_id, message.funded.resolved.contact_id or ""
 
 
 def _campaign(message: Message) -> str | None:

@@ -39,6 +39,13 @@ def test_waiting_as_told_is_enough(per_second: int) -> None:
     assert pace.available(10.0 + pace.wait_seconds(10.0)) >= 1
 
 
+def test_a_rest_is_kept_and_adds_no_burst() -> None:
+    pace = Pace.start(80, 0.0)
+    pace.rest(1.0, 10.0)
+    assert pace.available(10.9) == 0
+    assert pace.available(11.0) == 1
+
+
 def test_twenty_at_once_are_two_minutes_of_silence() -> None:
     pairs = PairPace()
     for _ in range(20):

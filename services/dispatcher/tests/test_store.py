@@ -205,6 +205,14 @@ async def test_an_old_stop_that_is_read_again_takes_nothing_out(desk: Desk) -> N
     assert await desk.states() == {"m1": "waiting"}
 
 
+async def test_a_stop_that_came_first_takes_out_what_comes_later(desk: Desk) -> None:
+    await desk.stages.on_contacts(
+        desk.connection, [record(Topic.CONTACT_UPDATED, contact(MarketingState.UNSUBSCRIBED))]
+    )
+    await desk.queue("m1")
+    assert await desk.states() == {"m1": "recalled"}
+
+
 async def test_an_older_state_never_replaces_a_newer_one(desk: Desk) -> None:
     for version in (3, 2):
         state = MarketingState.UNSUBSCRIBED if version == 3 else MarketingState.SUBSCRIBED
