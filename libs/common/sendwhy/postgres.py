@@ -27,7 +27,7 @@ SERVER_SETTINGS = {
     "timezone": "UTC",
 }
 # What a repeat of the same statement may get past: connections, resources, locks, an operator, a stale plan.
-TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
+TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
@@ -212,13 +212,19 @@ async def load_reached(connection: Connection, group: str) -> dict[Position, int
     return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
-async def prune(connection: Connection) -> None:
-    """Forget what no repeat can ask for any more: decisions past their `prune_after`, old Idempotency-Keys."""
-    await connection.execute(
-        "delete from decision where (workspace_id, message_id, step) in"
-        " (select workspace_id, message_id, step from decision where prune_after < clock_timestamp() limit 5000)"
-    )
+PRUNE_AT_ONCE = 5000
+
+
+async def prune(connection: Connection) -> int:
+    """Forget what no repeat can ask for any more: old Idempotency-Keys, and up to `PRUNE_AT_ONCE` decisions past their
+    `prune_after`; returns how many decisions."""
     await connection.execute("delete from idempotency_key where created_at < clock_timestamp() - interval '7 days'")
+    done = await connection.execute(
+        "delete from decision where (workspace_id, message_id, step) in"
+        " (select workspace_id, message_id, step from decision where prune_after < clock_timestamp() limit $1)",
+        PRUNE_AT_ONCE,
+    )
+    return int(done.removeprefix("DELETE "))
 
 
 _UNIT, _RECORD = b"\x1f", b"\x1e"

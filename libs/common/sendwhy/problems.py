@@ -4,10 +4,16 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
+from sendwhy.logs import describe
+from sendwhy.postgres import TRANSIENT_ERRORS
+
+log = structlog.get_logger("sendwhy")
 
 
 class Problem(HTTPException):
@@ -58,7 +64,14 @@ async def _on_bug(_request: Request, _error: Exception) -> JSONResponse:
     return problem_response(500, "Sendwhy failed here; the error is in this service's log.")
 
 
+async def _on_outage(request: Request, error: Exception) -> JSONResponse:
+    log.warning("the database is away or busy", path=request.url.path, error=describe(error))
+    return problem_response(503, "Sendwhy can't reach its database just now; try again.", headers={"retry-after": "1"})
+
+
 def install(app: FastAPI) -> None:
+    for kind in TRANSIENT_ERRORS:
+        app.add_exception_handler(kind, _on_outage)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(Exception, _on_bug)

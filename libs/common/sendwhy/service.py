@@ -23,6 +23,7 @@ from sendwhy.kafka import Producer, PublishError, connection_options, make_broke
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import (
+    PRUNE_AT_ONCE,
     TRANSIENT_ERRORS,
     connect_pool,
     load_reached,
@@ -41,6 +42,7 @@ SWEEP_SECONDS = 2.0
 SWEEP_LIMIT = 500
 # Younger rows are about to be published by whoever wrote them.
 SWEEP_OLDER_THAN_SECONDS = 3.0
+COMMITTED_WITHIN_SECONDS = 0.1
 WATCH_SECONDS = 10.0
 PRUNE_SECONDS = 600.0
 EXIT_GRACE_SECONDS = 20.0
@@ -70,6 +72,7 @@ class Runtime:
         self._pool: asyncpg.Pool | None = None
         self._broker = make_broker(settings)
         self._wake_sweep = asyncio.Event()
+        self.database_is_older = False
         self._app: FastAPI | None = None
 
     @property
@@ -107,8 +110,10 @@ class Runtime:
         self._closers.append(close)
 
     def publish_soon(self) -> None:
-        """Tell the sweep that a transaction with outbox rows was committed."""
+        """Tell the sweep that a transaction with outbox rows was committed, or (by a stage's handler) soon will be."""
         self._wake_sweep.set()
+        # A sweep that comes before the commit finds nothing and would leave the rows to the slow one.
+        asyncio.get_running_loop().call_later(COMMITTED_WITHIN_SECONDS, self._wake_sweep.set)
 
     def make_api(self, title: str, *, body_limits: Mapping[str, int] | None = None) -> FastAPI:
         """The FastAPI app with health and metrics; its lifespan opens and closes everything."""
@@ -207,13 +212,18 @@ class Runtime:
 
     async def _prune(self) -> None:
         async with self.pool.acquire(timeout=30) as connection:
-            await prune(connection)
+            while await prune(connection) == PRUNE_AT_ONCE:
+                pass
 
     async def _watch(self) -> None:
         for stage in self.stages:
-            await stage.watch()
+            try:
+                await stage.watch()
+            except PASSING_ERRORS as error:
+                log.warning("a consumer's position is not known", stage=stage.name, error=describe(error))
         still = [stage.name for stage in self.stages if stage.stands_still]
-        if still:
+        # While Kafka is away everything stands still, and a new process would help nobody.
+        if still and await self.producer.answers():
             log.error("a consumer stands still while records wait, the process ends", stages=still)
             self.fail()
 
@@ -249,6 +259,7 @@ class Runtime:
     async def _refuse_older_database(self) -> None:
         behind = await self.positions_ahead_of_database()
         if behind:
+            self.database_is_older = True
             raise DatabaseIsOlder(", ".join(f"{topic}/{partition}" for topic, partition in behind))
 
     async def positions_ahead_of_database(self) -> dict[tuple[str, int], int]:
@@ -352,10 +363,12 @@ def main(service: Service, settings_kind: type[Any], make_app: Callable[[Any], F
 def _serve(service: Service, app: FastAPI, settings: ServiceSettings) -> int:
     try:
         return serve(app, host=settings.http_host, port=settings.http_port)
-    except DatabaseIsOlder as error:
+    except SystemExit:
+        # uvicorn's own end when a start fails; it has logged the error.
+        if not app.state.runtime.database_is_older:
+            raise
         log.error(
             "the database is older than the group's offsets, as after a restored backup: nothing was started",
-            partitions=str(error),
             remedy=f"run `python -m {service.replace('-', '_')} rewind`, then start again",
         )
         return 2

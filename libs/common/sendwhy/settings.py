@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -26,6 +26,8 @@ class _FileSource(EnvSettingsSource):
             return Path(path).read_text(encoding="utf-8").strip(), field_name, False
         except OSError as error:
             raise SystemExit2(f"{PREFIX}{field_name.upper()}_FILE: {error.strerror}: {path}") from error
+        except UnicodeDecodeError as error:
+            raise SystemExit2(f"{PREFIX}{field_name.upper()}_FILE: is no UTF-8 text: {path}") from error
 
 
 class SystemExit2(SystemExit):
@@ -46,7 +48,7 @@ class KafkaSettings(BaseSettings):
     kafka_sasl_mechanism: str | None = Field(default=None, pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
     kafka_sasl_username: str | None = None
     kafka_sasl_password: SecretStr | None = None
-    kafka_ssl_cafile: Path | None = None
+    kafka_ssl_cafile: FilePath | None = None
     replica: str = "0"
 
     @classmethod

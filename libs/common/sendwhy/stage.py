@@ -16,6 +16,7 @@ import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
+from asyncpg import PostgresError
 from faststream.kafka import KafkaBroker, KafkaMessage
 from pydantic import ValidationError
 
@@ -30,6 +31,8 @@ STANDSTILL_SECONDS = 60.0
 # Bad records beyond this share of a large batch look like a bad deploy: stop instead of pouring all into dead.letters.
 DEAD_LETTER_SHARE_MAX = 0.5
 DEAD_LETTER_SHARE_BATCH_MIN = 200
+# About 6 s: a bug is given the time to be something that passes before its record is put aside.
+TRIES_BEFORE_BLAME = 5
 
 log = structlog.get_logger("sendwhy")
 T = TypeVar("T")
@@ -170,21 +173,30 @@ class Stage(Generic[T]):
             await self._rewind(batch, consumer, "CancelledError")
         except Exception as error:  # noqa: BLE001 - whatever it is, the batch is rewound and tried again
             await self._rewind(batch, consumer, describe(error), error)
+            if not _passes(error):
+                # No progress: if that goes on, /livez says so.
+                return
         self.last_progress = time.monotonic()
         self._metrics.set(Metric.LAST_PROGRESS, time.time(), stage=self.name)
 
     async def _work(self, batch: tuple[ConsumerRecord[Any, Any], ...], consumer: AIOKafkaConsumer) -> None:
         records = [_record(self.topic, entry) for entry in batch]
         good, bad = self._parse_all(records)
-        if len(records) >= DEAD_LETTER_SHARE_BATCH_MIN and len(bad) > len(records) * DEAD_LETTER_SHARE_MAX:
-            raise DeadLetterFlood(f"{len(bad)} of {len(records)} records are unreadable")
-        publish = await self._transact(good, bad, records)
-        await self._producer.publish([*self._dead_letters(bad), *publish])
+        self._refuse_flood(len(bad), len(records))
+        aside: list[Outgoing] = []
+        publish = await self._transact(good, bad, records, aside)
+        self._refuse_flood(len(aside), len(records))
+        await self._producer.publish([*self._dead_letters(bad), *aside, *publish])
         await self._commit(consumer, _next_offsets(records))
         now = datetime.now(UTC)
         self._metrics.observe(Metric.STAGE_BATCH, len(records), stage=self.name)
         for record in records:
             self._metrics.observe(Metric.STAGE_SECONDS, (now - record.at).total_seconds(), stage=self.name)
+
+    @staticmethod
+    def _refuse_flood(bad: int, records: int) -> None:
+        if records >= DEAD_LETTER_SHARE_BATCH_MIN and bad > records * DEAD_LETTER_SHARE_MAX:
+            raise DeadLetterFlood(f"{bad} of {records} records would be put aside")
 
     def _parse_all(self, records: Sequence[Record[None]]) -> tuple[list[Record[T]], list[Unreadable]]:
         good: list[Record[T]] = []
@@ -211,9 +223,14 @@ class Stage(Generic[T]):
         ]
 
     async def _transact(
-        self, good: Sequence[Record[T]], bad: Sequence[Unreadable], records: Sequence[Record[Any]]
+        self,
+        good: Sequence[Record[T]],
+        bad: Sequence[Unreadable],
+        records: Sequence[Record[Any]],
+        aside: list[Outgoing],
     ) -> list[Outgoing]:
-        """Handle the batch in one transaction; if the database refuses its data, halve it down to the guilty record."""
+        """Handle the batch in one transaction; if its data are to blame, halve it down to the guilty record, whose dead
+        letter goes to `aside`."""
         try:
             async with self._pool().acquire(timeout=30) as connection, connection.transaction():
                 publish = list(await self._handle(connection, good)) if good else []
@@ -221,23 +238,34 @@ class Stage(Generic[T]):
                     publish += await self._on_unreadable(connection, bad)
                 await store_reached(connection, self._service_group, _next_offsets(records))
                 return publish
-        except DATA_ERRORS as error:
+        except Exception as error:
+            if not self._blames_a_record(error):
+                raise
             if len(good) <= 1:
-                return await self._put_aside(good, records, error)
+                aside += await self._put_aside(good, records, error)
+                return []
             middle = len(good) // 2
-            left = await self._transact(good[:middle], bad, good[:middle])
-            right = await self._transact(good[middle:], [], records)
+            left = await self._transact(good[:middle], bad, good[:middle], aside)
+            right = await self._transact(good[middle:], [], records, aside)
             return left + right
+
+    def _blames_a_record(self, error: Exception) -> bool:
+        """The database refuses a record's data; or our own code still fails on it after some tries, and its neighbours
+        need not wait for that to be mended. Whatever else the database says is about all records."""
+        if isinstance(error, DATA_ERRORS):
+            return True
+        return self._failures >= TRIES_BEFORE_BLAME and not _passes(error) and not isinstance(error, PostgresError)
 
     async def _put_aside(
         self, guilty: Sequence[Record[T]], records: Sequence[Record[Any]], error: BaseException
     ) -> list[Outgoing]:
-        log.warning("the database refused a record", topic=self.topic, error=describe(error))
+        log.error("a record was put aside", topic=self.topic, error=describe(error), exc_info=error)
         async with self._pool().acquire(timeout=30) as connection:
             await store_reached(connection, self._service_group, _next_offsets(records))
         for record in guilty:
             self._metrics.inc(Metric.DEAD_LETTERS, topic=record.topic, error=type(error).__name__)
-        reason = f"refused by the database: {describe(error)}"
+        why = "refused by the database" if isinstance(error, DATA_ERRORS) else "could not be handled"
+        reason = f"{why}: {describe(error)}"
         return [dead_letter(record, service=self._service, error=reason) for record in guilty]
 
     async def _commit(self, consumer: AIOKafkaConsumer, next_offsets: dict[tuple[str, int], int]) -> None:
@@ -264,7 +292,7 @@ class Stage(Generic[T]):
     ) -> None:
         self._failures += 1
         self._metrics.inc(Metric.STAGE_FAILURES, stage=self.name, error=name.partition(" ")[0])
-        passing = isinstance(error, (*TRANSIENT_ERRORS, PublishError))
+        passing = error is not None and _passes(error)
         log.warning(
             "batch failed, it is tried again" if passing else "batch failed unexpectedly, it is tried again",
             topic=self.topic,
@@ -309,6 +337,10 @@ class Stage(Generic[T]):
     @property
     def stands_still(self) -> bool:
         return time.monotonic() - self.last_progress > STANDSTILL_SECONDS
+
+
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, (*TRANSIENT_ERRORS, PublishError, KafkaError))
 
 
 def fields_of(error: ValidationError) -> tuple[str, ...]:

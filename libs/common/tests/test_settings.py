@@ -34,6 +34,7 @@ BAD = [
     ("SENDWHY_API_TOKENS", "secret-password"),
     ("SENDWHY_API_TOKENS", "secret-password:emperor:*"),
     ("SENDWHY_KAFKA_SECURITY_PROTOCOL", "TELEPATHY"),
+    ("SENDWHY_KAFKA_SSL_CAFILE", "/no/such/file"),
 ]
 
 
@@ -52,6 +53,14 @@ def test_a_setting_may_stand_in_a_file(tmp_path: Path) -> None:
     ended = run({**GOOD, "SENDWHY_DATABASE_URL": None, "SENDWHY_DATABASE_URL_FILE": str(secret)})
     assert ended.returncode == 0, ended.stderr
     assert "from-a-file" not in ended.stdout
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"\xff\xfe")
+    ended = run({**GOOD, "SENDWHY_DATABASE_URL": None, "SENDWHY_DATABASE_URL_FILE": str(tmp_path / "junk")})
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "SENDWHY_DATABASE_URL_FILE" in ended.stderr
 
 
 def test_a_missing_file_is_named() -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy.events import SendCancelled
 from sendwhy.kafka import Producer, PublishError, create_topics
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import Connection, add_to_outbox, migrate
+from sendwhy.postgres import Connection, add_to_outbox, migrate, prune
 from sendwhy.reasons import Service
-from sendwhy.service import DatabaseIsOlder, Runtime
+from sendwhy.service import DatabaseIsOlder, Runtime, _serve
 from sendwhy.settings import KafkaSettings, ServiceSettings
 from sendwhy.stage import Record, parse_json
 from sendwhy.topics import Outgoing, Topic, outgoing
@@ -42,6 +43,8 @@ class World:
         mine = [record.event for record in records if record.event.workspace_id == self.workspace]
         if mine and self.fail_with:
             raise self.fail_with.pop()
+        if any(event.note == "a bug" for event in mine):
+            raise KeyError("a bug")
         await connection.execute(
             "insert into seen select * from unnest($1::text[], $2::text[]) on conflict do nothing",
             [event.message_id for event in mine],
@@ -49,13 +52,16 @@ class World:
         )
         return self.publish
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Runtime]:
+    def app(self) -> FastAPI:
         runtime = Runtime(Service.MESSAGE_LOG, self.settings)
         runtime.stage(TOPIC, parse_json(SendCancelled), self.handle)
-        app = runtime.make_api("test")
+        return runtime.make_api("test")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Runtime]:
+        app = self.app()
         async with app.router.lifespan_context(app):
-            yield runtime
+            yield app.state.runtime
 
     async def seen(self) -> set[str]:
         connection = await asyncpg.connect(self.settings.database_url.get_secret_value())
@@ -150,6 +156,19 @@ async def test_a_record_that_the_database_refuses_is_found_by_halving(world: Wor
     assert [letter.value for letter in letters] == [world.cancel("poison", "refused")]
 
 
+async def test_a_record_that_our_code_can_not_handle_holds_up_nobody_for_ever(world: World) -> None:
+    good = [world.cancel(f"m{number}") for number in range(5)]
+    await world.send(*good[:2], world.cancel("poison", "a bug"), *good[2:])
+
+    async def all_good() -> bool:
+        return len(await world.seen()) == 5
+
+    async with world.running():
+        await until(all_good)
+    letters = await dead_letters(world.settings.kafka_bootstrap_servers, world.workspace)
+    assert [letter.value for letter in letters] == [world.cancel("poison", "a bug")]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), asyncio.CancelledError(), asyncpg.DeadlockDetectedError("x")])
 async def test_a_failing_batch_is_tried_again_and_a_stray_cancel_kills_nobody(
     world: World, error: BaseException
@@ -179,9 +198,9 @@ async def test_a_database_older_than_the_log_is_refused_until_it_is_rewound(worl
     with pytest.raises(DatabaseIsOlder):
         async with world.running():
             pass
-    runtime = Runtime(Service.MESSAGE_LOG, world.settings)
-    runtime.stage(TOPIC, parse_json(SendCancelled), world.handle)
-    await runtime.rewind()
+    on_any_port = world.settings.model_copy(update={"http_port": 0})
+    assert await asyncio.to_thread(_serve, Service.MESSAGE_LOG, world.app(), on_any_port) == 2
+    await world.app().state.runtime.rewind()
     async with world.running():
         await until(both)
 
@@ -226,3 +245,15 @@ async def test_migrations_are_applied_once_and_never_changed(fresh_database: str
     (tmp_path / "0001_test.sql").write_text(SCHEMA + " -- changed")
     with pytest.raises(RuntimeError, match="changed"):
         await migrate(fresh_database, tmp_path)
+
+
+async def test_old_decisions_are_forgotten(fresh_database: str, tmp_path: Path) -> None:
+    await migrate(fresh_database, tmp_path)
+    connection = await asyncpg.connect(fresh_database)
+    await connection.execute(
+        "insert into decision (workspace_id, message_id, step, event_id, topic, headers, prune_after)"
+        " select 'acme', n::text, 'x', gen_random_uuid(), 't', '', clock_timestamp() + (n - 3) * interval '1 hour'"
+        " from generate_series(1, 5) n"
+    )
+    assert [await prune(connection), await prune(connection)] == [3, 0]
+    await connection.close()
