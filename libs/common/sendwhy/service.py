@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ PASSING_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, PublishErr
 log = structlog.get_logger("sendwhy")
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A partition in which the group went on after the backup: what this database has reached, and the group had."""
+
+    reached: int
+    committed: int
+
+
+Gaps = dict[tuple[str, int], Gap]
+
+
 class DatabaseIsOlder(Exception):
     """The consumer group has committed offsets that this database has never reached: it is a restored backup."""
 
@@ -68,6 +80,7 @@ class Runtime:
         self.stages: list[Stage[Any]] = []
         self._timers: list[tuple[str, float, Callable[[], Awaitable[None]]]] = []
         self._tasks: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._before_rewind: list[Callable[[Gaps], Awaitable[None]]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._pool: asyncpg.Pool | None = None
         self._broker = make_broker(settings)
@@ -104,6 +117,10 @@ class Runtime:
     def background(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a task for the service's whole life; if it ends or fails, the process ends."""
         self._tasks.append((name, run))
+
+    def before_rewind(self, act: Callable[[Gaps], Awaitable[None]]) -> None:
+        """Do something with the database before a restored backup reads again what came after it."""
+        self._before_rewind.append(act)
 
     def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
         """Close something of the service's own after all its tasks have ended."""
@@ -262,14 +279,14 @@ class Runtime:
             self.database_is_older = True
             raise DatabaseIsOlder(", ".join(f"{topic}/{partition}" for topic, partition in behind))
 
-    async def positions_ahead_of_database(self) -> dict[tuple[str, int], int]:
-        """Partitions whose committed offset lies beyond what this database has reached, with what it has reached."""
+    async def positions_ahead_of_database(self) -> Gaps:
+        """Partitions whose committed offset lies beyond what this database has reached."""
         async with self.pool.acquire(timeout=30) as connection:
             reached = await load_reached(connection, self.group)
         found = await asyncio.gather(*(self._ahead_in(stage.topic, reached) for stage in self.stages))
         return {place: known for each in found for place, known in each.items()}
 
-    async def _ahead_in(self, topic: Topic, reached: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
+    async def _ahead_in(self, topic: Topic, reached: Mapping[tuple[str, int], int]) -> Gaps:
         async with self._consumer_of(topic) as consumer:
             return await _ahead(consumer, topic, reached)
 
@@ -284,37 +301,38 @@ class Runtime:
         finally:
             await asyncio.wait_for(consumer.stop(), 10)
 
-    async def rewind(self) -> dict[tuple[str, int], int]:
-        """Set the group's offsets back to what this database has reached: the remedy after a restored backup."""
-        url = self.settings.database_url.get_secret_value()
-        self._pool = await connect_pool(url, service=self.service)
-        ahead = await self.positions_ahead_of_database()
+    async def rewind(self) -> Gaps:
+        """Set the group's offsets back to what this database has reached: the remedy after a restored backup.
+
+        Before that, `before_rewind`'s acts see the gaps: what is read again then must not be done again.
+        """
+        self._pool = await connect_pool(self.settings.database_url.get_secret_value(), service=self.service)
         try:
+            gaps = await self.positions_ahead_of_database()
+            for act in self._before_rewind:
+                await act(gaps)
             for stage in self.stages:
-                places = {
-                    TopicPartition(topic, partition): offset
-                    for (topic, partition), offset in ahead.items()
-                    if topic == stage.topic
-                }
-                async with self._consumer_of(stage.topic) as consumer:
-                    consumer.assign(list(places))
-                    if places:
-                        await consumer.commit(places)
+                await self._set_back(stage.topic, gaps)
         finally:
             await _close_pool(self._pool)
-        return ahead
+        return gaps
+
+    async def _set_back(self, topic: Topic, gaps: Gaps) -> None:
+        places = {TopicPartition(name, number): gap.reached for (name, number), gap in gaps.items() if name == topic}
+        if places:
+            async with self._consumer_of(topic) as consumer:
+                consumer.assign(list(places))
+                await consumer.commit(places)
 
 
-async def _ahead(
-    consumer: AIOKafkaConsumer, topic: Topic, reached: Mapping[tuple[str, int], int]
-) -> dict[tuple[str, int], int]:
-    ahead: dict[tuple[str, int], int] = {}
+async def _ahead(consumer: AIOKafkaConsumer, topic: Topic, reached: Mapping[tuple[str, int], int]) -> Gaps:
+    ahead: Gaps = {}
     for partition in range(TOPICS[topic].partitions):
         place = TopicPartition(topic, partition)
         committed = await asyncio.wait_for(consumer.committed(place), 30)
         known = reached.get((topic, partition), 0)
         if committed is not None and committed > known and await _has_records(consumer, place, known, committed):
-            ahead[(str(topic), partition)] = known
+            ahead[(str(topic), partition)] = Gap(known, committed)
     return ahead
 
 

@@ -182,7 +182,9 @@ class Stage(Generic[T]):
     async def _work(self, batch: tuple[ConsumerRecord[Any, Any], ...], consumer: AIOKafkaConsumer) -> None:
         records = [_record(self.topic, entry) for entry in batch]
         good, bad = self._parse_all(records)
-        self._refuse_flood(len(bad), len(records))
+        # What somebody else wrote is put aside all the same after a few tries: a flood of theirs must not stop ours.
+        if self._failures < TRIES_BEFORE_BLAME:
+            self._refuse_flood(len(bad), len(records))
         aside: list[Outgoing] = []
         publish = await self._transact(good, bad, records, aside)
         self._refuse_flood(len(aside), len(records))

@@ -1,9 +1,12 @@
 """The dispatcher's wiring: the only place where its parts meet."""
 
+import structlog
 from fastapi import FastAPI
 from sendwhy.reasons import Service
-from sendwhy.service import Runtime
+from sendwhy.service import Gaps, Runtime
+from sendwhy.topics import Topic
 
+from dispatcher import store
 from dispatcher.api import EVALUATE_BYTES_MAX, EVALUATE_PATH, Api
 from dispatcher.driver import Driver, utc_now
 from dispatcher.fleet import Fleet
@@ -12,6 +15,8 @@ from dispatcher.settings import Settings
 from dispatcher.stages import Stages
 from dispatcher.timers import Timers
 from dispatcher.tokens import TokenVault
+
+log = structlog.get_logger("sendwhy")
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -23,7 +28,16 @@ def make_app(settings: Settings) -> FastAPI:
     stages.register()
     Timers(runtime, settings, utc_now).register()
     runtime.background("drivers", fleet.run)
+    runtime.before_rewind(lambda gaps: park_what_may_be_sent(runtime, gaps))
     runtime.at_end(meta.close)
     app = runtime.make_api("Sendwhy dispatcher", body_limits={EVALUATE_PATH: EVALUATE_BYTES_MAX})
     app.include_router(Api(runtime, settings, meta, vault, fleet, stages, utc_now).routes())
     return app
+
+
+async def park_what_may_be_sent(runtime: Runtime, gaps: Gaps) -> None:
+    """A restored backup doesn't know what was sent since: nothing of that goes out again by itself."""
+    below = {number: gap.committed for (topic, number), gap in gaps.items() if topic == Topic.SEND_FUNDED}
+    async with runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+        parked = await store.park_all(connection, below)
+    log.warning("messages are parked as unknown", waiting=parked, funded_below=sum(below.values()))

@@ -1,6 +1,6 @@
 """What the dispatcher does with what it hears from Kafka. Each handler runs in one transaction with its offsets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -79,6 +79,7 @@ class Stages:
         cancelled = await store.cancelled(connection, list(events))
         campaigns = await self._cancelled_campaigns(connection, [one.event for one in events.values()])
         categories = await self._categories(connection, senders.values(), [one.event for one in events.values()])
+        parked = await store.parked_below(connection)
         now = self._clock()
         new: list[NewMessage] = []
         refusals: dict[Key, announce.Announcement] = {}
@@ -90,16 +91,16 @@ class Stages:
                 NewMessage(
                     message=message,
                     campaign_id=_campaign(message),
-                    state="rejected" if why else "waiting",
+                    state=_first_state(record, why, parked),
                     outcome=why.code if why else None,
                     trace=record.trace,
                 )
             )
-            if why:
+            if new[-1].state == "rejected" and why:
                 refusals[key] = announce.rejected(message, why, now, record.trace)
         added = await store.add_messages(connection, new)
         for one in new:
-            if one.outcome and one.message.key in added:
+            if one.state == "rejected" and one.outcome and one.message.key in added:
                 self._runtime.metrics.inc(Metric.REJECTED, service=Service.DISPATCHER, reason=one.outcome)
         await self._announce(connection, [told for key, told in refusals.items() if key in added])
         # A STOP may have come first; what waits for its moment shall not stand in the queue until then.
@@ -338,6 +339,12 @@ class Stages:
             await store.wake_waiting(connection, [Waiting.HOLD], sender_id=sender_id)
         await self._announce(connection, [*announce.senders_updated(changed, now), *held])
         self._fleet.wake(sender_id)
+
+
+def _first_state(record: Record[SendFunded], why: Reason | None, parked: Mapping[int, int]) -> str:
+    if record.offset < parked.get(record.partition, 0):
+        return "unknown"
+    return "rejected" if why else "waiting"
 
 
 def _person(message: Message) -> Key:

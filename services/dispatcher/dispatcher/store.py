@@ -214,7 +214,8 @@ def _message(row: Row, paused_at: datetime | None = None, cancelled_by: str | No
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message as it enters the queue. `state` is "rejected" where it can't even wait (no sender, cancelled)."""
+    """A message as it enters the queue. `state` is "rejected" where it can't even wait (no sender, cancelled), and
+    "unknown" where it was handled before a backup was restored."""
 
     message: Message
     campaign_id: str | None
@@ -225,13 +226,38 @@ class NewMessage:
 
 _ADD_MESSAGES = """
 insert into message (workspace_id, message_id, sender_id, lane, campaign_id, contact_id, phone, needs_subscription,
-                     not_before, expires_at, queued_at, state, outcome, funded, trace)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::text[],
+                     not_before, expires_at, queued_at, state, outcome, funded, trace, in_flight_at)
+select *, case when state = 'unknown' then clock_timestamp() end
+from unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::text[],
                      $8::boolean[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[],
                      $13::text[], $14::bytea[], $15::bytea[])
+  as new(workspace_id, message_id, sender_id, lane, campaign_id, contact_id, phone, needs_subscription, not_before,
+         expires_at, queued_at, state, outcome, funded, trace)
 on conflict do nothing
 returning workspace_id, message_id
 """
+
+
+async def park_all(connection: Connection, funded_below: Mapping[int, int]) -> int:
+    """After a restored backup: nobody knows what was sent since. What waits, and every send.funded below these
+    offsets (by partition), is parked as unknown and never sent by itself. Returns how many waited."""
+    partitions = sorted(funded_below)
+    await connection.execute(
+        "insert into parked_below (partition, next_offset) select * from unnest($1::int[], $2::bigint[])"
+        " on conflict (partition) do update"
+        " set next_offset = greatest(parked_below.next_offset, excluded.next_offset)",
+        partitions,
+        [funded_below[partition] for partition in partitions],
+    )
+    parked: str = await connection.execute(
+        "update message set state = 'unknown', in_flight_at = clock_timestamp() where state in ('waiting', 'in_flight')"
+    )
+    return int(parked.rpartition(" ")[2])
+
+
+async def parked_below(connection: Connection) -> dict[int, int]:
+    rows = await connection.fetch("select partition, next_offset from parked_below")
+    return {row["partition"]: row["next_offset"] for row in rows}
 
 
 async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> set[Key]:

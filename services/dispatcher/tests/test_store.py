@@ -213,6 +213,24 @@ async def test_a_stop_that_came_first_takes_out_what_comes_later(desk: Desk) -> 
     assert await desk.states() == {"m1": "recalled"}
 
 
+async def test_after_a_restored_backup_nothing_that_may_have_been_sent_goes_out(desk: Desk) -> None:
+    await desk.queue("waited")
+    await store.park_all(desk.connection, {0: 10})
+    await desk.queue("before", "cancelled-later")
+    later = record(Topic.SEND_FUNDED, funded(message_id="after"))
+    await desk.stages.on_funded(desk.connection, [replace(later, offset=10)])
+    assert await desk.states() == {
+        "waited": "unknown",
+        "before": "unknown",
+        "cancelled-later": "unknown",
+        "after": "waiting",
+    }
+    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    assert await desk.claim(fence) == ["after"]
+    assert len(await store.lock_unknown(desk.connection, utc_now() + timedelta(seconds=1), 10)) == 3
+
+
 async def test_an_older_state_never_replaces_a_newer_one(desk: Desk) -> None:
     for version in (3, 2):
         state = MarketingState.UNSUBSCRIBED if version == 3 else MarketingState.SUBSCRIBED
