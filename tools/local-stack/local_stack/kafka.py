@@ -124,8 +124,7 @@ class Kafka(Server):
 
     def _format(self) -> None:
         # A format that was killed half way has not written meta.properties, and is done again.
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster]
+        tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={_cluster_id()}"]
         done = subprocess.run(
             [*self._java("-Xmx128m", "-XX:+UseSerialGC", "-Xlog:aot*=off"), *tool, "-c", str(self._configure())],
             env=_environment(),
@@ -141,6 +140,11 @@ class Kafka(Server):
         aot = self._files.aot_cache
         cached = [f"-XX:AOTCache={aot}"] if aot.exists() else []
         return [str(self._files.java), *options, *cached, "-cp", self._files.classpath]
+
+
+def _cluster_id() -> str:
+    """22 characters of URL-safe base64. A first "-" would be taken for an option: once in 64 starts."""
+    return "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
 
 
 async def fetch(files: KafkaFiles) -> None:

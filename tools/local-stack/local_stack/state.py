@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -33,13 +34,22 @@ def port_is_free(port: int) -> bool:
 
 
 class StateDir:
-    """A directory of one local stack: `ports.json`, `secrets.json` (mode 600), `logs/`, the data."""
+    """A directory of one local stack: `ports.json`, `secrets.json` (mode 600), `logs/`, the data.
+
+    It is made where it is missing. Raises WrongUseError if it can't be.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        # Search only for others: as root, PostgreSQL runs as another user and must reach its data.
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self.logs.mkdir(exist_ok=True, mode=0o700)
+        try:
+            # Search only for others: as root, PostgreSQL runs as another user and must reach its data.
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o711)
+            self.logs.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            why = "it is no directory" if isinstance(error, FileExistsError) else error.strerror
+            raise WrongUseError(f"--state-dir {path} can't be used: {why}") from error
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise WrongUseError(f"--state-dir {path} can't be used: {os.strerror(errno.EACCES)}")
 
     @property
     def logs(self) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -55,6 +57,17 @@ class Options:
         for name, count in self.replicas.items():
             if name not in SERVICES or not 1 <= count <= 16:
                 raise WrongUseError(f"--replicas {name}={count}: a service ({', '.join(SERVICES)}) and 1 to 16")
+        if self.meta_url is not None and not _is_http_url(self.meta_url):
+            raise WrongUseError(f"--meta-url {self.meta_url}: write it as https://graph.example.com")
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not re.search(r"\s", text)
 
 
 class Stack:
@@ -287,6 +300,11 @@ class Stack:
         self._state.write_json("stack.json", stack)
 
 
+def how_to_log_in(state_dir: Path) -> str:
+    """Where the token stands, never the token: what we say may end in a log."""
+    return f"log in with the admin_token of {state_dir / 'stack.json'}"
+
+
 async def up(options: Options, progress: Progress) -> int:
     """Runs until SIGINT, SIGTERM or SIGHUP; returns the exit code. Raises StackError if it can't start."""
     stack = Stack(options, progress)
@@ -315,6 +333,7 @@ async def _work(stack: Stack, options: Options, progress: Progress) -> None:
     await stack.start()
     progress.say(f"ready after {time.monotonic() - started:.1f} s: {options.state_dir / 'stack.json'}")
     progress.say(f"pages: {stack.service_urls['message-log']}   Ctrl-C stops")
+    progress.say(how_to_log_in(options.state_dir))
     await stack.watch()
 
 

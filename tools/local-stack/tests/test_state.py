@@ -63,6 +63,14 @@ def test_one_live_process_holds_a_directory(tmp_path: Path) -> None:
     os.close(StateDir(tmp_path).lock())
 
 
+@pytest.mark.parametrize("below", ["file", "file/state", "file/state/deeper", "x" * 300])
+def test_a_directory_that_cannot_be_is_wrong_use(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(WrongUseError, match=r"--state-dir .* can't be used: "):
+        StateDir(tmp_path / below)
+    assert os.listdir(tmp_path) == ["file"]
+
+
 async def test_a_process_that_ends_early_tells_its_last_words(tmp_path: Path) -> None:
     janitor = Janitor()
     process = Process(Command("early", [sys.executable, "-c", "print('no disk'); exit(3)"]), tmp_path, janitor)
@@ -122,6 +130,30 @@ def test_where_the_services_listen_and_store_is_not_the_callers_affair() -> None
     wiring = {"SENDWHY_HTTP_PORT": "1", "SENDWHY_DATABASE_URL": "postgresql://elsewhere", "SENDWHY_REPLICA": "x"}
     wiring |= {"SENDWHY_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "SENDWHY_KAFKA_SASL_PASSWORD_FILE": "/missing"}
     assert settings_of_caller(wiring) == {}
+
+
+META_URLS = [
+    "",
+    "nonsense",
+    "graph.facebook.com",
+    "ftp://host",
+    "http://",
+    "http:///v1",
+    "http://h:x",
+    "http://[",
+    "http://a b",
+]
+
+
+@pytest.mark.parametrize("url", META_URLS)
+def test_a_meta_url_that_is_none_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(WrongUseError, match="--meta-url"):
+        Options(tmp_path, meta_url=url)
+
+
+@pytest.mark.parametrize("url", ["https://graph.facebook.com", "http://127.0.0.1:8080/", "http://[::1]:80"])
+def test_a_meta_url_is_http_with_a_host(url: str, tmp_path: Path) -> None:
+    assert Options(tmp_path, meta_url=url).meta_url == url
 
 
 @pytest.mark.parametrize("replicas", [{"kafka": 2}, {"billing": 0}, {"billing": 17}, {"": 1}])
