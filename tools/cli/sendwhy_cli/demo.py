@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -25,7 +27,7 @@ import httpx
 from local_stack.errors import StackError
 from local_stack.progress import Progress
 from local_stack.state import StateDir
-from local_stack.supervisor import Options, Stack
+from local_stack.supervisor import Options, Stack, how_to_log_in
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from rich import box
 from rich.console import Console
@@ -421,13 +423,22 @@ def tell(show: Show, state_dir: Path, seconds: float, *, stays: bool) -> None:
         f"{len(show.sent)} requests in {seconds:.0f} s: {good} arrived, {failed} failed,"
         f" {len(show.missing)} have no outcome. Every failure has its reason, and who says it.\n"
     )
-    pages, where = show.stack.services["message-log"], f"--state-dir {state_dir}"
-    console.print(f"pages      {pages}   (workspace demo{'' if stays else '; gone now: run it without --exit'})")
-    console.print(f"log in     with admin_token from {state_dir / 'stack.json'}")
-    for message_id in _examples(show):
-        console.print(f"one more   sendwhy why {message_id} {where} --workspace {show.sent[message_id]}")
+    for line in _hints(show, state_dir, stays=stays):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _hints(show: Show, state_dir: Path, *, stays: bool) -> Iterator[str]:
+    where = f"--state-dir {shlex.quote(str(state_dir))}"
     if stays:
-        console.print("\nCtrl-C ends all of it.")
+        yield f"pages: {show.stack.services['message-log']}   workspace demo"
+        yield how_to_log_in(state_dir)
+    else:
+        yield f"The pages are gone. `sendwhy up {where}` brings everything back:"
+        yield f"{how_to_log_in(state_dir)}, and"
+    for message_id in _examples(show):
+        yield f"  sendwhy why {shlex.quote(message_id)} {where} --workspace {show.sent[message_id]}"
+    if stays:
+        yield "Ctrl-C ends all of it."
 
 
 def _examples(show: Show) -> list[str]:
@@ -452,6 +463,16 @@ def write_report(show: Show, path: Path) -> None:
         raise CommandError(Exit.USAGE, f"{path}: {error.strerror}") from error
 
 
+def check_report(path: Path) -> None:
+    """Raises CommandError for a report that couldn't be written: better now than after the whole demo."""
+    if path.is_dir():
+        raise CommandError(Exit.USAGE, f"--report {path} is a directory: name a file")
+    if not path.parent.is_dir():
+        raise CommandError(Exit.USAGE, f"--report {path}: there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise CommandError(Exit.USAGE, f"--report {path} can't be written: {os.strerror(errno.EACCES)}")
+
+
 # --- the stack around it ---
 
 
@@ -460,7 +481,7 @@ def make_fresh(state_dir: Path) -> None:
 
     Raises CommandError if it holds anything else, StackError if a demo runs there.
     """
-    if state_dir.is_dir() and any(state_dir.iterdir()):
+    if not _is_empty(state_dir):
         if not (state_dir / MARKER).exists():
             raise CommandError(
                 Exit.USAGE, f"{state_dir} holds something else than a former demo, and the demo starts from nothing"
@@ -468,6 +489,15 @@ def make_fresh(state_dir: Path) -> None:
         os.close(StateDir(state_dir).lock())
         shutil.rmtree(state_dir)
     StateDir(state_dir).write_json(MARKER, {"started_at": datetime.now(UTC).isoformat()})
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise CommandError(Exit.USAGE, f"--state-dir {folder} can't be used: {error.strerror}") from error
 
 
 async def demo(state_dir: Path, data: Data, report: Path | None, *, stays: bool, progress: Progress) -> int:
@@ -539,6 +569,8 @@ def _stop_on_signals(stack: Stack, work: asyncio.Task[int], progress: Progress) 
 def run(state_dir: Path, folder: Path, report: Path | None, *, stays: bool) -> int:
     """The whole command. Raises CommandError."""
     data = Data.load(folder)
+    if report is not None:
+        check_report(report)
     try:
         return asyncio.run(demo(state_dir, data, report, stays=stays, progress=Progress()))
     except (StackError, BaseExceptionGroup) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,23 @@ WORKSPACE = "demo"
 DEMO_STATE_DIR = STATE_DIR / "demo"
 DEMO_DATA = Path("demo")
 PLAIN_PROGRESS_SECONDS = 10.0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"sendwhy {version('sendwhy-cli')}")
+        raise typer.Exit(Exit.DONE)
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Every WhatsApp message ends in blue ticks or in a reason."""
 
 
 @app.command(epilog=HELP)
@@ -137,7 +155,8 @@ def send(
         _fail(
             CommandError(Exit.BAD_ANSWER, f"{sent.too_large} lines are too large, {sent.failed} were not acknowledged")
         )
-    _say(f"next: sendwhy why MESSAGE_ID --workspace {workspace}   or {stack.services['message-log']}")
+    why = _on_this_stack(f"sendwhy why MESSAGE_ID --workspace {shlex.quote(workspace)}", state_dir)
+    _say(f"next: {why}   or {stack.services['message-log']}")
 
 
 @app.command(epilog=HELP)
@@ -196,8 +215,13 @@ def why(
         show(_stdout(), message)
         print(page_of(stack, workspace, message))
         if reason := message.get("reason"):
-            _say(f"next: sendwhy explain {reason['code']}")
+            _say(f"next: {_on_this_stack('sendwhy explain ' + reason['code'], state_dir)}")
     raise typer.Exit(Exit.BAD_ANSWER if message["status"] == "failed" else Exit.DONE)
+
+
+def _on_this_stack(command: str, state_dir: Path) -> str:
+    """The command as it works for whoever copies it."""
+    return command if state_dir == STATE_DIR else f"{command} --state-dir {shlex.quote(str(state_dir))}"
 
 
 def _counts(pairs: list[str]) -> dict[str, int]:

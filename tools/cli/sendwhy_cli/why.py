@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 from urllib.parse import quote
 
@@ -24,8 +25,9 @@ MARKS = {
     "read": "[blue]✓✓[/blue]",
     "failed": "❌",
 }
+NOTE_LENGTH = 100
 # What is worth a look in a line; `--json` has the rest.
-DETAILS = ("note", "cause", "since", "until", "balance", "contact_version", "template_category")
+DETAILS = ("cause", "since", "until", "balance", "contact_version", "template_category")
 
 
 def fetch(stack: RunningStack, workspace: str, message_id: str) -> dict[str, Any]:
@@ -76,11 +78,20 @@ def _show_reason(console: Console, reason: dict[str, Any] | None) -> None:
 def _timeline(events: list[dict[str, Any]]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right")
-    first = datetime.fromisoformat(events[0]["at"]) if events else None
-    for event in events:
-        offset = (datetime.fromisoformat(event["at"]) - first).total_seconds() if first else 0.0
-        table.add_row(f"{offset:+.3f} s", Text(event["service"]), Text(event["kind"]), Text(", ".join(_details(event))))
+    times = [datetime.fromisoformat(event["at"]) for event in events]
+    for event, at, latest in zip(events, times, accumulate(times, max), strict=True):
+        details = list(_details(event))
+        # Meta tells whole seconds: what message-log has put after a later moment of ours is by that clock.
+        if at < latest:
+            details.append("(Meta's clock)")
+        offset = f"{(at - times[0]).total_seconds():+.3f} s"
+        table.add_row(offset, Text(event["service"]), Text(event["kind"]), _line(", ".join(details), event))
     return table
+
+
+def _line(details: str, event: dict[str, Any]) -> Text:
+    """A note, which may be a whole validation error, gets one line: the page and `--json` have all of it."""
+    return Text(details, no_wrap=True, overflow="ellipsis") if event.get("note") else Text(details)
 
 
 def _details(event: dict[str, Any]) -> Iterator[str]:
@@ -88,6 +99,13 @@ def _details(event: dict[str, Any]) -> Iterator[str]:
         yield str(reason["code"])
     if price := event.get("price"):
         yield f"price {price['credits']} ({price['category']}{', assumed' if price['assumed'] else ''})"
+    if note := event.get("note"):
+        yield _shortened(f"note {note}")
     for name in DETAILS:
         if (value := event.get(name)) is not None:
             yield f"{name.replace('_', ' ')} {value}"
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= NOTE_LENGTH else line[: NOTE_LENGTH - 1] + "…"

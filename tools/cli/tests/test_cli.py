@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ EVENTS = [
 MESSAGES: dict[str, dict[str, Any]] = {
     "m-read": {"message_id": "m-read", "status": "read", "reason": None, "events": EVENTS[:1], "url": "/pages/m-read"},
     "m:failed": {"message_id": "m:failed", "status": "failed", "reason": REASON, "events": EVENTS},
+    "m-clocks": {
+        "message_id": "m-clocks",
+        "status": "read",
+        "events": [
+            {"at": "2026-11-22T10:00:00.500Z", "service": "upstream", "kind": "requested"},
+            {"at": "2026-11-22T10:00:01.800Z", "service": "dispatcher", "kind": "accepted"},
+            {"at": "2026-11-22T10:00:01Z", "service": "webhook-ingest", "kind": "sent"},
+            {"at": "2026-11-22T10:00:01Z", "service": "webhook-ingest", "kind": "delivered"},
+            {"at": "2026-11-22T10:00:02Z", "service": "webhook-ingest", "kind": "read"},
+            {"at": "2026-11-22T10:00:03Z", "service": "consent", "kind": "dead_letter", "note": "no such field\n" * 40},
+        ],
+    },
     "m-waiting": {
         "message_id": "m-waiting",
         "status": "waiting",
@@ -152,6 +165,26 @@ def test_why_tells_what_it_could_not_find_or_reach(message_log: str, tmp_path: P
     assert "doesn't answer" in unreachable.stderr
 
 
+def test_why_says_where_metas_clock_runs_behind_ours_and_cuts_notes(message_log: str, tmp_path: Path) -> None:
+    answer = run("why", "m-clocks", "--state-dir", write_stack(tmp_path, message_log=message_log))
+    lines = [line for line in answer.stdout.splitlines() if " s  " in line]
+    assert [("(Meta's clock)" in line) for line in lines] == [False, False, True, True, False, False]
+    assert len(answer.stdout.splitlines()) == 1 + len(lines) + 1
+    assert max(map(len, lines)) <= 100
+
+
+def test_hints_name_the_state_directory_unless_it_is_the_usual_one(
+    message_log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stack(tmp_path, message_log=message_log)
+    (tmp_path / "a b").symlink_to(tmp_path)
+    hint = f"next: sendwhy explain INSUFFICIENT_CREDITS --state-dir '{tmp_path}/a b'\n"
+    assert run("why", "m:failed", "--state-dir", tmp_path / "a b").stderr == hint
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".state").symlink_to(tmp_path)
+    assert run("why", "m:failed").stderr == "next: sendwhy explain INSUFFICIENT_CREDITS\n"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"kafka": 1}'])
 def test_a_spoilt_stack_file_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "stack.json").write_text(content)
@@ -183,6 +216,36 @@ def test_the_key_of_a_line(line: bytes, key: bytes | None) -> None:
 @pytest.mark.parametrize("pair", ["billing", "billing=", "billing=x", "kafka=2", "billing=0"])
 def test_impossible_replicas_are_a_usage_error(pair: str, tmp_path: Path) -> None:
     assert run("up", "--replicas", pair, "--state-dir", tmp_path).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+@pytest.mark.parametrize("below", ["file", "file/state"])
+def test_a_state_directory_that_cannot_be_is_a_usage_error(command: str, below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    answer = run(command, "--state-dir", tmp_path / below)
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith(f"sendwhy: --state-dir {tmp_path / below} can't be used: ")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_meta_url_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
+    answer = run("up", "--meta-url", "nonsense", "--state-dir", tmp_path / "state")
+    assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("report", ["", "none/out.json", "file/out.json"])
+def test_a_report_that_cannot_be_written_is_told_before_anything_starts(report: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    answer = run("demo", "--exit", "--report", tmp_path / report, "--state-dir", tmp_path / "state")
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("sendwhy: --report ")
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_version_is_told() -> None:
+    answer = run("--version")
+    assert (answer.exit_code, answer.stdout) == (0, f"sendwhy {version('sendwhy-cli')}\n")
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
