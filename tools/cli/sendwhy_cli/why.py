@@ -100,7 +100,7 @@ def _details(event: dict[str, Any]) -> Iterator[str]:
     if price := event.get("price"):
         yield f"price {price['credits']} ({price['category']}{', assumed' if price['assumed'] else ''})"
     if note := event.get("note"):
-        yield _shortened(f"note {note}")
+        yield _shortened(str(note))
     for name in DETAILS:
         if (value := event.get(name)) is not None:
             yield f"{name.replace('_', ' ')} {value}"
