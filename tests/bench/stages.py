@@ -36,6 +36,7 @@ from sendwhy.topics import TOPICS, Topic
 SERVICES = ("consent", "billing", "dispatcher", "webhook_ingest", "message_log")
 TOKEN = "bench-admin-token"
 SECRET = "bench-app-secret"
+POSTS_AT_ONCE = 64
 WORKSPACE, SENDER, WABA = "bench", "100000000000777", "200000000000777"
 ENCRYPTION_KEY = Fernet.generate_key().decode()
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
@@ -213,7 +214,7 @@ class Bench:
         from httpx_aiohttp import AiohttpTransport
 
         async with httpx.AsyncClient(transport=AiohttpTransport(), timeout=60) as http:
-            await asyncio.gather(*(post_some(http) for _ in range(32)))
+            await asyncio.gather(*(post_some(http) for _ in range(POSTS_AT_ONCE)))
 
     async def message_log(self) -> None:
         started = time.monotonic()

@@ -177,8 +177,14 @@ class Driver:
             self._start_calls(row, going, marked_at)
         if looked_at < room:
             return IDLE_SECONDS
+        return self._until_worth_a_round(now_seconds) if going else 0.0
+
+    def _until_worth_a_round(self, started: float) -> float:
+        """A round costs the same for one message as for a burst: wait until about a burst may go again, counted from
+        the start of the last round, so that its own time is not lost."""
         assert self._pace is not None
-        return self._pace.wait_seconds(time.monotonic()) + self._pace.tolerance if going else 0.0
+        now = time.monotonic()
+        return max(self._pace.wait_seconds(now), self._pace.tolerance - (now - started), 0.0)
 
     async def _give_back(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
