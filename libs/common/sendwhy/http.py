@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -210,6 +211,18 @@ class Caller:
     workspace: str
 
 
+# Says in OpenAPI that a bearer token is needed; `token_of` reads it and answers as a problem where it is wrong.
+_Bearer = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Depends(HTTPBearer(auto_error=False, description="A token of SENDWHY_API_TOKENS: viewer, operator or admin.")),
+]
+
+
+def any_token(request: Request, _scheme: _Bearer) -> Token:
+    """A dependency: the bearer token's rights, or 401."""
+    return token_of(request)
+
+
 def token_of(request: Request) -> Token:
     """The bearer token's rights, or 401."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -224,7 +237,7 @@ def token_of(request: Request) -> Token:
 def caller_with(role: Role) -> Any:
     """A dependency: who calls, with at least this role for the path's workspace `w`; a foreign workspace is 404."""
 
-    def check(w: str, request: Request) -> Caller:
+    def check(w: str, request: Request, _scheme: _Bearer) -> Caller:
         token = token_of(request)
         if not _WORKSPACE.fullmatch(w) or not token.sees(w):
             raise not_found("The workspace")
@@ -238,7 +251,7 @@ def caller_with(role: Role) -> Any:
 Viewer = Annotated[Caller, caller_with(Role.VIEWER)]
 Operator = Annotated[Caller, caller_with(Role.OPERATOR)]
 Admin = Annotated[Caller, caller_with(Role.ADMIN)]
-AnyToken = Annotated[Token, Depends(token_of)]
+AnyToken = Annotated[Token, Depends(any_token)]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 _CLAIM = """

@@ -214,8 +214,10 @@ class Runtime:
                 left = 0
                 await asyncio.sleep(1)
             if left < SWEEP_LIMIT:
+                # Not wait_for: until Python 3.12 it can swallow a cancellation that comes with the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake_sweep.wait(), SWEEP_SECONDS)
+                    async with asyncio.timeout(SWEEP_SECONDS):
+                        await self._wake_sweep.wait()
 
     async def _publish_unpublished(self, older_than_seconds: float) -> int:
         async with self.pool.acquire(timeout=30) as connection:
@@ -355,9 +357,15 @@ async def _close_pool(pool: asyncpg.Pool) -> None:
 
 
 async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancel until they have ended: a cancellation can be swallowed by what a task just awaits."""
+    pending = {task for task in tasks if not task.done()}
+    for _ in range(int(EXIT_GRACE_SECONDS)):
+        for task in pending:
+            task.cancel()
+        if not pending:
+            return
+        _, pending = await asyncio.wait(pending, timeout=1)
+    log.error("tasks don't end", tasks=[task.get_name() for task in pending])
 
 
 def main(service: Service, settings_kind: type[Any], make_app: Callable[[Any], FastAPI], migrations: Path) -> None:

@@ -29,7 +29,7 @@ def make_app(settings: Settings) -> FastAPI:
     runtime = Runtime(Service.WEBHOOK_INGEST, settings)
     _add_stages(runtime, settings)
     _add_timers(runtime, settings)
-    app = runtime.make_api("webhook-ingest", body_limits={"/webhooks/": MAX_WEBHOOK_BYTES})
+    app = runtime.make_api("Sendwhy webhook-ingest", body_limits={"/webhooks/": MAX_WEBHOOK_BYTES})
     door = Door(runtime, settings)
     app.add_route("/webhooks/meta", door.meta, methods=["GET", "POST"], include_in_schema=False)
     app.add_route("/webhooks/shopify/{workspace_id}", door.shopify, methods=["POST"], include_in_schema=False)
