@@ -1,15 +1,16 @@
 """billing over HTTP (contract.md, "HTTP"): accounts, top-ups, adjustments, the ledger, prices, and whether requests
 would be funded."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints
 from sendwhy.access import Role, Token
-from sendwhy.events import Gate, Line, MessageId, Moment, Price, Resolved, SendRequested, Wire
+from sendwhy.evaluation import Evaluate
+from sendwhy.events import Gate, Line, MessageId, Moment, Price, Resolved, Wire
 from sendwhy.http import (
     Admin,
     AnyToken,
@@ -36,11 +37,6 @@ from billing.stages import Priceable, prices_for
 
 CREDITS_MAX = 1_000_000_000
 PRICES_MAX = 2_000
-EVALUATE_MAX = 1_000
-EVALUATE_PATH = "/v1/evaluate"
-EVALUATE_BYTES_MAX = 16 * 1024 * 1024
-# A question about "now" takes a while to arrive; what lies further back is a question about history.
-NOW_TOLERANCE = timedelta(minutes=1)
 ACQUIRE_SECONDS = 10
 
 Text = Annotated[Line, StringConstraints(min_length=1, max_length=200)]
@@ -73,28 +69,6 @@ class PriceSet(Body):
 
 
 PriceSets = Annotated[list[PriceSet], Field(max_length=PRICES_MAX, title="prices")]
-
-
-class EvaluateRequest(SendRequested):
-    resolved: Resolved | None = None
-
-
-class Evaluate(Body):
-    """`resolved` is what consent answered: beside the requests in their order, or within each request."""
-
-    requests: Annotated[list[EvaluateRequest], Field(max_length=EVALUATE_MAX)]
-    resolved: list[Resolved | None] | None = None
-    at: Moment | None = None
-
-    @model_validator(mode="after")
-    def _resolved_belongs_to_the_requests(self) -> "Evaluate":
-        if self.resolved is not None and len(self.resolved) != len(self.requests):
-            raise ValueError("resolved must be as long as requests")
-        return self
-
-    def each_resolved(self) -> Sequence[Resolved | None]:
-        beside = self.resolved or [None] * len(self.requests)
-        return [request.resolved or other for request, other in zip(self.requests, beside, strict=True)]
 
 
 class AccountAnswer(Wire):
@@ -282,7 +256,7 @@ def _evaluate_routes(router: APIRouter, runtime: Runtime) -> None:
         async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             prices = await prices_for(connection, asked)
             accounts = await store.accounts(connection, workspaces)
-        if body.at is not None and body.at < now - NOW_TOLERANCE:
+        if body.asks_of_the_past(now):
             return EvaluateAnswer(results=[_unknown(item, price) for item, price in zip(asked, prices, strict=True)])
         return EvaluateAnswer(results=_in_turn(asked, prices, {name: row.balance for name, row in accounts.items()}))
 

@@ -1,6 +1,7 @@
 """billing's wiring: the only place where its parts meet."""
 
 from fastapi import FastAPI
+from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
 from sendwhy.events import SendConsented, SenderUpdated, SendRejected, StatusUpdated, TemplateUpdated
 from sendwhy.metrics import Metric
 from sendwhy.reasons import Service
@@ -28,6 +29,6 @@ def make_app(settings: BillingSettings) -> FastAPI:
             runtime.metrics.set(Metric.BALANCE_MISMATCH, await store.mismatches(connection))
 
     runtime.every(RECONCILE_SECONDS, "reconcile", reconcile)
-    app = runtime.make_api("Sendwhy billing", body_limits={api.EVALUATE_PATH: api.EVALUATE_BYTES_MAX})
+    app = runtime.make_api("Sendwhy billing", body_limits={EVALUATE_PATH: EVALUATE_BYTES_MAX})
     app.include_router(api.routes(runtime))
     return app

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from sendwhy.access import Role
+from sendwhy.evaluation import EVALUATE_MAX
 from sendwhy.events import ContactId, Gate, Line, MarketingState, Moment, Name, Resolved, SendRequested
 from sendwhy.http import Admin, AnyToken, Body, Caller, IdempotencyKey, Operator, Viewer, once
 from sendwhy.postgres import Connection, add_to_outbox
@@ -30,7 +31,6 @@ from consent.settings import Settings
 from consent.stages import Surroundings, surroundings_of, told_by
 
 PAGE_MAX = 500
-EVALUATE_MAX = 1000
 SPOOL_BYTES = 4 * 1024 * 1024
 
 log = structlog.get_logger("sendwhy")

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from fastapi import FastAPI
+from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
 from sendwhy.events import (
     CustomerUpdated,
     MessageReceived,
@@ -24,7 +25,6 @@ from consent.stages import Stages, parse_stopped
 
 PRUNE_SECONDS = 600.0
 IMPORT_BYTES_MAX = 64 * 1024 * 1024
-EVALUATE_BYTES_MAX = 16 * 1024 * 1024
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -48,7 +48,7 @@ def make_app(settings: Settings) -> FastAPI:
     runtime.every(PRUNE_SECONDS, "prune", prune)
     app = runtime.make_api(
         "Sendwhy consent",
-        body_limits={"/v1/workspaces/*/contacts/import": IMPORT_BYTES_MAX, "/v1/evaluate": EVALUATE_BYTES_MAX},
+        body_limits={"/v1/workspaces/*/contacts/import": IMPORT_BYTES_MAX, EVALUATE_PATH: EVALUATE_BYTES_MAX},
     )
     app.include_router(api.routes(runtime, settings))
     return app

@@ -3,12 +3,13 @@ whether requests would be sent."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints
 from sendwhy.access import Role
+from sendwhy.evaluation import EVALUATE_PATH, Evaluate, EvaluateRequest
 from sendwhy.events import (
     LIFE_BY_ORIGIN,
     PURPOSE_BY_ORIGIN,
@@ -20,7 +21,6 @@ from sendwhy.events import (
     Resolved,
     SenderId,
     SendFunded,
-    SendRequested,
     Wire,
     event_id_of,
 )
@@ -53,12 +53,8 @@ from dispatcher.store import NewSender, SenderRow
 from dispatcher.sync import sync_sender
 from dispatcher.tokens import TokenUnreadable, TokenVault
 
-EVALUATE_MAX = 1_000
-EVALUATE_PATH = "/v1/evaluate"
-EVALUATE_BYTES_MAX = 16 * 1024 * 1024
 CANCEL_AT_ONCE = 1_000
 ACQUIRE_SECONDS = 10
-NOW_TOLERANCE = timedelta(minutes=1)
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_\-]{1,64}$")]
 SenderPath = Annotated[str, Path(alias="id", pattern=r"^[0-9]{5,20}$")]
@@ -76,24 +72,6 @@ class PutSender(Body):
 class PutThrottle(Body):
     per_minute: Annotated[int, Field(ge=1, le=60_000)] | None = None
     per_day: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-
-
-class EvaluateRequest(SendRequested):
-    resolved: Resolved | None = None
-
-
-class Evaluate(Body):
-    """`resolved` is what consent answered: beside the requests in their order, or within each request."""
-
-    requests: Annotated[list[EvaluateRequest], Field(max_length=EVALUATE_MAX)]
-    resolved: list[Resolved | None] | None = None
-    at: Moment | None = None
-
-    @model_validator(mode="after")
-    def _resolved_belongs_to_the_requests(self) -> "Evaluate":
-        if self.resolved is not None and len(self.resolved) != len(self.requests):
-            raise ValueError("resolved must be as long as requests")
-        return self
 
 
 class SenderAnswer(Wire):
@@ -437,11 +415,10 @@ class Api:
         if not all(token.may(Role.VIEWER, request.workspace_id) for request in body.requests):
             raise not_found("The workspace")
         now = body.at or self._clock()
-        past = body.at is not None and body.at < self._clock() - NOW_TOLERANCE
-        beside = body.resolved or [None] * len(body.requests)
+        past = body.asks_of_the_past(self._clock())
         messages = [
-            _imagined(request, request.resolved or other, now)
-            for request, other in zip(body.requests, beside, strict=True)
+            _imagined(request, resolved, now)
+            for request, resolved in zip(body.requests, body.each_resolved(), strict=True)
         ]
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             messages = await self._as_stopped(connection, messages)

@@ -2,12 +2,13 @@
 
 import structlog
 from fastapi import FastAPI
+from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
 from sendwhy.reasons import Service
 from sendwhy.service import Gaps, Runtime
 from sendwhy.topics import Topic
 
 from dispatcher import store
-from dispatcher.api import EVALUATE_BYTES_MAX, EVALUATE_PATH, Api
+from dispatcher.api import Api
 from dispatcher.driver import Driver, utc_now
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta
