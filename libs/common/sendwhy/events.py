@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
@@ -234,8 +235,9 @@ class SendRequested(Wire):
                 raise ValueError(f"{name} must be at most {MAX_HORIZON.days} days after requested_at")
         return self
 
-    @property
+    @cached_property
     def template(self) -> TemplateContent | None:
+        # Cached: every gate that looks at a template asks for it.
         body = self.content.get("template") if self.content["type"] == "template" else None
         return None if body is None else _TEMPLATE.validate_python(body)
 
