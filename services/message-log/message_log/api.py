@@ -168,7 +168,7 @@ def _group_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSetti
     @router.get("/campaigns/{campaign}")
     async def read_campaign(caller: http.Viewer, campaign: str) -> CampaignView:
         filters = Filters(campaign=campaign)
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with queries.snapshot(runtime.pool) as connection:
             by_status = await queries.count_by_status(connection, caller.workspace, filters)
             reasons = await queries.count_by_reason(connection, caller.workspace, filters)
         if not any(by_status.values()):
@@ -180,7 +180,7 @@ def _group_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSetti
     async def read_automation(
         request: Request, caller: http.Viewer, automation: str, cursor: Cursor = None, limit: Limit = 50
     ) -> AutomationView:
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with queries.snapshot(runtime.pool) as connection:
             nodes = await queries.automation_nodes(connection, caller.workspace, automation)
             filters = Filters(automation=automation)
             page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=limit)
@@ -236,7 +236,7 @@ def base_of(request: Request, settings: MessageLogSettings) -> str:
 
 
 async def load_message(runtime: Runtime, workspace: str, message_id: str, viewer: Viewer) -> MessageDetail:
-    async with runtime.pool.acquire(timeout=10) as connection:
+    async with queries.snapshot(runtime.pool) as connection:
         row = await queries.read_message(connection, workspace, message_id) if "\x00" not in message_id else None
         if row is None:
             raise not_found("The message")
@@ -246,7 +246,7 @@ async def load_message(runtime: Runtime, workspace: str, message_id: str, viewer
 
 
 async def load_webhook(runtime: Runtime, workspace: str, webhook_id: str, *, everything: bool) -> WebhookDetail:
-    async with runtime.pool.acquire(timeout=10) as connection:
+    async with queries.snapshot(runtime.pool) as connection:
         found = await queries.read_webhook(connection, workspace, webhook_id, everything=everything)
     if found is None:
         raise not_found("The webhook")
@@ -288,7 +288,7 @@ async def _thread(
     runtime: Runtime, caller: Caller, contact: str, viewer: Viewer, *, cursor: str | None, limit: int
 ) -> ThreadView:
     """Both directions merged by time, newest first; one cursor walks both lists."""
-    async with runtime.pool.acquire(timeout=10) as connection:
+    async with queries.snapshot(runtime.pool) as connection:
         phones = await queries.phones_of(connection, caller.workspace, contact)
         sent = await queries.list_messages(
             connection, caller.workspace, Filters(contact=contact), cursor=cursor, limit=limit

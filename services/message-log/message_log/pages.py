@@ -244,7 +244,7 @@ def _message_routes(router: APIRouter, pages: Pages) -> None:
         range: Range = None,
         cursor: api.Cursor = None,
     ) -> Response:
-        async with pages.connect() as connection:
+        async with queries.snapshot(pages.runtime.pool) as connection:
             values = await _list_values(connection, reader, filters, range, cursor)
         if filters.q and len(values["page"].rows) == 1 and cursor is None and not _wants_part(request):
             return _redirect(_message_path(reader, values["page"].rows[0]["message_id"]), request)

@@ -2,7 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -125,6 +126,16 @@ class _Where:
 
     def __str__(self) -> str:
         return " and ".join(self._tests)
+
+
+@asynccontextmanager
+async def snapshot(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
+    """A connection whose statements all see one moment, so that what one answer says agrees with itself."""
+    async with (
+        pool.acquire(timeout=10) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        yield connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 import message_log
 import pytest
-from message_log import store
+from message_log import queries, store
 from message_log.store import EventRow
 from message_log_builders import event_id
 from sendwhy.postgres import migrate
@@ -73,3 +73,15 @@ async def test_past_retention_goes(connection: asyncpg.Connection) -> None:
     assert f"event_{old:%Y%m%d}" in dropped
     assert set(await where(connection)) == {str(event_id("now"))}
     await store.prune(connection, NOON)
+
+
+async def test_what_one_answer_reads_is_of_one_moment(fresh_database: str, connection: asyncpg.Connection) -> None:
+    await store.keep_partitions(connection, DAYS, TODAY)
+    async with (
+        asyncpg.create_pool(fresh_database, min_size=1, max_size=1) as pool,
+        queries.snapshot(pool) as reading,
+    ):
+        assert await queries.read_message(reading, "acme", "m-1") is None
+        await store.add_events(connection, [row("meanwhile", NOON)])
+        assert await queries.events_of(reading, "acme", "m-1", None) == []
+    assert len(await queries.events_of(connection, "acme", "m-1", None)) == 1
