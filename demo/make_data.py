@@ -46,7 +46,7 @@ NAMES_OF_NUMBERS = {
     EMPTYS: "Velas & Co",
 }
 NOBODYS_SENDER = "100000000000099"
-CREDITS_LEFT, PRICE = 1, 2
+CREDITS_LEFT, PRICE, BOUGHT = 1, 2, 100
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ class Demo:
     contacts: dict[str, list[list[str]]] = field(default_factory=lambda: {SHOP: [], EMPTY: []})
     requests: dict[str, list[Json]] = field(default_factory=dict)
     webhooks: dict[str, list[Json]] = field(default_factory=dict)
+    customers: list[Json] = field(default_factory=list)
     recipients: dict[str, Json] = field(default_factory=dict)
     expected: list[tuple[str, Outcome]] = field(default_factory=list)
     _phones: set[str] = field(default_factory=set)
@@ -523,6 +524,61 @@ def early_access(demo: Demo) -> None:
         )
 
 
+# --- what somebody puts right: each begins with a failure, and ends with another message that arrives ---
+
+
+def harvest_fair(demo: Demo) -> None:
+    """A campaign that is slowed to one a second; three say STOP while theirs wait."""
+    origin = {"kind": "campaign", "id": "harvest-fair", "name": "Harvest fair"}
+    for number in range(1, 19):
+        person = demo.subscriber(COUNTRIES[4])
+        leaves = number > 15
+        if leaves:
+            demo.writes("stop.jsonl", person, ("Unsubscribe", "STOP \U0001f6d1", "stop!!")[number - 16])
+        demo.request(
+            "harvest-fair.jsonl",
+            f"harvest-{number}",
+            NOT_OPTED_IN if leaves else READ,
+            to=to_contact(person),
+            origin=origin,
+            content=template("autumn_sale", "en_US", person.first_name),
+            send_at=at(20) if leaves else None,
+        )
+
+
+def mended(demo: Demo) -> None:
+    """A number without calling code is corrected in the shop; credits are bought. What had failed stays failed."""
+    person = demo.person(COUNTRIES[0])
+    demo.contact(person, phone=person.national, phone_calling_code="")
+    demo.customers.append(_shopify_customer(person))
+    origin = {"kind": "campaign", "id": "lamp-care", "name": "Lamp care"}
+    for number, outcome in ((1, NO_CALLING_CODE), (2, READ)):
+        demo.request(
+            f"lamp-care-{number}.jsonl",
+            f"lamp-care-{number}",
+            outcome,
+            to=to_contact(person),
+            origin=origin,
+            content=template("autumn_sale", "es_MX", person.first_name),
+        )
+    broke = {"kind": "campaign", "id": "candle-night", "name": "Candle night"}
+    for number in (6, 7):
+        _offer(demo, "candle-night-2.jsonl", f"candle-{number}", READ, EMPTY, origin=broke, workspace_id=EMPTY)
+
+
+def _shopify_customer(person: Person) -> Json:
+    first, _, last = person.name.partition(" ")
+    address = {"country_code": person.country.code, "phone": person.phone, "default": True}
+    return {
+        "id": int(person.contact_id.partition(":")[2]),
+        "first_name": first,
+        "last_name": last,
+        "phone": person.phone,
+        "updated_at": at(),
+        "default_address": address,
+    }
+
+
 # --- limits: each begins in one file and is reached in the next ---
 
 
@@ -714,7 +770,7 @@ def workspaces() -> Json:
         SHOP: {
             "contacts": "contacts.csv",
             "senders": [sender(number) for number in (OUTLET, NEW, OLD_TOKEN, UNPAID)],
-            "throttles": {"vip-preview": {"per_day": 2}},
+            "throttles": {"vip-preview": {"per_day": 2}, "harvest-fair": {"per_minute": 60}},
             "paused_campaigns": ["spring-clearance"],
         },
         EMPTY: {
@@ -729,7 +785,9 @@ def workspaces() -> Json:
 def plan(silence: Json) -> Json:
     """What happens, step by step. What needs an earlier message to have ended comes after a `wait`."""
     first = ["campaign", "early-access", "vip-preview-1", "hola-norte-1", "win-back-1", "candle-night"]
+    first += ["harvest-fair", "lamp-care-1"]
     second = ["flow", "inbox", "test", "outlet", "vip-preview-2", "hola-norte-2", "win-back-2", "api"]
+    second += ["lamp-care-2", "candle-night-2"]
     files = [[f"requests/{name}.jsonl" for name in names] for names in (first, second)]
     return {
         "base_time": at(),
@@ -738,8 +796,13 @@ def plan(silence: Json) -> Json:
                 "title": "customers write, Meta reviews templates",
                 "webhooks": ["webhooks/conversations.jsonl", "webhooks/templates.jsonl"],
             },
-            {"title": "the campaign, and five small ones", "requests": files[0]},
+            {"title": "the campaign, and seven small ones", "requests": files[0]},
             {"title": "some change their mind", "webhooks": ["webhooks/stop.jsonl"], "wait": True},
+            {
+                "title": "a number is corrected in the shop, credits are bought",
+                "customers": ["webhooks/customers.jsonl"],
+                "top_ups": {EMPTY: BOUGHT},
+            },
             {
                 "title": "flows, inbox, orders, limits",
                 "recipients": silence,
@@ -788,6 +851,8 @@ def make() -> Iterator[tuple[str, bytes]]:
     silence = win_back(demo)
     api(demo)
     test_message(demo)
+    harvest_fair(demo)
+    mended(demo)
     template_webhooks(demo)
     yield "contacts.csv", as_csv(demo.contacts[SHOP])
     yield "contacts-empty.csv", as_csv(demo.contacts[EMPTY])
@@ -795,6 +860,7 @@ def make() -> Iterator[tuple[str, bytes]]:
         yield f"requests/{name}", as_jsonl(requests)
     for name, webhooks in demo.webhooks.items():
         yield f"webhooks/{name}", as_jsonl(webhooks)
+    yield "webhooks/customers.jsonl", as_jsonl(demo.customers)
     yield "meta.json", as_json(meta(demo))
     yield "workspaces.json", as_json(workspaces())
     yield "plan.json", as_json(plan(silence))

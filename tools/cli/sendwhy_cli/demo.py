@@ -7,8 +7,10 @@ empty state directory, sets the world up over public HTTP, plays the steps of pl
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
+import hmac
 import json
 import os
 import shlex
@@ -44,6 +46,8 @@ from sendwhy_cli.why import MARKS
 
 Json = dict[str, Any]
 
+# Whose webhooks `shopify_secret` of stack.json signs.
+SHOP = "demo"
 # What takes 30 days and 10 minutes otherwise; the caller's own SENDWHY_ settings win.
 SETTINGS = {"SENDWHY_RECEIPT_TTL_SECONDS": "12", "SENDWHY_UNKNOWN_OUTCOME_SECONDS": "15"}
 MARKER = "demo.json"
@@ -63,11 +67,16 @@ class _Data(BaseModel):
 
 
 class Step(_Data):
-    """What happens at once, in this order; `wait`: until every request so far has its outcome."""
+    """What happens at once, in this order; `wait`: until every request so far has its outcome.
+
+    `customers`: files of customers that the shop tells anew; `top_ups`: credits by workspace.
+    """
 
     title: str
     recipients: dict[str, Json] = {}
     webhooks: list[str] = []
+    customers: list[str] = []
+    top_ups: dict[str, int] = {}
     requests: list[str] = []
     cancel: list[str] = []
     wait: bool = False
@@ -114,6 +123,7 @@ class DemoStack(RunningStack):
     meta: str
     meta_app_id: str
     meta_app_secret: str
+    shopify_secret: str
 
 
 @dataclass(frozen=True)
@@ -236,13 +246,16 @@ class Show:
         if wanted.prices:
             await self._ask("PUT", "billing", workspace, "prices", json=wanted.prices)
         if wanted.credits:
-            top_up = {"credits": wanted.credits, "reference": "demo"}
-            await self._ask("POST", "billing", workspace, "top-ups", json=top_up)
+            await self._top_up(workspace, wanted.credits, "demo-invoice-1")
         for campaign, throttle in wanted.throttles.items():
             await self._ask("PUT", "dispatcher", workspace, f"throttles/{campaign}", json=throttle)
         for campaign in wanted.paused_campaigns:
             await self._ask("POST", "dispatcher", workspace, f"campaigns/{campaign}/pause")
         await self._import(workspace, wanted.contacts)
+
+    async def _top_up(self, workspace: str, credits: int, reference: str) -> None:
+        body = {"credits": credits, "reference": reference}
+        await self._ask("POST", "billing", workspace, "top-ups", json=body, headers={"Idempotency-Key": reference})
 
     async def _import(self, workspace: str, name: str) -> None:
         csv = (self.data.folder / name).read_bytes()
@@ -257,7 +270,7 @@ class Show:
         url = f"{self.stack.services[service]}/v1/workspaces/{workspace}/{path}"
         headers = body.pop("headers", {})
         if method != "GET":
-            headers |= {"Idempotency-Key": f"demo/{path}"}
+            headers = {"Idempotency-Key": f"demo/{path}"} | headers
         return await _call(self.ours, method, url, headers=headers, **body)
 
     # --- the steps ---
@@ -267,6 +280,11 @@ class Show:
         for name in step.webhooks:
             for webhook in self.data.lines(name):
                 await self._tell(webhook)
+        for name in step.customers:
+            for customer in self.data.lines(name):
+                await self._correct(customer)
+        for workspace, credits in step.top_ups.items():
+            await self._top_up(workspace, credits, "demo-invoice-2")
         bodies = [body for name in step.requests for body in self.data.lines(name)]
         if bodies:
             await self._publish(bodies)
@@ -279,6 +297,28 @@ class Show:
             for change in entry["changes"]:
                 for method, path, body in self._causes(entry["id"], change["field"], change["value"]):
                     await _call(self.meta, method, path, json=body)
+
+    async def _correct(self, customer: Json) -> None:
+        """What Shopify sends when somebody mends a customer there; returns when consent knows the number."""
+        body = json.dumps(customer | {"updated_at": datetime.now(UTC).isoformat()}).encode()
+        signature = hmac.digest(self.stack.shopify_secret.encode(), body, "sha256")
+        headers = {
+            "Content-Type": "application/json",
+            "X-Shopify-Topic": "customers/update",
+            "X-Shopify-Hmac-Sha256": base64.b64encode(signature).decode(),
+        }
+        url = f"{self.stack.services['webhook-ingest']}/webhooks/shopify/{SHOP}"
+        await _call(self.meta, "POST", url, content=body, headers=headers)
+        await self._known(f"contacts/shopify:{customer['id']}", customer["phone"])
+
+    async def _known(self, contact: str, phone: str) -> None:
+        deadline = time.monotonic() + STALLED_SECONDS
+        while True:
+            if (await self._ask("GET", "consent", SHOP, contact))["phone"] == phone:
+                return
+            if time.monotonic() > deadline:
+                raise CommandError(Exit.BAD_ANSWER, f"{contact} was corrected in the shop, and consent doesn't know it")
+            await asyncio.sleep(POLL_SECONDS)
 
     def _causes(self, account: str, name: str, value: Json) -> Iterator[tuple[str, str, Json]]:
         if name == "message_template_status_update":
