@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 READY_SECONDS = 240
+# What a killed dispatcher leaves in flight is told as unknown after this; else after 10 minutes.
+SETTINGS = {"SENDWHY_UNKNOWN_OUTCOME_SECONDS": "30"}
 STOP_SECONDS = 60
 
 
@@ -29,7 +31,7 @@ def stack_file() -> Iterator[Path]:
     log = folder / "up.log"
     command = [str(Path(sys.executable).parent / "sendwhy"), "up", "--state-dir", str(folder / "state")]
     with log.open("wb") as output:
-        up = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        up = subprocess.Popen(command, stdout=output, stderr=output, env=SETTINGS | os.environ, start_new_session=True)
     try:
         yield _ready(folder / "state" / "stack.json", up, log)
     finally:

@@ -197,6 +197,16 @@ class Outside:
             raise AssertionError(f"{len(left)} messages are not settled, as {await self.message(one)}") from error
         return found
 
+    async def settled_as(self, ids: Iterable[str], status: str) -> None:
+        """Wait until each message has that status, whatever was told of it before."""
+        for one in sorted(ids):
+
+            async def told(one: str = one) -> bool:
+                message = await self.message(one)
+                return message is not None and message["status"] == status
+
+            await until(told, f"{one} is {status}")
+
     async def calls(self) -> list[Json]:
         """The calls to Meta for this workspace's messages."""
         answer = await self.sim("GET", "/calls")

@@ -1,13 +1,14 @@
 """kill -9 of each service in mid-campaign: one outcome a message, none sent twice, the ledger sums up."""
 
-import asyncio
 import os
 import signal
 
+import pytest
 from outside import Outside, highest, until
 
 SERVICES = ["consent", "billing", "dispatcher", "webhook-ingest", "message-log"]
 CAMPAIGN = 400
+CREDITS = 350
 
 
 async def kill(user: Outside, service: str) -> None:
@@ -30,8 +31,9 @@ async def kill(user: Outside, service: str) -> None:
     await until(back, f"{service} is back")
 
 
+@pytest.mark.timeout(600)
 async def test_each_service_is_killed_in_mid_campaign(user: Outside) -> None:
-    await user.set_up(credits=CAMPAIGN - 50, per_second=20)
+    await user.set_up(credits=CREDITS, per_second=20)
     people = [(f"c{number}", user.person()) for number in range(CAMPAIGN)]
     await user.contacts(people)
     requests = [user.request(f"m{number}", f"c{number}") for number in range(CAMPAIGN)]
@@ -42,32 +44,45 @@ async def test_each_service_is_killed_in_mid_campaign(user: Outside) -> None:
     for service in reversed(SERVICES):
         await kill(user, service)
     ids = [one["message_id"] for one in requests]
-    # What was out while the dispatcher died is resolved by its webhook.
     outcomes = await user.settled(ids, seconds=240)
-    reasons = sorted(str(reason) for _, reason in outcomes.values() if reason)
-    assert reasons == ["INSUFFICIENT_CREDITS"] * 50
-    # Whole requests that Meta did not refuse: a refusal for pace (130429) was surely not taken, and is tried again.
-    calls = [
-        call["biz_opaque_callback_data"]
-        for call in await user.calls()
-        if call["whole"] and (call["http_status"] or 200) < 400
-    ]
-    assert len(calls) == len(set(calls)) == CAMPAIGN - 50
-    await ledger_sums_up(user)
+    called = await taken_calls(user)
+    assert len(called) == len(set(called)), "a message was sent twice"
+    # A dispatcher that dies between its mark and its call leaves a message of which nobody can know whether it was
+    # sent. If it was, its webhook tells so, however late; if not, it is never sent again.
+    unknown = {one for one, (_, reason) in outcomes.items() if reason == "SEND_OUTCOME_UNKNOWN"}
+    await user.settled_as(unknown & set(called), "read")
+    never_sent = unknown - set(called)
+    refused = {one for one, (_, reason) in outcomes.items() if reason == "INSUFFICIENT_CREDITS"}
+    assert set(called) | never_sent | refused == set(ids)
+    assert len(called) + len(never_sent) + len(refused) == CAMPAIGN
+    # The credits of what was never sent came back, perhaps in time for another message.
+    assert CAMPAIGN - CREDITS - len(never_sent) <= len(refused) <= CAMPAIGN - CREDITS
+    await ledger_sums_up(user, len(called))
     rejected = {event["message_id"] for event in await user.events("send.rejected")}
     statuses = await user.events("status.updated")
     for message_id in ids:
-        told = [event for event in statuses if event["message_id"] == message_id]
-        assert (message_id in rejected) != (highest(told) == "read"), message_id
+        told = highest(event for event in statuses if event["message_id"] == message_id)
+        assert (told == "read") == (message_id in called), message_id
+        assert (message_id in rejected) == (message_id in unknown | refused), message_id
 
 
-async def ledger_sums_up(user: Outside) -> None:
+async def taken_calls(user: Outside) -> list[str]:
+    """The messages of whole requests that Meta did not refuse: a refusal for pace (130429) was surely not taken, and
+    is tried again."""
+    prefix = f"sw1:{user.workspace}:"
+    return [
+        call["biz_opaque_callback_data"].removeprefix(prefix)
+        for call in await user.calls()
+        if call["whole"] and (call["http_status"] or 200) < 400
+    ]
+
+
+async def ledger_sums_up(user: Outside, sent: int) -> None:
     async def captured() -> bool:
-        return len([entry for entry in await user.ledger() if entry["kind"] == "capture"]) == CAMPAIGN - 50
+        return len([entry for entry in await user.ledger() if entry["kind"] == "capture"]) == sent
 
     await until(captured, "every receipt is captured")
     entries = await user.ledger()
-    assert sum(entry["amount"] for entry in entries) == await user.balance() == 0
+    assert sum(entry["amount"] for entry in entries) == await user.balance() == CREDITS - sent
     kinds = [(entry["message_id"], entry["kind"]) for entry in entries if entry["message_id"]]
     assert len(kinds) == len(set(kinds))
-    await asyncio.sleep(0)
