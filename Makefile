@@ -12,10 +12,10 @@ TESTS := $(wildcard libs/*/tests services/*/tests tools/*/tests tests/*/) tests/
 demo: setup  ## sample requests through the whole product: make demo ARGS="--exit --report out.json"
 	$(RUN)sendwhy demo $(ARGS)
 
-test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium
+test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium, two files at a time: they mostly wait
 	$(PYTHON) tests/system_packages.py
 	$(RUN)sendwhy fetch
-	$(RUN)pytest $(ARGS)
+	$(RUN)pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup  ## style, types, boundaries, dead code
 	$(RUN)ruff format --check .

@@ -25,6 +25,8 @@ from sendwhy.topics import Outgoing, Topic, outgoing
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 TOPIC = Topic.SEND_CANCELLED
+# One that doesn't read this topic: a real service of another test would be in the same consumer group.
+SERVICE = Service.BILLING
 SCHEMA = "create table seen (message_id text primary key, note text check (note <> 'refused'));"
 
 
@@ -53,7 +55,7 @@ class World:
         return self.publish
 
     def app(self) -> FastAPI:
-        runtime = Runtime(Service.MESSAGE_LOG, self.settings)
+        runtime = Runtime(SERVICE, self.settings)
         runtime.stage(TOPIC, parse_json(SendCancelled), self.handle)
         return runtime.make_api("test")
 
@@ -101,7 +103,7 @@ async def forget_group(settings: ServiceSettings) -> None:
     """Set the group back to the topic's end: each test has a database that has reached nothing."""
     from sendwhy.stage import consumer_group
 
-    group = consumer_group(Service.MESSAGE_LOG, TOPIC)
+    group = consumer_group(SERVICE, TOPIC)
     consumer = AIOKafkaConsumer(
         TOPIC, bootstrap_servers=settings.kafka_bootstrap_servers, group_id=group, enable_auto_commit=False
     )
@@ -199,7 +201,7 @@ async def test_a_database_older_than_the_log_is_refused_until_it_is_rewound(worl
         async with world.running():
             pass
     on_any_port = world.settings.model_copy(update={"http_port": 0})
-    assert await asyncio.to_thread(_serve, Service.MESSAGE_LOG, world.app(), on_any_port) == 2
+    assert await asyncio.to_thread(_serve, SERVICE, world.app(), on_any_port) == 2
     await world.app().state.runtime.rewind()
     async with world.running():
         await until(both)
@@ -221,7 +223,7 @@ async def test_what_was_committed_and_never_published_is_published_by_the_sweep(
 
 
 async def test_a_refused_record_does_not_poison_the_producer(world: World) -> None:
-    producer = Producer(world.settings, Metrics(Service.MESSAGE_LOG))
+    producer = Producer(world.settings, Metrics(SERVICE))
     await producer.start()
     too_large = Outgoing(TOPIC, b"k", b"x" * (4 * 1024 * 1024 + 100_000))
     with pytest.raises(PublishError):
