@@ -235,6 +235,14 @@ class SendRequested(Wire):
                 raise ValueError(f"{name} must be at most {MAX_HORIZON.days} days after requested_at")
         return self
 
+    @property
+    def template_id(self) -> tuple[str, str] | None:
+        """The template's name and language, read from the content as it is: that was checked when it was parsed."""
+        if self.content["type"] != "template":
+            return None
+        body: Any = self.content["template"]
+        return body["name"], body["language"]["code"]
+
     @cached_property
     def template(self) -> TemplateContent | None:
         # Cached: every gate that looks at a template asks for it.

@@ -141,8 +141,10 @@ class Metrics:
         for labels, value in values:
             self._child(name, labels).set(value)
 
-    def observe(self, name: Metric, value: float, **labels: str) -> None:
-        self._child(name, labels).observe(value)
+    def observe(self, name: Metric, *values: float, **labels: str) -> None:
+        observe = self._child(name, labels).observe
+        for value in values:
+            observe(value)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

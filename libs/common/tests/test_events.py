@@ -45,6 +45,7 @@ def test_the_contracts_example_is_read() -> None:
     request = read()
     assert request.template is not None
     assert request.template.name == "autumn_sale"
+    assert request.template_id == ("autumn_sale", "es_MX")
     assert read(something_new={"a": 1}) == request
 
 
@@ -97,7 +98,8 @@ def test_nothing_lies_more_than_thirty_days_ahead(field: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(CONTENT_TYPES - {"template"}))
 def test_every_content_type_passes(kind: str) -> None:
-    assert read(content={"type": kind, kind: [{}] if kind == "contacts" else {"id": "1"}})
+    request = read(content={"type": kind, kind: [{}] if kind == "contacts" else {"id": "1"}})
+    assert (request.template, request.template_id) == (None, None)
 
 
 def test_values_are_not_in_error_messages() -> None:

@@ -76,10 +76,8 @@ async def prices_for(connection: Connection, asked: Sequence[Priceable]) -> list
 
 
 def _template_use(request: SendRequested) -> store.TemplateUse | None:
-    template = request.template
-    if template is None:
-        return None
-    return store.TemplateUse(request.workspace_id, request.sender_id, template.name, template.language.code)
+    template = request.template_id
+    return None if template is None else store.TemplateUse(request.workspace_id, request.sender_id, *template)
 
 
 async def account_records(connection: Connection, workspaces: Iterable[str]) -> list[Outgoing]:

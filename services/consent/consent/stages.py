@@ -1,6 +1,7 @@
 """What consent does with each topic's batch. Stages that change contacts read all into `Change`s and share one path."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -63,7 +64,7 @@ class Surroundings:
         workspace = request.workspace_id
         sender_id = request.sender_id or self.defaults.get(workspace)
         waba = self.wabas.get((workspace, sender_id)) if sender_id else None
-        template = template_of(request)
+        template = request.template_id
         category = self.categories.get((waba, *template)) if waba and template else None
         contact = self.contact_of(request)
         return Facts(
@@ -88,14 +89,6 @@ def marks_of_request(request: SendRequested) -> tuple[Mark, ...]:
     return marks_of(request.workspace_id, phone_key=reading.phone.key if reading.phone else None)
 
 
-def template_of(request: SendRequested) -> tuple[str, str] | None:
-    """Name and language; read from the content, which was validated when the request was parsed."""
-    if request.content["type"] != "template":
-        return None
-    template: Any = request.content["template"]
-    return template["name"], template["language"]["code"]
-
-
 async def surroundings_of(
     connection: Connection, requests: Sequence[SendRequested], believed_workspaces: frozenset[str]
 ) -> Surroundings:
@@ -105,7 +98,7 @@ async def surroundings_of(
         for mark in contact.marks:
             contacts.setdefault(mark, []).append(contact)
     senders = await store.senders_of(connection, {request.workspace_id for request in requests})
-    templates = [template for request in requests if (template := template_of(request)) is not None]
+    templates = [template for request in requests if (template := request.template_id) is not None]
     return Surroundings(
         contacts=contacts,
         defaults={row["workspace_id"]: row["sender_id"] for row in senders if row["is_default"]},
@@ -130,6 +123,7 @@ class Stages:
         standing = await decisions_of(connection, CONSENT_STEP, keys)
         fresh: dict[MessageKey, tuple[Record[SendRequested], Completed]] = {}
         refused: list[Outgoing] = []
+        results: Counter[tuple[str, str]] = Counter()
         for key, record in zip(keys, records, strict=True):
             result = "duplicate"
             if key not in standing and key not in fresh:
@@ -140,7 +134,9 @@ class Stages:
                 else:
                     fresh[key] = (record, completed)
                     result = "accepted"
-            self._metrics.inc(Metric.REQUESTS, origin_kind=record.event.origin.kind, result=result)
+            results[record.event.origin.kind, result] += 1
+        for (origin_kind, result), count in results.items():
+            self._metrics.inc(Metric.REQUESTS, count, origin_kind=origin_kind, result=result)
         decided = await self._decide(connection, fresh, now)
         answers = {**standing, **decided}
         return refused + _told(answers[key] for key in dict.fromkeys(keys) if key in answers)
@@ -183,9 +179,8 @@ class Stages:
         answers = {(one.workspace_id, one.message_id): one.outgoing for one in decisions}
         if late := answers.keys() - added:
             answers |= await decisions_of(connection, step, late)
-        for key, code in codes.items():
-            if key in added:
-                self._metrics.inc(Metric.REJECTED, service=Service.CONSENT, reason=code)
+        for code, count in Counter(codes[key] for key in codes if key in added).items():
+            self._metrics.inc(Metric.REJECTED, count, service=Service.CONSENT, reason=code)
         return answers
 
     def _refuse(
