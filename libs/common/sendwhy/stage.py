@@ -20,7 +20,7 @@ from asyncpg import PostgresError
 from faststream.kafka import KafkaBroker, KafkaMessage
 from pydantic import ValidationError
 
-from sendwhy.kafka import BATCH_MAX_RECORDS, BATCH_TIMEOUT_MS, Producer, PublishError, lag_of, raw
+from sendwhy.kafka import BATCH_MAX_RECORDS, BATCH_TIMEOUT_MS, Producer, PublishError, as_it_came, lag_of, undecoded
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import DATA_ERRORS, TRANSIENT_ERRORS, Connection, store_reached
@@ -152,13 +152,14 @@ class Stage(Generic[T]):
             max_records=BATCH_MAX_RECORDS,
             batch_timeout_ms=BATCH_TIMEOUT_MS,
             auto_offset_reset="earliest",
-            decoder=raw,
+            parser=as_it_came,
+            decoder=undecoded,
             title=f"{self._service}: {self.topic}",
         )
 
         @subscriber
-        async def on_batch(_bodies: list[Any], message: KafkaMessage) -> None:
-            await self._on_batch(message.raw_message, message.consumer)
+        async def on_batch(message: KafkaMessage) -> None:
+            await self._on_batch(message.raw_message, subscriber.consumer)
 
         self._subscriber = subscriber
 
@@ -192,8 +193,8 @@ class Stage(Generic[T]):
         await self._commit(consumer, _next_offsets(records))
         now = datetime.now(UTC)
         self._metrics.observe(Metric.STAGE_BATCH, len(records), stage=self.name)
-        for record in records:
-            self._metrics.observe(Metric.STAGE_SECONDS, (now - record.at).total_seconds(), stage=self.name)
+        waited = [(now - record.at).total_seconds() for record in records]
+        self._metrics.observe(Metric.STAGE_SECONDS, *waited, stage=self.name)
 
     @staticmethod
     def _refuse_flood(bad: int, records: int) -> None:

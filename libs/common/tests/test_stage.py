@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy.events import SendCancelled
@@ -21,7 +21,7 @@ from sendwhy.reasons import Service
 from sendwhy.service import DatabaseIsOlder, Runtime, _serve
 from sendwhy.settings import KafkaSettings, ServiceSettings
 from sendwhy.stage import Record, parse_json
-from sendwhy.topics import Outgoing, Topic, outgoing
+from sendwhy.topics import TOPICS, Outgoing, Topic, outgoing
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 TOPIC = Topic.SEND_CANCELLED
@@ -72,11 +72,11 @@ class World:
         finally:
             await connection.close()
 
-    async def send(self, *values: bytes) -> None:
+    async def send(self, *values: bytes, headers: Sequence[tuple[str, bytes | None]] = ()) -> None:
         producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka_bootstrap_servers)
         await producer.start()
         for value in values:
-            await producer.send_and_wait(TOPIC, value, key=b"k")
+            await producer.send_and_wait(TOPIC, value, key=b"k", headers=list(headers))
         await producer.stop()
 
     def cancel(self, message_id: str, note: str = "x") -> bytes:
@@ -118,14 +118,15 @@ async def _assigned(consumer: AIOKafkaConsumer) -> bool:
 
 
 async def dead_letters(bootstrap: str, workspace: str) -> list[Any]:
-    consumer = AIOKafkaConsumer(Topic.DEAD_LETTERS, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
-    await consumer.start()
+    """What stands there now; a stage that has stopped has published all of its batch."""
+    places = [TopicPartition(Topic.DEAD_LETTERS, number) for number in range(TOPICS[Topic.DEAD_LETTERS].partitions)]
     found: list[Any] = []
-    with suppress(TimeoutError):
-        async with asyncio.timeout(3):
-            async for record in consumer:
-                found.append(record)
-    await consumer.stop()
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+        consumer.assign(places)
+        ends = sum((await consumer.end_offsets(places)).values())
+        while sum([await consumer.position(place) for place in places]) < ends:
+            for records in (await consumer.getmany(timeout_ms=1000)).values():
+                found += records
     return [record for record in found if workspace.encode() in record.value]
 
 
@@ -143,6 +144,18 @@ async def test_one_unreadable_record_is_put_aside_and_its_neighbours_go_on(world
     headers = dict(letters[0].headers)
     assert headers["topic"] == b"send.cancelled"
     assert b"message_id" in headers["error"]
+
+
+@pytest.mark.parametrize("header", [b"\xff", None])
+async def test_a_header_that_is_no_text_loses_no_batch(world: World, header: bytes | None) -> None:
+    await world.send(world.cancel("a"), headers=[("traceparent", header)])
+    await world.send(world.cancel("b"))
+
+    async def both() -> bool:
+        return await world.seen() == {"a", "b"}
+
+    async with world.running():
+        await until(both)
 
 
 async def test_a_record_that_the_database_refuses_is_found_by_halving(world: World) -> None:
