@@ -21,12 +21,20 @@ from webhook_ingest.decide import silence, silence_event
 
 OVERDUE_LIMIT = 500
 KAFKA_TIMEOUT_SECONDS = 30
+# The broker answers one connection in order: each question about an offset waits behind a fetch that waits for records
+# (500 ms by default, 6 s in all for a replay of six partitions with next to nothing in them).
+FETCH_WAIT_MS = 50
 
 
 @asynccontextmanager
 async def raw_webhooks(settings: KafkaSettings) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
     """A consumer of webhook.received without a group, and its partitions, which are all of the topic's."""
-    consumer = AIOKafkaConsumer(Topic.WEBHOOK_RECEIVED, **connection_options(settings), enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        Topic.WEBHOOK_RECEIVED,
+        **connection_options(settings),
+        enable_auto_commit=False,
+        fetch_max_wait_ms=FETCH_WAIT_MS,
+    )
     try:
         async with asyncio.timeout(KAFKA_TIMEOUT_SECONDS):
             await consumer.start()
