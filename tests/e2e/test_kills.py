@@ -1,5 +1,6 @@
 """kill -9 of each service in mid-campaign: one outcome a message, none sent twice, the ledger sums up."""
 
+import asyncio
 import os
 import signal
 
@@ -11,10 +12,15 @@ CAMPAIGN = 400
 CREDITS = 350
 
 
-async def kill(user: Outside, service: str) -> None:
-    (pid, *_) = user.stack["pids"][service]
-    os.kill(pid, signal.SIGKILL)
+async def kill(user: Outside, *services: str) -> None:
+    """kill -9 at once, and wait until each is back."""
+    pids = {service: user.stack["pids"][service][0] for service in services}
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    await asyncio.gather(*(_back(user, service, pid) for service, pid in pids.items()))
 
+
+async def _back(user: Outside, service: str, pid: int) -> None:
     async def back() -> bool:
         # stack.json may be rewritten at this very moment, and the service may not listen yet.
         if pid in user.stack["pids"][service]:
@@ -41,8 +47,8 @@ async def test_each_service_is_killed_in_mid_campaign(user: Outside) -> None:
     for service in SERVICES:
         await kill(user, service)
     await user.publish(*requests[CAMPAIGN // 2 :])
-    for service in reversed(SERVICES):
-        await kill(user, service)
+    # All at once, as when the machine dies.
+    await kill(user, *SERVICES)
     ids = [one["message_id"] for one in requests]
     outcomes = await user.settled(ids, seconds=240)
     called = await taken_calls(user)
