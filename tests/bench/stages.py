@@ -8,7 +8,8 @@ goes unseen. What of that its start takes is found by going the way twice, with 
 what the difference costs is the price of a message, the rest is the start.
 
 Each service's CPU is that of its process only; Kafka's and PostgreSQL's, of the larger round, stand in their own
-columns. Figures are printed, never asserted: this machine is shared, and starts differ by some 0.1 s of CPU.
+columns. Figures are printed, never asserted: machines are shared, and starts differ by some 0.1 s of CPU, which is
+40 µs a message with --messages 3000 and 6 with 20,000.
 """
 
 import argparse
