@@ -41,6 +41,8 @@ class Metric(StrEnum):
     STOP_TO_LAST_SECONDS = "sendwhy_stop_to_last_message_seconds"
     RECEIPTS_MISSING = "sendwhy_receipts_missing_messages"
     BALANCE_MISMATCH = "sendwhy_credits_balance_mismatch"
+    LOW_BALANCE_ALERTS = "sendwhy_low_balance_alerts_total"
+    PRICING_DIFFERENCES = "sendwhy_pricing_differences_total"
     PROJECTION_LAG_SECONDS = "sendwhy_projection_lag_seconds"
     CONSUMER_LAG = "sendwhy_consumer_lag_messages"
     LAST_PROGRESS = "sendwhy_last_progress_timestamp_seconds"
@@ -89,6 +91,14 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         Metric.STOP_TO_LAST_SECONDS: MetricSpec("from a STOP to the last marketing message out", (), _SECONDS),
         Metric.RECEIPTS_MISSING: MetricSpec("messages that Meta took and whose delivery receipt is still awaited"),
         Metric.BALANCE_MISMATCH: MetricSpec("accounts whose balance differs from the sum of their ledger; must be 0"),
+        Metric.LOW_BALANCE_ALERTS: MetricSpec(
+            "accounts that reached a threshold (20, 10, 0 %) of their last top-up, once each a top-up", ("percent",)
+        ),
+        Metric.PRICING_DIFFERENCES: MetricSpec(
+            "messages whose pricing by Meta differs from our charge (category, charged_but_free,"
+            " billed_but_not_charged)",
+            ("kind",),
+        ),
         Metric.PROJECTION_LAG_SECONDS: MetricSpec("age of the last event that the message log applied"),
         Metric.CONSUMER_LAG: MetricSpec("records not yet handled", ("stage",)),
         Metric.LAST_PROGRESS: MetricSpec("when a consumer last finished a batch or found nothing to do", ("stage",)),

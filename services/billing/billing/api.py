@@ -6,11 +6,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AfterValidator, Field, StringConstraints
 from sendwhy.access import Role, Token
 from sendwhy.evaluation import Evaluate
-from sendwhy.events import Gate, Line, MessageId, Moment, Price, Resolved, Wire
+from sendwhy.events import Gate, Line, MessageId, Moment, Price, Resolved, SendRequested, Wire
 from sendwhy.http import (
     Admin,
     AnyToken,
@@ -23,7 +23,6 @@ from sendwhy.http import (
     cursor_of,
     json_body,
     once,
-    position_of,
 )
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem, not_found
@@ -32,8 +31,9 @@ from sendwhy.service import Runtime
 from sendwhy.topics import outgoing
 
 from billing import store
-from billing.decide import Account, BelowZero, Entry, Kind, PriceRow, adjust, evaluate, top_up
-from billing.stages import Priceable, prices_for
+from billing.decide import Account, BelowZero, Entry, Kind, OriginKey, PriceRow, Tally, adjust, evaluate, top_up
+from billing.reports import numbers_of, report_routes
+from billing.stages import Priceable, note_alerts, prices_for
 
 CREDITS_MAX = 1_000_000_000
 PRICES_MAX = 2_000
@@ -107,12 +107,20 @@ class EvaluateAnswer(Wire):
     results: list[Result]
 
 
+def _json_only(request: Request) -> None:
+    """Bodies are JSON. Who names no content type means JSON; who names another one made a mistake."""
+    named = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method in ("POST", "PUT") and named not in ("", "application/json"):
+        raise Problem(415, "The body must be JSON.", errors={"Content-Type": "must be application/json"})
+
+
 def routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", dependencies=[Depends(_json_only)])
     _account_routes(router, runtime)
     _ledger_routes(router, runtime)
     _price_routes(router, runtime)
     _evaluate_routes(router, runtime)
+    report_routes(router, runtime)
     return router
 
 
@@ -157,18 +165,20 @@ async def _write(runtime: Runtime, request: Request, caller: Caller, key: str | 
     async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
 
         async def act() -> tuple[int, bytes]:
-            return 200, (await _book(connection, caller.workspace, book)).to_json()
+            return 200, (await _book(runtime, connection, caller.workspace, book)).to_json()
 
         answer = await once(connection, request, caller, key, act)
     runtime.publish_soon()
     return answer
 
 
-async def _book(connection: Connection, workspace: str, book: Book) -> BookedAnswer:
+async def _book(runtime: Runtime, connection: Connection, workspace: str, book: Book) -> BookedAnswer:
     accounts = await store.lock_or_open_accounts(connection, [workspace])
     account, entry = book(accounts[workspace])
-    await store.add_entries(connection, [entry], at=datetime.now(UTC))
+    at = datetime.now(UTC)
+    await store.add_entries(connection, [entry], at=at)
     await store.save_accounts(connection, [account])
+    await note_alerts(connection, runtime.metrics, [(accounts[workspace], account, [entry])], at=at)
     events = await store.account_events(connection, [workspace])
     await add_to_outbox(connection, [(event.event_id, outgoing(event, source=Service.BILLING)) for event in events])
     [booked] = await store.ledger_page(connection, workspace, before=account.version + 1, limit=1)
@@ -185,20 +195,13 @@ def _ledger_routes(router: APIRouter, runtime: Runtime) -> None:
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
     ) -> LedgerAnswer:
         """Entries, the latest first."""
-        before = None if cursor is None else _version(cursor)
+        before = None if cursor is None else numbers_of(cursor, 1)[0]
         async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             items = await store.ledger_page(
                 connection, caller.workspace, before=before, message_id=message_id, kind=kind, limit=limit + 1
             )
         shown = items[:limit]
         return LedgerAnswer(items=shown, next_cursor=cursor_of(str(shown[-1].version)) if len(items) > limit else None)
-
-
-def _version(cursor: str) -> int:
-    position = position_of(cursor)
-    if not (position.isascii() and position.isdigit() and len(position) <= 18):
-        raise Problem(422, "The cursor is not one of ours.", errors={"cursor": "is not one of ours"})
-    return int(position)
 
 
 def _price_routes(router: APIRouter, runtime: Runtime) -> None:
@@ -254,11 +257,13 @@ def _evaluate_routes(router: APIRouter, runtime: Runtime) -> None:
             for request, resolved in zip(body.requests, body.each_resolved(), strict=True)
         ]
         async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            prices = await prices_for(connection, asked)
+            prices = [quote.price for quote in await prices_for(connection, asked)]
             accounts = await store.accounts(connection, workspaces)
+            tallies = await store.tallies_of(connection, ((r.workspace_id, _origin(r)) for r in body.requests))
         if body.asks_of_the_past(now):
             return EvaluateAnswer(results=[_unknown(item, price) for item, price in zip(asked, prices, strict=True)])
-        return EvaluateAnswer(results=_in_turn(asked, prices, {name: row.balance for name, row in accounts.items()}))
+        balances = {name: row.balance for name, row in accounts.items()}
+        return EvaluateAnswer(results=_in_turn(asked, prices, balances, tallies))
 
 
 def _check_rights(token: Token, workspaces: Iterable[str]) -> None:
@@ -266,15 +271,24 @@ def _check_rights(token: Token, workspaces: Iterable[str]) -> None:
         raise not_found("The workspace")
 
 
-def _in_turn(asked: Iterable[Priceable], prices: Iterable[Price], balances: dict[str, int]) -> list[Result]:
+def _origin(request: SendRequested) -> OriginKey:
+    return request.origin.kind, request.origin.id
+
+
+def _in_turn(
+    asked: Iterable[Priceable], prices: Iterable[Price], balances: dict[str, int], tallies: store.Tallies
+) -> list[Result]:
     """Each request is judged on what the ones before it leave."""
     results = []
     for item, price in zip(asked, prices, strict=True):
-        workspace = item.request.workspace_id
-        balance = balances.get(workspace, 0)
-        gates = evaluate(price, balance)
-        if all(gate.passed for gate in gates):
+        workspace, origin = item.request.workspace_id, _origin(item.request)
+        balance, counted = balances.get(workspace, 0), tallies.setdefault(workspace, {})
+        tally = counted.get(origin, Tally())
+        gates = evaluate(price, balance, origin, tally)
+        passed = all(gate.passed for gate in gates)
+        if passed:
             balances[workspace] = balance - price.credits
+        counted[origin] = Tally(tally.funded + passed, tally.refused + (not passed))
         results.append(Result(message_id=item.request.message_id, gates=gates, resolved=item.resolved))
     return results
 

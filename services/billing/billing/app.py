@@ -9,26 +9,40 @@ from sendwhy.service import Runtime
 from sendwhy.stage import parse_json, parse_state
 from sendwhy.topics import Topic
 
-from billing import api, store
+from billing import api, books
+from billing.decide import LOW_BALANCE_PERCENTS
+from billing.pricing import Difference
 from billing.settings import BillingSettings
-from billing.stages import Funder, on_rejected, on_sender, on_status, on_template
+from billing.stages import Funder, Settler, on_sender, on_template
 
 RECONCILE_SECONDS = 30
+PRUNE_SECONDS = 600
 
 
 def make_app(settings: BillingSettings) -> FastAPI:
     runtime = Runtime(Service.BILLING, settings)
     runtime.stage(Topic.SEND_CONSENTED, parse_json(SendConsented), Funder(runtime.metrics).on_consented)
-    runtime.stage(Topic.STATUS_UPDATED, parse_json(StatusUpdated), on_status)
-    runtime.stage(Topic.SEND_REJECTED, parse_json(SendRejected), on_rejected)
+    settler = Settler(runtime.metrics)
+    runtime.stage(Topic.STATUS_UPDATED, parse_json(StatusUpdated), settler.on_status)
+    runtime.stage(Topic.SEND_REJECTED, parse_json(SendRejected), settler.on_rejected)
     runtime.stage(Topic.TEMPLATE_UPDATED, parse_state(TemplateUpdated), on_template)
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), on_sender)
 
     async def reconcile() -> None:
         async with runtime.pool.acquire(timeout=RECONCILE_SECONDS) as connection:
-            runtime.metrics.set(Metric.BALANCE_MISMATCH, await store.mismatches(connection))
+            await books.roll_up(connection)
+            runtime.metrics.set(Metric.BALANCE_MISMATCH, await books.mismatches(connection))
 
+    async def prune() -> None:
+        async with runtime.pool.acquire(timeout=RECONCILE_SECONDS) as connection:
+            await books.prune_charges(connection)
+
+    for percent in LOW_BALANCE_PERCENTS:
+        runtime.metrics.inc(Metric.LOW_BALANCE_ALERTS, 0, percent=str(percent))
+    for kind in Difference:
+        runtime.metrics.inc(Metric.PRICING_DIFFERENCES, 0, kind=kind)
     runtime.every(RECONCILE_SECONDS, "reconcile", reconcile)
+    runtime.every(PRUNE_SECONDS, "prune charges", prune)
     app = runtime.make_api("Sendwhy billing", body_limits={EVALUATE_PATH: EVALUATE_BYTES_MAX})
     app.include_router(api.routes(runtime))
     return app

@@ -14,6 +14,8 @@ from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
 from sendwhy.events import Evidence, Gate, Price, Reason, Resolved, SendRequested, Status, StatusUpdated, reason
 from sendwhy.reasons import ReasonCode
 
+from billing.pricing import DELIVERED, NO_RECEIPT, SENT, Difference, MetaPricing, differences
+
 DEFAULT_CREDITS = 1
 TEMPLATE_CATEGORIES = ("marketing", "utility", "authentication")
 NO_TEMPLATE = "service"
@@ -48,8 +50,7 @@ class Told(StrEnum):
     REJECTED = "rejected"
 
 
-NO_RECEIPT, SENT, DELIVERED = 0, 1, 2
-_RECEIPT = {Told.SENT: SENT, Told.DELIVERED: DELIVERED}
+RECEIPTS = {Told.SENT: SENT, Told.DELIVERED: DELIVERED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,35 +74,40 @@ def price_list(rows: Iterable[PriceRow]) -> PriceList:
     return grouped
 
 
-def _credits(prices: PriceList, category: str, calling_code: str | None, at: datetime) -> int:
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A price, and the row that gave it; None: there is none, and the default counts."""
+
+    price: Price
+    row: PriceRow | None
+
+
+def _row(prices: PriceList, category: str, calling_code: str | None, at: datetime) -> PriceRow | None:
     for code in (calling_code, None):
         for row in prices.get((category, code), ()):
             if row.valid_from <= at:
-                return row.credits
-    return DEFAULT_CREDITS
+                return row
+    return None
+
+
+def _quote(prices: PriceList, category: str, calling_code: str | None, at: datetime, *, assumed: bool) -> Quote:
+    row = _row(prices, category, calling_code, at)
+    credits = DEFAULT_CREDITS if row is None else row.credits
+    return Quote(Price(credits=credits, category=category, calling_code=calling_code, assumed=assumed), row)
 
 
 def price_of(
     prices: PriceList, request: SendRequested, *, category: str | None, calling_code: str | None, at: datetime
-) -> Price:
+) -> Quote:
     """The price at `at`. `category` is the template's in Meta's capitals, None where the template is not known.
 
     An unknown template, or a category that Meta has invented since, costs the dearest one, marked as assumed.
     """
     known = NO_TEMPLATE if request.content["type"] != "template" else (category or "").lower()
     if known == NO_TEMPLATE or known in TEMPLATE_CATEGORIES:
-        return Price(
-            credits=_credits(prices, known, calling_code, at),
-            category=known,
-            calling_code=calling_code,
-        )
-    dearest = max(TEMPLATE_CATEGORIES, key=lambda name: _credits(prices, name, calling_code, at))
-    return Price(
-        credits=_credits(prices, dearest, calling_code, at),
-        category=dearest,
-        calling_code=calling_code,
-        assumed=True,
-    )
+        return _quote(prices, known, calling_code, at, assumed=False)
+    guesses = [_quote(prices, name, calling_code, at, assumed=True) for name in TEMPLATE_CATEGORIES]
+    return max(guesses, key=lambda quote: quote.price.credits)
 
 
 def calling_code_of(resolved: Resolved | None, request: SendRequested) -> str | None:
@@ -112,6 +118,14 @@ def calling_code_of(resolved: Resolved | None, request: SendRequested) -> str | 
     digits = phone[1:4] if phone.startswith("+") and phone[1:].isascii() and phone[1:].isdigit() else ""
     # Calling codes are prefix-free, so at most one length fits.
     return next((digits[:n] for n in range(1, len(digits) + 1) if int(digits[:n]) in COUNTRY_CODE_TO_REGION_CODE), None)
+
+
+def country_of(resolved: Resolved | None, calling_code: str | None) -> str | None:
+    """The country that consent found, else the only one that has this calling code."""
+    if resolved is not None and resolved.country is not None:
+        return resolved.country
+    regions = COUNTRY_CODE_TO_REGION_CODE.get(int(calling_code), ()) if calling_code is not None else ()
+    return regions[0] if len(regions) == 1 and regions[0].isalpha() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +142,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One message's money: its price, the kinds already booked, the highest receipt, whether Meta told of a failure."""
+    """One message's money: its price, the kinds already booked, the highest receipt, whether Meta told of a failure.
+
+    `row` is what gave the price, while the charge is being made; `meta` what Meta told of its own price, if anything.
+    """
 
     message_id: str
     price: Price
@@ -137,6 +154,9 @@ class Charge:
     booked: frozenset[Kind] = frozenset()
     receipt: int = NO_RECEIPT
     failed: bool = False
+    country: str | None = None
+    row: PriceRow | None = None
+    meta: MetaPricing | None = None
 
     @property
     def is_charged(self) -> bool:
@@ -144,19 +164,46 @@ class Charge:
         returned = (Kind.RELEASE in self.booked) + (Kind.REFUND in self.booked)
         return paid > returned
 
+    def differences(self) -> frozenset[Difference]:
+        """Where Meta's pricing differs from this charge, as it stands now."""
+        return differences(
+            self.meta, category=self.price.category, credits=self.price.credits, is_charged=self.is_charged
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What led to an entry: the event's id, its topic (with `/` and the status of a status.updated), and the code of
+    the reason that it carries. Over HTTP: the reference or reason given, and top_up or adjustment."""
+
+    id: str
+    kind: str
+    reason: str | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A ledger entry to be. `cause` is the event's id, or the reference or reason given over HTTP."""
+    """A ledger entry to be."""
 
     workspace_id: str
     version: int
     kind: Kind
     amount: int
     balance_after: int
-    cause: str
+    cause: Cause
     charge: Charge | None = None
     actor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A threshold of the last top-up that the entry of this version reached first."""
+
+    workspace_id: str
+    version: int
+    percent: int
+    balance: int
+    last_top_up: int
 
 
 def _low_balance(balance: int, last_top_up: int | None, told: int | None) -> int | None:
@@ -167,8 +214,26 @@ def _low_balance(balance: int, last_top_up: int | None, told: int | None) -> int
     return min(reached if told is None else [told, *reached])
 
 
+def alerts(before: Account, entries: Iterable[Entry]) -> list[Alert]:
+    """The thresholds that these entries reached, one after the other, on the account as it was before them."""
+    found: list[Alert] = []
+    top_up, told = before.last_top_up, before.low_balance_percent
+    for entry in entries:
+        if entry.kind is Kind.TOP_UP:
+            top_up, told = entry.amount, None
+        low = _low_balance(entry.balance_after, top_up, told)
+        if top_up is not None and low is not None and low != told:
+            found += [
+                Alert(entry.workspace_id, entry.version, percent, entry.balance_after, top_up)
+                for percent in LOW_BALANCE_PERCENTS
+                if percent >= low and (told is None or percent < told)
+            ]
+        told = low
+    return found
+
+
 def _book(
-    account: Account, kind: Kind, amount: int, cause: str, *, held: int = 0, charge: Charge | None = None
+    account: Account, kind: Kind, amount: int, cause: Cause, *, held: int = 0, charge: Charge | None = None
 ) -> tuple[Account, Entry]:
     balance, version = account.balance + amount, account.version + 1
     low = _low_balance(balance, account.last_top_up, account.low_balance_percent)
@@ -176,7 +241,7 @@ def _book(
     return booked, Entry(account.workspace_id, version, kind, amount, balance, cause, charge)
 
 
-def _book_charge(account: Account, charge: Charge, kind: Kind, cause: str) -> tuple[Account, Charge, Entry]:
+def _book_charge(account: Account, charge: Charge, kind: Kind, cause: Cause) -> tuple[Account, Charge, Entry]:
     credits = charge.price.credits
     held = credits if kind is Kind.RESERVE else -credits if kind in (Kind.CAPTURE, Kind.RELEASE) else 0
     charge = replace(charge, booked=charge.booked | {kind})
@@ -187,7 +252,7 @@ def _book_charge(account: Account, charge: Charge, kind: Kind, cause: str) -> tu
 def top_up(account: Account, credits: int, *, reference: str, actor: str) -> tuple[Account, Entry]:
     """Credits bought; the thresholds of a low balance start anew."""
     renewed = replace(account, last_top_up=credits, low_balance_percent=None)
-    account, entry = _book(renewed, Kind.TOP_UP, credits, reference)
+    account, entry = _book(renewed, Kind.TOP_UP, credits, Cause(reference, Kind.TOP_UP))
     return account, replace(entry, actor=actor)
 
 
@@ -202,56 +267,101 @@ class BelowZero:
 def adjust(account: Account, credits: int, *, why: str, actor: str) -> tuple[Account, Entry] | BelowZero:
     if account.balance + credits < 0:
         return BelowZero(account.balance, credits)
-    account, entry = _book(account, Kind.ADJUSTMENT, credits, why)
+    account, entry = _book(account, Kind.ADJUSTMENT, credits, Cause(why, Kind.ADJUSTMENT))
     return account, replace(entry, actor=actor)
 
 
-def evaluate(price: Price, balance: int) -> list[Gate]:
-    """All gates of billing for one message: there is one, whether the balance covers the price."""
+OriginKey = tuple[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many messages of one origin of a workspace were funded and refused so far."""
+
+    funded: int = 0
+    refused: int = 0
+
+
+def evaluate(price: Price, balance: int, origin: OriginKey, tally: Tally) -> list[Gate]:
+    """All gates of billing for one message: there is one, whether the balance covers the price. `tally` is that of its
+    origin before this message."""
+    evidence = _evidence(price, balance) | {
+        "category": price.category,
+        "calling_code": price.calling_code,
+        "assumed": price.assumed,
+    }
+    if balance >= price.credits:
+        return [Gate(gate="credits", passed=True, evidence=evidence | _scope(origin, tally))]
+    refusal = _insufficient(price, balance, origin, tally)
+    return [Gate(gate="credits", passed=False, reason=refusal, evidence=evidence | _scope(origin, tally))]
+
+
+def _evidence(price: Price, balance: int) -> Evidence:
     shortfall = max(0, price.credits - balance)
-    money: Evidence = {"balance": balance, "price": price.credits, "shortfall": shortfall, "currency": "credits"}
-    terms: Evidence = {"category": price.category, "calling_code": price.calling_code, "assumed": price.assumed}
-    refusal = None if shortfall == 0 else _insufficient(price, balance, money)
-    return [Gate(gate="credits", passed=refusal is None, reason=refusal, evidence=money | terms)]
+    return {"balance": balance, "price": price.credits, "shortfall": shortfall, "currency": "credits"}
 
 
-def _insufficient(price: Price, balance: int, money: Evidence) -> Reason:
+def _scope(origin: OriginKey, tally: Tally) -> Evidence:
+    kind, name = origin
+    return {"scope": {"origin": {"kind": kind, "id": name}, "funded": tally.funded, "refused": tally.refused}}
+
+
+def _insufficient(price: Price, balance: int, origin: OriginKey, tally: Tally) -> Reason:
+    counted = replace(tally, refused=tally.refused + 1)
+    kind, name = origin
     detail = (
         f"The balance is {balance} credits and this message costs {price.credits}"
         f" ({price.category}{', assumed' if price.assumed else ''}): {price.credits - balance} short."
+        f" So far {counted.funded} messages of {kind}{'' if name is None else f' {name}'} were funded"
+        f" and {counted.refused} refused, this one included."
     )
-    return reason(ReasonCode.INSUFFICIENT_CREDITS, detail, money)
+    return reason(ReasonCode.INSUFFICIENT_CREDITS, detail, _evidence(price, balance) | _scope(origin, counted))
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A message that wants to be funded; `cause` is the id of the event that asks."""
+    """A message that wants to be funded, and what asks."""
 
     charge: Charge
-    cause: str
+    cause: Cause
 
 
 @dataclass(frozen=True, slots=True)
 class Funding:
-    """One workspace's batch: the account after it, what was booked, and the refused messages with their reasons."""
+    """One workspace's batch: the account after it, what was booked, the refused messages with their reasons, and the
+    tallies after it of the origins in it."""
 
     account: Account
     entries: list[Entry]
     refused: dict[str, Reason]
+    tallies: dict[OriginKey, Tally]
 
 
-def fund(account: Account, asks: Iterable[Ask]) -> Funding:
+def fund(account: Account, asks: Iterable[Ask], tallies: Mapping[OriginKey, Tally]) -> Funding:
     """Reserve in order of arrival; what the balance doesn't cover is refused, and a cheaper one after it may pass."""
     entries: list[Entry] = []
     refused: dict[str, Reason] = {}
+    after: dict[OriginKey, Tally] = {}
     for ask in asks:
-        failing = next((gate for gate in evaluate(ask.charge.price, account.balance) if gate.reason is not None), None)
+        charge = ask.charge
+        origin = origin_of(charge)
+        tally = after.get(origin) or tallies.get(origin) or Tally()
+        # The whole gate is only worth making where it fails.
+        failing = None
+        if account.balance < charge.price.credits:
+            failing = next(gate for gate in evaluate(charge.price, account.balance, origin, tally) if not gate.passed)
         if failing is not None and failing.reason is not None:
-            refused[ask.charge.message_id] = failing.reason
+            refused[charge.message_id] = failing.reason
+            after[origin] = Tally(tally.funded, tally.refused + 1)
             continue
-        account, _, entry = _book_charge(account, ask.charge, Kind.RESERVE, ask.cause)
+        account, _, entry = _book_charge(account, charge, Kind.RESERVE, ask.cause)
+        after[origin] = Tally(tally.funded + 1, tally.refused)
         entries.append(entry)
-    return Funding(account, entries, refused)
+    return Funding(account, entries, refused, after)
+
+
+def origin_of(charge: Charge) -> OriginKey:
+    return charge.origin_kind or "", charge.origin_id
 
 
 def told_by(event: StatusUpdated) -> Told | None:
@@ -267,11 +377,12 @@ def told_by(event: StatusUpdated) -> Told | None:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What an event told of a message; `cause` is the event's id."""
+    """What an event told of a message, and, where Meta told it, of its price."""
 
     message_id: str
     told: Told
-    cause: str
+    cause: Cause
+    meta: MetaPricing | None = None
 
 
 def react(charge: Charge, told: Told, balance: int) -> tuple[Charge, Kind | None]:
@@ -280,7 +391,7 @@ def react(charge: Charge, told: Told, balance: int) -> tuple[Charge, Kind | None
         return charge, Kind.RELEASE if charge.booked == _OPEN else None
     if told is Told.FAILED:
         return replace(charge, failed=True), _on_failure(charge)
-    receipt = _RECEIPT[told]
+    receipt = RECEIPTS[told]
     if receipt <= charge.receipt:
         return charge, None
     charge = replace(charge, receipt=receipt)
@@ -304,6 +415,13 @@ def _on_receipt(charge: Charge, balance: int) -> Kind | None:
     return Kind.RECAPTURE if covered else Kind.WAIVE
 
 
+def _with_pricing(charge: Charge, meta: MetaPricing | None) -> Charge:
+    """The pricing that came with the highest receipt stands: Meta charges for delivered messages."""
+    if meta is None or (charge.meta is not None and charge.meta.receipt > meta.receipt):
+        return charge
+    return replace(charge, meta=meta)
+
+
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """One workspace's batch of news: the account after it, what was booked, and the charges that changed."""
@@ -321,7 +439,7 @@ def settle(account: Account, charges: Mapping[str, Charge], news: Iterable[News]
         before = changed.get(item.message_id) or charges.get(item.message_id)
         if before is None:
             continue
-        charge, kind = react(before, item.told, account.balance)
+        charge, kind = react(_with_pricing(before, item.meta), item.told, account.balance)
         if kind is not None:
             account, charge, entry = _book_charge(account, charge, kind, item.cause)
             entries.append(entry)

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
+import structlog
 from sendwhy.events import (
-    Price,
     Resolved,
     SendConsented,
     SenderUpdated,
@@ -22,30 +22,38 @@ from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
-from sendwhy.topics import Outgoing, outgoing
+from sendwhy.topics import Outgoing, Topic, outgoing
 
-from billing import store
+from billing import books, store
 from billing.decide import (
+    RECEIPTS,
     Account,
     Ask,
+    Cause,
     Charge,
     Entry,
     Funding,
     News,
+    Quote,
+    Settlement,
     Told,
+    alerts,
     calling_code_of,
+    country_of,
     fund,
+    origin_of,
     price_list,
     price_of,
     settle,
     told_by,
 )
+from billing.pricing import NO_RECEIPT, Difference, meta_pricing
 
 STEP = "billing"
 # contract.md, "What holds": keys that make repeats harmless outlive the message by this much.
 KEPT_AFTER_EXPIRY = timedelta(days=45)
 
-T = TypeVar("T")
+log = structlog.get_logger("billing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class Priceable:
     at: datetime
 
 
-async def prices_for(connection: Connection, asked: Sequence[Priceable]) -> list[Price]:
+async def prices_for(connection: Connection, asked: Sequence[Priceable]) -> list[Quote]:
     """The prices of these requests, in their order."""
     rows = await store.prices_of(connection, {item.request.workspace_id for item in asked})
     lists = {workspace: price_list(prices) for workspace, prices in rows.items()}
@@ -110,13 +118,24 @@ class Funder:
         at = datetime.now(UTC)
         asked = [Priceable(r.event.request, r.event.resolved, r.event.request.requested_at or at) for r in new]
         prices = dict(zip((_key(record.event) for record in new), await prices_for(connection, asked), strict=True))
+        asks: dict[str, list[Ask]] = {}
+        for record in new:
+            asks.setdefault(record.event.workspace_id, []).append(_ask(record.event, prices[_key(record.event)]))
+        tallies = await store.tallies_of(
+            connection, ((workspace, origin_of(ask.charge)) for workspace, group in asks.items() for ask in group)
+        )
         fundings = {
-            workspace: fund(accounts[workspace], (_ask(record.event, prices[_key(record.event)]) for record in group))
-            for workspace, group in _by_workspace(new).items()
+            workspace: fund(accounts[workspace], group, tallies.get(workspace, {})) for workspace, group in asks.items()
         }
         decisions = [_decision(record, fundings[record.event.workspace_id], prices, at) for record in new]
         await _store_fundings(connection, fundings, decisions, at)
         await add_decisions(connection, decisions)
+        await note_alerts(
+            connection,
+            self._metrics,
+            [(accounts[name], funding.account, funding.entries) for name, funding in fundings.items()],
+            at=at,
+        )
         self._count(fundings.values())
         return {(decision.workspace_id, decision.message_id): decision.outgoing for decision in decisions}
 
@@ -130,20 +149,21 @@ def _key(event: SendConsented) -> MessageKey:
     return event.workspace_id, event.message_id
 
 
-def _by_workspace(records: Sequence[Record[SendConsented]]) -> dict[str, list[Record[SendConsented]]]:
-    groups: dict[str, list[Record[SendConsented]]] = {}
-    for record in records:
-        groups.setdefault(record.event.workspace_id, []).append(record)
-    return groups
-
-
-def _ask(event: SendConsented, price: Price) -> Ask:
-    origin = event.request.origin
-    return Ask(Charge(event.message_id, price, origin.kind, origin.id), str(event.event_id))
+def _ask(event: SendConsented, quote: Quote) -> Ask:
+    origin, price = event.request.origin, quote.price
+    charge = Charge(
+        event.message_id,
+        price,
+        origin.kind,
+        origin.id,
+        country=country_of(event.resolved, price.calling_code),
+        row=quote.row,
+    )
+    return Ask(charge, Cause(str(event.event_id), Topic.SEND_CONSENTED))
 
 
 def _decision(
-    record: Record[SendConsented], funding: Funding, prices: Mapping[MessageKey, Price], at: datetime
+    record: Record[SendConsented], funding: Funding, prices: Mapping[MessageKey, Quote], at: datetime
 ) -> Decision:
     event = record.event
     refusal = funding.refused.get(event.message_id)
@@ -158,7 +178,7 @@ def _decision(
             needs_subscription=event.needs_subscription,
             send_at=event.send_at,
             expires_at=event.expires_at,
-            price=prices[_key(event)],
+            price=prices[_key(event)].price,
         )
     else:
         verdict = SendRejected(
@@ -186,6 +206,7 @@ def _decision(
 async def _store_fundings(
     connection: Connection, fundings: Mapping[str, Funding], decisions: Sequence[Decision], at: datetime
 ) -> None:
+    await store.save_tallies(connection, {workspace: funding.tallies for workspace, funding in fundings.items()})
     entries = [entry for workspace in sorted(fundings) for entry in fundings[workspace].entries]
     if not entries:
         return
@@ -200,48 +221,114 @@ async def _store_fundings(
     await store.save_accounts(connection, [funding.account for funding in fundings.values() if funding.entries])
 
 
-async def on_status(connection: Connection, records: Sequence[Record[StatusUpdated]]) -> list[Outgoing]:
-    news = []
-    for event in (record.event for record in records):
-        told = told_by(event)
-        if told is not None and event.workspace_id is not None and event.message_id is not None:
-            news.append((event.workspace_id, News(event.message_id, told, str(event.event_id))))
-    return await _settle(connection, news)
+class Settler:
+    """The handlers of status.updated and send.rejected."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def on_status(self, connection: Connection, records: Sequence[Record[StatusUpdated]]) -> list[Outgoing]:
+        return await self._settle(connection, [news for record in records for news in _status_news(record.event)])
+
+    async def on_rejected(self, connection: Connection, records: Sequence[Record[SendRejected]]) -> list[Outgoing]:
+        # Our own rejections never stand on a reservation.
+        events = [record.event for record in records if record.event.service is not Service.BILLING]
+        return await self._settle(connection, [(event.workspace_id, _rejection_news(event)) for event in events])
+
+    async def _settle(self, connection: Connection, news: Sequence[tuple[str, News]]) -> list[Outgoing]:
+        """Book what the news lead to; returns the state of every account whose messages they told of, repeats too."""
+        if not news:
+            return []
+        by_workspace: dict[str, list[News]] = {}
+        for workspace, item in news:
+            by_workspace.setdefault(workspace, []).append(item)
+        accounts = await store.lock_accounts(connection, by_workspace)
+        charges = await store.charges_of(connection, ((workspace, item.message_id) for workspace, item in news))
+        settled = [
+            settle(accounts[workspace], charges[workspace], by_workspace[workspace]) for workspace in sorted(charges)
+        ]
+        at = datetime.now(UTC)
+        await self._store(connection, charges, settled, at)
+        states = [(accounts[each.account.workspace_id], each.account, each.entries) for each in settled]
+        await note_alerts(connection, self._metrics, states, at=at)
+        return await account_records(connection, charges) if charges else []
+
+    async def _store(
+        self,
+        connection: Connection,
+        charges: Mapping[str, Mapping[str, Charge]],
+        settled: Sequence[Settlement],
+        at: datetime,
+    ) -> None:
+        entries: list[Entry] = [entry for settlement in settled for entry in settlement.entries]
+        changed = {
+            (settlement.account.workspace_id, message_id): charge
+            for settlement in settled
+            for message_id, charge in settlement.changed.items()
+        }
+        if changed:
+            await store.save_charges(connection, changed)
+        if entries:
+            await store.add_entries(connection, entries, at=at)
+            await store.save_accounts(connection, [settlement.account for settlement in settled if settlement.entries])
+        differs = {
+            (key, kind): stands
+            for key, charge in changed.items()
+            if charge.meta is not None
+            for kind, stands in _changed_differences(charges[key[0]][key[1]], charge).items()
+        }
+        if differs:
+            await books.note_differences(connection, differs, changed, at=at)
+            for kind, count in Counter(kind for (_, kind), stands in differs.items() if stands).items():
+                self._metrics.inc(Metric.PRICING_DIFFERENCES, count, kind=kind)
 
 
-async def on_rejected(connection: Connection, records: Sequence[Record[SendRejected]]) -> list[Outgoing]:
-    # Our own rejections never stand on a reservation.
-    events = [record.event for record in records if record.event.service is not Service.BILLING]
-    return await _settle(
-        connection,
-        [(event.workspace_id, News(event.message_id, Told.REJECTED, str(event.event_id))) for event in events],
-    )
+def _status_news(event: StatusUpdated) -> Iterable[tuple[str, News]]:
+    told = told_by(event)
+    if told is None or event.workspace_id is None or event.message_id is None:
+        return
+    code = None if event.reason is None else event.reason.code
+    cause = Cause(str(event.event_id), f"{Topic.STATUS_UPDATED}/{event.status}", code)
+    meta = meta_pricing(event.pricing, RECEIPTS.get(told, NO_RECEIPT))
+    yield event.workspace_id, News(event.message_id, told, cause, meta)
 
 
-async def _settle(connection: Connection, news: Sequence[tuple[str, News]]) -> list[Outgoing]:
-    """Book what the news lead to; returns the state of every account whose messages they told of, repeats too."""
-    if not news:
-        return []
-    by_workspace: dict[str, list[News]] = {}
-    for workspace, item in news:
-        by_workspace.setdefault(workspace, []).append(item)
-    accounts = await store.lock_accounts(connection, by_workspace)
-    charges = await store.charges_of(connection, ((workspace, item.message_id) for workspace, item in news))
-    settled = [
-        settle(accounts[workspace], charges[workspace], by_workspace[workspace]) for workspace in sorted(charges)
+def _rejection_news(event: SendRejected) -> News:
+    return News(event.message_id, Told.REJECTED, Cause(str(event.event_id), Topic.SEND_REJECTED, event.reason.code))
+
+
+def _changed_differences(before: Charge, after: Charge) -> dict[Difference, bool]:
+    old, new = before.differences(), after.differences()
+    return {kind: kind in new for kind in old ^ new}
+
+
+async def note_alerts(
+    connection: Connection,
+    metrics: Metrics,
+    states: Iterable[tuple[Account, Account, Sequence[Entry]]],
+    *,
+    at: datetime,
+) -> None:
+    """Store and count the thresholds reached from each account as it was to what the entries made of it."""
+    reached = [
+        alert
+        for before, after, entries in states
+        if before.low_balance_percent != after.low_balance_percent
+        for alert in alerts(before, entries)
     ]
-    entries: list[Entry] = [entry for settlement in settled for entry in settlement.entries]
-    changed = {
-        (settlement.account.workspace_id, message_id): charge
-        for settlement in settled
-        for message_id, charge in settlement.changed.items()
-    }
-    if changed:
-        await store.save_charges(connection, changed)
-    if entries:
-        await store.add_entries(connection, entries, at=datetime.now(UTC))
-        await store.save_accounts(connection, [settlement.account for settlement in settled if settlement.entries])
-    return await account_records(connection, charges) if charges else []
+    if not reached:
+        return
+    await books.add_alerts(connection, reached, at=at)
+    for percent, count in Counter(alert.percent for alert in reached).items():
+        metrics.inc(Metric.LOW_BALANCE_ALERTS, count, percent=str(percent))
+    for alert in reached:
+        log.warning(
+            "a workspace's credits run low",
+            workspace=alert.workspace_id,
+            percent=alert.percent,
+            balance=alert.balance,
+            last_top_up=alert.last_top_up,
+        )
 
 
 async def on_sender(connection: Connection, records: Sequence[Record[SenderUpdated | None]]) -> list[Outgoing]:

@@ -9,7 +9,8 @@ import asyncpg
 from sendwhy.events import AccountUpdated, Moment, Price, SenderUpdated, TemplateUpdated, Wire, event_id_of
 from sendwhy.postgres import Connection, MessageKey
 
-from billing.decide import Account, Charge, Entry, Kind, PriceRow
+from billing.decide import Account, Charge, Entry, Kind, OriginKey, PriceRow, Tally
+from billing.pricing import MetaPricing
 
 _ACCOUNTS = """
 select workspace_id, balance, reserved, version, last_top_up, low_balance_percent
@@ -17,7 +18,12 @@ from account where workspace_id = any($1::text[])
 """
 # Sorted, so that two replicas that meet on the same workspaces can't lock each other out.
 _LOCK_ACCOUNTS = _ACCOUNTS + " order by workspace_id for update"
-_OPEN_ACCOUNTS = "insert into account (workspace_id) select unnest($1::text[]) on conflict do nothing"
+_OPEN_ACCOUNTS = """
+with opened as (
+    insert into account (workspace_id) select unnest($1::text[]) on conflict do nothing returning workspace_id
+)
+insert into reconciled (workspace_id, version, total) select workspace_id, 0, 0 from opened
+"""
 
 _SAVE_ACCOUNTS = """
 update account a
@@ -29,26 +35,29 @@ where a.workspace_id = s.workspace_id
 """
 
 _ADD_ENTRIES = """
-insert into ledger (workspace_id, version, kind, amount, balance_after, cause, actor, message_id, category,
-                    calling_code, price, assumed, origin_kind, origin_id, at)
-select *, $15::timestamptz
+insert into ledger (workspace_id, version, kind, amount, balance_after, cause, cause_kind, cause_reason, actor,
+                    message_id, category, calling_code, price, assumed, origin_kind, origin_id, country,
+                    price_calling_code, price_valid_from, at)
+select *, $20::timestamptz
 from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[],
-            $9::text[], $10::text[], $11::int[], $12::boolean[], $13::text[], $14::text[])
+            $9::text[], $10::text[], $11::text[], $12::text[], $13::int[], $14::boolean[], $15::text[], $16::text[],
+            $17::text[], $18::text[], $19::timestamptz[])
 """
 
 _ADD_CHARGES = """
-insert into charge (workspace_id, message_id, price, category, calling_code, assumed, origin_kind, origin_id, booked,
-                    prune_after)
-select workspace_id, message_id, price, category, calling_code, assumed, origin_kind, origin_id, array['reserve'],
-       prune_after
+insert into charge (workspace_id, message_id, price, category, calling_code, assumed, origin_kind, origin_id, country,
+                    booked, prune_after)
+select workspace_id, message_id, price, category, calling_code, assumed, origin_kind, origin_id, country,
+       array['reserve'], prune_after
 from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
-            $9::timestamptz[])
-    as c(workspace_id, message_id, price, category, calling_code, assumed, origin_kind, origin_id, prune_after)
+            $9::text[], $10::timestamptz[])
+    as c(workspace_id, message_id, price, category, calling_code, assumed, origin_kind, origin_id, country, prune_after)
 """
 
 _CHARGES = """
 select c.workspace_id, c.message_id, c.price, c.category, c.calling_code, c.assumed, c.origin_kind, c.origin_id,
-       c.booked, c.receipt, c.failed
+       c.country, c.booked, c.receipt, c.failed, c.meta_category, c.meta_type, c.meta_model, c.meta_billable,
+       c.meta_receipt
 from unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
 join charge c on c.workspace_id = asked.workspace_id and c.message_id = asked.message_id
 """
@@ -56,9 +65,12 @@ join charge c on c.workspace_id = asked.workspace_id and c.message_id = asked.me
 # `booked` comes comma-joined: unnest would flatten an array of arrays.
 _SAVE_CHARGES = """
 update charge c
-set booked = string_to_array(s.booked, ','), receipt = s.receipt, failed = s.failed
-from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::boolean[])
-    as s(workspace_id, message_id, booked, receipt, failed)
+set booked = string_to_array(s.booked, ','), receipt = s.receipt, failed = s.failed, meta_category = s.meta_category,
+    meta_type = s.meta_type, meta_model = s.meta_model, meta_billable = s.meta_billable, meta_receipt = s.meta_receipt
+from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::boolean[], $6::text[], $7::text[], $8::text[],
+            $9::boolean[], $10::int[])
+    as s(workspace_id, message_id, booked, receipt, failed, meta_category, meta_type, meta_model, meta_billable,
+         meta_receipt)
 where c.workspace_id = s.workspace_id and c.message_id = s.message_id
 """
 
@@ -107,7 +119,9 @@ async def add_entries(connection: Connection, entries: Sequence[Entry], *, at: d
         [entry.kind.value for entry in entries],
         [entry.amount for entry in entries],
         [entry.balance_after for entry in entries],
-        [entry.cause for entry in entries],
+        [entry.cause.id for entry in entries],
+        [entry.cause.kind for entry in entries],
+        [entry.cause.reason for entry in entries],
         [entry.actor for entry in entries],
         [charge and charge.message_id for charge in charges],
         [charge and charge.price.category for charge in charges],
@@ -116,6 +130,9 @@ async def add_entries(connection: Connection, entries: Sequence[Entry], *, at: d
         [charge and charge.price.assumed for charge in charges],
         [charge and charge.origin_kind for charge in charges],
         [charge and charge.origin_id for charge in charges],
+        [charge and charge.country for charge in charges],
+        [charge.row.calling_code if charge is not None and charge.row is not None else None for charge in charges],
+        [charge.row.valid_from if charge is not None and charge.row is not None else None for charge in charges],
         at,
     )
 
@@ -139,6 +156,7 @@ async def add_charges(connection: Connection, new: Sequence[NewCharge]) -> None:
         [charge.price.assumed for charge in charges],
         [charge.origin_kind for charge in charges],
         [charge.origin_id for charge in charges],
+        [charge.country for charge in charges],
         [row.prune_after for row in new],
     )
 
@@ -160,8 +178,25 @@ def _charge(row: asyncpg.Record) -> Charge:
         calling_code=row["calling_code"],
         assumed=row["assumed"],
     )
-    booked = frozenset(Kind(kind) for kind in row["booked"])
-    return Charge(row["message_id"], price, row["origin_kind"], row["origin_id"], booked, row["receipt"], row["failed"])
+    return Charge(
+        row["message_id"],
+        price,
+        row["origin_kind"],
+        row["origin_id"],
+        frozenset(Kind(kind) for kind in row["booked"]),
+        row["receipt"],
+        row["failed"],
+        row["country"],
+        meta=_meta(row),
+    )
+
+
+def _meta(row: asyncpg.Record) -> MetaPricing | None:
+    if row["meta_receipt"] is None:
+        return None
+    return MetaPricing(
+        row["meta_category"], row["meta_type"], row["meta_model"], row["meta_billable"], row["meta_receipt"]
+    )
 
 
 async def save_charges(connection: Connection, changed: Mapping[MessageKey, Charge]) -> None:
@@ -172,12 +207,61 @@ async def save_charges(connection: Connection, changed: Mapping[MessageKey, Char
         [",".join(sorted(charge.booked)) for charge in changed.values()],
         [charge.receipt for charge in changed.values()],
         [charge.failed for charge in changed.values()],
+        [charge.meta and charge.meta.category for charge in changed.values()],
+        [charge.meta and charge.meta.type for charge in changed.values()],
+        [charge.meta and charge.meta.model for charge in changed.values()],
+        [None if charge.meta is None else charge.meta.billable for charge in changed.values()],
+        [None if charge.meta is None else charge.meta.receipt for charge in changed.values()],
+    )
+
+
+_TALLIES = """
+select t.workspace_id, t.origin_kind, nullif(t.origin_id, '') as origin_id, t.funded, t.refused
+from unnest($1::text[], $2::text[], $3::text[]) as asked(workspace_id, origin_kind, origin_id)
+join tally t using (workspace_id, origin_kind, origin_id)
+"""
+_SAVE_TALLIES = """
+insert into tally (workspace_id, origin_kind, origin_id, funded, refused)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
+on conflict (workspace_id, origin_kind, origin_id) do update set funded = excluded.funded, refused = excluded.refused
+"""
+Tallies = dict[str, dict[OriginKey, Tally]]
+
+
+async def tallies_of(connection: Connection, origins: Iterable[tuple[str, OriginKey]]) -> Tallies:
+    """The tallies of these origins that have any, by workspace. Only exact under the accounts' locks."""
+    asked = set(origins)
+    rows = await connection.fetch(
+        _TALLIES,
+        [workspace for workspace, _ in asked],
+        [kind for _, (kind, _) in asked],
+        [name or "" for _, (_, name) in asked],
+    )
+    found: Tallies = {}
+    for row in rows:
+        key = (row["origin_kind"], row["origin_id"])
+        found.setdefault(row["workspace_id"], {})[key] = Tally(row["funded"], row["refused"])
+    return found
+
+
+async def save_tallies(connection: Connection, tallies: Mapping[str, Mapping[OriginKey, Tally]]) -> None:
+    rows = [(workspace, *key, tally) for workspace, each in tallies.items() for key, tally in each.items()]
+    await connection.execute(
+        _SAVE_TALLIES,
+        [workspace for workspace, _, _, _ in rows],
+        [kind for _, kind, _, _ in rows],
+        [name or "" for _, _, name, _ in rows],
+        [tally.funded for _, _, _, tally in rows],
+        [tally.refused for _, _, _, tally in rows],
     )
 
 
 class LedgerEntry(Wire):
     """An entry as the API and account.updated show it. `amount` and `price` in credits; `cause` is the event's id, or
-    the reference or reason given over HTTP; `actor` the first digits of the SHA-256 of the token that booked it."""
+    the reference or reason given over HTTP; `cause_kind` the event's topic (with `/` and the status of a
+    status.updated), top_up or adjustment; `cause_reason` the code of the reason that the event carried; `country` as
+    ISO 3166 letters; `price_calling_code` and `price_valid_from` name the price row of a `reserve`; `actor` the first
+    digits of the SHA-256 of the token that booked it."""
 
     entry_id: int
     version: int
@@ -185,6 +269,8 @@ class LedgerEntry(Wire):
     amount: int
     balance_after: int
     cause: str
+    cause_kind: str | None
+    cause_reason: str | None
     actor: str | None
     message_id: str | None
     category: str | None
@@ -193,12 +279,15 @@ class LedgerEntry(Wire):
     assumed: bool | None
     origin_kind: str | None
     origin_id: str | None
+    country: str | None
+    price_calling_code: str | None
+    price_valid_from: Moment | None
     at: Moment
 
 
 _ENTRY_COLUMNS = """
-entry_id, version, kind, amount, balance_after, cause, actor, message_id, category, calling_code, price, assumed,
-origin_kind, origin_id, at
+entry_id, version, kind, amount, balance_after, cause, cause_kind, cause_reason, actor, message_id, category,
+calling_code, price, assumed, origin_kind, origin_id, country, price_calling_code, price_valid_from, at
 """
 _LEDGER = f"""
 select {_ENTRY_COLUMNS} from ledger
@@ -373,26 +462,3 @@ async def keep_templates(connection: Connection, states: Mapping[str, TemplateUp
 
 def _deleted(states: Mapping[str, Any]) -> list[str]:
     return [key for key, state in states.items() if state is None]
-
-
-# One statement sees one moment: the balance, the version it belongs to, and the entries up to that version.
-_RECONCILE = """
-with summed as (
-    select a.workspace_id, a.version, a.balance,
-           coalesce(r.total, 0) + coalesce((
-               select sum(l.amount) from ledger l
-               where l.workspace_id = a.workspace_id and l.version > coalesce(r.version, 0)), 0)::bigint as total
-    from account a left join reconciled r on r.workspace_id = a.workspace_id
-), noted as (
-    insert into reconciled (workspace_id, version, total)
-    select workspace_id, version, total from summed
-    on conflict (workspace_id) do update set version = excluded.version, total = excluded.total
-    where excluded.version > reconciled.version
-)
-select count(*) from summed where balance <> total
-"""
-
-
-async def mismatches(connection: Connection) -> int:
-    """Accounts whose balance is not the sum of their ledger. Adds up only what came since the last look."""
-    return int(await connection.fetchval(_RECONCILE))

@@ -6,9 +6,9 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import asyncpg
-from billing import store
+from billing import books, store
 from billing.decide import top_up
-from billing.stages import Funder, on_rejected, on_status
+from billing.stages import Funder, Settler
 from sendwhy.events import (
     Origin,
     OriginKind,
@@ -125,6 +125,7 @@ class Desk:
         self.pool = pool
         self.metrics = Metrics(Service.BILLING)
         self.on_consented = Funder(self.metrics).on_consented
+        self.settler = Settler(self.metrics)
 
     async def run(self, handle: Handler, records: Sequence[Record[Any]]) -> Sequence[Outgoing]:
         async with self.pool.acquire() as connection, connection.transaction():
@@ -135,7 +136,7 @@ class Desk:
 
     async def tell(self, *told: StatusUpdated | SendRejected) -> Sequence[Outgoing]:
         """One batch: statuses, or else rejections."""
-        handle: Handler = on_status if isinstance(told[0], StatusUpdated) else on_rejected
+        handle: Handler = self.settler.on_status if isinstance(told[0], StatusUpdated) else self.settler.on_rejected
         return await self.run(handle, [record(event) for event in told])
 
     async def give(self, credits: int, workspace: str = "w") -> None:
@@ -147,7 +148,10 @@ class Desk:
 
     async def mismatches(self) -> int:
         async with self.pool.acquire() as connection:
-            return await store.mismatches(connection)
+            found = await books.mismatches(connection)
+            await books.roll_up(connection)
+            assert await books.mismatches(connection) == found
+            return found
 
     async def balance(self, workspace: str = "w") -> int:
         """The balance, once all are proven to be the sum of their ledgers."""

@@ -285,7 +285,9 @@ async def test_evaluate_judges_credits_in_turn_and_charges_nothing(service: Serv
     [first, second, third] = [result["gates"][0] for result in beside]
     assert [first["passed"], second["passed"], third["passed"]] == [True, True, False]
     assert third["reason"]["code"] == "INSUFFICIENT_CREDITS"
-    assert third["reason"]["evidence"] == {"balance": 1, "price": 3, "shortfall": 2, "currency": "credits"}
+    scope = {"origin": {"kind": "campaign", "id": "black-friday"}, "funded": 2, "refused": 1}
+    money = {"balance": 1, "price": 3, "shortfall": 2, "currency": "credits"}
+    assert third["reason"]["evidence"] == money | {"scope": scope}
     assert (first["evidence"]["assumed"], first["evidence"]["category"]) == (True, "marketing")
     assert beside[0]["resolved"]["phone"] == "+525512345678"
     account = (await service.get(workspace, "account")).json()

@@ -1,6 +1,8 @@
 """The rules of money, on values alone."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -11,14 +13,20 @@ from billing.decide import (
     Account,
     Ask,
     BelowZero,
+    Cause,
     Charge,
     Entry,
     Kind,
     News,
+    OriginKey,
     PriceRow,
+    Quote,
+    Tally,
     Told,
     adjust,
+    alerts,
     calling_code_of,
+    country_of,
     evaluate,
     fund,
     price_list,
@@ -43,6 +51,7 @@ from sendwhy.events import (
     reason,
 )
 from sendwhy.reasons import ReasonCode, Recoverable, Service
+from sendwhy.topics import Topic
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 SENT, DELIVERED, FAILED, REJECTED = Told.SENT, Told.DELIVERED, Told.FAILED, Told.REJECTED
@@ -54,10 +63,14 @@ def charge(message_id: str = "m", credits: int = 1) -> Charge:
 
 def reserved(credits: int, *, left: int) -> tuple[Account, Charge]:
     """An account with `left` credits beside one reservation."""
-    funding = fund(Account("w", balance=left + credits), [Ask(charge(credits=credits), "asked")])
+    funding = fund(Account("w", balance=left + credits), [ask(charge(credits=credits))], {})
     [entry] = funding.entries
     assert entry.charge is not None
     return funding.account, entry.charge
+
+
+def ask(charge: Charge, cause: str = "asked") -> Ask:
+    return Ask(charge, Cause(cause, Topic.SEND_CONSENTED))
 
 
 def kinds(entries: Sequence[Entry]) -> list[str]:
@@ -65,7 +78,7 @@ def kinds(entries: Sequence[Entry]) -> list[str]:
 
 
 def news(*told: Told) -> list[News]:
-    return [News("m", one, f"event-{position}") for position, one in enumerate(told)]
+    return [News("m", one, Cause(f"event-{position}", one)) for position, one in enumerate(told)]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +119,7 @@ def test_what_each_order_of_events_books(told: list[Told], booked: list[str], pa
 def test_a_late_receipt_that_the_balance_does_not_cover_is_waived_and_stays_so() -> None:
     account, reservation = reserved(3, left=0)
     released = settle(account, {"m": reservation}, news(REJECTED))
-    spent = fund(released.account, [Ask(charge("other", credits=2), "asked")]).account
+    spent = fund(released.account, [ask(charge("other", credits=2))], {}).account
     late = settle(spent, released.changed, news(SENT))
     assert [(entry.kind, entry.amount) for entry in late.entries] == [(Kind.WAIVE, 0)]
     richer, _ = top_up(late.account, 100, reference="r", actor="a")
@@ -149,26 +162,55 @@ def test_only_what_meta_told_moves_money(event: StatusUpdated, told: Told | None
 
 
 def test_credits_are_given_in_order_of_arrival_while_they_last() -> None:
-    asks = [Ask(charge(name, credits), name) for name, credits in [("a", 2), ("b", 3), ("c", 1), ("d", 1)]]
-    funding = fund(Account("w", balance=3), asks)
-    assert [entry.cause for entry in funding.entries] == ["a", "c"]
+    asks = [ask(charge(name, credits), name) for name, credits in [("a", 2), ("b", 3), ("c", 1), ("d", 1)]]
+    funding = fund(Account("w", balance=3), asks, {})
+    assert [entry.cause.id for entry in funding.entries] == ["a", "c"]
     assert list(funding.refused) == ["b", "d"]
     assert (funding.account.balance, funding.account.reserved, funding.account.version) == (0, 3, 2)
     assert [entry.balance_after for entry in funding.entries] == [1, 0]
 
 
 def test_a_refusal_carries_balance_price_and_shortfall() -> None:
-    [refusal] = fund(Account("w", balance=1), [Ask(charge(credits=5), "asked")]).refused.values()
+    [refusal] = fund(Account("w", balance=1), [ask(charge(credits=5))], {}).refused.values()
     assert refusal.code is ReasonCode.INSUFFICIENT_CREDITS
     assert refusal.recoverable is Recoverable.AFTER_TOPUP
-    assert refusal.evidence == {"balance": 1, "price": 5, "shortfall": 4, "currency": "credits"}
-    assert refusal.detail == "The balance is 1 credits and this message costs 5 (marketing): 4 short."
+    assert refusal.evidence == {
+        "balance": 1,
+        "price": 5,
+        "shortfall": 4,
+        "currency": "credits",
+        "scope": {"origin": {"kind": "", "id": None}, "funded": 0, "refused": 1},
+    }
+    assert refusal.detail.startswith("The balance is 1 credits and this message costs 5 (marketing): 4 short.")
+
+
+def test_a_refusal_counts_its_campaign_and_no_other() -> None:
+    def of(origin: str | None, name: str, credits: int) -> Ask:
+        return ask(replace(charge(name, credits), origin_kind="campaign", origin_id=origin))
+
+    before: dict[OriginKey, Tally] = {("campaign", "a"): Tally(7, 2), ("campaign", "b"): Tally(100, 100)}
+    asks = [of("a", "1", 2), of("a", "2", 9), of("b", "3", 1), of("a", "4", 1), of("a", "5", 1), of(None, "6", 1)]
+    funding = fund(Account("w", balance=4), asks, before)
+    scopes = {name: refusal.evidence["scope"] for name, refusal in funding.refused.items()}
+    assert scopes == {
+        "2": {"origin": {"kind": "campaign", "id": "a"}, "funded": 8, "refused": 3},
+        "5": {"origin": {"kind": "campaign", "id": "a"}, "funded": 9, "refused": 4},
+        "6": {"origin": {"kind": "campaign", "id": None}, "funded": 0, "refused": 1},
+    }
+    assert funding.refused["5"].detail.endswith(
+        " So far 9 messages of campaign a were funded and 4 refused, this one included."
+    )
+    assert funding.tallies == {
+        ("campaign", "a"): Tally(9, 4),
+        ("campaign", "b"): Tally(101, 100),
+        ("campaign", None): Tally(0, 1),
+    }
 
 
 @given(balance=st.integers(0, 20), credits=st.integers(0, 20))
 def test_a_message_is_funded_where_all_gates_pass(balance: int, credits: int) -> None:
-    passed = all(gate.passed for gate in evaluate(charge(credits=credits).price, balance))
-    assert passed == (not fund(Account("w", balance=balance), [Ask(charge(credits=credits), "asked")]).refused)
+    passed = all(gate.passed for gate in evaluate(charge(credits=credits).price, balance, ("api", None), Tally()))
+    assert passed == (not fund(Account("w", balance=balance), [ask(charge(credits=credits))], {}).refused)
 
 
 PRICES = price_list(
@@ -208,8 +250,9 @@ def request(phone: str = "+525512345678", **content: Any) -> SendRequested:
 def test_the_most_specific_then_the_latest_price_counts(
     category: str, calling_code: str | None, at: datetime, credits: int
 ) -> None:
-    price = price_of(PRICES, request(), category=category, calling_code=calling_code, at=at)
-    assert price == Price(credits=credits, category=category.lower(), calling_code=calling_code)
+    quote = price_of(PRICES, request(), category=category, calling_code=calling_code, at=at)
+    assert quote.price == Price(credits=credits, category=category.lower(), calling_code=calling_code)
+    assert (1 if quote.row is None else quote.row.credits) == credits
 
 
 @pytest.mark.parametrize("category", [None, "SOMETHING_NEW", "SERVICE_"])
@@ -217,15 +260,35 @@ def test_the_most_specific_then_the_latest_price_counts(
 def test_an_unknown_template_costs_the_dearest_category(
     category: str | None, calling_code: str, dearest: str, credits: int
 ) -> None:
-    price = price_of(PRICES, request(), category=category, calling_code=calling_code, at=NOW)
-    assert price == Price(credits=credits, category=dearest, calling_code=calling_code, assumed=True)
+    quote = price_of(PRICES, request(), category=category, calling_code=calling_code, at=NOW)
+    assert quote.price == Price(credits=credits, category=dearest, calling_code=calling_code, assumed=True)
+    assert quote.row is not None
+    assert (quote.row.category, quote.row.credits) == (dearest, credits)
 
 
 def test_content_that_is_no_template_is_service() -> None:
     text = request(type="text", text={"body": "hi"})
-    assert price_of(PRICES, text, category=None, calling_code="52", at=NOW) == Price(
-        credits=0, category="service", calling_code="52"
-    )
+    quote = price_of(PRICES, text, category=None, calling_code="52", at=NOW)
+    assert quote == Quote(Price(credits=0, category="service", calling_code="52"), PRICES["service", None][0])
+
+
+@pytest.mark.parametrize(
+    ("country", "calling_code", "found"),
+    [
+        ("CA", "1", "CA"),
+        (None, "1", None),
+        (None, "7", None),
+        (None, "52", "MX"),
+        (None, "800", None),
+        (None, None, None),
+    ],
+)
+def test_the_country_is_consents_else_the_codes_only_one(
+    country: str | None, calling_code: str | None, found: str | None
+) -> None:
+    assert country_of(Resolved(country=country, purpose=Purpose.MARKETING), calling_code) == found
+    if country is None:
+        assert country_of(None, calling_code) == found
 
 
 @pytest.mark.parametrize(
@@ -288,21 +351,28 @@ def test_neither_order_nor_repetition_changes_what_is_paid(told: list[Told], rep
 
 
 class Books(RuleBasedStateMachine):
-    """Any mix of top-ups, adjustments, fundings and news: the ledger stays a ledger."""
+    """Any mix of top-ups, adjustments, fundings and news, in any order and repetition: the ledger stays a ledger."""
 
     def __init__(self) -> None:
         super().__init__()
         self.account = Account("w")
         self.ledger: list[Entry] = []
         self.charges: dict[str, Charge] = {}
+        self.tallies: dict[OriginKey, Tally] = {}
+        self.told: dict[str, set[Told]] = {}
+        self.reached: list[tuple[int, int]] = []
+        self.top_ups = 0
+        self.asked = 0
 
     def _take(self, account: Account, entries: Sequence[Entry]) -> None:
+        self.reached += [(self.top_ups, alert.percent) for alert in alerts(self.account, entries)]
         self.account = account
         self.ledger += entries
         self.charges |= {entry.charge.message_id: entry.charge for entry in entries if entry.charge is not None}
 
     @rule(credits=st.integers(1, 20))
     def tops_up(self, credits: int) -> None:
+        self.top_ups += 1
         account, entry = top_up(self.account, credits, reference="r", actor="a")
         self._take(account, [entry])
 
@@ -314,22 +384,29 @@ class Books(RuleBasedStateMachine):
         else:
             self._take(booked[0], [booked[1]])
 
-    @rule(credits=st.lists(st.integers(0, 7), min_size=1, max_size=5))
-    def funds(self, credits: list[int]) -> None:
-        first = len(self.ledger) * 10
-        asks = [Ask(charge(f"m{first + n}", price), "c") for n, price in enumerate(credits)]
-        funding = fund(self.account, asks)
+    @rule(asked=st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["black-friday", None])), min_size=1, max_size=5))
+    def funds(self, asked: list[tuple[int, str | None]]) -> None:
+        asks = [
+            ask(replace(charge(f"m{self.asked + n}", credits), origin_kind="campaign", origin_id=origin))
+            for n, (credits, origin) in enumerate(asked)
+        ]
+        self.asked += len(asks)
+        funding = fund(self.account, asks, self.tallies)
         assert len(funding.entries) + len(funding.refused) == len(asks)
         self._take(funding.account, funding.entries)
+        self.tallies |= funding.tallies
 
     @rule(data=st.data())
     def is_told(self, data: st.DataObject) -> None:
         if not self.charges:
             return
-        item = st.builds(News, st.sampled_from(sorted(self.charges)), st.sampled_from(Told), st.just("c"))
-        settlement = settle(self.account, self.charges, data.draw(st.lists(item, max_size=6)))
+        item = st.tuples(st.sampled_from(sorted(self.charges)), st.sampled_from(Told))
+        told = data.draw(st.lists(item, max_size=6))
+        settlement = settle(self.account, self.charges, [News(name, one, Cause("c", one)) for name, one in told])
         self._take(settlement.account, settlement.entries)
         self.charges |= settlement.changed
+        for name, one in told:
+            self.told.setdefault(name, set()).add(one)
 
     @invariant()
     def balance_is_the_sum_and_never_negative(self) -> None:
@@ -350,6 +427,29 @@ class Books(RuleBasedStateMachine):
     def reserved_is_what_is_open(self) -> None:
         held = [one.price.credits for one in self.charges.values() if one.booked == {Kind.RESERVE}]
         assert self.account.reserved == sum(held)
+
+    @invariant()
+    def what_is_charged_follows_the_reading_rule(self) -> None:
+        paid = Counter[str]()
+        for entry in self.ledger:
+            if entry.charge is not None:
+                paid[entry.charge.message_id] -= entry.amount
+        for name, one in self.charges.items():
+            due = verdict_is_paid(self.told.get(name, set())) and Kind.WAIVE not in one.booked
+            assert paid[name] == (one.price.credits if due else 0)
+            assert one.is_charged == due
+
+    @invariant()
+    def every_message_is_in_the_tally_of_its_origin_once(self) -> None:
+        assert sum(tally.funded for tally in self.tallies.values()) == len(self.charges)
+        assert sum(tally.funded + tally.refused for tally in self.tallies.values()) == self.asked
+
+    @invariant()
+    def each_threshold_is_reached_once_a_top_up(self) -> None:
+        assert len(self.reached) == len(set(self.reached))
+        since = {percent for top_up, percent in self.reached if top_up == self.top_ups}
+        assert self.account.low_balance_percent == min(since, default=None)
+        assert since == {percent for percent in (20, 10, 0) if percent >= min(since, default=100)}
 
 
 TestBooks: Callable[..., Any] = Books.TestCase

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 from billing import store
-from billing.decide import Entry, Kind, PriceRow
+from billing.decide import Cause, Entry, Kind, PriceRow
 from billing.stages import on_sender, on_template
 from billing_desk import NOW, TEMPLATE, Desk, consented, record, rejected, sender, status, template
 from sendwhy.events import AccountUpdated, SendFunded, SendRejected, Status
@@ -43,7 +43,13 @@ async def test_a_workspace_without_account_has_balance_0(desk: Desk) -> None:
     [rejected] = await desk.fund(consented("a"))
     event = SendRejected.model_validate_json(rejected.value or b"")
     assert (event.service, event.reason.code) == (Service.BILLING, ReasonCode.INSUFFICIENT_CREDITS)
-    assert event.reason.evidence == {"balance": 0, "price": 1, "shortfall": 1, "currency": "credits"}
+    assert event.reason.evidence == {
+        "balance": 0,
+        "price": 1,
+        "shortfall": 1,
+        "currency": "credits",
+        "scope": {"origin": {"kind": "campaign", "id": "black-friday"}, "funded": 0, "refused": 1},
+    }
     assert event.metadata == {"order": "4711"}
     assert await desk.balance() == 0
 
@@ -75,6 +81,15 @@ async def test_eight_writers_fund_exactly_what_the_balance_covers(desk: Desk) ->
     told = {(out.topic, out.key, out.value) for answer in answers for out in answer}
     topics = Counter(topic for topic, _, _ in told)
     assert (topics[Topic.SEND_FUNDED], topics[Topic.SEND_REJECTED]) == (100, 100)
+    # Each refusal has a number of its own, whoever made it.
+    scopes = [
+        SendRejected.model_validate_json(value or b"").reason.evidence["scope"]
+        for topic, _, value in told
+        if topic is Topic.SEND_REJECTED
+    ]
+    assert {scope["refused"] for scope in scopes if isinstance(scope, dict)} == set(range(1, 101))
+    [tally] = await desk.pool.fetch("select funded, refused from tally")
+    assert tuple(tally) == (100, 100)
     assert await desk.balance() == 0
     assert await desk.pool.fetchval("select min(balance_after) from ledger") == 0
 
@@ -107,6 +122,8 @@ async def test_a_batch_is_one_statement_a_table(desk: Desk) -> None:
         "select d.workspace_id, d.message_id,",
         "select workspace_id, category,",
         "select distinct on",
+        "select t.workspace_id, t.origin_kind,",
+        "insert into tally",
         "insert into ledger",
         "insert into charge",
         "update account a",
@@ -244,7 +261,7 @@ async def test_no_kind_stands_twice_for_a_message(desk: Desk) -> None:
     await desk.fund(consented("a"))
     async with desk.pool.acquire() as connection:
         charge = (await store.charges_of(connection, [("w", "a")]))["w"]["a"]
-        again = Entry("w", 99, Kind.RESERVE, -1, 3, "again", charge)
+        again = Entry("w", 99, Kind.RESERVE, -1, 3, Cause("again", "test"), charge)
         with pytest.raises(asyncpg.UniqueViolationError):
             await store.add_entries(connection, [again], at=NOW)
 

@@ -1,0 +1,291 @@
+"""What an accountant asks over HTTP: why a message was charged, statements, alerts, where Meta's pricing differs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import date
+from functools import cache
+from typing import Annotated, cast
+from zoneinfo import ZoneInfo, available_timezones
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from sendwhy.events import Line, MessageId, Moment, SendRejected, Wire
+from sendwhy.http import Caller, Viewer, cursor_of, position_of
+from sendwhy.postgres import Connection, decisions_of
+from sendwhy.problems import Problem, not_found
+from sendwhy.service import Runtime
+from sendwhy.topics import Topic
+
+from billing import books, store
+from billing.explain import ChargeAnswer, charge_answer, difference_sentence, refused_answer
+from billing.pricing import Difference
+from billing.stages import STEP
+from billing.statements import (
+    DAYS_MAX,
+    JSON_ROWS_MAX,
+    By,
+    Question,
+    StatementAnswer,
+    TooManyRows,
+    statement,
+    statement_lines,
+)
+
+ACQUIRE_SECONDS = 10
+# A slow reader of a large statement holds a connection of the pool that the stages need as well.
+CSV_AT_ONCE = 2
+CURSOR_DIGITS_MAX = 18
+
+Cursor = Annotated[str | None, Query(max_length=64)]
+Limit = Annotated[int, Query(ge=1, le=500)]
+
+
+class AlertAnswer(Wire):
+    """`threshold` in percent of the last top-up; `version` is that of the ledger entry that reached it."""
+
+    threshold: int
+    balance: int
+    last_top_up: int
+    version: int
+    at: Moment
+
+
+class AlertsAnswer(Wire):
+    items: list[AlertAnswer]
+    next_cursor: str | None
+
+
+class DifferenceAnswer(Wire):
+    """`credits` and `category` are those of our charge, `is_charged` whether it stands; the rest is Meta's word."""
+
+    message_id: str
+    kind: Difference
+    credits: int
+    category: str
+    is_charged: bool
+    meta_category: str | None
+    meta_type: str | None
+    meta_pricing_model: str | None
+    meta_billable: bool | None
+    at: Moment
+    explanation: str
+
+
+class DifferencesAnswer(Wire):
+    items: list[DifferenceAnswer]
+    next_cursor: str | None
+
+
+def report_routes(router: APIRouter, runtime: Runtime) -> None:
+    _charge_routes(router, runtime)
+    _list_routes(router, runtime)
+    _statement_routes(router, runtime)
+
+
+def numbers_of(cursor: str, count: int) -> list[int]:
+    """The numbers in a cursor of ours; 422 for anything else."""
+    parts = position_of(cursor).split(".")
+    if len(parts) != count or not all(p.isascii() and p.isdigit() and len(p) <= CURSOR_DIGITS_MAX for p in parts):
+        raise Problem(422, "The cursor is not one of ours.", errors={"cursor": "is not one of ours"})
+    return [int(part) for part in parts]
+
+
+def _charge_routes(router: APIRouter, runtime: Runtime) -> None:
+    @router.get("/workspaces/{w}/messages/{message_id}/charge")
+    async def get_charge(caller: Viewer, message_id: MessageId) -> ChargeAnswer:
+        """Why a message was charged, or not: what it costs now, the price and where that came from, each entry with its
+        cause. 404 where billing never saw it."""
+        async with (
+            runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            return await _charge(connection, caller.workspace, message_id)
+
+
+async def _charge(connection: Connection, workspace: str, message_id: str) -> ChargeAnswer:
+    key = (workspace, message_id)
+    entries = await store.ledger_page(connection, workspace, message_id=message_id, limit=10)
+    if not entries:
+        refused = (await decisions_of(connection, STEP, [key])).get(key)
+        if refused is None or refused.topic is not Topic.SEND_REJECTED:
+            raise not_found("The message")
+        told = None if refused.value is None else SendRejected.model_validate_json(refused.value)
+        return refused_answer(workspace, message_id, None if told is None else told.reason)
+    charges = await store.charges_of(connection, [key])
+    charge = charges.get(workspace, {}).get(message_id)
+    rows = await books.differences_page(connection, workspace, message_id=message_id, limit=len(Difference))
+    meta = None if charge is None else charge.meta
+    return charge_answer(workspace, entries[::-1], meta, [Difference(row["kind"]) for row in rows])
+
+
+def _list_routes(router: APIRouter, runtime: Runtime) -> None:
+    @router.get("/workspaces/{w}/alerts")
+    async def get_alerts(caller: Viewer, cursor: Cursor = None, limit: Limit = 100) -> AlertsAnswer:
+        """The thresholds (20, 10, 0 % of the last top-up) that the balance reached, each once a top-up; the latest
+        first."""
+        after = None if cursor is None else cast(tuple[int, int], tuple(numbers_of(cursor, 2)))
+        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            rows = await books.alerts_page(connection, caller.workspace, after=after, limit=limit + 1)
+        items = [
+            AlertAnswer(
+                threshold=row["percent"],
+                balance=row["balance"],
+                last_top_up=row["last_top_up"],
+                version=row["version"],
+                at=row["at"],
+            )
+            for row in rows[:limit]
+        ]
+        more = len(rows) > limit
+        return AlertsAnswer(
+            items=items, next_cursor=cursor_of(f"{items[-1].version}.{items[-1].threshold}") if more else None
+        )
+
+    @router.get("/workspaces/{w}/pricing-differences")
+    async def get_pricing_differences(
+        caller: Viewer,
+        kind: Difference | None = None,
+        message_id: MessageId | None = None,
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> DifferencesAnswer:
+        """Messages of which Meta's webhooks told another category than we priced, that they were free while we charged,
+        or that they are billed while we gave the credits back; the latest first."""
+        before = None if cursor is None else numbers_of(cursor, 1)[0]
+        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            rows = await books.differences_page(
+                connection, caller.workspace, before=before, kind=kind, message_id=message_id, limit=limit + 1
+            )
+        items = [
+            DifferenceAnswer(
+                message_id=row["message_id"],
+                kind=Difference(row["kind"]),
+                credits=row["credits"],
+                category=row["category"],
+                is_charged=row["is_charged"],
+                meta_category=row["meta_category"],
+                meta_type=row["meta_type"],
+                meta_pricing_model=row["meta_model"],
+                meta_billable=row["meta_billable"],
+                at=row["at"],
+                explanation=difference_sentence(
+                    Difference(row["kind"]), row["credits"], row["category"], row["meta_category"]
+                ),
+            )
+            for row in rows[:limit]
+        ]
+        more = len(rows) > limit
+        return DifferencesAnswer(items=items, next_cursor=cursor_of(str(rows[limit - 1]["position"])) if more else None)
+
+
+def _day(text: str) -> str:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be a day, as in 2026-11-01") from None
+    if not 2000 <= day.year < 2100:
+        raise ValueError("must lie between 2000 and 2100")
+    return text
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _zone(name: str) -> str:
+    if name not in _zones():
+        raise ValueError("must be a time zone of the IANA database, as in Europe/Berlin")
+    return name
+
+
+def _by(text: str) -> str:
+    names = text.split(",")
+    if not set(names) <= set(By) or len(names) != len(set(names)):
+        raise ValueError(f"must be some of {','.join(By)}, each once, with commas")
+    return text
+
+
+Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_day)]
+Word = Annotated[Line, StringConstraints(min_length=1, max_length=256)]
+
+
+class StatementQuery(BaseModel):
+    """`from` is the first day, `to` the day after the last one, both in `zone`; `by` some of day, campaign, category
+    and country with commas."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    from_: Annotated[Day, Field(alias="from")]
+    to: Day
+    by: Annotated[str, StringConstraints(max_length=64), AfterValidator(_by)] = By.DAY.value
+    zone: Annotated[str, StringConstraints(max_length=64), AfterValidator(_zone)] = "UTC"
+    campaign: Word | None = None
+    category: Word | None = None
+    country: Word | None = None
+
+
+Asked = Annotated[StatementQuery, Query()]
+
+
+def _question(caller: Caller, query: StatementQuery) -> Question:
+    first, end = date.fromisoformat(query.from_), date.fromisoformat(query.to)
+    if not 1 <= (end - first).days <= DAYS_MAX:
+        detail = f"A statement is of 1 to {DAYS_MAX} days; `to` is the day after the last one."
+        raise Problem(422, detail, errors={"to": f"must be 1 to {DAYS_MAX} days after from"})
+    names = [By(name) for name in query.by.split(",")]
+    zone = ZoneInfo(query.zone)
+    return Question(caller.workspace, first, end, zone, names, query.campaign, query.category, query.country)
+
+
+def _statement_routes(router: APIRouter, runtime: Runtime) -> None:
+    streams = asyncio.Semaphore(CSV_AT_ONCE)
+
+    @router.get(
+        "/workspaces/{w}/statements",
+        response_model=StatementAnswer,
+        response_model_exclude_unset=True,
+        responses={200: {"content": {"text/csv": {}}}},
+    )
+    async def get_statement(caller: Viewer, query: Asked, request: Request) -> StatementAnswer | StreamingResponse:
+        """What the credits went for, from a day to a day of a time zone; as CSV with `Accept: text/csv`."""
+        asked = _question(caller, query)
+        if "text/csv" in request.headers.get("accept", ""):
+            return await _csv(runtime, streams, asked)
+        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            try:
+                return await statement(connection, asked)
+            except TooManyRows:
+                detail = f"The statement has more than {JSON_ROWS_MAX} rows: group by less, or take the CSV."
+                raise Problem(422, detail, errors={"by": "gives too many rows"}) from None
+
+    @router.get("/workspaces/{w}/statements.csv", response_class=StreamingResponse)
+    async def get_statement_csv(caller: Viewer, query: Asked) -> StreamingResponse:
+        """The same as CSV: a line `opening`, the rows, the lines `total` and `closing`."""
+        return await _csv(runtime, streams, _question(caller, query))
+
+
+async def _csv(runtime: Runtime, streams: asyncio.Semaphore, asked: Question) -> StreamingResponse:
+    if streams.locked():
+        problem = Problem(503, f"{CSV_AT_ONCE} statements are being read just now; try again.")
+        problem.headers = {"retry-after": "5"}
+        raise problem
+    name = f"sendwhy-statement-{asked.workspace}-{asked.from_day}-{asked.to_day}.csv"
+    headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
+    lines = _lines(runtime, streams, asked)
+    # What can go wrong goes wrong before the head of the answer is written.
+    first = await anext(lines)
+    return StreamingResponse(_chained(first, lines), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+async def _lines(runtime: Runtime, streams: asyncio.Semaphore, asked: Question) -> AsyncIterator[str]:
+    async with streams, runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async for text in statement_lines(connection, asked):
+            yield text
+
+
+async def _chained(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for text in rest:
+        yield text
