@@ -7,7 +7,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import asyncpg
 from billing import books, store
-from billing.decide import top_up
+from billing.decide import Told, top_up
 from billing.stages import Funder, Settler
 from sendwhy.events import (
     Origin,
@@ -116,6 +116,15 @@ def record(event: Any, topic: Topic | None = None, key: str | None = None) -> Re
     where = topic or topic_of(type(event))
     value = event.to_json() if isinstance(event, Wire) else None
     return Record(event, where, 0, 0, NOW, None if key is None else key.encode(), value, (("traceparent", b"00-1"),))
+
+
+def verdict_is_paid(told: set[Told]) -> bool:
+    """The contract's reading rule, over everything that was ever told of a message."""
+    if Told.DELIVERED in told:
+        return True
+    if Told.SENT in told:
+        return Told.FAILED not in told
+    return not told & {Told.FAILED, Told.REJECTED}
 
 
 class Desk:

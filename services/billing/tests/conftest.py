@@ -1,17 +1,64 @@
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import billing
+import httpx
 import pytest
+import pytest_asyncio
+from billing.app import make_app
+from billing.settings import BillingSettings
+from pydantic import SecretStr
+from sendwhy.kafka import create_topics
 from sendwhy.postgres import connect_pool, migrate
 
 # pytest's importlib mode puts no folder on the path, and the desk is shared by several test files.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from billing_desk import Desk
+from billing_service import TOKENS, Service
 
 MIGRATIONS = Path(billing.__file__).parent / "migrations"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def database(postgres_url: str) -> AsyncIterator[str]:
+    """One for the session: the consumer group's offsets in Kafka belong to it."""
+    name = f"billing_{uuid.uuid4().hex}"
+    superuser = await asyncpg.connect(postgres_url)
+    await superuser.execute(f"create database {name}")
+    url = postgres_url.rpartition("/")[0] + f"/{name}"
+    await migrate(url, MIGRATIONS)
+    yield url
+    await superuser.execute(f"drop database {name} with (force)")
+    await superuser.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def service(database: str, kafka_bootstrap: str) -> AsyncIterator[Service]:
+    settings = BillingSettings(
+        kafka_bootstrap_servers=kafka_bootstrap, database_url=SecretStr(database), api_tokens=SecretStr(TOKENS)
+    )
+    await create_topics(settings)
+    app = make_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://b") as http:
+        yield Service(http, kafka_bootstrap)
+
+
+@pytest.fixture
+def workspace() -> str:
+    return f"w{uuid.uuid4().hex[:12]}"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def beside(database: str) -> AsyncIterator[Desk]:
+    """A desk on the database of the running service."""
+    pool = await connect_pool(database, service="billing-test", size=4)
+    yield Desk(pool)
+    await pool.close()
 
 
 @pytest.fixture

@@ -1,116 +1,17 @@
 """The whole service with real Kafka and PostgreSQL: over HTTP, and from topic to topic."""
 
 import asyncio
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
-import asyncpg
-import billing
-import httpx
 import pytest
-import pytest_asyncio
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from billing.app import make_app
-from billing.settings import BillingSettings
+from aiokafka import AIOKafkaProducer
 from billing_desk import TEMPLATE, consented, status
-from pydantic import SecretStr
-from sendwhy.events import AccountUpdated, SendConsented, Status, Wire
-from sendwhy.kafka import create_topics
-from sendwhy.postgres import migrate
-from sendwhy.topics import Topic, outgoing
+from billing_service import Service, fields, names
+from sendwhy.events import AccountUpdated, SendConsented, Status
+from sendwhy.topics import Topic
 
-pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="module")]
-
-TOKENS = "admin-token:admin:*,operator-token:operator:*,viewer-token:viewer:*,foreign-token:admin:elsewhere"
-
-
-class Service:
-    """The running app's doors. Each test has a workspace of its own, since the topics are shared."""
-
-    def __init__(self, http: httpx.AsyncClient, kafka: str) -> None:
-        self.http, self.kafka = http, kafka
-
-    async def top_up(self, workspace: str, credits: int, key: str | None = None) -> httpx.Response:
-        return await self.post(
-            workspace, "top-ups", {"credits": credits, "reference": "invoice 7"}, key=key or workspace
-        )
-
-    async def post(
-        self, workspace: str, path: str, body: Any, *, key: str | None = None, token: str = "admin-token"
-    ) -> httpx.Response:
-        headers = {"authorization": f"Bearer {token}"} | ({} if key is None else {"idempotency-key": key})
-        return await self.http.post(f"/v1/workspaces/{workspace}/{path}", json=body, headers=headers)
-
-    async def get(self, workspace: str, path: str, token: str = "viewer-token", **params: Any) -> httpx.Response:
-        headers = {"authorization": f"Bearer {token}"}
-        return await self.http.get(f"/v1/workspaces/{workspace}/{path}", headers=headers, params=params)
-
-    async def put_prices(self, workspace: str, prices: Any) -> httpx.Response:
-        headers = {"authorization": "Bearer admin-token"}
-        return await self.http.put(f"/v1/workspaces/{workspace}/prices", json=prices, headers=headers)
-
-    async def evaluate(self, body: Any, token: str = "viewer-token") -> httpx.Response:
-        return await self.http.post("/v1/evaluate", json=body, headers={"authorization": f"Bearer {token}"})
-
-    async def publish(self, *events: Wire) -> None:
-        async with AIOKafkaProducer(bootstrap_servers=self.kafka) as producer:
-            for event in events:
-                out = outgoing(event, source="test")
-                await producer.send_and_wait(out.topic, out.value, key=out.key, headers=list(out.headers))
-
-    async def until(self, topic: Topic, wanted: Callable[[bytes], bool], *, count: int = 1) -> list[bytes]:
-        """The first `count` values of the topic, from its start, that are wanted."""
-        found: list[bytes] = []
-        options = {"bootstrap_servers": self.kafka, "auto_offset_reset": "earliest"}
-        async with asyncio.timeout(30), AIOKafkaConsumer(topic, **options) as consumer:
-            async for entry in consumer:
-                if entry.value is not None and wanted(entry.value):
-                    found.append(entry.value)
-                if len(found) == count:
-                    break
-        return found
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def database(postgres_url: str) -> AsyncIterator[str]:
-    """One for the module: the consumer group's offsets in Kafka belong to it."""
-    name = f"billing_{uuid.uuid4().hex}"
-    superuser = await asyncpg.connect(postgres_url)
-    await superuser.execute(f"create database {name}")
-    url = postgres_url.rpartition("/")[0] + f"/{name}"
-    await migrate(url, Path(billing.__file__).parent / "migrations")
-    yield url
-    await superuser.execute(f"drop database {name} with (force)")
-    await superuser.close()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def service(database: str, kafka_bootstrap: str) -> AsyncIterator[Service]:
-    settings = BillingSettings(
-        kafka_bootstrap_servers=kafka_bootstrap, database_url=SecretStr(database), api_tokens=SecretStr(TOKENS)
-    )
-    await create_topics(settings)
-    app = make_app(settings)
-    transport = httpx.ASGITransport(app)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://b") as http:
-        yield Service(http, kafka_bootstrap)
-
-
-@pytest.fixture
-def workspace() -> str:
-    return f"w{uuid.uuid4().hex[:12]}"
-
-
-def fields(answer: httpx.Response) -> set[str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    return {entry["field"] for entry in answer.json().get("errors", [])}
-
-
-def names(workspace: str) -> Callable[[bytes], bool]:
-    return lambda value: f'"workspace_id":"{workspace}"'.encode() in value
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_an_account_that_was_never_seen_is_empty(service: Service, workspace: str) -> None:

@@ -35,6 +35,7 @@ from billing.decide import (
     told_by,
     top_up,
 )
+from billing_desk import verdict_is_paid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -329,15 +330,6 @@ def test_low_balance_thresholds_are_reached_one_after_the_other_and_once() -> No
 
 def test_an_adjustment_never_goes_below_zero() -> None:
     assert adjust(Account("w", balance=5), -6, why="x", actor="a") == BelowZero(5, -6)
-
-
-def verdict_is_paid(told: set[Told]) -> bool:
-    """The contract's reading rule, over everything that was ever told of a message."""
-    if DELIVERED in told:
-        return True
-    if SENT in told:
-        return FAILED not in told
-    return not told & {FAILED, REJECTED}
 
 
 @given(told=st.lists(st.sampled_from(Told), max_size=8), repeats=st.integers(1, 2))
