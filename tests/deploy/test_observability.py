@@ -199,6 +199,7 @@ DEAD = 'sendwhy_dead_letters_total{job="consent",topic="send.requested",error="u
 LAG = 'sendwhy_consumer_lag_messages{job="billing",stage="send.consented"}'
 DONE = 'sendwhy_stage_batch_records_count{job="billing",stage="send.consented"}'
 RETRIED = 'sendwhy_stage_failures_total{job="billing",stage="send.consented",error="TypeError"}'
+LOW = 'sendwhy_low_balance_alerts_total{job="billing"'
 CASES = [
     Case("ServiceDown", {'up{job="consent",instance="a"}': "1x4 0x40"}, "10m", fires=True),
     Case("ServiceDown", {'up{job="consent",instance="a"}': "1x4 0x3 1x40"}, "10m", fires=False),
@@ -223,6 +224,10 @@ CASES = [
     Case("EventsUnpublished", {'sendwhy_unpublished_events{job="billing"}': "0x9 3x2 0x49"}, "10m", fires=False),
     Case("BalanceMismatch", {'sendwhy_credits_balance_mismatch{job="billing"}': "0x8 1x40"}, "5m", fires=True),
     Case("BalanceMismatch", {'sendwhy_credits_balance_mismatch{job="billing"}': "0x60"}, "5m", fires=False),
+    Case("CreditsRunLow", {f'{LOW},percent="10"}}': "0x8 1x40"}, "5m", fires=True),
+    Case("CreditsRunLow", {f'{LOW},percent="0"}}': "1x240 2x20"}, "62m", fires=True),
+    Case("CreditsRunLow", {f'{LOW},percent="20"}}': "0x8 1x40"}, "5m", fires=False),
+    Case("CreditsRunLow", {f'{LOW},percent="0"}}': "0x8 1x400"}, "80m", fires=False),
     Case("PagesAreOld", {'sendwhy_projection_lag_seconds{job="message-log"}': "90x60"}, "10m", fires=True),
     Case("PagesAreOld", {'sendwhy_projection_lag_seconds{job="message-log"}': "9x60"}, "10m", fires=False),
 ]

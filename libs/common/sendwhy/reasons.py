@@ -157,7 +157,8 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
             title="Insufficient credits",
             services=_BILLING,
             meaning="The balance did not cover the price of this message; the evidence has balance, price and"
-            " shortfall.",
+            " shortfall, and as scope how many messages of this campaign (or other origin) were funded and refused so"
+            " far, this one included. Whoever came first went out.",
             causes=("The credits are used up.", "A campaign is larger than the balance."),
             what_to_do="Top up or raise the plan, then weigh a follow-up. Nothing is retried by itself, failed automation"
             " messages neither.",

@@ -10,7 +10,7 @@ from sendwhy.postgres import PRUNE_AT_ONCE, Connection, MessageKey
 from billing.decide import Alert, Charge
 from billing.pricing import Difference
 
-ROLLED_UP_AT_ONCE = 20_000
+ROLLED_UP_AT_ONCE = 5_000
 
 # One statement sees one moment: the entries up to an account's version are all there. Reservations open with `reserve`
 # and close with `capture` or `release`, whatever is booked after that.
@@ -19,7 +19,7 @@ with due as (
     select r.workspace_id, r.version as after, least(a.version, r.version + $1) as upto
     from reconciled r join account a on a.workspace_id = r.workspace_id
     where a.version > r.version
-    order by r.workspace_id limit 100
+    order by r.workspace_id limit 20
     for update of r skip locked
 ), news as (
     select l.* from due d
