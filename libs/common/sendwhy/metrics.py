@@ -90,7 +90,9 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         Metric.META_ERRORS: MetricSpec("errors that Meta answered, by code and what was done", ("code", "action")),
         Metric.STOP_TO_LAST_SECONDS: MetricSpec("from a STOP to the last marketing message out", (), _SECONDS),
         Metric.RECEIPTS_MISSING: MetricSpec("messages that Meta took and whose delivery receipt is still awaited"),
-        Metric.BALANCE_MISMATCH: MetricSpec("accounts whose balance differs from the sum of their ledger; must be 0"),
+        Metric.BALANCE_MISMATCH: MetricSpec(
+            "accounts whose balance, reservations or number of entries differ from their ledger; must be 0"
+        ),
         Metric.LOW_BALANCE_ALERTS: MetricSpec(
             "accounts that reached a threshold (20, 10, 0 %) of their last top-up, once each a top-up", ("percent",)
         ),

@@ -11,7 +11,17 @@ from zoneinfo import ZoneInfo, available_timezones
 import pytest
 from billing import books, store
 from billing.decide import adjust
-from billing.statements import By, Figures, Question, StatementAnswer, first_moment, statement, statement_lines
+from billing.statements import (
+    JSON_ROWS_MAX,
+    By,
+    Figures,
+    Question,
+    StatementAnswer,
+    TooManyRows,
+    first_moment,
+    statement,
+    statement_lines,
+)
 from billing_desk import TEMPLATE, Desk, consented, rejected, status
 from sendwhy.events import Origin, OriginKind, Status
 from sendwhy.reasons import ReasonCode
@@ -179,3 +189,19 @@ async def test_csv_has_the_same_figures_and_no_formulas(desk: Desk) -> None:
     assert [int(row["net"]) for row in rows[1:-2]] == [row.net for row in told.rows]
     assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "@", "|"))]
     assert {row["origin_id"] for row in rows if row["origin_kind"] == "automation"} == {"'=cmd\\|' /C calc'!A0"}
+
+
+@pytest.mark.postgres
+async def test_a_statement_of_too_many_rows_is_refused_as_json_and_whole_as_csv(desk: Desk) -> None:
+    await desk.give(1)
+    await desk.pool.execute(
+        "insert into turnover select 'w', date_bin('15 minutes', now(), '2000-01-01Z'), 'reserve', 'campaign', n::text,"
+        " 'utility', 'MX', 1, 1, -1 from generate_series(1, $1) n",
+        JSON_ROWS_MAX,
+    )
+    with pytest.raises(TooManyRows):
+        await asked(desk, question([By.CAMPAIGN]))
+    assert len((await asked(desk, question([By.COUNTRY]))).rows) == 2
+    async with desk.pool.acquire() as connection:
+        text = "".join([line async for line in statement_lines(connection, question([By.CAMPAIGN]))])
+    assert text.count("\nrow,") == JSON_ROWS_MAX + 1
