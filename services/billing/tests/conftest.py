@@ -1,7 +1,8 @@
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import billing
@@ -23,20 +24,26 @@ from billing_service import TOKENS, Service
 MIGRATIONS = Path(billing.__file__).parent / "migrations"
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def database(postgres_url: str) -> AsyncIterator[str]:
-    """One for the session: the consumer group's offsets in Kafka belong to it."""
+@pytest.fixture(scope="session")
+def database(postgres_url: str, _run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Iterator[str]:
+    """One for all modules with a running service: the consumer groups' offsets in Kafka belong to it."""
     name = f"billing_{uuid.uuid4().hex}"
-    superuser = await asyncpg.connect(postgres_url)
-    await superuser.execute(f"create database {name}")
     url = postgres_url.rpartition("/")[0] + f"/{name}"
-    await migrate(url, MIGRATIONS)
+    _run(_execute(postgres_url, f"create database {name}"))
+    _run(migrate(url, MIGRATIONS))
     yield url
-    await superuser.execute(f"drop database {name} with (force)")
-    await superuser.close()
+    _run(_execute(postgres_url, f"drop database {name} with (force)"))
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(database: str, kafka_bootstrap: str) -> AsyncIterator[Service]:
     settings = BillingSettings(
         kafka_bootstrap_servers=kafka_bootstrap, database_url=SecretStr(database), api_tokens=SecretStr(TOKENS)
@@ -53,7 +60,7 @@ def workspace() -> str:
     return f"w{uuid.uuid4().hex[:12]}"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest_asyncio.fixture(loop_scope="module")
 async def beside(database: str) -> AsyncIterator[Desk]:
     """A desk on the database of the running service."""
     pool = await connect_pool(database, service="billing-test", size=4)

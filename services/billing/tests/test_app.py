@@ -11,7 +11,7 @@ from billing_service import Service, fields, names
 from sendwhy.events import AccountUpdated, SendConsented, Status
 from sendwhy.topics import Topic
 
-pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def test_an_account_that_was_never_seen_is_empty(service: Service, workspace: str) -> None:

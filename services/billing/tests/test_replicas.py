@@ -20,7 +20,7 @@ from sendwhy.events import SendRejected, Status, Wire
 from sendwhy.reasons import ReasonCode
 from sendwhy.topics import Topic
 
-pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="module")]
 
 MESSAGES = 300
 FIRST_CREDITS = 100

@@ -12,7 +12,7 @@ from sendwhy.events import Origin, OriginKind, Resolved, SendConsented, Status, 
 from sendwhy.reasons import ReasonCode
 from sendwhy.reasons import Service as Who
 
-pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="module")]
 
 REGULAR = {"billable": True, "pricing_model": "PMP", "type": "regular", "category": "service"}
 
