@@ -53,7 +53,9 @@ def test_hostile_names_are_shown_as_text(message_log: MessageLog, browser: httpx
         "metadata": {SCRIPT: SCRIPT, "deep": {"'\"><b>": 1}},
     }
     failure = rejected(R.META_ERROR, **given)
-    evil = failure.reason.model_copy(update={"detail": SCRIPT, "evidence": {SCRIPT: [SCRIPT]}})
+    evil = failure.reason.model_copy(
+        update={"detail": SCRIPT, "evidence": {SCRIPT: [SCRIPT], "scope": {SCRIPT: {SCRIPT: SCRIPT}}}}
+    )
     publish(message_log, requested(**given), failure.model_copy(update={"reason": evil}))
     message_log.wait_for(f"/v1/workspaces/{workspace}/messages/h-1", lambda m: len(m["events"]) == 2)
     for path in (
