@@ -34,14 +34,15 @@ with due as (
     set entries = t.entries + excluded.entries, credits = t.credits + excluded.credits,
         amount = t.amount + excluded.amount
 ), summed as (
-    select workspace_id, sum(amount) as total,
+    select workspace_id, sum(amount) as total, count(*) as entries,
            coalesce(sum(case when kind = 'reserve' then price when kind in ('capture', 'release') then -price end), 0)
                as held
     from news group by 1
 ), noted as (
     update reconciled r
-    set version = d.upto, total = r.total + s.total, held = r.held + s.held
-    from due d join summed s on s.workspace_id = d.workspace_id
+    set version = d.upto, total = r.total + coalesce(s.total, 0), held = r.held + coalesce(s.held, 0),
+        entries = r.entries + coalesce(s.entries, 0)
+    from due d left join summed s on s.workspace_id = d.workspace_id
     where r.workspace_id = d.workspace_id
 )
 select count(*) from due
@@ -53,7 +54,7 @@ select count(*)
 from account a
 left join reconciled r on r.workspace_id = a.workspace_id
 cross join lateral (
-    select coalesce(sum(l.amount), 0) + coalesce(r.total, 0) as total, count(*) + coalesce(r.version, 0) as entries,
+    select coalesce(sum(l.amount), 0) + coalesce(r.total, 0) as total, count(*) + coalesce(r.entries, 0) as entries,
            coalesce(sum(case when kind = 'reserve' then price when kind in ('capture', 'release') then -price end), 0)
                + coalesce(r.held, 0) as held
     from ledger l where l.workspace_id = a.workspace_id and l.version > coalesce(r.version, 0)

@@ -78,7 +78,9 @@ create table turnover (
 );
 
 -- From now on this also says how far `turnover` has come; `held` is what the entries so far hold in reservations.
-alter table reconciled add column held bigint not null default 0;
+alter table reconciled
+    add column held    bigint not null default 0,
+    add column entries bigint not null default 0;
 delete from reconciled;
 insert into reconciled (workspace_id, version, total) select workspace_id, 0, 0 from account;
 
