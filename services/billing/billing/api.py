@@ -30,7 +30,7 @@ from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.topics import outgoing
 
-from billing import store
+from billing import books, store
 from billing.decide import Account, BelowZero, Entry, Kind, OriginKey, PriceRow, Tally, adjust, evaluate, top_up
 from billing.reports import numbers_of, report_routes
 from billing.stages import Priceable, note_alerts, prices_for
@@ -165,11 +165,22 @@ async def _write(runtime: Runtime, request: Request, caller: Caller, key: str | 
     async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
 
         async def act() -> tuple[int, bytes]:
-            return 200, (await _book(runtime, connection, caller.workspace, book)).to_json()
+            booked = await _book(runtime, connection, caller.workspace, book)
+            await _refuse_late_repeat(connection, key, booked)
+            return 200, booked.to_json()
 
         answer = await once(connection, request, caller, key, act)
     runtime.publish_soon()
     return answer
+
+
+async def _refuse_late_repeat(connection: Connection, key: str | None, booked: BookedAnswer) -> None:
+    if key is None:
+        return
+    before = await books.note_booking(connection, booked.workspace_id, key, booked.version, at=booked.entry.at)
+    if before is not None:
+        detail = f"This Idempotency-Key booked entry {before.version} at {before.at:%Y-%m-%d %H:%M} UTC already."
+        raise Problem(409, detail, errors={"Idempotency-Key": "was used before"})
 
 
 async def _book(runtime: Runtime, connection: Connection, workspace: str, book: Book) -> BookedAnswer:

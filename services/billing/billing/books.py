@@ -2,6 +2,7 @@
 SQL, a whole batch at a time."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import asyncpg
@@ -184,3 +185,29 @@ async def differences_page(
 ) -> list[asyncpg.Record]:
     """The differences that stand, with a position below `before`, the latest first."""
     return list(await connection.fetch(_DIFFERENCES, workspace, before, kind, message_id, limit))
+
+
+_NOTE_BOOKING = """
+insert into booking (workspace_id, key, version, at) values ($1, $2, $3, $4) on conflict do nothing returning version
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """The entry that an Idempotency-Key booked."""
+
+    version: int
+    at: datetime
+
+
+async def note_booking(
+    connection: Connection, workspace: str, key: str, version: int, *, at: datetime
+) -> Booking | None:
+    """Note that the key booked this entry; returns the one that it booked before, if any. Under the account's lock."""
+    if await connection.fetchval(_NOTE_BOOKING, workspace, key, version, at) is not None:
+        return None
+    row = await connection.fetchrow(
+        "select version, at from booking where workspace_id = $1 and key = $2", workspace, key
+    )
+    assert row is not None
+    return Booking(row["version"], row["at"])

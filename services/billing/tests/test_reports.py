@@ -299,6 +299,22 @@ async def test_alerts_come_once_a_top_up_whatever_comes_back_in_between(
     assert 'sendwhy_pricing_differences_total{kind="charged_but_free"}' in metrics
 
 
+@pytest.mark.parametrize(
+    ("path", "body"), [("top-ups", {"credits": 7, "reference": "r"}), ("adjustments", {"credits": 7, "reason": "r"})]
+)
+async def test_a_repeat_books_nothing_even_after_its_answer_was_pruned(
+    service: Service, beside: Desk, workspace: str, path: str, body: Any
+) -> None:
+    first = await service.post(workspace, path, body, key="k")
+    assert (await service.post(workspace, path, body, key="k")).json() == first.json()
+    await beside.pool.execute("delete from idempotency_key where workspace_id = $1", workspace)
+    late = await service.post(workspace, path, body, key="k")
+    assert (late.status_code, fields(late)) == (409, {"Idempotency-Key"})
+    assert late.json()["detail"].startswith("This Idempotency-Key booked entry 1 at ")
+    account = (await service.get(workspace, "account")).json()
+    assert (account["balance"], account["version"]) == (7, 1)
+
+
 async def test_a_statement_as_json_and_csv(service: Service, beside: Desk, workspace: str) -> None:
     await service.top_up(workspace, 10)
     await beside.fund(consented("a", workspace), consented("b", workspace))
