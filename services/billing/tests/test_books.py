@@ -2,20 +2,25 @@
 
 import asyncio
 import random
+import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+import billing
 import pytest
-from billing import books
+from billing import books, store
 from billing.decide import Told, told_by
+from billing.explain import charge_answer
 from billing_desk import Desk, consented, rejected, status, verdict_is_paid
 from sendwhy.events import SendRejected, Status
-from sendwhy.postgres import DATA_ERRORS, prune
+from sendwhy.postgres import DATA_ERRORS, connect_pool, migrate, prune
 from sendwhy.reasons import ReasonCode
 
 pytestmark = pytest.mark.postgres
 
+MIGRATIONS = Path(billing.__file__).parent / "migrations"
 NAMES = [f"m{n}" for n in range(40)]
 STATUSES = [
     (Status.ACCEPTED, None),
@@ -124,3 +129,44 @@ async def test_an_account_that_left_its_ledger_is_counted(desk: Desk, column: st
     assert await desk.mismatches() == 0
     await desk.pool.execute(f"update account set {column} = {column} + 1")
     assert await desk.mismatches() == 1
+
+
+OLD_BOOKS = """
+insert into account (workspace_id, balance, reserved, version, last_top_up) values ('w', 8, 1, 4, 10);
+insert into ledger (workspace_id, version, kind, amount, balance_after, cause, message_id, category, calling_code,
+                    price, assumed, origin_kind, origin_id, at)
+values ('w', 1, 'top_up', 10, 10, 'r', null, null, null, null, null, null, null, now()),
+       ('w', 2, 'reserve', -1, 9, 'c', 'a', 'service', '52', 1, false, 'campaign', 'black-friday', now()),
+       ('w', 3, 'reserve', -1, 8, 'c', 'b', 'service', '52', 1, false, 'campaign', 'black-friday', now()),
+       ('w', 4, 'capture', 0, 8, 'c', 'a', 'service', '52', 1, false, 'campaign', 'black-friday', now());
+insert into charge (workspace_id, message_id, price, category, calling_code, assumed, origin_kind, origin_id, booked,
+                    receipt, prune_after)
+select 'w', m, 1, 'service', '52', false, 'campaign', 'black-friday', booked, receipt, now() + interval '47 days'
+from (values ('a', array['reserve', 'capture'], 1), ('b', array['reserve'], 0)) as c(m, booked, receipt);
+insert into reconciled (workspace_id, version, total) values ('w', 2, 9);
+"""
+
+
+async def test_books_from_before_are_taken_over(fresh_database: str, tmp_path: Path) -> None:
+    shutil.copy(MIGRATIONS / "0001_billing.sql", tmp_path)
+    await migrate(fresh_database, tmp_path)
+    pool = await connect_pool(fresh_database, service="billing-test", size=2)
+    try:
+        await pool.execute(OLD_BOOKS)
+        await migrate(fresh_database, MIGRATIONS)
+        old = Desk(pool)
+        assert await old.balance() == 8
+        await old.tell(status("a", Status.READ), status("b", Status.FAILED, code=ReasonCode.META_ERROR))
+        assert await old.booked("b") == [("reserve", -1), ("release", 1)]
+        await old.fund(consented("c"))
+        assert tuple(await pool.fetchrow("select funded, refused from tally") or ()) == (3, 0)
+        assert await old.balance() == 8
+        async with pool.acquire() as connection:
+            entries = await store.ledger_page(connection, "w", message_id="a", limit=9)
+        answer = charge_answer("w", entries[::-1], None, [])
+        assert (answer.credits, answer.state, answer.entries[0].cause.kind) == (1, "captured", None)
+        assert answer.price is not None
+        assert answer.price.default is None
+        assert answer.price.explanation == "A service message to +52 cost 1 credit."
+    finally:
+        await pool.close()

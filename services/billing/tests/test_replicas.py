@@ -137,8 +137,8 @@ async def test_replicas_that_are_killed_leave_exact_books(
         chance.shuffle(told)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(publish_in_pieces(service, told, 4))
+            # It stays away: the others take over its partitions.
             await other.kill()
-            await other.start()
         await until_settled(beside, workspace, len(failed))
     account = (await service.get(workspace, "account")).json()
     assert account["balance"] == FIRST_CREDITS + TOP_UPS * TOP_UP_CREDITS - len(read)
