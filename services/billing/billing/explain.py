@@ -194,7 +194,8 @@ def _price(entry: LedgerEntry) -> PriceAnswer:
 
 def _price_sentence(entry: LedgerEntry, row: PriceRowAnswer | None) -> str:
     to = f" to +{entry.calling_code}" if entry.calling_code else ""
-    text = f"A {entry.category} message{to} cost {amount_of(entry.price or 0)}"
+    article = "An" if entry.category == "authentication" else "A"
+    text = f"{article} {entry.category} message{to} cost {amount_of(entry.price or 0)}"
     if row is not None:
         whom = "all countries without their own" if row.calling_code is None else f"+{row.calling_code}"
         text += f" by the price of {row.category} for {whom}, valid from {row.valid_from:%Y-%m-%d %H:%M} UTC."
