@@ -7,8 +7,9 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import cycle
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_
 MESSAGES = 300
 FIRST_CREDITS = 100
 TOP_UPS = 8
+IN_FULL_SWING = 20
 TOP_UP_CREDITS = 10
 JSON: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
 
@@ -40,7 +42,7 @@ class Replica:
     """`python -m billing serve`; the app of the `service` fixture is one replica more."""
 
     def __init__(self, environment: dict[str, str], http: httpx.AsyncClient) -> None:
-        self._environment, self._http = environment, http
+        self._environment, self.http = environment, http
         self.process: asyncio.subprocess.Process | None = None
         self.url = ""
 
@@ -58,7 +60,7 @@ class Replica:
 
     async def _is_ready(self) -> bool:
         try:
-            return (await self._http.get(f"{self.url}/readyz")).status_code == 200
+            return (await self.http.get(f"{self.url}/readyz")).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -67,21 +69,21 @@ class Replica:
         self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
 
-    async def top_up(self, workspace: str, key: str) -> None:
-        """Asked until it is answered, as by somebody whose connection breaks."""
-        headers = {"authorization": "Bearer admin-token", "idempotency-key": key}
-        body = {"credits": TOP_UP_CREDITS, "reference": key}
-        async with asyncio.timeout(60):
-            while True:
-                try:
-                    url = f"{self.url}/v1/workspaces/{workspace}/top-ups"
-                    answer = await self._http.post(url, json=body, headers=headers)
-                except httpx.TransportError:
-                    await asyncio.sleep(0.1)
-                    continue
-                if answer.status_code < 500:
-                    assert answer.status_code == 200
-                    return
+
+async def top_up(http: httpx.AsyncClient, urls: Sequence[str], workspace: str, key: str) -> None:
+    """Asked until it is answered, of the next replica where a connection breaks."""
+    headers = {"authorization": "Bearer admin-token", "idempotency-key": key}
+    body = {"credits": TOP_UP_CREDITS, "reference": key}
+    async with asyncio.timeout(60):
+        for url in cycle(urls):
+            try:
+                answer = await http.post(f"{url}/v1/workspaces/{workspace}/top-ups", json=body, headers=headers)
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+                continue
+            if answer.status_code < 500:
+                assert answer.status_code == 200
+                return
 
 
 @asynccontextmanager
@@ -121,10 +123,11 @@ async def test_replicas_that_are_killed_leave_exact_books(
             tasks.create_task(publish_in_pieces(service, requests, 4))
             for n in range(TOP_UPS):
                 # Each on both replicas at once: one key, one credit.
-                tasks.create_task(one.top_up(workspace, f"k{n}"))
-                tasks.create_task(other.top_up(workspace, f"k{n}"))
+                for urls in ([one.url, other.url], [other.url]):
+                    tasks.create_task(top_up(one.http, urls, workspace, f"k{n}"))
+            await until_booked(beside, workspace, "reserve")
+            # It stays away: the others take over its partitions.
             await one.kill()
-            await one.start()
         decided = await until_decided(service, workspace)
         funded = sorted(name for name, values in decided.items() if b'"price":{' in next(iter(values)))
         await beside_is_exact(beside, workspace, decided, len(funded))
@@ -137,7 +140,7 @@ async def test_replicas_that_are_killed_leave_exact_books(
         chance.shuffle(told)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(publish_in_pieces(service, told, 4))
-            # It stays away: the others take over its partitions.
+            await until_booked(beside, workspace, "capture")
             await other.kill()
         await until_settled(beside, workspace, len(failed))
     account = (await service.get(workspace, "account")).json()
@@ -146,6 +149,14 @@ async def test_replicas_that_are_killed_leave_exact_books(
     assert await beside.mismatches() == 0
     booked = await beside.pool.fetch("select message_id, kind from ledger where workspace_id = $1", workspace)
     assert Counter(row["kind"] for row in booked)["top_up"] == TOP_UPS + 1
+
+
+async def until_booked(beside: Desk, workspace: str, kind: str) -> None:
+    """Until the work is in full swing."""
+    count = "select count(*) from ledger where workspace_id = $1 and kind = $2"
+    async with asyncio.timeout(60):
+        while await beside.pool.fetchval(count, workspace, kind) < IN_FULL_SWING:
+            await asyncio.sleep(0.01)
 
 
 async def until_decided(service: Service, workspace: str) -> dict[str, set[bytes]]:
