@@ -56,8 +56,8 @@ MEANINGS: Mapping[str, str] = {
     "http_port": "where to listen",
     "api_tokens": "`token:role:workspace`, comma-separated; role viewer, operator or admin; `*` for all workspaces."
     " Empty: nobody may use `/v1`",
-    "privacy_key": "tags what outlives an erased contact, 16 characters or more; with another key, the STOP of erased"
-    " people is forgotten",
+    "privacy_key": "tags what outlives an erased person, 16 characters or more, the same for all services; with another"
+    " key, the STOP of erased people is forgotten",
     "transactional_workspaces": "workspaces, comma-separated, whose campaigns and automations may call a send"
     " transactional",
     "meta_graph_url": "Meta's Graph API, or a simulator",
@@ -77,10 +77,10 @@ MEANINGS: Mapping[str, str] = {
     "event_retention_days": "how long events, and the pages made of them, are kept",
     "webhook_retention_days": "how long raw deliveries are kept; they hold what people wrote",
     "public_url": "this service's address as people reach it; `https` makes the session cookie Secure",
-    "consent_url": "for pages that act on consent",
-    "billing_url": "for pages that act on billing",
-    "dispatcher_url": "for pages that act on the dispatcher",
-    "webhook_ingest_url": "for pages that replay webhooks",
+    "consent_url": "for the export of a person, and pages that act on consent",
+    "billing_url": "for the export of a person, and pages that act on billing",
+    "dispatcher_url": "for the export of a person, and pages that act on the dispatcher",
+    "webhook_ingest_url": "for the export of a person, and pages that replay webhooks",
 }
 
 # Who writes a topic and how it is keyed: the code has it in many places, and AsyncAPI wants it in one.
@@ -103,6 +103,8 @@ PUBLISHERS: Mapping[Topic, tuple[str, ...]] = {
     Topic.TEMPLATE_UPDATED: (Service.DISPATCHER,),
     Topic.SENDER_UPDATED: (Service.DISPATCHER,),
     Topic.ACCOUNT_UPDATED: (Service.BILLING,),
+    Topic.PERSON_ERASING: (Service.CONSENT,),
+    Topic.PERSON_ERASED: tuple(Service),
     Topic.DEAD_LETTERS: tuple(Service),
 }
 KEYS: Mapping[Topic, str] = {
@@ -119,6 +121,8 @@ KEYS: Mapping[Topic, str] = {
     Topic.TEMPLATE_UPDATED: "waba_id/name/language",
     Topic.SENDER_UPDATED: "sender_id",
     Topic.ACCOUNT_UPDATED: "workspace_id",
+    Topic.PERSON_ERASING: "workspace_id/erasure_id",
+    Topic.PERSON_ERASED: "workspace_id/erasure_id",
     Topic.DEAD_LETTERS: "that of the record that was put aside",
 }
 BYTES: Mapping[Topic, str] = {
@@ -131,14 +135,15 @@ BYTES: Mapping[Topic, str] = {
 def apps() -> dict[Service, FastAPI]:
     """Each service's app, wired and not started; the settings only have to be valid."""
     common: dict[str, Any] = {"kafka_bootstrap_servers": "kafka:9092", "database_url": SecretStr("postgresql://docs")}
+    privacy: dict[str, Any] = {"privacy_key": SecretStr("0123456789abcdef")}
     fernet = SecretStr("ZGV2ZWxvcG1lbnQtb25seS10b2tlbi1lbmNyeXB0ISE=")
     meta: dict[str, Any] = {"meta_app_secrets": SecretStr("1:12345678"), "meta_verify_token": SecretStr("12345678")}
     return {
-        Service.CONSENT: make_consent(ConsentSettings(**common, privacy_key=SecretStr("0123456789abcdef"))),
+        Service.CONSENT: make_consent(ConsentSettings(**common, **privacy)),
         Service.BILLING: make_billing(BillingSettings(**common)),
-        Service.DISPATCHER: make_dispatcher(DispatcherSettings(**common, token_encryption_key=fernet)),
-        Service.WEBHOOK_INGEST: make_webhook_ingest(WebhookIngestSettings(**common, **meta)),
-        Service.MESSAGE_LOG: make_message_log(MessageLogSettings(**common)),
+        Service.DISPATCHER: make_dispatcher(DispatcherSettings(**common, **privacy, token_encryption_key=fernet)),
+        Service.WEBHOOK_INGEST: make_webhook_ingest(WebhookIngestSettings(**common, **privacy, **meta)),
+        Service.MESSAGE_LOG: make_message_log(MessageLogSettings(**common, **privacy)),
     }
 
 

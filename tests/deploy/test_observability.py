@@ -230,6 +230,8 @@ CASES = [
     Case("CreditsRunLow", {f'{LOW},percent="0"}}': "0x8 1x400"}, "80m", fires=False),
     Case("PagesAreOld", {'sendwhy_projection_lag_seconds{job="message-log"}': "90x60"}, "10m", fires=True),
     Case("PagesAreOld", {'sendwhy_projection_lag_seconds{job="message-log"}': "9x60"}, "10m", fires=False),
+    Case("ErasureUnfinished", {'sendwhy_erasures_unfinished{job="consent"}': "1x160"}, "35m", fires=True),
+    Case("ErasureUnfinished", {'sendwhy_erasures_unfinished{job="consent"}': "1x80 0x80"}, "35m", fires=False),
 ]
 
 

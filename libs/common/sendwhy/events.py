@@ -452,10 +452,14 @@ class MessageReceived(Event):
 
 
 class CustomerUpdated(Event):
-    """What a shop or Meta told about a person. Shopify: the fields of its customer; Meta: `user_preferences`."""
+    """What a shop or Meta told about a person. Shopify: the fields of its customer; Meta: `user_preferences`.
+
+    Shopify's mandatory webhooks: `redact` (erase this customer), `data_request` (they ask for their data), and
+    `shop_redact`, which names no customer: the shop has uninstalled the app.
+    """
 
     source: Literal["shopify", "meta"]
-    action: Literal["update", "delete", "stop", "resume"]
+    action: Literal["update", "delete", "stop", "resume", "redact", "data_request", "shop_redact"]
     workspace_id: WorkspaceId | None = None
     sender_id: SenderId | None = None
     contact_id: ContactId | None = None
@@ -535,6 +539,41 @@ class AccountUpdated(Event):
     last_top_up: int | None = None
     low_balance_percent: int | None = None
     last_entry: dict[str, JsonValue] | None = None
+
+
+class PersonErasing(Event):
+    """consent's order to all services to erase a person; the event's id is the order's.
+
+    Nothing in it is personal: `tags` are keyed (privacy.py), of the contact ids, of the phone's spellings (digits) and
+    of WhatsApp user ids. `message_ids` are the messages that consent decided for them. What happened after
+    `erased_at` belongs to a new acquaintance and stays. A large erasure is several orders.
+    """
+
+    workspace_id: WorkspaceId
+    erasure_id: UUID
+    erased_at: Moment
+    tags: list[str] = Field(max_length=1000)
+    message_ids: list[MessageId] = Field(max_length=1000)
+
+
+class ErasedRows(Wire):
+    """What an order did to one table. `kept` needs a `ground`; `until` is when it goes at the latest."""
+
+    table: str
+    act: Literal["erased", "blurred", "recalled", "kept"]
+    rows: int
+    ground: str | None = None
+    until: Moment | None = None
+
+
+class PersonErased(Event):
+    """One service's report on one order."""
+
+    workspace_id: WorkspaceId
+    erasure_id: UUID
+    order_id: UUID
+    service: Service
+    tables: list[ErasedRows]
 
 
 class Gate(Wire):

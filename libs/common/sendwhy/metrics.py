@@ -50,6 +50,7 @@ class Metric(StrEnum):
     DEAD_LETTERS = "sendwhy_dead_letters_total"
     PRODUCER_REBUILDS = "sendwhy_producer_rebuilds_total"
     UNPUBLISHED = "sendwhy_unpublished_events"
+    ERASURES_UNFINISHED = "sendwhy_erasures_unfinished"
     BUILD_INFO = "sendwhy_build_info"
 
 
@@ -108,6 +109,9 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         Metric.DEAD_LETTERS: MetricSpec("records put aside with their error", ("topic", "error")),
         Metric.PRODUCER_REBUILDS: MetricSpec("producers replaced after a terminal error"),
         Metric.UNPUBLISHED: MetricSpec("events of ours that wait for the sweep to publish them"),
+        Metric.ERASURES_UNFINISHED: MetricSpec(
+            "people whose erasure some service has not reported within 10 minutes of the order"
+        ),
         Metric.BUILD_INFO: MetricSpec("always 1", ("service", "version")),
     }
 )

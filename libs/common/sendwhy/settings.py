@@ -89,6 +89,12 @@ class ServiceSettings(KafkaSettings):
         return parse_tokens(self.api_tokens.get_secret_value())
 
 
+class PrivacySettings(ServiceSettings):
+    """Of the services that know an erased person again: the same `privacy_key` for all of them (privacy.py)."""
+
+    privacy_key: SecretStr = Field(min_length=16)
+
+
 S = TypeVar("S", bound=BaseSettings)
 
 

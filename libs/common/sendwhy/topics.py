@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,8 @@ from sendwhy.events import (
     CustomerUpdated,
     Event,
     MessageReceived,
+    PersonErased,
+    PersonErasing,
     SendCancelled,
     SendConsented,
     SenderReported,
@@ -30,6 +32,7 @@ from sendwhy.events import (
 
 DAY_MS = 24 * 60 * 60 * 1000
 EVENT_RETENTION_DAYS = 14
+COMPACTED_WITHIN = timedelta(days=7)
 MAX_WEBHOOK_BYTES = 3 * 1024 * 1024
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 MAX_DEAD_LETTER_BYTES = 5 * 1024 * 1024
@@ -56,6 +59,8 @@ class Topic(StrEnum):
     TEMPLATE_UPDATED = "template.updated"
     SENDER_UPDATED = "sender.updated"
     ACCOUNT_UPDATED = "account.updated"
+    PERSON_ERASING = "person.erasing"
+    PERSON_ERASED = "person.erased"
     DEAD_LETTERS = "dead.letters"
 
 
@@ -68,6 +73,14 @@ class TopicSpec:
     flushed: bool = False
     max_bytes: int = MAX_RECORD_BYTES
 
+    @property
+    def gone_after(self) -> timedelta:
+        """How long a record can be read at the latest; on a compacted topic, if its key has got a tombstone."""
+        segment = timedelta(days=1)
+        if self.compacted:
+            return COMPACTED_WITHIN + segment + timedelta(days=EVENT_RETENTION_DAYS)
+        return timedelta(days=EVENT_RETENTION_DAYS) + segment
+
     def config(self) -> dict[str, str]:
         """The topic's settings for Kafka. LogAppendTime, since a producer's clock ahead would be refused (KIP-1030)."""
         settings = {
@@ -78,11 +91,16 @@ class TopicSpec:
             settings |= {
                 "cleanup.policy": "compact",
                 "segment.ms": str(DAY_MS),
-                "max.compaction.lag.ms": str(7 * DAY_MS),
+                "max.compaction.lag.ms": str(COMPACTED_WITHIN // timedelta(milliseconds=1)),
                 "delete.retention.ms": str(EVENT_RETENTION_DAYS * DAY_MS),
             }
         else:
-            settings |= {"cleanup.policy": "delete", "retention.ms": str(EVENT_RETENTION_DAYS * DAY_MS)}
+            # A segment goes as a whole, after its last record's time: with Kafka's 7 days it would be 21 days.
+            settings |= {
+                "cleanup.policy": "delete",
+                "retention.ms": str(EVENT_RETENTION_DAYS * DAY_MS),
+                "segment.ms": str(DAY_MS),
+            }
         if self.flushed:
             settings["flush.messages"] = "1"
         return settings
@@ -108,6 +126,8 @@ TOPICS: Mapping[Topic, TopicSpec] = MappingProxyType(
         Topic.TEMPLATE_UPDATED: TopicSpec(1, compacted=True),
         Topic.SENDER_UPDATED: TopicSpec(1, compacted=True),
         Topic.ACCOUNT_UPDATED: TopicSpec(1, compacted=True),
+        Topic.PERSON_ERASING: TopicSpec(1),
+        Topic.PERSON_ERASED: TopicSpec(1),
         Topic.DEAD_LETTERS: TopicSpec(3, max_bytes=MAX_DEAD_LETTER_BYTES),
     }
 )
@@ -152,6 +172,8 @@ _ROUTES: Mapping[type[Wire], tuple[Topic, Callable[[Any], str]]] = MappingProxyT
         TemplateUpdated: (Topic.TEMPLATE_UPDATED, lambda e: template_key(e.waba_id, e.name, e.language)),
         SenderUpdated: (Topic.SENDER_UPDATED, lambda e: e.sender_id),
         AccountUpdated: (Topic.ACCOUNT_UPDATED, lambda e: e.workspace_id),
+        PersonErasing: (Topic.PERSON_ERASING, lambda e: f"{e.workspace_id}/{e.erasure_id}"),
+        PersonErased: (Topic.PERSON_ERASED, lambda e: f"{e.workspace_id}/{e.erasure_id}"),
     }
 )
 

@@ -1,15 +1,16 @@
 """billing's wiring: the only place where its parts meet."""
 
 from fastapi import FastAPI
+from sendwhy.erasure import on_erasing
 from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
-from sendwhy.events import SendConsented, SenderUpdated, SendRejected, StatusUpdated, TemplateUpdated
+from sendwhy.events import PersonErasing, SendConsented, SenderUpdated, SendRejected, StatusUpdated, TemplateUpdated
 from sendwhy.metrics import Metric
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.stage import parse_json, parse_state
 from sendwhy.topics import Topic
 
-from billing import api, books
+from billing import api, books, erasures
 from billing.decide import LOW_BALANCE_PERCENTS
 from billing.pricing import Difference
 from billing.settings import BillingSettings
@@ -28,6 +29,8 @@ def make_app(settings: BillingSettings) -> FastAPI:
     runtime.stage(Topic.TEMPLATE_UPDATED, parse_state(TemplateUpdated), on_template)
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), on_sender)
 
+    runtime.stage(Topic.PERSON_ERASING, parse_json(PersonErasing), on_erasing(Service.BILLING, erasures.erase))
+
     async def reconcile() -> None:
         async with runtime.pool.acquire(timeout=RECONCILE_SECONDS) as connection:
             await books.roll_up(connection)
@@ -36,6 +39,7 @@ def make_app(settings: BillingSettings) -> FastAPI:
     async def prune() -> None:
         async with runtime.pool.acquire(timeout=RECONCILE_SECONDS) as connection:
             await books.prune_charges(connection)
+            await erasures.prune(connection)
 
     for percent in LOW_BALANCE_PERCENTS:
         runtime.metrics.inc(Metric.LOW_BALANCE_ALERTS, 0, percent=str(percent))
@@ -45,4 +49,5 @@ def make_app(settings: BillingSettings) -> FastAPI:
     runtime.every(PRUNE_SECONDS, "prune charges", prune)
     app = runtime.make_api("Sendwhy billing", body_limits={EVALUATE_PATH: EVALUATE_BYTES_MAX})
     app.include_router(api.routes(runtime))
+    app.include_router(erasures.routes(runtime))
     return app

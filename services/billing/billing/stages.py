@@ -47,6 +47,7 @@ from billing.decide import (
     settle,
     told_by,
 )
+from billing.erasures import without_erased
 from billing.pricing import NO_RECEIPT, Difference, meta_pricing
 
 STEP = "billing"
@@ -108,7 +109,7 @@ class Funder:
             record for record in records if firsts[_key(record.event)] is record and _key(record.event) not in decided
         ]
         if new:
-            decided |= await self._decide(connection, accounts, new)
+            decided |= await self._decide(connection, accounts, await without_erased(connection, new))
         told = {_key(record.event): decided[_key(record.event)] for record in records}
         return [*told.values(), *await account_records(connection, accounts)]
 

@@ -323,6 +323,15 @@ async def ledger_page(
     return [_entry(row) for row in await connection.fetch(_LEDGER, workspace, before, message_id, kind, limit)]
 
 
+_ENTRIES_OF = f"""
+select {_ENTRY_COLUMNS} from ledger where workspace_id = $1 and message_id = any($2::text[]) order by version
+"""  # noqa: S608 - the columns are a constant
+
+
+async def entries_of(connection: Connection, workspace: str, message_ids: Sequence[str]) -> list[LedgerEntry]:
+    return [_entry(row) for row in await connection.fetch(_ENTRIES_OF, workspace, list(message_ids))]
+
+
 async def account_events(connection: Connection, workspaces: Iterable[str]) -> list[AccountUpdated]:
     """The accounts' whole state as events: one version always gives the same event, byte by byte."""
     rows = await connection.fetch(_LAST_ENTRIES, list(workspaces))

@@ -120,6 +120,7 @@ async def test_a_batch_is_one_statement_a_table(desk: Desk) -> None:
     assert [line for line in statements if not line.endswith(";")] == [
         "select workspace_id, balance,",
         "select d.workspace_id, d.message_id,",
+        "select e.workspace_id, e.message_id,",
         "select workspace_id, category,",
         "select distinct on",
         "select t.workspace_id, t.origin_kind,",

@@ -22,7 +22,7 @@ from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
 from sendwhy.stage import fields_of
 
-from consent import store
+from consent import erasures, store
 from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Fields, Key, Mark, Origin, Word
 from consent.decide import Completed, Facts, Invalid, Verdict, complete, evaluate
 from consent.import_csv import Refused, Report, UnreadableFile, read_batches
@@ -162,6 +162,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
     async def erase_contact(
         caller: Admin, contact_id: ContactId, request: Request, key: IdempotencyKey = None
     ) -> Response:
+        """Erase a person in all services. `Location` is the proof's address; a repeat has the same."""
         return await desk.erase(request, caller, key, contact_id)
 
     @router.post("/workspaces/{w}/contacts/{contact_id}/subscribe", response_model=ContactView)
@@ -286,7 +287,11 @@ class Desk:
             log.info("a contact was erased", workspace=caller.workspace, by=caller.token.name)
             return 204, b""
 
-        return await self._once(request, caller, key, act)
+        answer = await self._once(request, caller, key, act)
+        async with self._runtime.pool.acquire(timeout=30) as connection:
+            mark = Mark(caller.workspace, "contact", contact_id)
+            answer.headers["location"] = await erasures.url_of_last(connection, self._tagger, mark)
+        return answer
 
     async def import_once(self, caller: Caller, key: str | None, digest: bytes, file: IO[bytes]) -> Response:
         """An import is many transactions, so its answer is kept when all are done; one cut short starts anew."""

@@ -7,6 +7,7 @@ from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
 from sendwhy.events import (
     CustomerUpdated,
     MessageReceived,
+    PersonErased,
     SenderUpdated,
     SendRecalled,
     SendRejected,
@@ -14,16 +15,18 @@ from sendwhy.events import (
     StatusUpdated,
     TemplateUpdated,
 )
+from sendwhy.metrics import Metric
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.stage import parse_json, parse_state
 from sendwhy.topics import Topic
 
-from consent import api, store
+from consent import api, erasure_api, erasures, store
 from consent.settings import Settings
 from consent.stages import Stages, parse_stopped
 
 PRUNE_SECONDS = 600.0
+COUNT_SECONDS = 60.0
 IMPORT_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -40,15 +43,24 @@ def make_app(settings: Settings) -> FastAPI:
     runtime.stage(Topic.SEND_REJECTED, parse_stopped(SendRejected), stages.on_stopped)
     runtime.stage(Topic.TEMPLATE_UPDATED, parse_state(TemplateUpdated), stages.on_template)
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), stages.on_sender)
+    runtime.stage(Topic.PERSON_ERASED, parse_json(PersonErased), erasures.on_reports)
 
     async def prune() -> None:
         async with runtime.pool.acquire(timeout=30) as connection:
             await store.prune(connection, datetime.now(UTC))
+            await erasures.prune(connection, datetime.now(UTC))
+
+    async def count_erasures() -> None:
+        async with runtime.pool.acquire(timeout=30) as connection:
+            unfinished = await erasures.count_unfinished(connection, datetime.now(UTC))
+        runtime.metrics.set(Metric.ERASURES_UNFINISHED, unfinished)
 
     runtime.every(PRUNE_SECONDS, "prune", prune)
+    runtime.every(COUNT_SECONDS, "count erasures", count_erasures)
     app = runtime.make_api(
         "Sendwhy consent",
         body_limits={"/v1/workspaces/*/contacts/import": IMPORT_BYTES_MAX, EVALUATE_PATH: EVALUATE_BYTES_MAX},
     )
     app.include_router(api.routes(runtime, settings))
+    app.include_router(erasure_api.routes(runtime, settings))
     return app

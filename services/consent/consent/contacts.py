@@ -191,6 +191,7 @@ class Origin(StrEnum):
     LINK = "link"
     ERASURE = "erasure"
     DELETED = "deleted"
+    REDACT = "redact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +230,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """`marks`: the identities whose decisions are redacted."""
+    """`marks`: the identities whose decisions are redacted. `asked`: what asked for it, one for all of a person's
+    contacts; `told_again`: they had been erased before."""
 
     key: Key
     version: int
     at: datetime
     marks: tuple[Mark, ...]
+    asked: Change
+    told_again: bool = False
 
     def to_event(self) -> ContactUpdated:
         """The last state of an erased contact, without anything personal: what waits for them is recalled."""
@@ -289,7 +293,7 @@ class Book:
 
     def apply(self, change: Change) -> str | None:
         """Apply one change; returns why it was refused, or None."""
-        if change.origin in (Origin.ERASURE, Origin.DELETED):
+        if change.origin in (Origin.ERASURE, Origin.DELETED, Origin.REDACT):
             return self._erase(change)
         targets = self._targets(change)
         if not targets:
@@ -428,6 +432,9 @@ class Book:
             return self._tell_erased_again(change)
         if change.origin == Origin.DELETED and change.at < targets[0].fields_at:
             return "the contact was changed after it"
+        if change.origin == Origin.REDACT and change.at < targets[0].created_at:
+            # An old webhook that is read again must not take who came after it.
+            return "the contact was made after it"
         for contact in [*targets, *self._generated_twins(targets[0])]:
             for mark in contact.marks:
                 memory = self.memories.get(mark, Memory())
@@ -435,7 +442,7 @@ class Book:
                 version = contact.version + 1 if mark.kind == "contact" else memory.version
                 self.memories[mark] = Memory(word, change.at, version)
             self._drop(contact)
-            self.erased[contact.key] = Erased(contact.key, contact.version + 1, change.at, contact.marks)
+            self.erased[contact.key] = Erased(contact.key, contact.version + 1, change.at, contact.marks, change)
         return None
 
     def _generated_twins(self, contact: Contact) -> list[Contact]:
@@ -445,10 +452,18 @@ class Book:
     def _tell_erased_again(self, change: Change) -> str | None:
         key = Key(change.workspace_id, change.contact_id or "")
         mark = Mark(key.workspace_id, "contact", key.contact_id)
-        memory = self.memories.get(mark)
-        if memory is None or memory.erased_at is None:
+        memory = self.memories.get(mark, Memory())
+        if memory.erased_at is not None:
+            self.erased[key] = Erased(key, memory.version, memory.erased_at, (mark,), change, told_again=True)
+            return None
+        if change.origin != Origin.REDACT:
             return "no such contact"
-        self.erased[key] = Erased(key, memory.version, memory.erased_at, (mark,))
+        # A shop's order holds for people whom we have only as the recipients of messages, too.
+        for each in change.marks:
+            known = self.memories.get(each, Memory())
+            version = known.version + 1 if each == mark else known.version
+            self.memories[each] = replace(known, erased_at=change.at, version=version)
+        self.erased[key] = Erased(key, memory.version + 1, change.at, change.marks, change)
         return None
 
 

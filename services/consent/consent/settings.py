@@ -1,14 +1,12 @@
-from pydantic import Field, SecretStr
-from sendwhy.settings import ServiceSettings
+from sendwhy.settings import PrivacySettings
 
 
-class Settings(ServiceSettings):
+class Settings(PrivacySettings):
     """`privacy_key` tags what outlives an erased contact; with another key, their STOP would be forgotten.
 
     `transactional_workspaces`: comma-separated; their campaigns and automations may call a send transactional.
     """
 
-    privacy_key: SecretStr = Field(min_length=16)
     transactional_workspaces: str = ""
 
     @property

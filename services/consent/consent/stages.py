@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
+from sendwhy.erasure import keep_erasures_waiting
 from sendwhy.events import (
     CustomerUpdated,
+    Evidence,
     Inbound,
     MarketingState,
     MessageId,
@@ -28,18 +30,31 @@ from sendwhy.events import (
 )
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of
+from sendwhy.privacy import ERASURE, redacted_request
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Parse, Record, Unreadable
 from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
 
-from consent import store
+from consent import erasures, store
 from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Fields, Mark, Origin, Word, marks_of
-from consent.decide import Completed, Facts, Invalid, answer_recall, complete, decide, keep_until
+from consent.decide import (
+    Completed,
+    Facts,
+    Invalid,
+    answer_recall,
+    complete,
+    decide,
+    keep_until,
+    not_opted_in,
+    rejected,
+)
 from consent.phones import Phone, phone_of_wa_id, read_phone
 from consent.settings import Settings
 from consent.words import Keyword, keyword_in
 
 CONSENT_STEP, RECALL_STEP = "consent", "recall"
+_ORIGINS = {"delete": Origin.DELETED, "redact": Origin.REDACT}
+_ASKED_BY_SHOPS = ("redact", "data_request", "shop_redact")
 _STOPPED = ReasonCode.RECIPIENT_STOPPED_MARKETING.encode()
 
 
@@ -108,6 +123,15 @@ async def surroundings_of(
     )
 
 
+def refuse_erased(completed: Completed, earlier: erasures.Earlier, now: datetime) -> SendRejected:
+    """The answer to a request that was there before its person was erased: it names nobody any more."""
+    request = redacted_request(completed.request, earlier.alias)
+    word = Word(UNSUBSCRIBED, earlier.at, ERASURE)
+    evidence: Evidence = {"marketing_state": word.state.value, "since": earlier.at.isoformat(), "source": ERASURE}
+    cause = f"{request.workspace_id}/{request.message_id}"
+    return rejected(request, not_opted_in(word, evidence), cause=cause, sender_id=request.sender_id, now=now)
+
+
 class Stages:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._believed = settings.believed_workspaces
@@ -120,6 +144,7 @@ class Stages:
         """Decide each request once; a repeat gets what was decided, an invalid one leaves its id free."""
         now = datetime.now(UTC)
         keys = [(record.event.workspace_id, record.event.message_id) for record in records]
+        await keep_erasures_waiting(connection, {workspace for workspace, _ in keys})
         standing = await decisions_of(connection, CONSENT_STEP, keys)
         fresh: dict[MessageKey, tuple[Record[SendRequested], Completed]] = {}
         refused: list[Outgoing] = []
@@ -151,19 +176,38 @@ class Stages:
             return {}
         requests = [completed.request for _, completed in fresh.values()]
         around = await surroundings_of(connection, requests, self._believed)
+        erased = await self._erased_before(connection, fresh, around)
         decisions: list[Decision] = []
         for_whom: list[tuple[MessageKey, Iterable[Mark], datetime]] = []
         codes: dict[MessageKey, ReasonCode] = {}
         for key, (record, completed) in fresh.items():
             facts = around.of(completed.request)
-            event = decide(completed, facts, now)
+            earlier = erased.get(key)
+            event = decide(completed, facts, now) if earlier is None else refuse_erased(completed, earlier, now)
             if isinstance(event, SendRejected):
                 codes[key] = event.reason.code
             prune_after = keep_until(completed.expires_at, now)
             decisions.append(_decision(key, CONSENT_STEP, event, record.trace, prune_after))
             marks = facts.contact.marks if facts.contact else marks_of_request(completed.request)
-            for_whom.append((key, marks[:1], prune_after))
+            for_whom.append((key, marks[:1] if earlier is None else (), prune_after))
+        await erasures.order_late(connection, [(*key, earlier) for key, earlier in erased.items()], now)
         return await self._keep(connection, decisions, for_whom, codes)
+
+    async def _erased_before(
+        self,
+        connection: Connection,
+        fresh: Mapping[MessageKey, tuple[Record[SendRequested], Completed]],
+        around: Surroundings,
+    ) -> dict[MessageKey, erasures.Earlier]:
+        """Requests that lay in Kafka when their person was erased."""
+        nobodys = {
+            key: (marks[0], record.at)
+            for key, (record, completed) in fresh.items()
+            if around.contact_of(completed.request) is None and (marks := marks_of_request(completed.request))
+        }
+        asked = {mark for mark, _ in nobodys.values()}
+        known = await erasures.erasures_of(connection, self._tagger, asked) if asked else {}
+        return {key: known[mark] for key, (mark, at) in nobodys.items() if mark in known and at <= known[mark].at}
 
     async def _keep(
         self,
@@ -251,7 +295,15 @@ class Stages:
             workspace = record.event.workspace_id or workspaces.get(record.event.sender_id or "")
             if workspace is not None and (change := told(record.event, workspace)) is not None:
                 changes.append(change)
-        return await self._change(connection, changes)
+        published = await self._change(connection, changes)
+        asked = [
+            (record.event.workspace_id, record.event)
+            for record in records
+            if record.event.action in _ASKED_BY_SHOPS and record.event.workspace_id
+        ]
+        if asked:
+            await erasures.note_requests(connection, self._tagger, asked)
+        return published
 
     async def on_stopped(
         self, connection: Connection, records: Sequence[Record[StatusUpdated | SendRejected | None]]
@@ -361,7 +413,7 @@ def told(event: CustomerUpdated, workspace: str) -> Change | None:
     """What a shop or Meta's own stop control tells of a person."""
     if event.action in ("stop", "resume"):
         return _preference(event, workspace)
-    if event.contact_id is None:
+    if event.contact_id is None or event.action == "data_request":
         return None
     state = event.marketing_state
     return Change(
@@ -369,7 +421,7 @@ def told(event: CustomerUpdated, workspace: str) -> Change | None:
         cause=str(event.event_id),
         at=event.occurred_at,
         by=event.source,
-        origin=Origin.DELETED if event.action == "delete" else Origin.SYNC,
+        origin=_ORIGINS.get(event.action, Origin.SYNC),
         contact_id=event.contact_id,
         fields=Fields(event.phone, event.phone_country_code, event.phone_calling_code, event.user_id, event.name),
         word=Word(state, event.occurred_at, event.source, event.detail) if state else None,

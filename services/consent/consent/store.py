@@ -1,17 +1,17 @@
 """Consent's tables. Every function works inside the caller's transaction, with one statement a table and batch."""
 
-import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
 import asyncpg
-from pydantic_core import to_json
+from sendwhy import privacy
 from sendwhy.events import MarketingState, SenderUpdated, TemplateUpdated
 from sendwhy.postgres import Connection, MessageKey
 
-from consent.contacts import Book, Change, Contact, Entry, Erased, Fields, Key, Mark, Memory, Word
+from consent import erasures
+from consent.contacts import Book, Change, Contact, Entry, Fields, Key, Mark, Memory, Word
 
 MAX_HOPS = 4
 PRUNE_ROWS = 10_000
@@ -64,21 +64,6 @@ insert into contact_history (workspace_id, contact_id, cause, said_state, said_a
 select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[],
                      $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::timestamptz[])
 on conflict do nothing
-"""
-
-_DELETE_CONTACT = "delete from contact where workspace_id = $1 and contact_id = $2"
-_BLUR_HISTORY = """
-update contact_history set contact_id = $3, proof = null, cause = id::text where workspace_id = $1 and contact_id = $2
-"""
-_REDACT_DECISIONS = """
-update decision d set body = null, headers = ''
-from message_of m
-where m.workspace_id = $1 and m.tag = any($2::bytea[]) and d.workspace_id = m.workspace_id
-  and d.message_id = m.message_id
-"""
-_FORGET_MESSAGES = "delete from message_of where workspace_id = $1 and tag = any($2::bytea[])"
-_FORGET_ANSWERS = """
-delete from idempotency_key where workspace_id = $1 and position(convert_to($2, 'UTF8') in coalesce(answer, '')) > 0
 """
 
 _ADD_MESSAGES = """
@@ -144,11 +129,10 @@ class Tagger:
     """Keyed tags of identities: without the key, nobody can try out phone numbers against them."""
 
     def __init__(self, privacy_key: str) -> None:
-        self._key = privacy_key.encode()
+        self._tag = privacy.Tagger(privacy_key)
 
     def __call__(self, mark: Mark) -> bytes:
-        text = f"{mark.workspace_id}\0{mark.kind}\0{mark.value}"
-        return hmac.digest(self._key, text.encode(), "sha256")[:16]
+        return self._tag(*mark)
 
 
 async def lock_workspaces(connection: Connection, workspaces: Iterable[str]) -> None:
@@ -187,8 +171,7 @@ async def _memories_of(connection: Connection, tagger: Tagger, marks: Iterable[M
 
 async def save_book(connection: Connection, tagger: Tagger, book: Book) -> None:
     """Write what changed: contacts, memories, history, erasures."""
-    for erased in book.erased.values():
-        await _erase(connection, tagger, erased)
+    await erasures.carry_out(connection, tagger, book.erased.values(), book.now)
     if contacts := sorted(book.changed(), key=lambda contact: contact.key):
         await connection.execute(_SAVE_CONTACTS, *_columns([_row(contact) for contact in contacts], len(_COLUMNS)))
     if memories := book.changed_memories():
@@ -197,17 +180,6 @@ async def save_book(connection: Connection, tagger: Tagger, book: Book) -> None:
     if book.history:
         rows = [_entry_row(entry) for entry in sorted(book.history, key=lambda entry: (entry.key, entry.cause))]
         await connection.execute(_ADD_HISTORY, *_columns(rows, 12))
-
-
-async def _erase(connection: Connection, tagger: Tagger, erased: Erased) -> None:
-    workspace, contact_id = erased.key
-    tags = [tagger(mark) for mark in erased.marks]
-    await connection.execute(_DELETE_CONTACT, workspace, contact_id)
-    own_tag = tagger(Mark(workspace, "contact", contact_id)).hex()
-    await connection.execute(_BLUR_HISTORY, workspace, contact_id, f"erased:{own_tag}")
-    await connection.execute(_REDACT_DECISIONS, workspace, tags)
-    await connection.execute(_FORGET_MESSAGES, workspace, tags)
-    await connection.execute(_FORGET_ANSWERS, workspace, to_json(contact_id).decode())
 
 
 async def add_messages(

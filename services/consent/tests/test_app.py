@@ -17,8 +17,11 @@ from aiokafka import AIOKafkaConsumer
 from consent.app import make_app
 from consent_desk import PHONE, message, request, settings
 from fastapi import FastAPI
+from sendwhy.erasure import report
+from sendwhy.events import ErasedRows, PersonErasing
 from sendwhy.kafka import create_topics
 from sendwhy.postgres import migrate
+from sendwhy.reasons import Service
 from sendwhy.topics import Outgoing, Topic, outgoing
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="module")]
@@ -58,7 +61,8 @@ async def running(kafka_bootstrap: str, postgres_url: str) -> AsyncIterator[Runn
     configured = settings(database, kafka_bootstrap)
     await create_topics(configured)
     app = make_app(configured)
-    topics = (Topic.SEND_CONSENTED, Topic.SEND_REJECTED, Topic.CONTACT_UPDATED, Topic.DEAD_LETTERS)
+    published = ("send.consented", "send.rejected", "contact.updated", "person.erasing", "dead.letters")
+    topics = [Topic(name) for name in published]
     consumer = AIOKafkaConsumer(*topics, bootstrap_servers=kafka_bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     headers = {"authorization": "Bearer admin-token-1"}
@@ -195,6 +199,57 @@ async def test_erasure_leaves_a_tombstone_and_blocks_a_reimport(running: Running
     )
     assert (answer.json()["imported"], answer.json()["refused_count"]) == (1, 2)
     assert (await put(running, w))["version"] == first.json()["version"] + 2
+
+
+async def test_the_proof_is_complete_once_every_service_has_reported(running: Running) -> None:
+    w = workspace()
+    path = f"/v1/workspaces/{w}/contacts/c-1"
+    await running.http.put(path, json=CONTACT)
+    assert (await running.http.delete(f"/v1/workspaces/{w}/contacts/nobody")).status_code == 404
+    key = {"idempotency-key": "erase-c-1"}
+    addresses = {(await running.http.delete(path, headers=headers)).headers["location"] for headers in (key, key, {})}
+    (address,) = addresses
+    proof = (await running.http.get(address)).json()
+    assert (proof["state"], proof["cause"], proof["completed_at"]) == ("running", "http", None)
+    assert proof["missing"] == ["billing", "dispatcher", "webhook-ingest", "message-log"]
+    assert len(proof["orders"]) == 2
+    assert PHONE not in str(proof)
+    assert "c-1" not in str(proof)
+    # The first order is given again with the second: a service may have lost it.
+    orders = await running.wait_for(Topic.PERSON_ERASING, lambda one: w.encode() in one.value, 3)
+    rows = [ErasedRows(table="decision", act="blurred", rows=2)]
+    for one in orders:
+        order = PersonErasing.model_validate_json(one.value)
+        others = [service for service in Service if service is not Service.CONSENT]
+        await running.publish(*(report(order, service, rows, order.occurred_at) for service in others))
+    async with asyncio.timeout(SECONDS):
+        while (proof := (await running.http.get(address)).json())["state"] != "complete":
+            await asyncio.sleep(0.05)
+    billing = next(one for one in proof["services"] if one["service"] == "billing")
+    assert [(one["table"], one["act"], one["rows"]) for one in billing["tables"]] == [("decision", "blurred", 4)]
+    assert proof["missing"] == []
+    assert min(one["until"] for one in proof["topics"]) > proof["asked_at"]
+    page = (await running.http.get(f"/v1/workspaces/{w}/erasures?limit=1")).json()
+    assert [one["erasure_id"] for one in page["items"]] == [proof["erasure_id"]]
+    assert page["next_cursor"] is None
+    assert (await running.http.get(f"/v1/workspaces/{w}/erasures?cursor=x")).status_code == 422
+    elsewhere = address.replace(w, workspace())
+    assert (await running.http.get(elsewhere)).status_code == 404
+
+
+async def test_what_consent_holds_of_a_person(running: Running) -> None:
+    w, name = workspace(), f"m-{uuid4()}"
+    path = f"/v1/workspaces/{w}/contacts/c-1"
+    await running.http.put(path, json=CONTACT)
+    await running.publish(request(name, workspace_id=w, to={"contact_id": "c-1"}))
+    await running.wait_for(Topic.SEND_CONSENTED, named(name))
+    held = (await running.http.get(f"{path}/data")).json()
+    assert [one["phone"] for one in held["contacts"]] == [PHONE]
+    assert [one["stood"] for one in held["history"]] == ["SUBSCRIBED"]
+    assert held["message_ids"] == [name]
+    await running.http.delete(path)
+    held = (await running.http.get(f"{path}/data")).json()
+    assert (held["contacts"], held["history"], held["message_ids"]) == ([], [], [])
 
 
 async def test_evaluate_shows_every_gate_and_stores_nothing(running: Running) -> None:

@@ -16,6 +16,7 @@ from sendwhy.events import (
     TemplateUpdated,
     event_id_of,
 )
+from sendwhy.privacy import ERASURE, UNNUMBERED_ALIAS, is_alias, redacted
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import Outgoing, outgoing
 
@@ -86,10 +87,14 @@ def accepted(
 
 
 def recalled(message: Message, recall: Recall, now: datetime, trace: bytes | None = None) -> Announcement:
+    funded = message.funded
+    if recall.contact.source == ERASURE and not message.is_erased:
+        contact_id = recall.contact.contact_id
+        funded = redacted(funded, contact_id if is_alias(contact_id) else UNNUMBERED_ALIAS)
     event = SendRecalled(
         event_id=event_id_of(_name(message), "dispatcher.recalled"),
         occurred_at=now,
-        funded=message.funded,
+        funded=funded,
         contact=recall.contact,
     )
     return _announce(event, trace)

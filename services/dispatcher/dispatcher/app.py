@@ -7,7 +7,7 @@ from sendwhy.reasons import Service
 from sendwhy.service import Gaps, Runtime
 from sendwhy.topics import Topic
 
-from dispatcher import store
+from dispatcher import person_api, store
 from dispatcher.api import Api
 from dispatcher.driver import Driver, utc_now
 from dispatcher.fleet import Fleet
@@ -33,6 +33,7 @@ def make_app(settings: Settings) -> FastAPI:
     runtime.at_end(meta.close)
     app = runtime.make_api("Sendwhy dispatcher", body_limits={EVALUATE_PATH: EVALUATE_BYTES_MAX})
     app.include_router(Api(runtime, settings, meta, vault, fleet, stages, utc_now).routes())
+    app.include_router(person_api.routes(runtime))
     return app
 
 

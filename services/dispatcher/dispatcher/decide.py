@@ -22,6 +22,7 @@ from sendwhy.events import (
     event_id_of,
     reason,
 )
+from sendwhy.privacy import ERASURE, is_alias
 from sendwhy.reasons import ReasonCode
 
 from dispatcher.templates import mismatches
@@ -117,6 +118,10 @@ class Message:
     def template(self) -> TemplateContent | None:
         return self.funded.request.template
 
+    @property
+    def is_erased(self) -> bool:
+        return is_alias(self.funded.resolved.contact_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Tier:
@@ -192,6 +197,20 @@ class Check:
         return Gate(gate=self.gate, passed=self.passed, reason=why, evidence=self.evidence)
 
 
+def erased_contact(workspace_id: str, alias: str, erased_at: datetime) -> ContactUpdated:
+    """The state of an erased person, by which consent answers that a message was not sent."""
+    return ContactUpdated(
+        event_id=event_id_of(alias, "erased"),
+        occurred_at=erased_at,
+        workspace_id=workspace_id,
+        contact_id=alias,
+        version=0,
+        marketing_state=MarketingState.UNSUBSCRIBED,
+        since=erased_at,
+        source=ERASURE,
+    )
+
+
 def lane_of(purpose: Purpose, category: str | None) -> Lane:
     if purpose is Purpose.CONVERSATION or category == "AUTHENTICATION":
         return Lane.CONVERSATION
@@ -200,6 +219,9 @@ def lane_of(purpose: Purpose, category: str | None) -> Lane:
 
 def decide(message: Message, facts: Facts, now: datetime) -> Verdict:
     """The first gate that doesn't pass; `Send` if all pass."""
+    if message.is_erased:
+        # It was out when its person was erased, and came back to be tried again.
+        return Recall(erased_contact(message.funded.workspace_id, message.funded.resolved.contact_id or "", now))
     for check in evaluate(message, facts, now):
         if check.otherwise is not None:
             return check.otherwise

@@ -4,10 +4,10 @@ from typing import Literal
 
 from cryptography.fernet import Fernet
 from pydantic import Field, SecretStr, field_validator
-from sendwhy.settings import ServiceSettings
+from sendwhy.settings import PrivacySettings
 
 
-class Settings(ServiceSettings):
+class Settings(PrivacySettings):
     meta_graph_url: str = Field(default="https://graph.facebook.com", pattern=r"^https?://[^\s/]+[^\s]*$")
     meta_api_version: str = Field(default="v25.0", pattern=r"^v\d+\.\d+$")
     token_encryption_key: SecretStr

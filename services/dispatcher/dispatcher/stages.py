@@ -1,13 +1,16 @@
 """What the dispatcher does with what it hears from Kafka. Each handler runs in one transaction with its offsets."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from sendwhy.erasure import erased_messages, keep_erasures_waiting, on_erasing
 from sendwhy.events import (
     ContactUpdated,
     MarketingState,
     MessageReceived,
+    PersonErasing,
     Reason,
     SendCancelled,
     SenderReported,
@@ -18,6 +21,7 @@ from sendwhy.events import (
 )
 from sendwhy.metrics import Metric
 from sendwhy.postgres import Connection, add_to_outbox
+from sendwhy.privacy import ERASURE, Tagger, redacted, spellings
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
@@ -34,9 +38,11 @@ from dispatcher.decide import (
     Waiting,
     cancellation,
     decide,
+    erased_contact,
     lane_of,
     withdraws,
 )
+from dispatcher.erasures import Eraser, forget_phones, of_erased
 from dispatcher.fleet import Fleet
 from dispatcher.reports import AccountChange, account_change, template_after
 from dispatcher.settings import Settings
@@ -54,6 +60,7 @@ _HOLD_BY_WEBHOOK = timedelta(minutes=5)
 class Stages:
     def __init__(self, runtime: Runtime, settings: Settings, fleet: Fleet, clock: Callable[[], datetime]) -> None:
         self._runtime, self._settings, self._fleet, self._clock = runtime, settings, fleet, clock
+        self._tagger = Tagger(settings.privacy_key.get_secret_value())
 
     def register(self) -> None:
         stage = self._runtime.stage
@@ -64,6 +71,8 @@ class Stages:
         stage(Topic.STATUS_UPDATED, parse_json(StatusUpdated), self.on_statuses)
         stage(Topic.TEMPLATE_REPORTED, parse_json(TemplateReported), self.on_template_reports)
         stage(Topic.SENDER_REPORTED, parse_json(SenderReported), self.on_sender_reports)
+        erase = Eraser(self._clock, self._runtime.publish_soon).erase
+        stage(Topic.PERSON_ERASING, parse_json(PersonErasing), on_erasing(Service.DISPATCHER, erase))
 
     async def _announce(self, connection: Connection, announcements: Sequence[announce.Announcement]) -> None:
         if announcements:
@@ -74,6 +83,8 @@ class Stages:
 
     async def on_funded(self, connection: Connection, records: Sequence[Record[SendFunded]]) -> Sequence[Outgoing]:
         events = {(one.event.workspace_id, one.event.message_id): one for one in reversed(records)}
+        await keep_erasures_waiting(connection, {workspace for workspace, _ in events})
+        aliases = await erased_messages(connection, events)
         requests = [(one.event.workspace_id, one.event.request.sender_id) for one in events.values()]
         senders = await store.sender_for_requests(connection, requests)
         cancelled = await store.cancelled(connection, list(events))
@@ -86,18 +97,23 @@ class Stages:
         for key, record in events.items():
             row = senders.get((record.event.workspace_id, record.event.request.sender_id))
             message = _queued(record, row, categories)
+            if key in aliases and not message.is_erased:
+                message = replace(message, funded=redacted(message.funded, aliases[key]))
             why = self._refusal(message, row, cancelled.get(key), campaigns)
+            state = _first_state(record, message, why, parked)
             new.append(
                 NewMessage(
                     message=message,
                     campaign_id=_campaign(message),
-                    state=_first_state(record, why, parked),
-                    outcome=why.code if why else None,
+                    state=state,
+                    outcome=state if state == "recalled" else why.code if why else None,
                     trace=record.trace,
                 )
             )
             if new[-1].state == "rejected" and why:
                 refusals[key] = announce.rejected(message, why, now, record.trace)
+            elif new[-1].state == "recalled":
+                refusals[key] = announce.recalled(message, _erased(message, now), now, record.trace)
         added = await store.add_messages(connection, new)
         for one in new:
             if one.state == "rejected" and one.outcome and one.message.key in added:
@@ -181,12 +197,30 @@ class Stages:
             gone.discard(key)
             if key not in states or states[key].version <= record.event.version:
                 states[key] = record.event
+        await self._forget_erased(connection, [record.event for record in records], gone)
         await store.save_contacts(connection, states.values())
         await store.delete_contacts(connection, sorted(gone))
-        if told := [key for key, one in states.items() if one.marketing_state is not MarketingState.SUBSCRIBED]:
+        unsubscribed = [one for one in states.values() if one.marketing_state is not MarketingState.SUBSCRIBED]
+        # An erasure's order takes out what waits, whatever its purpose, and names it without the person.
+        if told := [(one.workspace_id, one.contact_id) for one in unsubscribed if one.source != ERASURE]:
             await self._recall(connection, told)
             self._measure_stops([states[key] for key in told])
         return []
+
+    async def _forget_erased(
+        self, connection: Connection, events: Sequence[ContactUpdated | None], gone: set[Key]
+    ) -> None:
+        """The copies of erased people lead to their numbers; they go with this batch."""
+        erased = {(one.workspace_id, one.contact_id) for one in events if one and one.source == ERASURE} | gone
+        if not erased:
+            return
+        known = [*(await store.contacts(connection, erased)).values(), *(one for one in events if one)]
+        phones: dict[str, set[str]] = {}
+        for one in known:
+            if one.phone is not None and (one.workspace_id, one.contact_id) in erased:
+                phones.setdefault(one.workspace_id, set()).add(one.phone)
+        for workspace, numbers in sorted(phones.items()):
+            await forget_phones(connection, workspace, numbers)
 
     def _measure_stops(self, states: Sequence[ContactUpdated]) -> None:
         """From here on nothing marketing leaves for these people. Old states that are read again don't count."""
@@ -219,12 +253,16 @@ class Stages:
         self, connection: Connection, records: Sequence[Record[MessageReceived]]
     ) -> Sequence[Outgoing]:
         opened: dict[tuple[str, str], datetime] = {}
-        for record in records:
-            event = record.event
-            if event.phone is None:
+        events = [record.event for record in records]
+        await keep_erasures_waiting(connection, {event.workspace_id for event in events if event.workspace_id})
+        erased = await of_erased(connection, self._tagger, events)
+        for position, event in enumerate(events):
+            if event.phone is None or position in erased:
                 continue
-            key = (event.sender_id, event.phone)
-            opened[key] = max(event.occurred_at, opened.get(key, event.occurred_at))
+            # Meta names Mexicans by a spelling of their number that nobody else uses any more.
+            for digits in spellings(event.phone):
+                key = (event.sender_id, f"+{digits}")
+                opened[key] = max(event.occurred_at, opened.get(key, event.occurred_at))
         if opened:
             await store.open_windows(connection, opened)
         return []
@@ -341,10 +379,16 @@ class Stages:
         self._fleet.wake(sender_id)
 
 
-def _first_state(record: Record[SendFunded], why: Reason | None, parked: Mapping[int, int]) -> str:
+def _first_state(record: Record[SendFunded], message: Message, why: Reason | None, parked: Mapping[int, int]) -> str:
     if record.offset < parked.get(record.partition, 0):
         return "unknown"
+    if message.is_erased:
+        return "recalled"
     return "rejected" if why else "waiting"
+
+
+def _erased(message: Message, now: datetime) -> Recall:
+    return Recall(erased_contact(message.funded.workspace_id, message.funded.resolved.contact_id or "", now))
 
 
 def _person(message: Message) -> Key:

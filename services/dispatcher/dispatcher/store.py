@@ -588,6 +588,9 @@ join unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
 where m.state = 'waiting' order by m.workspace_id, m.message_id for update of m
 """  # noqa: S608 - a constant
 
+_LOCK_MESSAGES = _LOCK_WAITING.replace("where m.state = 'waiting' order by", "order by")
+_READ_MESSAGES = _LOCK_MESSAGES.replace("for update of m", "")
+
 _LOCK_WAITING_OF_CONTACTS = f"""
 select {_MESSAGE_COLUMNS} from message m
 join unnest($1::text[], $2::text[]) as asked(workspace_id, contact_id)
@@ -606,6 +609,27 @@ order by m.workspace_id, m.message_id limit $3 for update of m
 async def lock_waiting(connection: Connection, keys: Sequence[Key]) -> list[Message]:
     rows = await connection.fetch(_LOCK_WAITING, [key[0] for key in keys], [key[1] for key in keys])
     return [_message(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """A message with its state and trace."""
+
+    message: Message
+    state: str
+    trace: bytes | None
+
+
+async def lock_messages(connection: Connection, keys: Sequence[Key]) -> list[Locked]:
+    """These messages, whatever their state."""
+    return await read_messages(connection, keys, statement=_LOCK_MESSAGES)
+
+
+async def read_messages(
+    connection: Connection, keys: Sequence[Key], *, statement: str = _READ_MESSAGES
+) -> list[Locked]:
+    rows = await connection.fetch(statement, [key[0] for key in keys], [key[1] for key in keys])
+    return [Locked(_message(row), row["state"], row["trace"]) for row in rows]
 
 
 async def lock_waiting_of_contacts(connection: Connection, contacts: Sequence[Key]) -> list[Message]:

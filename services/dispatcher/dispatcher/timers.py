@@ -10,7 +10,7 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.topics import Topic
 
-from dispatcher import announce, store
+from dispatcher import announce, erasures, store
 from dispatcher.decide import Lane, Message, expired
 from dispatcher.settings import Settings
 
@@ -27,6 +27,7 @@ class Timers:
         self._runtime.every(1.0, "unknown outcomes", self.give_up_unknown)
         self._runtime.every(1.0, "inbound read", self.note_inbound_read)
         self._runtime.every(5.0, "queue gauges", self.measure)
+        self._runtime.every(600.0, "forget", self.forget)
 
     async def expire(self) -> None:
         count = SWEEP_AT_MOST
@@ -64,6 +65,11 @@ class Timers:
         if read_until:
             async with self._runtime.pool.acquire(timeout=30) as connection:
                 await store.note_inbound_read(connection, read_until)
+
+    async def forget(self) -> None:
+        """Numbers of people are kept no longer than what they are kept for."""
+        async with self._runtime.pool.acquire(timeout=30) as connection:
+            await erasures.prune(connection, self._clock())
 
     async def measure(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection:

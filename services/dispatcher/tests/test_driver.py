@@ -59,7 +59,12 @@ class World:
     def __init__(self, url: str, pool: asyncpg.Pool) -> None:
         self.metrics = Metrics(Service.DISPATCHER)
         self.pool = ForgetfulPool(pool)
-        self.settings = Settings(kafka_bootstrap_servers="none", database_url=SecretStr(url), token_encryption_key=KEY)
+        self.settings = Settings(
+            kafka_bootstrap_servers="none",
+            database_url=SecretStr(url),
+            token_encryption_key=KEY,
+            privacy_key=SecretStr("a key of tests only"),
+        )
         self.answers: list[Any] = []
         self.calls: list[bytes] = []
         self.driver = Driver(SENDER.sender_id, self, self.settings, self, VAULT)  # type: ignore[arg-type]

@@ -79,6 +79,7 @@ def meta_at(url: str) -> Meta:
             kafka_bootstrap_servers="unused:1",
             database_url=SecretStr("postgresql://unused"),
             meta_graph_url=url,
+            privacy_key=SecretStr("a key of tests only"),
             token_encryption_key=SecretStr(Fernet.generate_key().decode()),
             meta_connect_timeout_seconds=0.5,
             meta_read_timeout_seconds=0.5,

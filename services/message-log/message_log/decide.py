@@ -58,8 +58,9 @@ class Fact(_Value):
     value: JsonValue
 
     @property
-    def order(self) -> tuple[int, float, str]:
-        return (self.rank, -self.at.timestamp(), repr(self.value))
+    def order(self) -> tuple[int, float, str, str]:
+        # By what an erasure leaves of it first: else forgetting and choosing could not change places.
+        return (self.rank, -self.at.timestamp(), repr(_impersonal(self.value)), repr(self.value))
 
 
 class Verdict(_Value):
@@ -139,8 +140,12 @@ def merge(one: MessageState, other: MessageState) -> MessageState:
         updated_at=max(one.updated_at, other.updated_at),
         facts=_forget_person(_join(one.facts, other.facts, lambda a, b: max(a, b, key=lambda f: f.order)), erased),
         times=_join(one.times, other.times, min),
-        failed=_last(one.failed, other.failed, lambda v: (v.reason.meta is not None, v.at, v.event_id)),
-        rejected=_last(one.rejected, other.rejected, lambda v: (_rank_of(v.reason.code), v.at, v.event_id)),
+        failed=_say_less(
+            _last(one.failed, other.failed, lambda v: (v.reason.meta is not None, v.at, v.event_id)), erased
+        ),
+        rejected=_say_less(
+            _last(one.rejected, other.rejected, lambda v: (_rank_of(v.reason.code), v.at, v.event_id)), erased
+        ),
         waiting=_last(one.waiting, other.waiting, lambda w: (w.since, w.event_id)),
         passed=one.passed or other.passed,
         requested_last=_last(one.requested_last, other.requested_last, lambda moment: moment),
@@ -165,8 +170,36 @@ def _rank_of(code: ReasonCode) -> int:
     return _REJECTION_RANK.get(code, 2)
 
 
+_PERSONAL_FACTS = ("phone", "metadata", "contact_id")
+_PERSONAL_KEYS = ("thread_id", "enrollment_id")
+
+
 def _forget_person(facts: dict[str, Fact], erased: bool) -> dict[str, Fact]:
-    return {name: fact for name, fact in facts.items() if name not in ("phone", "metadata")} if erased else facts
+    if not erased:
+        return facts
+    return {
+        name: fact.model_copy(update={"value": _impersonal(fact.value)})
+        for name, fact in facts.items()
+        if name not in _PERSONAL_FACTS
+    }
+
+
+def _impersonal(value: JsonValue) -> JsonValue:
+    """An origin without what leads to the person; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {name: part for name, part in value.items() if name not in _PERSONAL_KEYS}
+
+
+def _say_less(verdict: Verdict | None, erased: bool) -> Verdict | None:
+    """A failure's code stays; evidence, details and Meta's own words may quote a number or a name."""
+    if verdict is None or not erased:
+        return verdict
+    why = verdict.reason
+    meta = why.meta and why.meta.model_copy(update={"title": None, "details": None, "fbtrace_id": None})
+    return verdict.model_copy(
+        update={"reason": why.model_copy(update={"detail": why.title, "evidence": {}, "meta": meta})}
+    )
 
 
 def erased(moment: datetime) -> MessageState:

@@ -1,11 +1,13 @@
-"""From records to rows: what each topic's batch writes. Nothing is published from here."""
+"""From records to rows: what each topic's batch writes. Nothing is published from here but reports of erasures."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
+from sendwhy.erasure import keep_erasures_waiting, on_erasing
 from sendwhy.events import (
     AccountUpdated,
     ContactUpdated,
@@ -13,6 +15,8 @@ from sendwhy.events import (
     Event,
     MessageId,
     MessageReceived,
+    PersonErased,
+    PersonErasing,
     SendCancelled,
     SendConsented,
     SenderReported,
@@ -30,6 +34,7 @@ from sendwhy.events import (
     event_id_of,
 )
 from sendwhy.postgres import Connection
+from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.stage import Handle, Parse, Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
@@ -37,6 +42,7 @@ from sendwhy.topics import Outgoing, Topic
 from message_log import store
 from message_log.decide import MessageState, erased, merge, tells
 from message_log.deliveries import parts_of
+from message_log.erasures import People
 from message_log.store import EventRow, HoldRow, InboundRow, KnownState, MessageKey, SenderRow, WebhookRow
 
 T = TypeVar("T")
@@ -71,6 +77,7 @@ _JSON_TOPICS: dict[Topic, type[Wire]] = {
     Topic.CUSTOMER_UPDATED: CustomerUpdated,
     Topic.TEMPLATE_REPORTED: TemplateReported,
     Topic.SENDER_REPORTED: SenderReported,
+    Topic.PERSON_ERASED: PersonErased,
 }
 _STATE_TOPICS: dict[Topic, type[Event]] = {
     Topic.CONTACT_UPDATED: ContactUpdated,
@@ -149,8 +156,15 @@ def told_by(records: Sequence[Record[Any]]) -> dict[MessageKey, MessageState]:
 
 async def write_events(connection: Connection, records: Sequence[Record[Any]]) -> None:
     readable = [record for record in records if record.event is not None]
-    await store.add_events(connection, [event_row(record, record.event) for record in readable])
-    await store.fold_messages(connection, told_by(readable))
+    without_person = await store.fold_messages(connection, told_by(readable))
+    rows = [event_row(record, record.event) for record in readable]
+    await store.add_events(connection, [_bare(row, without_person) for row in rows])
+
+
+def _bare(row: EventRow, without_person: Set[MessageKey]) -> EventRow:
+    """The row; without its body if its message's person is erased."""
+    is_bare = row.workspace_id and row.message_id and (row.workspace_id, row.message_id) in without_person
+    return replace(row, body=None) if is_bare else row
 
 
 async def write_holds(connection: Connection, records: Sequence[Record[SendHeld]]) -> None:
@@ -163,18 +177,28 @@ async def write_holds(connection: Connection, records: Sequence[Record[SendHeld]
     await store.set_holds(connection, rows)
 
 
-async def write_inbound(connection: Connection, records: Sequence[Record[MessageReceived]]) -> None:
-    await write_events(connection, records)
-    events = [record.event for record in records]
+async def write_inbound(connection: Connection, records: Sequence[Record[MessageReceived]], people: People) -> None:
+    events, gone = await people.rows(connection, records, event_row)
+    await store.add_events(connection, events)
     rows = [
         InboundRow(e.event_id, e.workspace_id, e.sender_id, e.phone, e.wamid, e.occurred_at, e.kind, e.text)
-        for e in events
+        for e in (record.event for record in records)
+        if e.event_id not in gone
     ]
     await store.add_inbound(connection, rows)
 
 
+async def write_customers(connection: Connection, records: Sequence[Record[CustomerUpdated]], people: People) -> None:
+    events, _ = await people.rows(connection, records, event_row)
+    await store.add_events(connection, events)
+
+
 async def write_states(connection: Connection, records: Sequence[Record[Any]]) -> None:
     await store.add_events(connection, [event_row(record, record.event) for record in records if record.event])
+    await set_states(connection, records)
+
+
+async def set_states(connection: Connection, records: Sequence[Record[Any]]) -> None:
     states = [
         KnownState(
             (record.key or b"").decode(errors="replace"),
@@ -188,14 +212,20 @@ async def write_states(connection: Connection, records: Sequence[Record[Any]]) -
     await store.set_states(connection, records[0].topic, states)
 
 
-async def write_contacts(connection: Connection, records: Sequence[Record[ContactUpdated | None]]) -> None:
+async def write_contacts(
+    connection: Connection, records: Sequence[Record[ContactUpdated | None]], people: People
+) -> None:
     gone = sorted({_contact_of(record) for record in records if record.event is None})
+    # Before any row is locked: an order to erase takes the same locks in this order.
+    await keep_erasures_waiting(connection, {_contact_of(record)[0] for record in records})
     if gone:
         await store.forget_contacts(connection, gone)
         at = max(record.at for record in records)
         messages = await store.messages_of_contacts(connection, gone)
         await store.fold_messages(connection, dict.fromkeys(messages, erased(at)))
-    await write_states(connection, records)
+    events, _ = await people.rows(connection, [record for record in records if record.event], event_row)
+    await store.add_events(connection, events)
+    await set_states(connection, records)
 
 
 def _contact_of(record: Record[Any]) -> tuple[str, str]:
@@ -244,7 +274,10 @@ def _header(record: Record[Any], name: str) -> str | None:
 
 
 async def write_dead_letters(connection: Connection, records: Sequence[Record[None]]) -> None:
-    await store.add_events(connection, [_dead_letter_row(record) for record in records])
+    rows = [_dead_letter_row(record) for record in records]
+    named = {(row.workspace_id, row.message_id) for row in rows if row.workspace_id and row.message_id}
+    without_person = await store.without_person(connection, named) if named else set()
+    await store.add_events(connection, [_bare(row, without_person) for row in rows])
 
 
 def _dead_letter_row(record: Record[Any]) -> EventRow:
@@ -257,8 +290,6 @@ def _dead_letter_row(record: Record[Any]) -> EventRow:
 
 WRITES: dict[Topic, Write] = {
     Topic.SEND_HELD: write_holds,
-    Topic.MESSAGE_RECEIVED: write_inbound,
-    Topic.CONTACT_UPDATED: write_contacts,
     Topic.SENDER_UPDATED: write_senders,
     Topic.TEMPLATE_UPDATED: write_states,
     Topic.ACCOUNT_UPDATED: write_states,
@@ -276,11 +307,30 @@ def _parser_of(topic: Topic) -> Parse[Any]:
     return parse_request if topic is Topic.SEND_REQUESTED else as_it_came
 
 
-def register(runtime: Runtime, applied: Callable[[Topic, datetime], None]) -> None:
-    """Consume every topic; `applied` is told the time of each batch's last record."""
+PersonalWrite = Callable[[Connection, Sequence[Record[Any]], People], Awaitable[None]]
+_PERSONAL_WRITES: dict[Topic, PersonalWrite] = {
+    Topic.MESSAGE_RECEIVED: write_inbound,
+    Topic.CUSTOMER_UPDATED: write_customers,
+    Topic.CONTACT_UPDATED: write_contacts,
+}
+
+
+def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], people: People) -> None:
+    """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered."""
     for topic in Topic:
-        write = WRITES.get(topic, write_events)
+        if topic is Topic.PERSON_ERASING:
+            runtime.stage(topic, parse_json(PersonErasing), on_erasing(Service.MESSAGE_LOG, people.erase))
+            continue
+        personal = _PERSONAL_WRITES.get(topic)
+        write = WRITES.get(topic, write_events) if personal is None else _knowing(personal, people)
         runtime.stage(topic, _parser_of(topic), _handler(topic, write, applied))
+
+
+def _knowing(write: PersonalWrite, people: People) -> Write:
+    async def knowing(connection: Connection, records: Sequence[Record[Any]]) -> None:
+        await write(connection, records, people)
+
+    return knowing
 
 
 def _handler(topic: Topic, write: Write, applied: Callable[[Topic, datetime], None]) -> Handle[Any]:

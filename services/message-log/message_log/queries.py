@@ -13,10 +13,9 @@ import asyncpg
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from sendwhy.events import Line, Moment, OriginKind
 from sendwhy.postgres import Connection
+from sendwhy.privacy import digits_of
 from sendwhy.problems import Problem
 from sendwhy.reasons import ReasonCode, Service
-
-from message_log.store import digits_of
 
 STATUSES = ("sending", "waiting", "sent", "delivered", "read", "failed")
 _EVENTS_MAX = 500

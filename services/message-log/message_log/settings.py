@@ -1,10 +1,10 @@
 """The message log's own settings, beside those that every service has."""
 
 from pydantic import Field, HttpUrl
-from sendwhy.settings import ServiceSettings
+from sendwhy.settings import PrivacySettings
 
 
-class MessageLogSettings(ServiceSettings):
+class MessageLogSettings(PrivacySettings):
     """Addresses are those of the other services, for pages that act on them; `public_url` is this service's own, as
     people reach it (for the links in API answers, and `https` there makes the session cookie Secure)."""
 

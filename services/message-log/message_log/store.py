@@ -1,6 +1,6 @@
 """The projection's tables: one statement per table and batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -8,8 +8,9 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 from sendwhy.postgres import Connection
+from sendwhy.privacy import digits_of, spellings
 
-from message_log.decide import MessageState, merge
+from message_log.decide import MessageState, erased, merge
 from message_log.deliveries import Part
 
 MessageKey = tuple[str, str]
@@ -25,7 +26,7 @@ select * from unnest($1::text[], $2::text[])
 on conflict do nothing
 """
 _LOCK_MESSAGES = """
-select m.workspace_id, m.message_id, m.state
+select m.workspace_id, m.message_id, m.state, m.erased_at
 from unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
 join message m on m.workspace_id = asked.workspace_id and m.message_id = asked.message_id
 order by m.workspace_id, m.message_id
@@ -64,30 +65,45 @@ def state_of(stored: bytes) -> MessageState:
     return _STATE.validate_json(stored)
 
 
-def digits_of(phone: str | None) -> str | None:
-    """A phone number as it is searched by: its digits, since one writes +52 55 and another 5255."""
-    return "".join(each for each in phone if each in "0123456789") or None if phone else None
-
-
-async def fold_messages(connection: Connection, told: Mapping[MessageKey, MessageState]) -> None:
-    """Join what a batch told into the stored states.
+async def fold_messages(connection: Connection, told: Mapping[MessageKey, MessageState]) -> set[MessageKey]:
+    """Join what a batch told into the stored states; returns the messages whose person is erased.
 
     Several stages meet on one message: the row is claimed, then locked in order of its key, then joined.
     """
     if not told:
-        return
+        return set()
     keys = sorted(told)
     columns = ([workspace for workspace, _ in keys], [message for _, message in keys])
     await connection.execute(_CLAIM_MESSAGES, *columns)
     rows = await connection.fetch(_LOCK_MESSAGES, *columns)
     changed: dict[MessageKey, MessageState] = {}
+    without_person: set[MessageKey] = set()
     for row in rows:
         key = (row["workspace_id"], row["message_id"])
         before = None if row["state"] is None else state_of(row["state"])
         after = told[key] if before is None else merge(before, told[key])
+        if row["erased_at"] is not None:
+            after = merge(after, erased(row["erased_at"]))
+        if after.erased:
+            without_person.add(key)
         if after != before:
             changed[key] = after
     await _update_messages(connection, changed)
+    return without_person
+
+
+_WITHOUT_PERSON = """
+select m.workspace_id, m.message_id from unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
+join message m on m.workspace_id = asked.workspace_id and m.message_id = asked.message_id
+where m.erased_at is not null
+"""
+
+
+async def without_person(connection: Connection, keys: Iterable[MessageKey]) -> set[MessageKey]:
+    """Those of these messages whose person is erased."""
+    asked = sorted(keys)
+    rows = await connection.fetch(_WITHOUT_PERSON, [key[0] for key in asked], [key[1] for key in asked])
+    return {(row["workspace_id"], row["message_id"]) for row in rows}
 
 
 async def _update_messages(connection: Connection, states: Mapping[MessageKey, MessageState]) -> None:
@@ -366,7 +382,8 @@ async def forget_contacts(connection: Connection, contacts: Sequence[tuple[str, 
     """Remove what erased people wrote and what their messages' events say; call before their states are deleted."""
     columns = ([each[0] for each in contacts], [each[1] for each in contacts])
     phones = await connection.fetch(_PHONES_OF_CONTACTS, *columns)
-    await connection.execute(_DELETE_INBOUND, [row["workspace_id"] for row in phones], [row["phone"] for row in phones])
+    numbers = [(row["workspace_id"], digits) for row in phones for digits in spellings(row["phone"])]
+    await connection.execute(_DELETE_INBOUND, [each[0] for each in numbers], [each[1] for each in numbers])
     messages = await messages_of_contacts(connection, contacts)
     await connection.execute(
         _EMPTY_EVENTS, [workspace for workspace, _ in messages], [message for _, message in messages]
@@ -430,6 +447,8 @@ def _start_of(day: date) -> datetime:
 
 
 _PRUNE = (
+    "delete from event_of where (workspace_id, tag, event_id) in"
+    " (select workspace_id, tag, event_id from event_of where occurred_at < $1 limit {limit})",
     "delete from inbound where event_id in (select event_id from inbound where at < $1 limit {limit})",
     "delete from session where id_hash in (select id_hash from session where expires_at < now() limit {limit})",
     "delete from idempotency_key where (workspace_id, key) in"
@@ -442,3 +461,12 @@ async def prune(connection: Connection, before: datetime) -> None:
     for statement in _PRUNE:
         arguments = (before,) if "$1" in statement else ()
         await connection.execute(statement.format(limit=PRUNE_BATCH), *arguments)
+
+
+_EMPTY_DEAD_LETTERS = """
+update event set body = null where kind = 'dead_letter' and body is not null and occurred_at < $1
+"""
+
+
+async def empty_dead_letters(connection: Connection, before: datetime) -> None:
+    await connection.execute(_EMPTY_DEAD_LETTERS, before)

@@ -93,6 +93,7 @@ def message_log(
         "SENDWHY_DATABASE_URL": database_url,
         "SENDWHY_HTTP_PORT": str(port),
         "SENDWHY_API_TOKENS": TOKENS,
+        "SENDWHY_PRIVACY_KEY": "a key of tests only",
     }
     subprocess.run([sys.executable, "-m", "message_log", "migrate"], env=environment, check=True)
     out = tmp_path_factory.mktemp("message-log") / "out.log"

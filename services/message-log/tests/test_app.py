@@ -267,7 +267,17 @@ def test_a_thread_has_both_directions_and_goes_with_its_person(message_log: Mess
     erased = message_log.wait_for(f"{home}/messages/t-1", lambda m: m["to"]["phone"] is None)
     assert erased["metadata"] == {}
     assert "447700900142" not in str(erased)
-    assert len(message_log.get(f"{home}/threads/{contact}").json()["items"]) == 1
+    assert erased["to"]["contact_id"] is None
+    assert message_log.get(f"{home}/threads/{contact}").status_code == 404
+
+
+def test_an_export_that_would_have_a_gap_is_none(message_log: MessageLog) -> None:
+    path = f"{HOME}/contacts/shopify:7712/export"
+    answer = message_log.get(path, OPERATOR)
+    assert answer.status_code == 503
+    assert "SENDWHY_CONSENT_URL is not set" in answer.json()["detail"]
+    assert message_log.get(path, VIEWER).status_code == 403
+    assert message_log.get(path, STRANGER).status_code == 404
 
 
 def test_what_nobody_can_read_stands_in_no_ones_way(message_log: MessageLog) -> None:

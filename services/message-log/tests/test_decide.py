@@ -117,6 +117,16 @@ def test_any_order_and_any_repeats_end_the_same(events: list[tuple[Wire, int]], 
     assert fold(shuffled) == fold(states)
 
 
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), min_size=1), st.randoms(use_true_random=False))
+def test_an_erasure_ends_the_same_wherever_it_comes(events: list[tuple[Wire, int]], random: Any) -> None:
+    states = [state for event, second in events if (state := tells(event, after(second))) is not None]
+    states.append(erased(after(2)))
+    shuffled = random.sample(states, len(states))
+    assert fold(shuffled) == fold(states)
+    left = fold(shuffled).model_dump_json()
+    assert not [one for one in ("5512345678", "shopify:7712", "4711") if one in left]
+
+
 @given(st.lists(st.sampled_from(EVENTS), min_size=1))
 def test_a_state_survives_storage(events: list[Wire]) -> None:
     adapter = TypeAdapter(MessageState)

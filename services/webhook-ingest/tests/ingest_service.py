@@ -42,6 +42,7 @@ class Ingest:
             "SENDWHY_HTTP_PORT": str(port),
             "SENDWHY_META_APP_SECRETS": f"{APP}:{SECRET},{OTHER_APP}:{OTHER_SECRET}",
             "SENDWHY_META_VERIFY_TOKEN": VERIFY_TOKEN,
+            "SENDWHY_PRIVACY_KEY": "a key of tests only",
             "SENDWHY_SHOPIFY_WEBHOOK_SECRETS": f"acme:{SHOPIFY_SECRET}",
             "SENDWHY_API_TOKENS": "operator-1:operator:acme,viewer-1:viewer:acme,operator-2:operator:globex",
         }

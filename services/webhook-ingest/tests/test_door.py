@@ -85,6 +85,7 @@ def test_settings_that_would_believe_anybody_are_refused(changes: dict[str, str]
         "database_url": "postgresql://x",
         "meta_app_secrets": f"{APP}:{SECRET}",
         "meta_verify_token": "a-verify-token",
+        "privacy_key": "a key of tests only",
     }
     Settings.model_validate(right)
     with pytest.raises(ValidationError):

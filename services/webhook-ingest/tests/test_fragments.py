@@ -404,8 +404,14 @@ def test_fields_without_any_array_that_we_know(raw: bytes, field: str, unknown: 
         (
             "customers/redact",
             {"shop_id": 1, "customer": {"id": 7712, "phone": "+525512345678"}},
-            {"action": "delete", "contact_id": "shopify:7712"},
+            {"action": "redact", "contact_id": "shopify:7712", "phone": "+525512345678"},
         ),
+        (
+            "customers/data_request",
+            {"shop_id": 1, "customer": {"id": 7712, "phone": "+525512345678"}, "data_request": {"id": 9}},
+            {"action": "data_request", "contact_id": "shopify:7712", "phone": None},
+        ),
+        ("shop/redact", {"shop_id": 1, "shop_domain": "s.example"}, {"action": "shop_redact", "contact_id": None}),
     ],
 )
 def test_a_shops_customer(topic: str, customer: dict[str, Any], expected: dict[str, Any]) -> None:

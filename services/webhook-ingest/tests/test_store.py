@@ -26,6 +26,7 @@ from sendwhy.events import (
     CustomerUpdated,
     Event,
     MessageReceived,
+    PersonErasing,
     SenderUpdated,
     Status,
     StatusUpdated,
@@ -33,10 +34,11 @@ from sendwhy.events import (
     event_id_of,
 )
 from sendwhy.postgres import connect_pool, migrate
+from sendwhy.privacy import Tagger
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic
-from webhook_ingest import parsing, store
+from webhook_ingest import erasures, parsing, store
 from webhook_ingest.app import MIGRATIONS
 from webhook_ingest.fragments import Delivery
 from webhook_ingest.receipts import fail_overdue
@@ -47,6 +49,8 @@ EVENTS: dict[Topic, type[Event]] = {
     Topic.MESSAGE_RECEIVED: MessageReceived,
     Topic.CUSTOMER_UPDATED: CustomerUpdated,
 }
+
+TAGGER = Tagger("a key of tests only")
 
 
 class Desk:
@@ -80,7 +84,7 @@ class Desk:
         )
         record = _record(Topic.STATUS_UPDATED, event.to_json())
         async with self.pool.acquire() as connection, connection.transaction():
-            outcome = await parsing.accept(connection, [record_with(record, parsing.accepted_of(record))])
+            outcome = await parsing.accept(connection, [record_with(record, parsing.accepted_of(record))], TAGGER)
         return _events([record for _, record in outcome.from_outbox])
 
     async def know(self, number: str = NUMBER, app: str | None = APP, version: int = 1) -> None:
@@ -359,3 +363,26 @@ def test_an_accepted_without_its_keys_is_unreadable() -> None:
     )
     with pytest.raises(ValueError, match="accepted without sender_id, provider_message_id"):
         parsing.accepted_of(_record(Topic.STATUS_UPDATED, event.to_json()))
+
+
+async def test_whom_a_message_was_for_is_a_tag_that_an_order_takes_away(desk: Desk) -> None:
+    await desk.know()
+    await desk.accept("wamid.A", "m-1", contact="shopify:7712")
+    await desk.accept("wamid.B", "m-2", contact="shopify:1")
+    tag = TAGGER.of_person(WORKSPACE, contact_id="shopify:7712")[0].hex()
+    kept = "select wamid, recipient from message order by wamid"
+    async with desk.pool.acquire() as connection:
+        assert (await connection.fetch(kept))[0]["recipient"] == tag
+        order = PersonErasing(
+            event_id=event_id_of("order", "x"),
+            occurred_at=AT,
+            workspace_id=WORKSPACE,
+            erasure_id=event_id_of("erasure", "x"),
+            erased_at=AT,
+            tags=[tag],
+            message_ids=["m-1"],
+        )
+        rows = await erasures.erase(connection, order)
+        assert (rows[0].table, rows[0].act, rows[0].rows) == ("message", "blurred", 1)
+        assert [bool(row["recipient"]) for row in await connection.fetch(kept)] == [False, True]
+        assert "shopify" not in str(await connection.fetch("select * from message"))

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import FastAPI
-from sendwhy.events import SenderUpdated, StatusUpdated
+from sendwhy.erasure import on_erasing
+from sendwhy.events import PersonErasing, SenderUpdated, StatusUpdated
 from sendwhy.postgres import Connection
+from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
-from sendwhy.stage import Record, parse_state
+from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import MAX_WEBHOOK_BYTES, Outgoing, Topic
 
-from webhook_ingest import api, parsing, store
+from webhook_ingest import api, erasures, parsing, store
 from webhook_ingest.door import Door
 from webhook_ingest.fragments import Delivery
 from webhook_ingest.parsing import Outcome
@@ -34,11 +36,13 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_route("/webhooks/meta", door.meta, methods=["GET", "POST"], include_in_schema=False)
     app.add_route("/webhooks/shopify/{workspace_id}", door.shopify, methods=["POST"], include_in_schema=False)
     app.include_router(api.routes(runtime, settings))
+    app.include_router(erasures.routes(runtime, settings))
     return app
 
 
 def _add_stages(runtime: Runtime, settings: Settings) -> None:
     apps = frozenset(settings.app_secrets)
+    tagger = Tagger(settings.privacy_key.get_secret_value())
 
     async def on_webhooks(connection: Connection, records: Sequence[Record[Delivery]]) -> Sequence[Outgoing]:
         outcome = await parsing.apply(connection, [record.event for record in records], apps)
@@ -47,7 +51,7 @@ def _add_stages(runtime: Runtime, settings: Settings) -> None:
     async def on_statuses(
         connection: Connection, records: Sequence[Record[StatusUpdated | None]]
     ) -> Sequence[Outgoing]:
-        return _told(await parsing.accept(connection, records))
+        return _told(await parsing.accept(connection, records, tagger))
 
     def _told(outcome: Outcome) -> Sequence[Outgoing]:
         outcome.count(runtime.metrics)
@@ -56,6 +60,8 @@ def _add_stages(runtime: Runtime, settings: Settings) -> None:
     runtime.stage(Topic.WEBHOOK_RECEIVED, parsing.delivery_of, on_webhooks)
     runtime.stage(Topic.STATUS_UPDATED, parsing.accepted_of, on_statuses)
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), parsing.keep_senders)
+    erase = on_erasing(Service.WEBHOOK_INGEST, erasures.erase)
+    runtime.stage(Topic.PERSON_ERASING, parse_json(PersonErasing), erase)
 
 
 def _add_timers(runtime: Runtime, settings: Settings) -> None:

@@ -68,7 +68,12 @@ SHOPIFY_ACTIONS: Mapping[str, Literal["update", "delete"]] = {
     "customers/create": "update",
     "customers/update": "update",
     "customers/delete": "delete",
-    "customers/redact": "delete",
+}
+# Mandatory for every app: they name a customer within their own object, or none.
+SHOPIFY_PRIVACY_ACTIONS: Mapping[str, Literal["redact", "data_request", "shop_redact"]] = {
+    "customers/redact": "redact",
+    "customers/data_request": "data_request",
+    "shop/redact": "shop_redact",
 }
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
@@ -493,10 +498,11 @@ def _read_shopify(delivery: Delivery) -> Reading:
     whole = json_of(delivery.body)
     if not isinstance(whole, dict):
         raise ValueError("the body is no object")
+    if delivery.topic in SHOPIFY_PRIVACY_ACTIONS:
+        return _read_privacy_request(delivery, whole)
     if action is None:
         return Reading((), Counter({"field": 1}))
-    # customers/redact wraps the customer, the others are one.
-    customer = _object(whole.get("customer")) if delivery.topic == "customers/redact" else whole
+    customer = whole
     number = _identifier(customer.get("id"))
     if number is None:
         return Reading((Unreadable(delivery.body, f"{delivery.topic}: id: missing"),), Counter())
@@ -516,6 +522,27 @@ def _read_shopify(delivery: Delivery) -> Reading:
     )
     origin = Origin("", None, delivery.topic, {}, "customer", None)
     return Reading((Report(origin, cause, event),), Counter())
+
+
+def _read_privacy_request(delivery: Delivery, whole: Fragment) -> Reading:
+    """A mandatory webhook. The customer's phone is told only where it helps to find whom to erase."""
+    action = SHOPIFY_PRIVACY_ACTIONS[delivery.topic]
+    customer = _object(whole.get("customer"))
+    number = _identifier(customer.get("id"))
+    if number is None and action != "shop_redact":
+        return Reading((Unreadable(delivery.body, f"{delivery.topic}: customer.id: missing"),), Counter())
+    cause = f"{delivery.signer}/{delivery.topic}/{hashlib.sha256(delivery.body).hexdigest()}"
+    event = CustomerUpdated(
+        event_id=event_id_of(cause, delivery.signer),
+        occurred_at=delivery.at,
+        source="shopify",
+        action=action,
+        workspace_id=delivery.signer,
+        contact_id=f"shopify:{number}" if number else None,
+        phone=_line(customer.get("phone"), 64) if action == "redact" else None,
+        detail=delivery.topic,
+    )
+    return Reading((Report(Origin("", None, delivery.topic, {}, "customer", None), cause, event),), Counter())
 
 
 def _shopify_time(value: JsonValue, observed: datetime) -> datetime:

@@ -11,12 +11,14 @@ import structlog
 from sendwhy.events import Event, SenderUpdated, Status, StatusUpdated
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, add_to_outbox
+from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
 from sendwhy.stage import Record, dead_letter
 from sendwhy.topics import Outgoing, Topic, outgoing
 
 from webhook_ingest import store
 from webhook_ingest.decide import MessageKey, Sorted, Told, Verdict, joined, judge_statuses, sort_out
+from webhook_ingest.erasures import recipient_of
 from webhook_ingest.fragments import Delivery, Element, Unreadable, read
 
 CLAIM_LIMIT = 500
@@ -167,7 +169,7 @@ def _outgoing(event: Event, trace: bytes | None) -> Outgoing:
     return outgoing(event, source=Service.WEBHOOK_INGEST, trace=trace)
 
 
-async def accept(connection: Connection, records: Sequence[Record[StatusUpdated | None]]) -> Outcome:
+async def accept(connection: Connection, records: Sequence[Record[StatusUpdated | None]], tagger: Tagger) -> Outcome:
     """Register what Meta took; statuses that came before get their message."""
     accepted = {
         (record.event.sender_id or "", record.event.provider_message_id or ""): record.event
@@ -176,7 +178,8 @@ async def accept(connection: Connection, records: Sequence[Record[StatusUpdated 
     }
     outcome = Outcome()
     if accepted:
-        await store.accept(connection, accepted)
+        recipients = {key: recipient_of(tagger, event) for key, event in accepted.items()}
+        await store.accept(connection, accepted, recipients)
         outcome.from_outbox = await _join(connection, list(accepted), outcome.verdict)
     return outcome
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pydantic import Field, SecretStr, field_validator
-from sendwhy.settings import ServiceSettings
+from sendwhy.settings import PrivacySettings
 
 Secrets = Mapping[str, tuple[bytes, ...]]
 SECRET_LENGTH_MIN = 8
@@ -21,7 +21,7 @@ def parse_secrets(text: str, owner: str) -> Secrets:
     return MappingProxyType(secrets)
 
 
-class Settings(ServiceSettings):
+class Settings(PrivacySettings):
     """`blocked_after_silent_messages`: so many in a row at sent, beyond their deadlines, look like a block."""
 
     meta_app_secrets: SecretStr

@@ -160,8 +160,10 @@ set workspace_id = coalesce(m.workspace_id, excluded.workspace_id),
 """
 
 
-async def accept(connection: Connection, accepted: Mapping[MessageKey, StatusUpdated]) -> None:
-    """Register messages that Meta took, and until when their receipts are awaited."""
+async def accept(
+    connection: Connection, accepted: Mapping[MessageKey, StatusUpdated], recipients: Mapping[MessageKey, str | None]
+) -> None:
+    """Register messages that Meta took, for whom (a tag), and until when their receipts are awaited."""
     rows = sorted(accepted.items())
     await connection.execute(
         _ACCEPT,
@@ -169,7 +171,7 @@ async def accept(connection: Connection, accepted: Mapping[MessageKey, StatusUpd
         [key[1] for key, _ in rows],
         [event.workspace_id for _, event in rows],
         [event.message_id for _, event in rows],
-        [event.to and (event.to.contact_id or event.to.phone) for _, event in rows],
+        [recipients[key] for key, _ in rows],
         [event.occurred_at for _, event in rows],
         [event.receipt_deadline or event.occurred_at + RECEIPT_TTL for _, event in rows],
         KEEP_AFTER_DEADLINE,

@@ -1,0 +1,157 @@
+"""Erasure on a real database: what is ordered, what is left here, and what lay in Kafka when it came."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from consent import erasures
+from consent_desk import PHONE, Desk, customer, message, record, request
+from sendwhy.erasure import report
+from sendwhy.events import PersonErased, PersonErasing, SendRejected
+from sendwhy.postgres import unpublished
+from sendwhy.privacy import ERASED_PREFIX, Tagger
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.topics import Topic
+
+TAGGER = Tagger("a key of tests only")
+CANARIES = ("5512345678", "shopify:7712", "4711")
+
+
+def redaction(seconds: float = 1, **more: Any) -> Any:
+    """Shopify's customers/redact, after all that the test has told so far."""
+    now = datetime.now(UTC) + timedelta(seconds=seconds)
+    return customer(action="redact", marketing_state=None, **({"occurred_at": now} | more))
+
+
+async def told(desk: Desk, topic: Topic) -> list[Any]:
+    models: dict[Topic, Any] = {Topic.PERSON_ERASING: PersonErasing, Topic.PERSON_ERASED: PersonErased}
+    async with desk.pool.acquire() as connection:
+        rows = await unpublished(connection, older_than_seconds=-1, limit=1000)
+    values = [one.value for one in rows.values() if one.topic == topic]
+    assert not [one for one in CANARIES if one in str(values)]
+    return [models[topic].model_validate_json(value) for value in values]
+
+
+async def dump(desk: Desk, tables: Sequence[str]) -> str:
+    return str([await desk.pool.fetch(f"select * from {table}") for table in tables])
+
+
+async def test_an_erasure_is_ordered_once_with_messages_and_tags(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.request(request("m-1"), request("m-2"))
+    gone = redaction()
+    await desk.tell(gone)
+    await desk.tell(gone)
+    (order,) = await told(desk, Topic.PERSON_ERASING)
+    assert order.message_ids == ["m-1", "m-2"]
+    for phone in ("+525512345678", "5215512345678"):
+        assert TAGGER.of_person("acme", phone=phone)[0].hex() in order.tags
+    assert TAGGER.of_person("acme", contact_id="shopify:7712")[0].hex() in order.tags
+    (own,) = await told(desk, Topic.PERSON_ERASED)
+    assert own.order_id == order.event_id
+    rows = {(one.table, one.act): one.rows for one in own.tables}
+    assert rows["contact", "erased"] == 1
+    assert rows["decision", "blurred"] == 2
+    tables = ("contact", "contact_history", "memory", "decision", "message_of", "privacy_request", "erasure")
+    assert not [one for one in CANARIES if one in await dump(desk, tables)]
+
+
+async def test_many_messages_are_several_orders(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.request(*(request(f"m-{number}") for number in range(erasures.MESSAGES_PER_ORDER + 1)))
+    await desk.tell(redaction())
+    orders = await told(desk, Topic.PERSON_ERASING)
+    assert sorted(len(one.message_ids) for one in orders) == [1, erasures.MESSAGES_PER_ORDER]
+    assert len({one.erasure_id for one in orders}) == 1
+    assert len(await told(desk, Topic.PERSON_ERASED)) == 2
+
+
+async def test_a_person_who_is_known_by_messages_only_can_be_erased_by_a_shop(desk: Desk) -> None:
+    transactional = {"origin": {"kind": "api"}, "content": {"type": "text", "text": {"body": "hi"}}}
+    await desk.request(request("m-1", **transactional))
+    await desk.tell(redaction())
+    (order,) = await told(desk, Topic.PERSON_ERASING)
+    assert order.message_ids == ["m-1"]
+    assert "5512345678" not in await dump(desk, ("decision",))
+
+
+async def test_an_old_redaction_that_is_read_again_leaves_who_came_after_it(desk: Desk) -> None:
+    await desk.tell(customer())
+    assert await desk.tell(redaction(-3600)) == []
+    assert await told(desk, Topic.PERSON_ERASING) == []
+    assert await desk.pool.fetchval("select count(*) from contact") == 1
+
+
+async def test_what_lay_in_kafka_when_its_person_was_erased_is_refused_whatever_its_purpose(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.tell(redaction())
+    ((erasure_id, at),) = await desk.pool.fetch("select erasure_id, erased_at from erasure, memory limit 1")
+    transactional = {"origin": {"kind": "api"}, "content": {"type": "text", "text": {"body": "hi"}}}
+    published = await desk.request(request("late", **transactional))
+    (refusal,) = [SendRejected.model_validate_json(one.value or b"") for one in published]
+    assert refusal.reason.code == ReasonCode.CUSTOMER_IS_NOT_OPTED_IN
+    assert refusal.reason.evidence["source"] == "erasure"
+    assert refusal.to is not None
+    assert refusal.to.contact_id == f"{ERASED_PREFIX}{erasure_id}"
+    assert await desk.request(request("late", **transactional)) == published
+    assert "5512345678" not in await dump(desk, ("decision",))
+    orders = await told(desk, Topic.PERSON_ERASING)
+    assert [one.message_ids for one in orders if one.message_ids] == [["late"]]
+    # What upstream asks for afterwards is its own new word.
+    after = record(request("after", **transactional))
+    after = type(after)(after.event, after.topic, 0, after.offset, at + timedelta(seconds=1), None, after.value, ())
+    (answer,) = await desk.handle(desk.stages.on_requested, after)
+    assert answer.topic == Topic.SEND_CONSENTED
+
+
+async def test_a_stop_and_an_erasure_outlive_the_contact(desk: Desk) -> None:
+    await desk.tell(customer(), message("STOP", 5))
+    await desk.tell(redaction())
+    assert await desk.tell(customer(20)) == []
+    words = await desk.pool.fetch("select word_state, erased_at from memory")
+    assert {row["word_state"] for row in words} == {"UNSUBSCRIBED"}
+    assert all(row["erased_at"] for row in words)
+
+
+async def test_a_shops_requests_are_kept_and_forgotten_with_the_person(desk: Desk) -> None:
+    await desk.tell(customer())
+    now = datetime.now(UTC)
+    await desk.tell(customer(action="data_request", marketing_state=None, phone=None, occurred_at=now))
+    await desk.tell(customer(action="shop_redact", marketing_state=None, contact_id=None, phone=None, occurred_at=now))
+    rows = await desk.pool.fetch("select kind, contact_id from privacy_request order by number")
+    assert [tuple(row) for row in rows] == [("data_request", "shopify:7712"), ("shop_redact", None)]
+    assert await desk.pool.fetchval("select count(*) from contact") == 1
+    await desk.tell(redaction())
+    rows = await desk.pool.fetch("select kind, contact_id, erasure_id from privacy_request order by number")
+    erasure_id: UUID = await desk.pool.fetchval("select erasure_id from erasure")
+    assert [tuple(row) for row in rows] == [
+        ("data_request", None, erasure_id),
+        ("shop_redact", None, None),
+        ("redact", None, erasure_id),
+    ]
+    assert PHONE not in await dump(desk, ("privacy_request",))
+
+
+async def test_an_erasure_that_is_asked_for_again_orders_the_same_messages_again(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.request(request("m-1"))
+    await desk.tell(redaction())
+    await desk.tell(redaction(2))
+    orders = await told(desk, Topic.PERSON_ERASING)
+    assert len({one.erasure_id for one in orders}) == 1
+    assert sorted(one.message_ids for one in orders) == [[], ["m-1"], ["m-1"]]
+    assert len({one.event_id for one in orders}) == 2
+
+
+async def test_an_erasure_that_nobody_finishes_is_counted(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.tell(redaction())
+    now = datetime.now(UTC)
+    async with desk.pool.acquire() as connection:
+        assert await erasures.count_unfinished(connection, now) == 0
+        assert await erasures.count_unfinished(connection, now + timedelta(minutes=11)) == 1
+        (order,) = await told(desk, Topic.PERSON_ERASING)
+        others = [service for service in Service if service is not Service.CONSENT]
+        await erasures.keep_reports(connection, [report(order, service, [], now) for service in others])
+        assert await erasures.count_unfinished(connection, now + timedelta(minutes=11)) == 0

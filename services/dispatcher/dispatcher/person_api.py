@@ -1,0 +1,92 @@
+"""What the dispatcher holds of a person, for message-log's export."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, JsonValue
+from sendwhy.events import ContactId, MessageId, Moment, SendFunded
+from sendwhy.http import Operator
+from sendwhy.postgres import Connection
+from sendwhy.privacy import digits_of, spellings
+from sendwhy.service import Runtime
+
+from dispatcher import store
+
+MESSAGES_MAX = 500
+PHONES_MAX = 50
+
+_WINDOWS = """
+select w.sender_id, w.phone, w.opened_at from conversation_window w
+join sender s on s.sender_id = w.sender_id where s.workspace_id = $1 and w.phone = any($2::text[])
+order by w.sender_id, w.phone
+"""
+_CAPS = "select phone, until from marketing_cap where workspace_id = $1 and phone = any($2::text[])"
+
+
+class QueuedMessage(BaseModel):
+    """A message in the queue's memory, as it was funded; `tries` of calling Meta."""
+
+    state: str
+    queued_at: Moment
+    tries: list[dict[str, JsonValue]]
+    funded: SendFunded
+
+
+class Window(BaseModel):
+    sender_id: str
+    phone: str
+    opened_at: Moment
+
+
+class Cap(BaseModel):
+    phone: str
+    until: Moment
+
+
+class DataAnswer(BaseModel):
+    """`contact`: the dispatcher's copy of consent's state."""
+
+    contact: dict[str, JsonValue] | None
+    messages: list[QueuedMessage]
+    windows: list[Window]
+    marketing_caps: list[Cap]
+
+
+def routes(runtime: Runtime) -> APIRouter:
+    router = APIRouter(prefix="/v1/workspaces/{w}")
+
+    @router.get("/contacts/{contact_id}/data")
+    async def get_data(
+        caller: Operator,
+        contact_id: ContactId,
+        message_id: Annotated[list[MessageId] | None, Query(max_length=MESSAGES_MAX)] = None,
+        phone: Annotated[list[str] | None, Query(max_length=PHONES_MAX)] = None,
+    ) -> DataAnswer:
+        """What the dispatcher holds of a person: of the messages and numbers that are named."""
+        async with runtime.pool.acquire(timeout=10) as connection, connection.transaction():
+            return await _data(connection, (caller.workspace, contact_id), message_id or [], phone or [])
+
+    return router
+
+
+async def _data(connection: Connection, key: store.Key, message_ids: list[str], phones: list[str]) -> DataAnswer:
+    workspace = key[0]
+    contact = (await store.contacts(connection, [key])).get(key)
+    found = await store.read_messages(connection, [(workspace, one) for one in message_ids])
+    told = {*phones, *([contact.phone] if contact and contact.phone else [])}
+    numbers = [one for one in told if digits_of(one)]
+    forms = sorted({form for one in numbers for digits in spellings(one) for form in (digits, f"+{digits}")})
+    return DataAnswer(
+        contact=contact.model_dump(mode="json") if contact else None,
+        messages=[
+            QueuedMessage(
+                state=one.state,
+                queued_at=one.message.queued_at,
+                tries=[dict(each) for each in one.message.tries],
+                funded=one.message.funded,
+            )
+            for one in found
+        ],
+        windows=[Window(**dict(row)) for row in await connection.fetch(_WINDOWS, workspace, forms)],
+        marketing_caps=[Cap(**dict(row)) for row in await connection.fetch(_CAPS, workspace, forms)],
+    )

@@ -1,0 +1,215 @@
+"""Erasure in the message log, on a real PostgreSQL: whatever comes before the order or after it names nobody."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import message_log
+import pytest
+from message_log import projection
+from message_log.erasures import People
+from message_log.projection import write_contacts, write_customers, write_events, write_inbound
+from message_log.settings import MessageLogSettings
+from message_log.store import without_person
+from message_log_builders import MESSAGE, WORKSPACE, after, consented, rejected, requested, status
+from pydantic import SecretStr
+from sendwhy.events import (
+    ContactUpdated,
+    CustomerUpdated,
+    Inbound,
+    MarketingState,
+    MessageReceived,
+    PersonErasing,
+    Status,
+    Wire,
+)
+from sendwhy.postgres import migrate
+from sendwhy.privacy import Tagger
+from sendwhy.reasons import ReasonCode
+from sendwhy.stage import Record
+from sendwhy.topics import Topic, topic_of
+
+pytestmark = pytest.mark.postgres
+KEY = "a key of tests only"
+CONTACT, PHONE, BSUID = "shopify:7712", "+525512345678", "MX.77"
+CANARIES = ("5512345678", "7712", "4711", "Ines", BSUID, "hola")
+SETTINGS = MessageLogSettings(
+    kafka_bootstrap_servers="nowhere:9092",
+    database_url=SecretStr("postgresql://nowhere"),
+    privacy_key=SecretStr(KEY),
+)
+PEOPLE = People(SETTINGS)
+
+
+def order() -> PersonErasing:
+    at = after(100)
+    tagger = Tagger(KEY)
+    tags = tagger.of_person(WORKSPACE, contact_id=CONTACT, phone=PHONE, user_id=BSUID)
+    tags += tagger.of_person(WORKSPACE, phone="5215512345678")
+    return PersonErasing(
+        event_id=uuid4(),
+        occurred_at=at,
+        workspace_id=WORKSPACE,
+        erasure_id=uuid4(),
+        erased_at=at,
+        tags=[tag.hex() for tag in tags],
+        message_ids=[MESSAGE],
+    )
+
+
+def record(event: Wire | None, topic: Topic | None = None, key: str | None = None) -> Any:
+    where = topic or topic_of(type(event))  # type: ignore[arg-type]
+    value = event.to_json() if event else None
+    return Record(event, where, 0, uuid4().int % 10**9, after(50), key.encode() if key else None, value, ())
+
+
+def wrote(seconds: float) -> MessageReceived:
+    return MessageReceived(
+        event_id=uuid4(),
+        occurred_at=after(seconds),
+        workspace_id=WORKSPACE,
+        sender_id="415566778899001",
+        wamid=f"wamid.in.{seconds}",
+        phone="+5215512345678",
+        user_id=BSUID,
+        profile_name="Ines",
+        kind=Inbound.TEXT,
+        text="hola",
+        raw={"text": {"body": "hola"}},
+    )
+
+
+def customer(seconds: float, contact_id: str = CONTACT) -> CustomerUpdated:
+    return CustomerUpdated(
+        event_id=uuid4(),
+        occurred_at=after(seconds),
+        source="shopify",
+        action="update",
+        workspace_id=WORKSPACE,
+        contact_id=contact_id,
+        phone=PHONE,
+        name="Ines",
+    )
+
+
+def state(version: int, seconds: float, contact_id: str = CONTACT) -> ContactUpdated:
+    return ContactUpdated(
+        event_id=uuid4(),
+        occurred_at=after(seconds),
+        workspace_id=WORKSPACE,
+        contact_id=contact_id,
+        version=version,
+        phone=PHONE,
+        name="Ines",
+        marketing_state=MarketingState.SUBSCRIBED,
+        since=after(seconds),
+        source="import",
+    )
+
+
+class Log:
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self.connection = connection
+
+    async def tell(self, *events: Wire) -> None:
+        for event in events:
+            async with self.connection.transaction():
+                if isinstance(event, MessageReceived):
+                    await write_inbound(self.connection, [record(event)], PEOPLE)
+                elif isinstance(event, CustomerUpdated):
+                    await write_customers(self.connection, [record(event)], PEOPLE)
+                elif isinstance(event, ContactUpdated):
+                    key = f"{WORKSPACE}/{event.contact_id}"
+                    await write_contacts(self.connection, [record(event, key=key)], PEOPLE)
+                else:
+                    await write_events(self.connection, [record(event)])
+
+    async def bury(self) -> None:
+        tombstone = record(None, Topic.CONTACT_UPDATED, f"{WORKSPACE}/{CONTACT}")
+        async with self.connection.transaction():
+            await write_contacts(self.connection, [tombstone], PEOPLE)
+
+    async def erase(self, given: PersonErasing) -> dict[tuple[str, str], int]:
+        async with self.connection.transaction():
+            rows = await PEOPLE.erase(self.connection, given)
+        return {(one.table, one.act): one.rows for one in rows if one.act != "kept"}
+
+    async def dump(self) -> str:
+        """Everything, as text; bytes as they are."""
+        tables = ("message", "event", "inbound", "known_state", "event_of", "erased_person")
+        return str([await self.connection.fetch(f"table {table}") for table in tables])
+
+
+@pytest.fixture
+async def log(fresh_database: str) -> AsyncIterator[Log]:
+    await migrate(fresh_database, Path(message_log.__file__ or "").parent / "migrations")
+    connection = await asyncpg.connect(fresh_database)
+    yield Log(connection)
+    await connection.close()
+
+
+def life() -> list[Wire]:
+    impossible = rejected(ReasonCode.PHONE_NUMBER_IMPOSSIBLE, seconds=2)
+    evidence = impossible.reason.model_copy(update={"detail": f"{PHONE} can't exist", "evidence": {"phone": PHONE}})
+    return [
+        state(1, 0),
+        customer(1),
+        requested(),
+        consented(),
+        impossible.model_copy(update={"reason": evidence}),
+        status(Status.ACCEPTED, 3),
+        wrote(4),
+    ]
+
+
+@pytest.mark.parametrize("tombstone_first", [True, False])
+async def test_an_order_after_the_life_leaves_nothing(log: Log, tombstone_first: bool) -> None:
+    await log.tell(*life())
+    assert "5512345678" in await log.dump()
+    if tombstone_first:
+        await log.bury()
+    rows = await log.erase(order())
+    await log.bury()
+    assert not [one for one in CANARIES if one in await log.dump()]
+    assert rows["message", "blurred"] == 1
+    assert rows["event", "erased"] == 7
+    assert rows["inbound", "erased"] == 1
+    (row,) = await log.connection.fetch("select outcome, wamid from message")
+    assert tuple(row) == ("accepted", "wamid.HBgM1")
+
+
+async def test_an_order_before_the_life_leaves_nothing_either(log: Log) -> None:
+    await log.erase(order())
+    assert await log.connection.fetchval("select count(*) from message_now") == 0
+    await log.tell(*life())
+    await log.bury()
+    assert not [one for one in CANARIES if one in await log.dump()]
+    assert await log.connection.fetchval("select count(*) from event") == 7
+    assert await log.connection.fetchval("select count(*) from inbound") == 0
+    assert await without_person(log.connection, [(WORKSPACE, MESSAGE)]) == {(WORKSPACE, MESSAGE)}
+
+
+async def test_who_comes_back_is_new_and_who_shares_a_number_stays(log: Log) -> None:
+    other = state(1, 0, "shopify:1")
+    await log.tell(other)
+    await log.erase(order())
+    await log.tell(wrote(200), customer(150))
+    bodies = "select count(*) from event where body is not null and kind = $1"
+    assert await log.connection.fetchval(bodies, "contact.updated") == 1
+    assert await log.connection.fetchval(bodies, "message.received") == 1
+    # A shop that goes on telling of the person brings nothing back, until consent has them again.
+    assert await log.connection.fetchval(bodies, "customer.updated") == 0
+    await log.tell(state(3, 300), customer(301))
+    assert await log.connection.fetchval(bodies, "customer.updated") == 1
+
+
+async def test_dead_letters_of_an_erased_message_have_no_bytes(log: Log) -> None:
+    await log.erase(order())
+    value = requested().to_json()
+    headers = (("service", b"consent"), ("topic", b"send.requested"), ("error", b"unreadable: x"))
+    dead = Record(None, Topic.DEAD_LETTERS, 0, 1, after(1), None, value, headers)
+    async with log.connection.transaction():
+        await projection.write_dead_letters(log.connection, [dead])
+    assert await log.connection.fetchval("select body from event") is None
