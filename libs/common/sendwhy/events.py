@@ -436,7 +436,8 @@ class Inbound(StrEnum):
 
 
 class MessageReceived(Event):
-    """A message (or call) from a person; `occurred_at` is Meta's message time. `raw` is Meta's own fragment."""
+    """A message (or call) from a person; `occurred_at` is Meta's message time, `observed_at` when its webhook came.
+    `raw` is Meta's own fragment."""
 
     workspace_id: WorkspaceId | None = None
     sender_id: SenderId
@@ -448,11 +449,13 @@ class MessageReceived(Event):
     text: str | None = None
     payload: str | None = None
     context_wamid: str | None = None
+    observed_at: Moment | None = None
     raw: dict[str, JsonValue]
 
 
 class CustomerUpdated(Event):
-    """What a shop or Meta told about a person. Shopify: the fields of its customer; Meta: `user_preferences`.
+    """What a shop or Meta told about a person. Shopify: the fields of its customer; Meta: `user_preferences`,
+    with `observed_at`, when its webhook came.
 
     Shopify's mandatory webhooks: `redact` (erase this customer), `data_request` (they ask for their data), and
     `shop_redact`, which names no customer: the shop has uninstalled the app.
@@ -470,6 +473,7 @@ class CustomerUpdated(Event):
     name: str | None = None
     marketing_state: MarketingState | None = None
     detail: str | None = None
+    observed_at: Moment | None = None
     raw: dict[str, JsonValue] = Field(default_factory=dict)
 
 

@@ -22,6 +22,7 @@ from sendwhy.stage import parse_json, parse_state
 from sendwhy.topics import Topic
 
 from consent import api, erasure_api, erasures, store
+from consent.keyword_api import keyword_routes
 from consent.settings import Settings
 from consent.stages import Stages, parse_stopped
 
@@ -63,4 +64,5 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.include_router(api.routes(runtime, settings))
     app.include_router(erasure_api.routes(runtime, settings))
+    app.include_router(keyword_routes(runtime))
     return app

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +12,6 @@ from sendwhy.erasure import keep_erasures_waiting
 from sendwhy.events import (
     CustomerUpdated,
     Evidence,
-    Inbound,
     MarketingState,
     MessageId,
     MessageReceived,
@@ -35,8 +34,8 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Parse, Record, Unreadable
 from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
 
-from consent import erasures, store
-from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Fields, Mark, Origin, Word, marks_of
+from consent import erasures, keyword_store, store
+from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Entry, Fields, Mark, Origin, Word, marks_of
 from consent.decide import (
     Completed,
     Facts,
@@ -48,9 +47,10 @@ from consent.decide import (
     not_opted_in,
     rejected,
 )
+from consent.keywords import judge, proof_of
 from consent.phones import Phone, phone_of_wa_id, read_phone
 from consent.settings import Settings
-from consent.words import Keyword, keyword_in
+from consent.words import NOTHING_OWN, Keyword, Own
 
 CONSENT_STEP, RECALL_STEP = "consent", "recall"
 _ORIGINS = {"delete": Origin.DELETED, "redact": Origin.REDACT}
@@ -283,7 +283,11 @@ class Stages:
     async def on_message(
         self, connection: Connection, records: Sequence[Record[MessageReceived]]
     ) -> Sequence[Outgoing]:
-        return await self._change(connection, [change for record in records if (change := heard(record.event))])
+        worded = {record.event.workspace_id for record in records if record.event.text or record.event.payload}
+        owns = await keyword_store.owns_of(connection, filter(None, worded)) if worded else {}
+        changes = [heard(one.event, owns.get(one.event.workspace_id or "", NOTHING_OWN)) for one in records]
+        arrived = {one.event.wamid: one.event.observed_at or one.at for one in records}
+        return await self._change(connection, [change for change in changes if change is not None], arrived)
 
     async def on_customer(
         self, connection: Connection, records: Sequence[Record[CustomerUpdated]]
@@ -295,7 +299,8 @@ class Stages:
             workspace = record.event.workspace_id or workspaces.get(record.event.sender_id or "")
             if workspace is not None and (change := told(record.event, workspace)) is not None:
                 changes.append(change)
-        published = await self._change(connection, changes)
+        arrived = {str(one.event.event_id): one.event.observed_at or one.at for one in records}
+        published = await self._change(connection, changes, arrived)
         asked = [
             (record.event.workspace_id, record.event)
             for record in records
@@ -322,10 +327,13 @@ class Stages:
             for key, record in consented.items()
             if record.topic == Topic.SEND_CONSENTED and record.value
         ]
-        return await self._change(connection, changes)
+        arrived = {str(event.event_id): _observed(event) for event in stops.values()}
+        return await self._change(connection, changes, arrived)
 
-    async def _change(self, connection: Connection, changes: Sequence[Change]) -> list[Outgoing]:
-        """Apply changes to contacts and tell the state of all that they touch.
+    async def _change(
+        self, connection: Connection, changes: Sequence[Change], arrived: Mapping[str, datetime]
+    ) -> list[Outgoing]:
+        """Apply changes to contacts and tell the state of all that they touch; `arrived`: when, by the cause.
 
         Most messages change nothing: only those that do wait for the workspace's lock.
         """
@@ -340,7 +348,7 @@ class Stages:
         for change in changes:
             book.apply(change)
         await store.save_book(connection, self._tagger, book)
-        return told_by(book)
+        return with_arrivals(told_by(book), book.history, arrived)
 
     async def _would_link(self, connection: Connection, links: Sequence[Change], now: datetime) -> bool:
         book = await store.open_book(connection, self._tagger, links, now)
@@ -371,18 +379,40 @@ def told_by(book: Book) -> list[Outgoing]:
     return records + [outgoing(event, source=Service.CONSENT) for event in book.events()]
 
 
-def heard(event: MessageReceived) -> Change | None:
+def with_arrivals(
+    records: Iterable[Outgoing], history: Iterable[Entry], arrived: Mapping[str, datetime]
+) -> list[Outgoing]:
+    """The records, those of people who just opted out with the time their webhook came (header `received_at`): from
+    it the dispatcher counts how long a STOP takes."""
+    stops: dict[bytes, datetime] = {}
+    for entry in history:
+        if entry.said.own and entry.said.state == UNSUBSCRIBED and entry.cause in arrived:
+            key, at = contact_key(*entry.key).encode(), arrived[entry.cause]
+            stops[key] = min(at, stops.get(key, at))
+    return [
+        replace(one, headers=(*one.headers, ("received_at", stops[one.key].isoformat().encode())))
+        if one.key in stops and one.value is not None
+        else one
+        for one in records
+    ]
+
+
+def _observed(event: StatusUpdated | SendRejected) -> datetime:
+    return event.observed_at if isinstance(event, StatusUpdated) else event.occurred_at
+
+
+def heard(event: MessageReceived, own: Own = NOTHING_OWN) -> Change | None:
     """What a person's message says of their consent; else only which phone and user id belong together."""
     phone = phone_of_wa_id(event.phone) if event.phone else None
     if event.workspace_id is None or (phone is None and not event.user_id):
         return None
-    keyword, source = _keyword_of(event)
+    keyword, source = judge(event, own)
     if keyword is None and not (phone and event.user_id):
         return None
     word = None
     if keyword is not None:
         state = UNSUBSCRIBED if keyword == Keyword.STOP else MarketingState.SUBSCRIBED
-        word = Word(state, event.occurred_at, source, event.wamid, own=True)
+        word = Word(state, event.occurred_at, source, proof_of(event), own=True)
     return Change(
         workspace_id=event.workspace_id,
         cause=event.wamid,
@@ -393,16 +423,6 @@ def heard(event: MessageReceived) -> Change | None:
         word=word,
         firm=word is not None,
     )
-
-
-def _keyword_of(event: MessageReceived) -> tuple[Keyword | None, str]:
-    if event.kind == Inbound.TEXT:
-        keyword = keyword_in(event.text, typed=True)
-        return keyword, f"{keyword}_reply"
-    if event.kind in (Inbound.BUTTON, Inbound.INTERACTIVE):
-        keyword = keyword_in(event.payload, typed=False) or keyword_in(event.text, typed=False)
-        return keyword, f"{keyword}_button"
-    return None, ""
 
 
 def _person_fields(phone: Phone | None, user_id: str | None, name: str | None) -> Fields:

@@ -1,16 +1,20 @@
-"""STOP and START in the languages that people answer in.
+"""STOP and START in the languages that people answer in: keywords.toml, and what a workspace adds to it.
 
-A word counts only when it is the whole message: "please don't stop" is no opt-out. American law (47 CFR 64.1200)
-names stop, quit, end, revoke, opt out, cancel and unsubscribe; all of them count.
+A word counts only when it is the whole message: "please don't stop" is no opt-out. Decoration is no part of it: case,
+accents, punctuation, emoji, direction marks, a please or thanks, the same word again, its letters spaced out.
 """
 
 import re
+import tomllib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from importlib import resources
 from types import MappingProxyType
+from typing import Any
 
-MAX_LENGTH = 64
+MAX_LENGTH = 256
 
 
 class Keyword(StrEnum):
@@ -18,119 +22,162 @@ class Keyword(StrEnum):
     START = "start"
 
 
-STOP_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "en": (
-            *("stop", "stopall", "stop all", "unsubscribe", "unsubscribe me", "opt out", "optout", "opt me out"),
-            *("remove me", "revoke", "please stop", "stop please", "stop messages", "stop promotions"),
-            *("stop messaging me", "stop texting me", "stop marketing"),
-        ),
-        "es": (
-            *("alto", "baja", "darme de baja", "dar de baja", "date de baja", "quiero darme de baja", "parar"),
-            *("detener", "detener promociones", "desuscribir", "desuscribirme", "desuscribirse"),
-            *("cancelar suscripción", "no más mensajes"),
-        ),
-        "pt": ("parar", "pare", "sair", "descadastrar", "cancelar inscrição", "parar promoções", "não quero receber"),
-        "fr": (
-            *("arrêt", "arrêter", "arrêtez", "désabonner", "se désabonner", "me désabonner", "désabonnement"),
-            *("désinscription", "se désinscrire", "me désinscrire"),
-        ),
-        "de": ("stopp", "abmelden", "abbestellen", "austragen", "abmeldung"),
-        "it": ("basta", "ferma", "fermare", "disiscrivi", "disiscrivimi", "annulla iscrizione", "cancellami"),
-        "nl": ("stoppen", "afmelden", "uitschrijven"),
-        "sv": ("stopp", "avregistrera", "avprenumerera", "avsluta prenumeration"),
-        "da": ("afmeld", "frameld"),
-        "no": ("stopp", "avmeld", "meld meg av"),
-        "fi": ("lopeta", "peru tilaus"),
-        "pl": ("wypisz", "wypisz mnie", "rezygnuję", "zrezygnuj"),
-        "cs": ("odhlásit", "odhlásit odběr", "zrušit odběr"),
-        "ro": ("dezabonare", "dezabonează", "oprește"),
-        "tr": ("dur", "durdur", "abonelikten çık", "aboneliği iptal et"),
-        "ru": ("стоп", "отписаться", "отписка", "отпишите меня"),
-        "uk": ("стоп", "відписатися", "відписатись"),
-        "el": ("διακοπή", "απεγγραφή"),
-        "ar": ("توقف", "إيقاف", "ايقاف", "إلغاء الاشتراك", "الغاء الاشتراك"),
-        "he": ("הסר", "הסרה", "הסירו אותי"),
-        "hi": ("रोकें", "बंद करें", "सदस्यता समाप्त करें"),
-        "id": ("berhenti", "hentikan", "berhenti berlangganan"),
-        "ms": ("berhenti", "hentikan", "henti langganan"),
-        "zh": ("停止", "退订", "退訂", "取消订阅", "取消訂閱"),
-        "ja": ("停止", "配信停止", "配信を停止"),
-        "ko": ("중지", "수신거부", "수신 거부", "구독취소", "구독 취소"),
-    }
-)
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of keywords.toml. `typed`: not on a button. `exact`: its marks are part of it."""
 
-# An opt-out when typed; on a button they answer what the button asks ("Cancel" an appointment).
-TYPED_STOP_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "en": ("cancel", "end", "quit"),
-        "es": ("cancelar",),
-        "pt": ("cancelar",),
-        "tr": ("iptal",),
-    }
-)
+    language: str
+    keyword: Keyword
+    phrase: str
+    source: str
+    typed: bool
+    exact: bool
 
-START_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "en": ("start", "unstop", "subscribe", "subscribe me", "resubscribe", "opt in", "optin", "opt me in"),
-        "es": ("alta", "darme de alta", "suscribir", "suscribirme", "suscribirse"),
-        "pt": ("inscrever", "me inscrever", "quero receber", "voltar a receber"),
-        "fr": ("abonner", "s'abonner", "m'abonner", "réabonner", "me réabonner"),
-        "de": ("abonnieren", "wieder anmelden"),
-        "it": ("iscrivimi", "iscriviti"),
-        "nl": ("aanmelden", "inschrijven"),
-        "sv": ("prenumerera",),
-        "da": ("tilmeld",),
-        "no": ("påmeld", "meld meg på"),
-        "fi": ("tilaa",),
-        "pl": ("zapisz mnie", "subskrybuj"),
-        "cs": ("přihlásit odběr",),
-        "ro": ("abonează", "abonare"),
-        "tr": ("abone ol",),
-        "ru": ("старт", "подписаться"),
-        "uk": ("підписатися", "підписатись"),
-        "el": ("εγγραφή",),
-        "ar": ("اشتراك", "إشتراك"),
-        "id": ("berlangganan",),
-        "ms": ("langgan",),
-        "zh": ("订阅", "訂閱"),
-        "ja": ("配信再開", "配信を再開"),
-        "ko": ("구독", "수신동의", "수신 동의"),
-    }
-)
+    @property
+    def form(self) -> str:
+        return spelled(self.phrase) if self.exact else bare(self.phrase)
 
-_ACCENTS = re.compile("[\u0300-\u036f]")
-_HYPHENS = re.compile(r"[-_\u2010-\u2015]")
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a workspace adds to the table and takes from it, in bare forms."""
+
+    stop: frozenset[str] = frozenset()
+    start: frozenset[str] = frozenset()
+    stop_buttons: frozenset[str] = frozenset()
+    start_buttons: frozenset[str] = frozenset()
+    ignore: frozenset[str] = frozenset()
+
+
+NOTHING_OWN = Own()
+
+# Marks that people leave out: of Latin, Greek and Cyrillic letters, of Hebrew and Arabic vowels, on symbols. In Indic
+# scripts and in Thai marks are vowels, and stay.
+_MARKS = re.compile(
+    "[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"
+    "\ufe20-\ufe2f]"
+)
+# Letters that are written one for the other and that no normal form unites: dotless i, l and o with strokes, Arabic
+# alef, yeh, kaf and heh in their Persian and Urdu shapes. Tatweel only stretches a word.
+_LETTERS = str.maketrans(
+    "\u0131\u0142\u00f8\u0671\u0649\u06cc\u06a9\u0629\u06c1\u06c3",
+    "ilo\u0627\u064a\u064a\u0643\u0647\u0647\u0647",
+    "\u0640",
+) | {ord("\u00e6"): "ae", ord("\u0153"): "oe"}
+_QUESTION = re.compile("[?\u061f\uff1f]")
 
 
 def bare(text: str) -> str:
-    """`text` without case, accents, punctuation and emoji around it; inner blanks single."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
-    without_accents = _ACCENTS.sub("", unicodedata.normalize("NFD", visible))
-    words = unicodedata.normalize("NFC", _HYPHENS.sub(" ", without_accents))
-    letters = [i for i, character in enumerate(words) if unicodedata.category(character)[0] in "LN"]
-    if not letters:
-        return ""
-    last = letters[-1] + 1
-    while last < len(words) and unicodedata.category(words[last]) in ("Mc", "Mn"):
-        last += 1  # a vowel sign belongs to its letter
-    return " ".join(words[letters[0] : last].replace("\u2019", "'").split())
+    """`text` without case, accents, punctuation and emoji, in words with one blank between them."""
+    return _words(_MARKS.sub("", _decomposed(text)).translate(_LETTERS))
 
 
-def _table() -> Mapping[str, Keyword]:
-    starts = {bare(word): Keyword.START for words in START_WORDS.values() for word in words}
-    stops = {bare(word): Keyword.STOP for words in STOP_WORDS.values() for word in words}
-    return MappingProxyType({**starts, **stops})
+def spelled(text: str) -> str:
+    """As `bare`, with all marks."""
+    return _words(_decomposed(text))
 
 
-_KEYWORDS = _table()
-_TYPED = frozenset(bare(word) for words in TYPED_STOP_WORDS.values() for word in words)
+def _decomposed(text: str) -> str:
+    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
 
 
-def keyword_in(text: str | None, *, typed: bool) -> Keyword | None:
-    """What a whole message says, or None. `typed` is false for a button's label or payload."""
+def _words(decomposed: str) -> str:
+    kept: list[str] = []
+    for character in decomposed:
+        category = unicodedata.category(character)
+        if category[0] in "LN" or (category in ("Mn", "Mc") and kept and kept[-1] != " " and not _selects(character)):
+            kept.append(character)
+        elif category not in ("Cf", "Me") and not _selects(character):
+            kept.append(" ")
+    return " ".join(unicodedata.normalize("NFC", "".join(kept)).split())
+
+
+def _selects(character: str) -> bool:
+    """A variation selector: how an emoji looks."""
+    return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+
+
+def _load() -> tuple[tuple[Entry, ...], Mapping[str, str], tuple[str, ...]]:
+    tables: dict[str, Any] = tomllib.loads(resources.files("consent").joinpath("keywords.toml").read_text("utf-8"))
+    sources, courtesy = tables.pop("sources"), tables.pop("courtesy")
+    entries = tuple(entry for language, table in tables.items() for entry in _entries(language, table))
+    return entries, MappingProxyType(sources), tuple(courtesy["words"])
+
+
+def _entries(language: str, table: Mapping[str, Any]) -> Iterator[Entry]:
+    exact = bool(table.get("exact", False))
+    for name, keyword in (("stop", Keyword.STOP), ("typed", Keyword.STOP), ("start", Keyword.START)):
+        for phrase, source in table.get(name, {}).items():
+            yield Entry(language, keyword, phrase, source, name == "typed", exact)
+
+
+ENTRIES, SOURCES, COURTESIES = _load()
+
+
+def _forms(entries: Iterable[Entry]) -> Mapping[str, Keyword]:
+    return MappingProxyType({entry.form: entry.keyword for entry in entries})
+
+
+_ANYWHERE = _forms(entry for entry in ENTRIES if not entry.typed and not entry.exact)
+_TYPED = _forms(entry for entry in ENTRIES if not entry.exact)
+_ANYWHERE_EXACT = _forms(entry for entry in ENTRIES if not entry.typed and entry.exact)
+_TYPED_EXACT = _forms(entry for entry in ENTRIES if entry.exact)
+_POLITE = "|".join(sorted({bare(word) for word in COURTESIES} | {spelled(word) for word in COURTESIES}, reverse=True))
+_BEFORE, _AFTER = re.compile(f"^(?:(?:{_POLITE}) )+"), re.compile(f"(?: (?:{_POLITE}))+$")
+
+# Whoever says one of these has opted out by law, whatever else the word means to a workspace.
+LAWFUL = frozenset(entry.form for entry in ENTRIES if entry.source == "cfr")
+
+
+def said_by(word: str) -> Keyword | None:
+    """What the table has for a bare form that was typed."""
+    return _TYPED.get(word) or _TYPED_EXACT.get(word)
+
+
+def keyword_in(text: str | None, own: Own = NOTHING_OWN) -> Keyword | None:
+    """What a whole message that somebody typed says, or None."""
     if not text or len(text) > MAX_LENGTH:
         return None
-    word = bare(text)
-    return Keyword.STOP if typed and word in _TYPED else _KEYWORDS.get(word)
+    found = _typed(text, own)
+    # Consent must be plain: who asks "Start?" has not said it.
+    return None if found is Keyword.START and _QUESTION.search(text) else found
+
+
+def _typed(text: str, own: Own) -> Keyword | None:
+    readings = list(dict.fromkeys(_readings(bare(text))))
+    if not own.stop.isdisjoint(readings):
+        return Keyword.STOP
+    if not own.start.isdisjoint(readings):
+        return Keyword.START
+    if not own.ignore.isdisjoint(readings):
+        return None
+    return _first(_TYPED, readings) or _first(_TYPED_EXACT, _readings(spelled(text)))
+
+
+def button_keyword(payload: str | None, label: str | None, own: Own = NOTHING_OWN) -> Keyword | None:
+    """What a tap on a quick-reply button says: by what the workspace named, else by the table without `typed` words."""
+    texts = [text for text in (payload, label) if text and len(text) <= MAX_LENGTH]
+    forms = [bare(text) for text in texts]
+    if not own.stop_buttons.isdisjoint(forms):
+        return Keyword.STOP
+    if not own.start_buttons.isdisjoint(forms):
+        return Keyword.START
+    if not own.ignore.isdisjoint(forms):
+        return None
+    return _first(_ANYWHERE, forms) or _first(_ANYWHERE_EXACT, map(spelled, texts))
+
+
+def _first(table: Mapping[str, Keyword], forms: Iterable[str]) -> Keyword | None:
+    return next((table[form] for form in forms if form in table), None)
+
+
+def _readings(word: str) -> Iterator[str]:
+    """The message itself; without its please and thanks; once where it is the same word again; its letters joined."""
+    yield word
+    plain = _AFTER.sub("", _BEFORE.sub("", word))
+    yield plain
+    parts = plain.split()
+    if len(parts) > 1 and len(set(parts)) == 1:
+        yield parts[0]
+    if len(parts) > 1 and all(len(part) == 1 for part in parts):
+        yield "".join(parts)

@@ -291,13 +291,18 @@ async def test_evaluate_shows_every_gate_and_stores_nothing(running: Running) ->
         ("operator-token-1", "GET", "/v1/workspaces/acme/contacts/nobody", 404),
         ("operator-token-1", "POST", "/v1/workspaces/acme/contacts/nobody/subscribe", 404),
         ("wrong-token", "GET", "/v1/workspaces/acme/contacts", 401),
+        ("viewer-token-1", "GET", "/v1/workspaces/acme/keywords", 200),
+        ("viewer-token-1", "PUT", "/v1/workspaces/acme/keywords", 403),
+        ("operator-token-1", "PUT", "/v1/workspaces/acme/keywords", 200),
+        ("operator-token-1", "PUT", "/v1/workspaces/other/keywords", 404),
+        ("viewer-token-1", "GET", "/v1/workspaces/other/keywords/history", 404),
     ],
 )
 async def test_rights(running: Running, token: str, method: str, path: str, status: int) -> None:
     headers = {"authorization": f"Bearer {token}"}
     answer = await running.http.request(method, path, headers=headers, json={} if method != "GET" else None)
     assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.headers["content-type"] == "application/problem+json") == (status >= 400)
 
 
 async def test_evaluate_keeps_to_the_callers_workspaces(running: Running) -> None:
@@ -330,3 +335,65 @@ async def test_a_viewer_sees_no_full_number(running: Running) -> None:
     headers = {"authorization": "Bearer viewer-token-1"}
     answer = await running.http.get("/v1/workspaces/acme/contacts/c-seen", headers=headers)
     assert answer.json()["phone"] == "***78"
+
+
+KEYWORDS = {
+    "stop": ["fuera"],
+    "start": ["sí quiero"],
+    "stop_buttons": ["PREF_0"],
+    "start_buttons": [],
+    "ignore": ["alta"],
+}
+
+
+async def test_a_workspaces_own_keywords(running: Running) -> None:
+    w = workspace()
+    path = f"/v1/workspaces/{w}/keywords"
+    nobodys = (await running.http.get(path)).json()
+    assert (nobodys["version"], nobodys["stop"], nobodys["changed_by"]) == (0, [], None)
+    key = {"idempotency-key": f"keywords-{w}"}
+    first = await running.http.put(path, json=KEYWORDS, headers=key)
+    assert first.status_code == 200, first.text
+    assert {name: first.json()[name] for name in KEYWORDS} == KEYWORDS
+    assert (await running.http.put(path, json=KEYWORDS, headers=key)).json() == first.json()
+    assert (await running.http.put(path, json={}, headers=key)).status_code == 409
+    assert (await running.http.put(path, json=KEYWORDS)).json()["version"] == 1
+    second = (await running.http.put(path, json=KEYWORDS | {"ignore": []})).json()
+    assert (second["version"], (await running.http.get(path)).json()) == (2, second)
+    page = (await running.http.get(f"{path}/history?limit=1")).json()
+    older = (await running.http.get(f"{path}/history?limit=1&cursor={page['next_cursor']}")).json()
+    assert [page["items"], older["items"]] == [[second], [first.json()]]
+    assert second["changed_by"]
+    assert (await running.http.get(f"{path}/history?cursor=x")).status_code == 422
+    await put(running, w)
+    await running.publish(message("¡FUERA!", 0, workspace_id=w, wamid=f"wamid.{w}"))
+    await running.wait_for(
+        Topic.CONTACT_UPDATED, lambda one: one.key == f"{w}/c-1".encode() and b"UNSUBSCRIBED" in (one.value or b"")
+    )
+    line = (await running.http.get(f"/v1/workspaces/{w}/contacts/c-1/history")).json()["items"][0]
+    assert (line["source"], line["proof"]) == ("stop_reply", f'wamid.{w} "¡FUERA!"')
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"stop": "fuera"}, "stop"),
+        ({"stop": ["fuera", 7]}, "stop.1"),
+        ({"stop": ["x" * 65]}, "stop.0"),
+        ({"stop": ["!?"]}, "stop.0"),
+        ({"stop": ["a\u0000"]}, "stop.0"),
+        ({"stop": [f"w{i}" for i in range(101)]}, "stop"),
+        ({"stop_buttons": ["x" * 257]}, "stop_buttons.0"),
+        ({"stop": ["listo"], "start": ["LISTO!"]}, "stop.0"),
+        ({"ignore": ["baja", "stop"]}, "ignore.1"),
+        ({"start": ["baja"]}, "start.0"),
+        ({"halt": ["x"]}, "halt"),
+        ([], "body"),
+    ],
+)
+async def test_keywords_that_cannot_be_are_named(running: Running, body: Any, field: str) -> None:
+    path = f"/v1/workspaces/{workspace()}/keywords"
+    answer = await running.http.put(path, json=body)
+    assert answer.status_code == 422, answer.text
+    assert [one["field"] for one in answer.json()["errors"]] == [field]
+    assert (await running.http.get(path)).json()["version"] == 0

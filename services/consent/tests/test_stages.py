@@ -1,8 +1,11 @@
 """Consent's stages on a real database: repeats, opt-outs, copies, erasure."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from consent import keyword_store
+from consent.keywords import Kept, Keywords
 from consent.stages import parse_stopped
 from consent_desk import PHONE, SENDER, Desk, at, contact_in, customer, message, record, request, sender, template
 from sendwhy.events import (
@@ -84,7 +87,7 @@ async def test_stop_then_a_replayed_old_start_stays_unsubscribed(desk: Desk) -> 
     assert contact_in(await desk.tell(start)).marketing_state == S.SUBSCRIBED
     stopped = await desk.tell(stop)
     assert contact_in(stopped).marketing_state == S.UNSUBSCRIBED
-    assert await desk.tell(start) == stopped
+    assert [one.value for one in await desk.tell(start)] == [one.value for one in stopped]
     assert contact_in(await desk.tell(customer(20))).marketing_state == S.UNSUBSCRIBED
     assert contact_in(await desk.tell(message("start", 30))).marketing_state == S.SUBSCRIBED
     rows = await desk.pool.fetch(
@@ -111,6 +114,45 @@ async def test_a_quick_reply_button_counts(desk: Desk) -> None:
     assert await desk.tell(booking) == []
 
 
+async def test_each_workspace_has_its_own_words(desk: Desk) -> None:
+    async with desk.pool.acquire() as connection, connection.transaction():
+        keywords = Keywords(stop=("fuera",), start_buttons=("PREF_1",), ignore=("baja",))
+        await keyword_store.add_keywords(connection, "acme", Kept(keywords, 1, "ana", at(0)))
+        await keyword_store.add_keywords(connection, "acme", Kept(replace(keywords, ignore=("alta",)), 2, "ana", at(0)))
+    assert await desk.tell(message("alta", 1)) == []
+    assert await desk.tell(message("Fuera", 2, workspace_id="globex")) == []
+    published = await desk.handle(
+        desk.stages.on_message, message("Fuera!", 3), message("Alta", 4), message("Alta", 5, workspace_id="globex")
+    )
+    states = {event.workspace_id: event for event in map(contact_in, ([one] for one in published))}
+    assert (states["acme"].marketing_state, states["acme"].source) == (S.UNSUBSCRIBED, "stop_reply")
+    assert states["globex"].marketing_state == S.SUBSCRIBED
+    tapped = message("Sí", 6, kind=Inbound.BUTTON, payload="pref_1")
+    assert contact_in(await desk.tell(tapped)).source == "start_button"
+    assert contact_in(await desk.tell(message("Baja", 7))).marketing_state == S.UNSUBSCRIBED
+
+
+async def test_one_query_finds_the_words_of_all_workspaces_in_a_batch(desk: Desk) -> None:
+    batch = [record(message("hello", i, workspace_id=f"w-{i}", phone=None)) for i in range(500)]
+    statements: list[str] = []
+    async with desk.pool.acquire() as connection, connection.transaction():
+        with connection.query_logger(lambda query: statements.append(query.query)):
+            assert await desk.stages.on_message(connection, batch) == []
+    assert len(statements) == 1
+
+
+async def test_a_stop_tells_when_its_webhook_came(desk: Desk) -> None:
+    await desk.tell(customer())
+    came = at(1.5)
+    for event in (message("STOP", 1, observed_at=came), customer(2, action="stop", observed_at=came)):
+        (told,) = await desk.tell(event)
+        assert dict(told.headers)["received_at"] == came.isoformat().encode()
+        assert await desk.tell(event) == [told]
+    for event in (message("start", 3, observed_at=came), message("hello", 4, user_id="MX.7", observed_at=came)):
+        (told,) = await desk.tell(event)
+        assert "received_at" not in dict(told.headers)
+
+
 async def test_metas_own_stop_control(desk: Desk) -> None:
     await desk.tell(sender(), customer())
     control = {"source": "meta", "contact_id": None, "marketing_state": None, "workspace_id": None}
@@ -118,6 +160,20 @@ async def test_metas_own_stop_control(desk: Desk) -> None:
     assert contact_in(await desk.tell(stop)).source == "user_preferences"
     resume = customer(2, action="resume", sender_id=SENDER, phone="525512345678", **control)
     assert contact_in(await desk.tell(resume)).marketing_state == S.SUBSCRIBED
+
+
+async def test_metas_own_stop_control_needs_no_phone_and_an_old_resume_undoes_nothing(desk: Desk) -> None:
+    await desk.tell(sender(), customer(user_id="MX.118"))
+    control = {"source": "meta", "contact_id": None, "marketing_state": None, "workspace_id": None, "phone": None}
+    by_user = {"sender_id": SENDER, "user_id": "MX.118", **control}
+    stopped = contact_in(await desk.tell(customer(5, action="stop", **by_user)))
+    assert (stopped.contact_id, stopped.marketing_state) == ("shopify:7712", S.UNSUBSCRIBED)
+    assert contact_in(await desk.tell(customer(4, action="resume", **by_user))).marketing_state == S.UNSUBSCRIBED
+    assert contact_in(await desk.tell(customer(6))).marketing_state == S.UNSUBSCRIBED
+    unknown_number = {**by_user, "sender_id": "999999"}
+    assert await desk.tell(customer(7, action="resume", **unknown_number)) == []
+    nobody = {**by_user, "user_id": None}
+    assert await desk.tell(customer(8, action="resume", **nobody)) == []
 
 
 async def test_a_user_id_is_learnt_from_a_message_and_then_stands_for_the_person(desk: Desk) -> None:
@@ -152,6 +208,30 @@ async def test_error_131050_unsubscribes(desk: Desk) -> None:
         S.UNSUBSCRIBED,
         "error_131050",
     )
+
+
+async def test_error_131050_in_the_answer_to_the_call_unsubscribes_too(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.request(request())
+    parse = parse_stopped(SendRejected)
+
+    async def refuse(message_id: str) -> list[Outgoing]:
+        event = SendRejected(
+            event_id=uuid4(),
+            occurred_at=at(5),
+            message_id=message_id,
+            workspace_id="acme",
+            service=Service.DISPATCHER,
+            reason=reason(R.RECIPIENT_STOPPED_MARKETING, "Meta said so"),
+        )
+        told = parse(record(None, Topic.SEND_REJECTED, event.to_json()))
+        return await desk.handle(desk.stages.on_stopped, record(told, Topic.SEND_REJECTED))
+
+    assert await refuse("never-heard-of") == []
+    stopped = contact_in(await refuse("m-1"))
+    assert (stopped.marketing_state, stopped.source, stopped.proof) == (S.UNSUBSCRIBED, "error_131050", "m-1")
+    assert codes(await desk.request(request("m-2"))) == [R.CUSTOMER_IS_NOT_OPTED_IN]
+    assert contact_in(await desk.tell(message("START", 6))).marketing_state == S.SUBSCRIBED
 
 
 async def test_a_marketing_template_needs_a_subscription_whatever_its_purpose(desk: Desk) -> None:
@@ -193,7 +273,9 @@ async def test_a_recall_is_always_answered_and_once(desk: Desk) -> None:
 async def test_a_deleted_customer_is_erased_with_their_decisions(desk: Desk) -> None:
     await desk.tell(customer())
     await desk.request(request())
-    await desk.tell(message("STOP", 5))
+    await desk.tell(message("Darme de baja, por favor", 5))
+    proofs = await desk.pool.fetch("select firm_proof from contact")
+    assert "Darme de baja" in str(proofs)
     gone = customer(10, action="delete", marketing_state=None)
     published = await desk.tell(gone)
     assert [one.value is None for one in published] == [False, True]
@@ -206,6 +288,7 @@ async def test_a_deleted_customer_is_erased_with_their_decisions(desk: Desk) -> 
     dump = str([await desk.pool.fetch(f"select * from {table}") for table in tables])
     assert "5512345678" not in dump
     assert "shopify:7712" not in dump
+    assert "baja" not in dump
 
 
 async def test_an_old_deletion_doesnt_take_a_newer_contact(desk: Desk) -> None:

@@ -360,6 +360,7 @@ class _MetaReader:
             text=text,
             payload=payload,
             context_wamid=_line(context.get("id"), WAMID_LENGTH_MAX),
+            observed_at=self.observed,
             raw=item,
         )
         return Report(place.origin(key, item, contact), cause, event)
@@ -386,6 +387,7 @@ class _MetaReader:
             user_id=user_id,
             name=_line(_object(contact.get("profile")).get("name"), 256),
             detail=_line(item.get("detail"), DETAIL_LENGTH_MAX),
+            observed_at=self.observed,
             raw=item,
         )
         return Report(place.origin(key, item, contact), cause, event)
