@@ -163,6 +163,58 @@ def why_messages_fail() -> Dashboard:
     )
 
 
+def what_must_hold() -> Dashboard:
+    seconds = "sum by (le) (rate(sendwhy_stop_to_last_message_seconds_bucket[$__rate_interval]))"
+    return dashboard(
+        "What must hold",
+        [
+            lines(
+                "A STOP until nothing more leaves, 99th percentile",
+                "From the arrival of a STOP's webhook to the moment from which no marketing message to that person"
+                " starts. Seconds are normal; minutes mean that webhook-ingest, consent or dispatcher lags.",
+                "s",
+                f"histogram_quantile(0.99, {seconds})",
+                "99 %",
+            ),
+            lines(
+                "A STOP until nothing more leaves, median",
+                "The same for half of all STOPs.",
+                "s",
+                f"histogram_quantile(0.5, {seconds})",
+                "50 %",
+            ),
+            lines(
+                "STOPs",
+                "Opt-outs of people that took effect: replies, buttons, WhatsApp's own stop control, error 131050.",
+                PER_MINUTE,
+                "60 * sum(rate(sendwhy_stop_to_last_message_seconds_count[$__rate_interval]))",
+                "STOPs",
+            ),
+            lines(
+                "Accounts whose balance differs from their ledger",
+                "Must be 0: each balance is the sum of its ledger's entries.",
+                "short",
+                "max(sendwhy_credits_balance_mismatch)",
+                "accounts",
+            ),
+            lines(
+                "Events of ours that wait to be published",
+                "Written with their cause and published by the sweep; more than a few for minutes: Kafka refuses them.",
+                "short",
+                "max by (job) (sendwhy_unpublished_events)",
+                "{{job}}",
+            ),
+            lines(
+                "Receipts still awaited",
+                "Messages that Meta took and of which nothing was heard since; after their deadline they fail.",
+                "short",
+                "max(sendwhy_receipts_missing_messages)",
+                "messages",
+            ),
+        ],
+    )
+
+
 def dashboard(title: str, panels: Sequence[Any]) -> Dashboard:
     service = (
         QueryVariable("service")
@@ -198,7 +250,7 @@ def slug(title: str) -> str:
 def files() -> dict[Path, str]:
     """What each file must hold."""
     encoder = JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False)
-    built = [why_messages_fail().build()]
+    built = [why_messages_fail().build(), what_must_hold().build()]
     return {FOLDER / f"{slug(model.title or '')}.json": encoder.encode(model) + "\n" for model in built}
 
 

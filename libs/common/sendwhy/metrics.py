@@ -89,7 +89,9 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
             "calls to Meta, by outcome (taken, refused, unknown)", ("outcome",), _SECONDS
         ),
         Metric.META_ERRORS: MetricSpec("errors that Meta answered, by code and what was done", ("code", "action")),
-        Metric.STOP_TO_LAST_SECONDS: MetricSpec("from a STOP to the last marketing message out", (), _SECONDS),
+        Metric.STOP_TO_LAST_SECONDS: MetricSpec(
+            "from a STOP's webhook to the moment from which no marketing message to that person starts", (), _SECONDS
+        ),
         Metric.RECEIPTS_MISSING: MetricSpec("messages that Meta took and whose delivery receipt is still awaited"),
         Metric.BALANCE_MISMATCH: MetricSpec(
             "accounts whose balance, reservations or number of entries differ from their ledger; must be 0"

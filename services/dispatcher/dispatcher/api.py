@@ -53,7 +53,6 @@ from dispatcher.store import NewSender, SenderRow
 from dispatcher.sync import sync_sender
 from dispatcher.tokens import TokenUnreadable, TokenVault
 
-CANCEL_AT_ONCE = 1_000
 ACQUIRE_SECONDS = 10
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_\-]{1,64}$")]
@@ -350,10 +349,8 @@ class Api:
         self, request: Request, caller: Operator, id: CampaignPath, key: IdempotencyKey = None
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
-            await store.cancel_campaign(connection, caller.workspace, id, self._clock())
-            total = 0
-            while messages := await store.lock_waiting_of_campaign(connection, caller.workspace, id, CANCEL_AT_ONCE):
-                total += await self._cancel(connection, caller, messages)
+            by = f"operator {caller.token.name}"
+            total = await self._stages.cancel_campaign(connection, (caller.workspace, id), by)
             return 200, CancelledAnswer(cancelled=total).to_json()
 
         return await self._write(request, caller, key, act)

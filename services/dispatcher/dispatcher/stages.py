@@ -50,6 +50,7 @@ from dispatcher.store import Key, NewMessage, SenderRow
 
 CAP = timedelta(hours=24)
 STOP_IS_NEWS = timedelta(hours=1)
+CANCEL_AT_ONCE = 1_000
 # Failures told by webhook that are about the sender: the message is over, and the sender is held for the others.
 _HOLDING_BY_WEBHOOK = frozenset(
     {ReasonCode.SENDER_CREDENTIALS_REJECTED, ReasonCode.SENDER_NOT_AVAILABLE, ReasonCode.META_PAYMENT_ISSUE}
@@ -86,6 +87,7 @@ class Stages:
         await keep_erasures_waiting(connection, {workspace for workspace, _ in events})
         aliases = await erased_messages(connection, events)
         requests = [(one.event.workspace_id, one.event.request.sender_id) for one in events.values()]
+        await store.enter_queues(connection, [workspace_id for workspace_id, _ in requests])
         senders = await store.sender_for_requests(connection, requests)
         cancelled = await store.cancelled(connection, list(events))
         campaigns = await self._cancelled_campaigns(connection, [one.event for one in events.values()])
@@ -180,6 +182,18 @@ class Stages:
         await self._announce(connection, [announce.rejected(one, reasons[one.key], now) for one in messages])
         return len(reasons)
 
+    async def cancel_campaign(self, connection: Connection, campaign: Key, by: str) -> int:
+        """Take out all that waits of a campaign, and what comes later; returns how many waited.
+
+        Its messages are locked before its own row: a driver that decides on some of them waits for that row, which
+        holds the throttle, and each would wait for the other.
+        """
+        total = 0
+        while messages := await store.lock_waiting_of_campaign(connection, *campaign, CANCEL_AT_ONCE):
+            total += await self.cancel(connection, messages, {message.key: by for message in messages})
+        await store.cancel_campaign(connection, *campaign, self._clock())
+        return total
+
     # --- contact.updated ---
 
     async def on_contacts(
@@ -187,6 +201,7 @@ class Stages:
     ) -> Sequence[Outgoing]:
         states: dict[Key, ContactUpdated] = {}
         gone: set[Key] = set()
+        stopped: dict[Key, datetime] = {}
         for record in records:
             if record.event is None:
                 workspace_id, _, contact_id = (record.key or b"").decode(errors="replace").partition("/")
@@ -197,14 +212,19 @@ class Stages:
             gone.discard(key)
             if key not in states or states[key].version <= record.event.version:
                 states[key] = record.event
-        await self._forget_erased(connection, [record.event for record in records], gone)
-        await store.save_contacts(connection, states.values())
-        await store.delete_contacts(connection, sorted(gone))
+            if (at := _received_at(record)) is not None:
+                stopped[key] = min(at, stopped.get(key, at))
         unsubscribed = [one for one in states.values() if one.marketing_state is not MarketingState.SUBSCRIBED]
         # An erasure's order takes out what waits, whatever its purpose, and names it without the person.
-        if told := [(one.workspace_id, one.contact_id) for one in unsubscribed if one.source != ERASURE]:
+        told = [(one.workspace_id, one.contact_id) for one in unsubscribed if one.source != ERASURE]
+        if told:
+            await store.close_queues(connection, [workspace_id for workspace_id, _ in told])
+        await self._forget_erased(connection, [record.event for record in records], gone)
+        news = await store.save_contacts(connection, states.values())
+        await store.delete_contacts(connection, sorted(gone))
+        if told:
             await self._recall(connection, told)
-            self._measure_stops([states[key] for key in told])
+        self._measure_stops([at for key, at in stopped.items() if key in news and key in told])
         return []
 
     async def _forget_erased(
@@ -222,12 +242,12 @@ class Stages:
         for workspace, numbers in sorted(phones.items()):
             await forget_phones(connection, workspace, numbers)
 
-    def _measure_stops(self, states: Sequence[ContactUpdated]) -> None:
-        """From here on nothing marketing leaves for these people. Old states that are read again don't count."""
+    def _measure_stops(self, received: Sequence[datetime]) -> None:
+        """From here on no marketing message starts for these people. Old states that are read anew don't count."""
         now = self._clock()
-        for state in states:
-            if state.marketing_state is MarketingState.UNSUBSCRIBED and now - state.since < STOP_IS_NEWS:
-                self._runtime.metrics.observe(Metric.STOP_TO_LAST_SECONDS, (now - state.since).total_seconds())
+        for at in received:
+            if now - at < STOP_IS_NEWS:
+                self._runtime.metrics.observe(Metric.STOP_TO_LAST_SECONDS, max(0.0, (now - at).total_seconds()))
 
     async def _recall(self, connection: Connection, told: Sequence[Key]) -> None:
         """Take out what waits for these people, by the states that stand: one that was told may be an old repeat."""
@@ -397,6 +417,15 @@ def _person(message: Message) -> Key:
 
 def _campaign(message: Message) -> str | None:
     return message.funded.request.origin.id
+
+
+def _received_at(record: Record[Any]) -> datetime | None:
+    """When the webhook of the STOP came that a contact's state tells of."""
+    try:
+        at = datetime.fromisoformat((record.header("received_at") or b"").decode())
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
 
 
 def _queued(record: Record[SendFunded], row: SenderRow | None, categories: dict[tuple[str, str, str], str]) -> Message:

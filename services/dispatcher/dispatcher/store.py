@@ -260,6 +260,23 @@ async def parked_below(connection: Connection) -> dict[int, int]:
     return {row["partition"]: row["next_offset"] for row in rows}
 
 
+_ENTER_QUEUES = """
+select pg_advisory_xact_lock_shared(hashtextextended('dispatcher.queue/' || workspace, 0))
+from unnest($1::text[]) as workspace
+"""
+_CLOSE_QUEUES = _ENTER_QUEUES.replace("lock_shared", "lock")
+
+
+async def enter_queues(connection: Connection, workspaces: Iterable[str]) -> None:
+    """Until the transaction ends, nobody may take messages out by a person's state and miss those that come in now."""
+    await connection.execute(_ENTER_QUEUES, sorted(set(workspaces)))
+
+
+async def close_queues(connection: Connection, workspaces: Iterable[str]) -> None:
+    """Wait for what is coming in, so that it is found, and let nothing in that doesn't see what is now stored."""
+    await connection.execute(_CLOSE_QUEUES, sorted(set(workspaces)))
+
+
 async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> set[Key]:
     """Queue messages; returns the keys of those that were not known before."""
     ordered = sorted(rows, key=lambda row: row.message.key)
@@ -326,6 +343,9 @@ for update of m skip locked
 # One lane a statement: "order by lane desc" fits no index and would sort the whole queue.
 _DUE_IN_LANE = _DUE.replace("order by m.lane,", "and m.lane = $4 order by")
 
+# In a throttled campaign all that have no slot yet are due before those whose slot has come.
+_DUE_SLOTTED = _DUE.replace("order by m.lane,", "and m.slotted order by m.lane,")
+
 # Locked, so that a resume waits for this transaction and then finds what it lets wait, or is seen here.
 _PAUSED_CAMPAIGNS = """
 select c.workspace_id, c.campaign_id from campaign c
@@ -352,9 +372,19 @@ async def lock_due(
     for lane in (Lane.MARKETING, Lane.TRANSACTIONAL) if last_lane_first else ():
         rows = rows or await connection.fetch(_DUE_IN_LANE, sender_id, now, limit, int(lane))
     rows = rows or await connection.fetch(_DUE, sender_id, now, limit)
+    free = limit - sum(map(_may_go, rows))
+    if free and not all(map(_may_go, rows)):
+        seen = {(row["workspace_id"], row["message_id"]) for row in rows}
+        slotted = await connection.fetch(_DUE_SLOTTED, sender_id, now, limit)
+        rows += [row for row in slotted if (row["workspace_id"], row["message_id"]) not in seen][:free]
     asked = {(row["workspace_id"], row["campaign_id"]) for row in rows if row["paused_at"]}
     paused = await _paused_campaigns(connection, asked) if asked else set()
     return [_due(row, paused) for row in rows]
+
+
+def _may_go(row: Row) -> bool:
+    """Whether it needs no slot any more: else it is only given one now."""
+    return bool(row["slotted"]) or (row["per_minute"] is None and row["per_day"] is None)
 
 
 async def _paused_campaigns(connection: Connection, asked: Iterable[Key]) -> set[Key]:
@@ -726,20 +756,22 @@ async def contacts(connection: Connection, keys: Iterable[Key]) -> dict[Key, Con
     return {(row["workspace_id"], row["contact_id"]): ContactUpdated.model_validate_json(row["body"]) for row in rows}
 
 
-async def save_contacts(connection: Connection, states: Iterable[ContactUpdated]) -> None:
+async def save_contacts(connection: Connection, states: Iterable[ContactUpdated]) -> set[Key]:
+    """Keep the latest state of each; returns for whom it was news."""
     rows = sorted(states, key=lambda state: (state.workspace_id, state.contact_id))
-    await connection.execute(
+    changed = await connection.fetch(
         "insert into contact (workspace_id, contact_id, version, marketing_state, body)"
         " select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bytea[])"
         " on conflict (workspace_id, contact_id) do update set version = excluded.version,"
         " marketing_state = excluded.marketing_state, body = excluded.body"
-        " where contact.version < excluded.version",
+        " where contact.version < excluded.version returning contact.workspace_id, contact.contact_id",
         [row.workspace_id for row in rows],
         [row.contact_id for row in rows],
         [row.version for row in rows],
         [row.marketing_state.value for row in rows],
         [row.to_json() for row in rows],
     )
+    return {(row["workspace_id"], row["contact_id"]) for row in changed}
 
 
 async def delete_contacts(connection: Connection, keys: Sequence[Key]) -> None:

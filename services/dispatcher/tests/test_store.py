@@ -69,8 +69,9 @@ class Desk:
         return sorted(f"{record.topic} {(record.key or b'').decode()}" for record in rows.values())
 
 
-def record(topic: Topic, event: Any) -> Record[Any]:
-    return Record(event, topic, 0, 0, datetime.now(UTC), None, None, ())
+def record(topic: Topic, event: Any, *, received_at: str | None = None) -> Record[Any]:
+    headers = () if received_at is None else (("received_at", received_at.encode()),)
+    return Record(event, topic, 0, 0, datetime.now(UTC), None, None, headers)
 
 
 @pytest.fixture
@@ -214,6 +215,56 @@ async def test_a_stop_that_came_first_takes_out_what_comes_later(desk: Desk) -> 
     assert await desk.states() == {"m1": "recalled"}
 
 
+async def test_a_stop_and_its_message_cannot_miss_each_other(desk: Desk, fresh_database: str) -> None:
+    """Whoever comes second finds the other: the state is stored while the message comes in, or the other way round."""
+    for message_id, funded_first in (("m1", True), ("m2", False)):
+        other = Desk(await asyncpg.connect(fresh_database))
+        version = 2 if funded_first else 3
+        stopped = [record(Topic.CONTACT_UPDATED, contact(MarketingState.UNSUBSCRIBED, version=version))]
+
+        async def stop(desk: Desk, stopped: list[Record[Any]] = stopped) -> None:
+            await desk.stages.on_contacts(desk.connection, stopped)
+
+        async def come_in(desk: Desk, message_id: str = message_id) -> None:
+            await desk.queue(message_id)
+
+        first, second = (come_in, stop) if funded_first else (stop, come_in)
+        async with desk.connection.transaction():
+            await first(desk)
+            after = asyncio.create_task(second(other))
+            while not after.done() and not await desk.connection.fetchval(
+                "select count(*) from pg_locks where not granted"
+            ):
+                await asyncio.sleep(0.01)
+        await after
+        await other.connection.close()
+        assert (await desk.states())[message_id] == "recalled"
+        await desk.connection.execute("delete from contact")
+
+
+async def test_the_time_of_a_stop_is_counted_from_its_webhook_and_once(desk: Desk) -> None:
+    def seen() -> tuple[float, float]:
+        lines = [line.split() for line in Desk.metrics.text().decode().splitlines() if "stop_to_last" in line]
+        values = {name.removeprefix("sendwhy_stop_to_last_message_seconds_"): float(value) for name, value in lines[2:]}
+        return values["count"], values["sum"]
+
+    async def tell(state: MarketingState, version: int, received_at: str | None) -> None:
+        told = record(Topic.CONTACT_UPDATED, contact(state, version=version), received_at=received_at)
+        await desk.stages.on_contacts(desk.connection, [told])
+
+    (count, total), minute_ago = seen(), (utc_now() - timedelta(minutes=1)).isoformat()
+    await tell(MarketingState.UNSUBSCRIBED, 2, minute_ago)
+    assert seen()[0] == count + 1
+    assert 60 <= seen()[1] - total < 120
+    await tell(MarketingState.UNSUBSCRIBED, 2, minute_ago)  # a repeat
+    await tell(MarketingState.UNSUBSCRIBED, 1, minute_ago)  # late
+    await tell(MarketingState.UNSUBSCRIBED, 3, None)  # a change of the name: no STOP behind it
+    await tell(MarketingState.UNSUBSCRIBED, 4, (utc_now() - timedelta(hours=2)).isoformat())  # the topic read anew
+    await tell(MarketingState.UNSUBSCRIBED, 5, "yesterday")
+    await tell(MarketingState.SUBSCRIBED, 6, minute_ago)
+    assert seen()[0] == count + 1
+
+
 async def test_after_a_restored_backup_nothing_that_may_have_been_sent_goes_out(desk: Desk) -> None:
     await desk.queue("waited")
     await store.park_all(desk.connection, {0: 10})
@@ -279,6 +330,30 @@ async def test_a_resume_finds_what_was_just_about_to_wait(desk: Desk, fresh_data
     assert await desk.due() == {"m1": None}
 
 
+async def test_a_throttled_campaign_is_cancelled_beside_its_driver(desk: Desk, fresh_database: str) -> None:
+    await desk.queue("m1", "m2")
+    campaign = ("acme", "black-friday")
+    await store.put_throttle(desk.connection, *campaign, 1, None)
+    driver = await asyncpg.connect(fresh_database)
+
+    async def cancel() -> int:
+        async with desk.connection.transaction():
+            return await desk.stages.cancel_campaign(desk.connection, campaign, "operator Ana")
+
+    async with driver.transaction():
+        due = await store.lock_due(driver, SENDER.sender_id, utc_now(), limit=1, last_lane_first=False)
+        cancelling = asyncio.create_task(cancel())
+        while not await driver.fetchval("select count(*) from pg_locks where not granted"):
+            await asyncio.sleep(0.01)
+        await store.lock_throttle(driver, *campaign)
+        await store.set_waits(driver, [NewWait(due[0].message.key, Waiting.THROTTLE, None, slotted=True, told=False)])
+    assert await cancelling == 2
+    await driver.close()
+    assert await desk.outbox() == ["send.rejected m1", "send.rejected m2"]
+    await desk.queue("m3")
+    assert await desk.states() == {"m1": "rejected", "m2": "rejected", "m3": "rejected"}
+
+
 async def test_a_cancelled_message_that_waits_is_rejected_once(desk: Desk) -> None:
     await desk.queue("m1")
     cancel = SendCancelled(workspace_id="acme", message_id="m1")
@@ -302,7 +377,7 @@ async def test_a_batch_is_one_statement_a_table(desk: Desk) -> None:
         await desk.queue(*(f"m{number}" for number in range(500)))
     assert len(await desk.states()) == 500
     assert len([one for one in statements if "insert into message" in one]) == 1
-    assert len(statements) < 12
+    assert len(statements) < 13
 
 
 async def test_two_defaults_are_never_known(desk: Desk) -> None:
@@ -327,6 +402,23 @@ async def test_a_number_that_moves_to_another_account_waits_for_its_templates(de
     assert same[-1].sender.templates_synced_at is not None
     moved = await store.put_sender(desk.connection, replace(ACME, waba_id="301"), utc_now())
     assert moved[-1].sender.templates_synced_at is None
+
+
+async def test_who_waits_for_a_slot_stands_in_nobodys_way(desk: Desk) -> None:
+    await store.put_throttle(desk.connection, "acme", "black-friday", 60, None)
+    await desk.queue(*(f"m{number}" for number in range(10)))
+    now = utc_now()
+    for number in (3, 7, 8):
+        slot = now - timedelta(milliseconds=10 - number)
+        wait = NewWait(("acme", f"m{number}"), Waiting.THROTTLE, slot, slotted=True, told=False)
+        await store.set_waits(desk.connection, [wait])
+
+    async def due(limit: int) -> set[str]:
+        found = await store.lock_due(desk.connection, SENDER.sender_id, utc_now(), limit=limit, last_lane_first=False)
+        return {one.message.funded.message_id for one in found if one.message.slotted}
+
+    assert await due(2) == {"m3", "m7"}
+    assert await due(5) == {"m3", "m7", "m8"}
 
 
 async def test_the_last_lane_is_not_starved(desk: Desk) -> None:
