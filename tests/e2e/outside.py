@@ -1,6 +1,7 @@
 """A user of Sendwhy who knows contract.md and nothing of its code: any Kafka client, any HTTP client."""
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -235,6 +236,18 @@ class Outside:
         headers = {"x-hub-signature-256": f"sha256={signature}", "content-type": "application/json"}
         answer = await self.http.post(self.at("webhook-ingest", "/webhooks/meta"), content=body, headers=headers)
         return answer.status_code
+
+    async def post_shopify(self, topic: str, customer: Json, *, workspace: str = "demo") -> int:
+        """A shop's signed webhook; the stack has a secret for the workspace demo only."""
+        body = json.dumps(customer).encode()
+        signature = hmac.new(self.stack["shopify_secret"].encode(), body, hashlib.sha256).digest()
+        headers = {
+            "x-shopify-topic": topic,
+            "x-shopify-hmac-sha256": base64.b64encode(signature).decode(),
+            "content-type": "application/json",
+        }
+        url = self.at("webhook-ingest", f"/webhooks/shopify/{workspace}")
+        return (await self.http.post(url, content=body, headers=headers)).status_code
 
     async def records(self, topic: str, *, holding: str | None = None) -> list[Any]:
         """Every record of a topic from its beginning to its present end."""

@@ -385,7 +385,8 @@ class SendHeld(Event):
 
 
 class ContactUpdated(Event):
-    """A contact's whole state; `version` grows with every change, consumers keep the highest."""
+    """A contact's whole state; `version` grows with every change, consumers keep the highest. Contacts with the same
+    `person_id` are records of one person and have the same consent."""
 
     workspace_id: WorkspaceId
     contact_id: ContactId
@@ -396,6 +397,10 @@ class ContactUpdated(Event):
     phone_calling_code: str | None = None
     user_id: str | None = None
     name: str | None = None
+    person_id: str | None = None
+    external_ids: list[str] = Field(default_factory=list)
+    language: str | None = None
+    address_country: str | None = None
     marketing_state: MarketingState
     since: Moment
     source: str
@@ -471,6 +476,8 @@ class CustomerUpdated(Event):
     phone_country_code: str | None = None
     phone_calling_code: str | None = None
     name: str | None = None
+    language: str | None = None
+    address_country: str | None = None
     marketing_state: MarketingState | None = None
     detail: str | None = None
     observed_at: Moment | None = None

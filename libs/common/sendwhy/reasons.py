@@ -116,7 +116,9 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
                 "A list was imported with national numbers.",
             ),
             what_to_do="Compare phone, phone_country_code and phone_calling_code; correct the number where it comes from"
-            " (in Shopify, not here: the next sync would overwrite it). customers/update brings it over.",
+            " (in Shopify, not here: the next sync would overwrite it). customers/update brings it over."
+            " Or accept the suggested calling code, one by one or for all of one country: a sync of the same number"
+            " keeps it.",
             prevention="Make the checkout and the import store international numbers.",
             recoverable=Recoverable.AFTER_FIX,
             waiting_helps=False,

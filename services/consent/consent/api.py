@@ -5,9 +5,10 @@ import hmac
 import tempfile
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import IO, Annotated, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -22,15 +23,20 @@ from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
 from sendwhy.stage import fields_of
 
-from consent import erasures, store
-from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Fields, Key, Mark, Origin, Word
-from consent.decide import Completed, Facts, Invalid, Verdict, complete, evaluate
+from consent import erasures, people, store
+from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Key, Mark, Origin, Word
+from consent.decide import Completed, Invalid, Verdict, complete, evaluate
+from consent.fields import Fields
 from consent.import_csv import Refused, Report, UnreadableFile, read_batches
+from consent.past import Past, past_of
 from consent.phones import read_phone
 from consent.settings import Settings
 from consent.stages import Surroundings, surroundings_of, told_by
 
 PAGE_MAX = 500
+EXTERNAL_IDS_MAX = 20
+UUID_LENGTH = 36
+KEPT = frozenset({"user_id", "external_ids", "language", "address_country"})
 SPOOL_BYTES = 4 * 1024 * 1024
 
 log = structlog.get_logger("sendwhy")
@@ -48,25 +54,44 @@ State = Annotated[MarketingState, Field(strict=False)]
 Phone = Annotated[Line, Field(min_length=1, max_length=64)]
 CountryCode = Annotated[str, Field(pattern="^[A-Za-z]{2}$")]
 CallingCode = Annotated[str, Field(pattern=r"^\+?[0-9]{1,3}$")]
+Language = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]{2,8})*$", max_length=16)]
 Source = Annotated[Line, Field(min_length=1, max_length=64)]
 Proof = Annotated[Line, Field(min_length=1, max_length=512)]
 
 
 class ContactBody(Body):
-    """A contact's fields, all of them: what is left out is emptied. Consent is only changed where it is told."""
+    """A contact's fields: what is left out is emptied, but user_id, external_ids, language and address_country stay as
+    they were (null empties them). Consent is only changed where it is told."""
 
     phone: Phone | None = None
     phone_country_code: CountryCode | None = None
     phone_calling_code: CallingCode | None = None
     name: Name | None = None
     user_id: Name | None = None
+    external_ids: Annotated[list[ContactId], Field(max_length=EXTERNAL_IDS_MAX)] | None = None
+    language: Language | None = None
+    address_country: CountryCode | None = None
     marketing_state: State | None = None
     source: Source | None = None
     proof: Proof | None = None
 
     @property
     def fields(self) -> Fields:
-        return Fields(self.phone, self.phone_country_code, self.phone_calling_code, self.user_id, self.name)
+        return Fields(
+            phone=self.phone,
+            country_code=self.phone_country_code,
+            calling_code=self.phone_calling_code,
+            user_id=self.user_id,
+            name=self.name,
+            language=self.language,
+            address_country=self.address_country,
+            external_ids=tuple(dict.fromkeys(self.external_ids or ())),
+        )
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Who the person is doesn't get lost by a write that says nothing of it."""
+        return KEPT - self.model_fields_set
 
 
 class WordBody(Body):
@@ -79,10 +104,13 @@ class WordBody(Body):
 
 class ContactView(BaseModel):
     """`phone` in E.164 where it can be read, else as given, with `phone_fault`. Without the right to see numbers,
-    only its last two digits. `notes`: what of a write was not done, and why."""
+    only its last two digits. `person_id`: the person's own id, the same for all contacts that are one person, and
+    `external_ids` are all names of theirs. `notes`: what of a write was not done, and why."""
 
     workspace_id: str
     contact_id: str
+    person_id: str
+    external_ids: list[str]
     version: int
     phone: str | None
     phone_given: str | None
@@ -91,6 +119,8 @@ class ContactView(BaseModel):
     phone_calling_code: str | None
     user_id: str | None
     name: str | None
+    language: str | None
+    address_country: str | None
     marketing_state: MarketingState
     since: Moment
     source: str
@@ -101,23 +131,6 @@ class ContactView(BaseModel):
 
 class ContactPage(BaseModel):
     items: list[ContactView]
-    next_cursor: str | None
-
-
-class HistoryEntry(BaseModel):
-    """`said`: the state that somebody told; `stood`: the one that held after it."""
-
-    said: MarketingState
-    at: Moment
-    source: str
-    proof: str | None
-    stood: MarketingState
-    by: str
-    recorded_at: Moment
-
-
-class HistoryPage(BaseModel):
-    items: list[HistoryEntry]
     next_cursor: str | None
 
 
@@ -156,7 +169,8 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
     @router.get("/workspaces/{w}/contacts/{contact_id}", response_model=ContactView)
     async def get_contact(caller: Viewer, contact_id: ContactId) -> ContactView:
         async with runtime.pool.acquire(timeout=30) as connection:
-            return _view(await _contact(connection, caller, contact_id), caller)
+            contact = await people.contact_named(connection, caller.workspace, contact_id)
+            return _view(contact, caller, await people.records_of(connection, contact))
 
     @router.delete("/workspaces/{w}/contacts/{contact_id}", status_code=204)
     async def erase_contact(
@@ -178,31 +192,6 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
     ) -> Response:
         return await desk.say(request, caller, key, contact_id, body, UNSUBSCRIBED)
 
-    @router.get("/workspaces/{w}/contacts/{contact_id}/history", response_model=HistoryPage)
-    async def get_history(
-        caller: Viewer,
-        contact_id: ContactId,
-        cursor: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
-    ) -> HistoryPage:
-        async with runtime.pool.acquire(timeout=30) as connection:
-            await _contact(connection, caller, contact_id)
-            before = int(_from_cursor(cursor)) if cursor else 2**63 - 1
-            rows = await store.history_of(connection, Key(caller.workspace, contact_id), before, limit)
-        items = [
-            HistoryEntry(
-                said=row["said_state"],
-                at=row["said_at"],
-                source=row["source"],
-                proof=row["proof"],
-                stood=row["stood_state"],
-                by=row["by"],
-                recorded_at=row["recorded_at"],
-            )
-            for row in rows
-        ]
-        return HistoryPage(items=items, next_cursor=_cursor(str(rows[-1]["id"])) if len(rows) == limit else None)
-
     @router.get("/workspaces/{w}/contacts", response_model=ContactPage)
     async def list_contacts(
         caller: Viewer,
@@ -216,8 +205,12 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
             found = await store.list_contacts(
                 connection, caller.workspace, after=after, phone_key=phone_key, limit=limit
             )
+            persons: dict[UUID, list[Contact]] = {one.person.id: [] for one in found}
+            for record in await store.contacts_of_persons(connection, found):
+                persons[record.person.id].append(record)
         last = found[-1].key.contact_id if len(found) == limit else None
-        return ContactPage(items=[_view(one, caller) for one in found], next_cursor=_cursor(last) if last else None)
+        items = [_view(one, caller, persons[one.person.id]) for one in found]
+        return ContactPage(items=items, next_cursor=_cursor(last) if last else None)
 
     @router.post("/workspaces/{w}/contacts/import", response_model=Report, openapi_extra=_CSV_SCHEMA)
     async def import_contacts(
@@ -264,30 +257,34 @@ class Desk:
 
         async def act(connection: Connection) -> tuple[int, bytes]:
             change: Change = make(datetime.now(UTC))
+            change = replace(change, contact_id=await _written_to(connection, change))
             return 200, await self._answer(connection, caller, change)
 
-        return await self._once(request, caller, key, act)
+        return await self.once(request, caller, key, act)
 
     async def say(
         self, request: Request, caller: Caller, key: str | None, contact_id: str, body: WordBody, state: MarketingState
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
             await store.lock_workspaces(connection, [caller.workspace])
-            contact = await _contact(connection, caller, contact_id)
+            contact = await people.contact_named(connection, caller.workspace, contact_id)
             change = operators_word(contact, body, state, by=caller.token.name, now=datetime.now(UTC))
             return 200, await self._answer(connection, caller, change)
 
-        return await self._once(request, caller, key, act)
+        return await self.once(request, caller, key, act)
 
     async def erase(self, request: Request, caller: Caller, key: str | None, contact_id: str) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
             now = datetime.now(UTC)
-            change = Change(caller.workspace, f"erase/{uuid4()}", now, caller.token.name, Origin.ERASURE, contact_id)
-            await self._apply(connection, caller.workspace, [change])
+            # Also by another of their names; the contact may be gone already, and is erased once more by its id.
+            found = await people.find_contact(connection, caller.workspace, contact_id)
+            name = found.key.contact_id if found else contact_id
+            change = Change(caller.workspace, f"erase/{uuid4()}", now, caller.token.name, Origin.ERASURE, name)
+            await self.apply(connection, caller.workspace, [change])
             log.info("a contact was erased", workspace=caller.workspace, by=caller.token.name)
             return 204, b""
 
-        answer = await self._once(request, caller, key, act)
+        answer = await self.once(request, caller, key, act)
         async with self._runtime.pool.acquire(timeout=30) as connection:
             mark = Mark(caller.workspace, "contact", contact_id)
             answer.headers["location"] = await erasures.url_of_last(connection, self._tagger, mark)
@@ -319,7 +316,7 @@ class Desk:
                 now = datetime.now(UTC)
                 changes = [row.to_change(caller.workspace, import_id, caller.token.name, now) for row in rows]
                 async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-                    _, refusals = await self._apply(connection, caller.workspace, changes)
+                    _, refusals = await self.apply(connection, caller.workspace, changes)
                 self._runtime.publish_soon()
                 report.refuse([Refused(row=rows[i].number, field="contact_id", detail=why) for i, why in refusals])
                 report.imported += len(rows) - len(refusals)
@@ -329,20 +326,21 @@ class Desk:
         log.info("contacts were imported", read=report.read, imported=report.imported, refused=report.refused_count)
         return report
 
-    async def _once(self, request: Request, caller: Caller, key: str | None, act: Any) -> Response:
+    async def once(self, request: Request, caller: Caller, key: str | None, act: Any) -> Response:
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             response = await once(connection, request, caller, key, lambda: act(connection))
         self._runtime.publish_soon()
         return response
 
     async def _answer(self, connection: Connection, caller: Caller, change: Change) -> bytes:
-        book, refusals = await self._apply(connection, caller.workspace, [change])
+        book, refusals = await self.apply(connection, caller.workspace, [change])
         if refusals:
             raise Problem(409, refusals[0][1])
         contact = book.contacts[Key(caller.workspace, change.contact_id or "")]
-        return _view(contact, caller, _notes(change, contact)).model_dump_json().encode()
+        records = [one for one in book.contacts.values() if one.person.id == contact.person.id]
+        return _view(contact, caller, records, _notes(change, contact)).model_dump_json().encode()
 
-    async def _apply(
+    async def apply(
         self, connection: Connection, workspace: str, changes: Sequence[Change]
     ) -> tuple[Book, list[tuple[int, str]]]:
         """Apply changes; returns the book and which were refused, by their position, and why."""
@@ -361,10 +359,10 @@ class Desk:
         read = [_read(raw, now) for raw in body.requests]
         requests = [one.request for one in read if isinstance(one, Completed)]
         around = await surroundings_of(connection, requests, self._believed)
-        past: dict[Key, Word] | None = None
+        past: Past | None = None
         if body.at is not None and body.at < now:
-            keys = [contact.key for request in requests if (contact := around.contact_of(request))]
-            past = await store.words_at(connection, keys, body.at)
+            contacts = [contact for request in requests if (contact := around.contact_of(request))]
+            past = await past_of(connection, contacts, body.at)
         return EvaluateAnswer(
             results=[_result(raw, one, around, past) for raw, one in zip(body.requests, read, strict=True)]
         )
@@ -378,7 +376,7 @@ def _read(raw: dict[str, JsonValue], now: datetime) -> Completed | Invalid:
 
 
 def _result(
-    raw: dict[str, JsonValue], one: Completed | Invalid, around: Surroundings, past: dict[Key, Word] | None
+    raw: dict[str, JsonValue], one: Completed | Invalid, around: Surroundings, past: Past | None
 ) -> EvaluateResult:
     if isinstance(one, Invalid):
         named = raw.get("message_id")
@@ -389,14 +387,9 @@ def _result(
     return EvaluateResult(message_id=one.request.message_id, gates=gates, resolved=verdict.resolved)
 
 
-def _verdict(one: Completed, around: Surroundings, past: dict[Key, Word] | None) -> Verdict:
+def _verdict(one: Completed, around: Surroundings, past: Past | None) -> Verdict:
     facts = around.of(one.request)
-    if past is not None:
-        standing = past.get(facts.contact.key) if facts.contact else None
-        facts = Facts(
-            facts.contact, standing, facts.sender_id, facts.category, facts.may_say_transactional, is_past=True
-        )
-    return evaluate(one.request, facts)
+    return evaluate(one.request, past.facts(facts) if past else facts)
 
 
 def _put(caller: Caller, contact_id: str, body: ContactBody, now: datetime) -> Change:
@@ -409,6 +402,7 @@ def _put(caller: Caller, contact_id: str, body: ContactBody, now: datetime) -> C
         origin=Origin.PUT,
         contact_id=contact_id,
         fields=body.fields,
+        kept=body.kept,
         word=Word(state, now, body.source or "api", body.proof) if state else None,
     )
 
@@ -421,7 +415,7 @@ def operators_word(contact: Contact, body: WordBody, state: MarketingState, *, b
     at = body.at or now
     if at > now + timedelta(minutes=1):
         raise Problem(422, "The proof is dated in the future.", errors={"at": "must not lie in the future"})
-    firm = contact.firm
+    firm = contact.person.firm
     if firm is not None and firm.state == UNSUBSCRIBED and state != UNSUBSCRIBED:
         if body.proof is None:
             raise Problem(422, "To undo an opt-out, a proof is needed.", errors={"proof": "is missing"})
@@ -451,27 +445,32 @@ def _notes(change: Change, contact: Contact) -> list[str]:
     ]
 
 
-async def _contact(connection: Connection, caller: Caller, contact_id: str) -> Contact:
-    found = await store.contacts_of(connection, [Mark(caller.workspace, "contact", contact_id)])
-    if not found:
-        raise not_found("The contact")
-    return found[0]
+async def _written_to(connection: Connection, change: Change) -> str:
+    """A PUT under a person's own id goes to the record that it is the id of."""
+    name = change.contact_id or ""
+    found = await people.find_contact(connection, change.workspace_id, name) if len(name) == UUID_LENGTH else None
+    return found.key.contact_id if found and name in (str(found.person.id), str(found.uid)) else name
 
 
-def _view(contact: Contact, caller: Caller, notes: Sequence[str] = ()) -> ContactView:
+def _view(contact: Contact, caller: Caller, records: Sequence[Contact], notes: Sequence[str] = ()) -> ContactView:
+    """`records`: all of the contact's person."""
     word, fields, reading = contact.word, contact.fields, contact.fields.reading
     clear = caller.token.may(Role.OPERATOR, caller.workspace)
     return ContactView(
         workspace_id=contact.key.workspace_id,
         contact_id=contact.key.contact_id,
+        person_id=str(contact.person.id),
+        external_ids=people.external_ids_of(records),
         version=contact.version,
-        phone=_shown(fields.e164 or fields.phone, clear=clear),
-        phone_given=_shown(fields.phone, clear=clear),
+        phone=people.shown_phone(fields.e164 or fields.phone, clear=clear),
+        phone_given=people.shown_phone(fields.phone, clear=clear),
         phone_fault=reading.fault if reading else None,
         phone_country_code=fields.country_code,
         phone_calling_code=fields.calling_code,
         user_id=fields.user_id,
         name=fields.name,
+        language=fields.language,
+        address_country=fields.address_country,
         marketing_state=word.state,
         since=word.at,
         source=word.source,
@@ -479,10 +478,6 @@ def _view(contact: Contact, caller: Caller, notes: Sequence[str] = ()) -> Contac
         updated_at=contact.updated_at,
         notes=list(notes),
     )
-
-
-def _shown(phone: str | None, *, clear: bool) -> str | None:
-    return phone if phone is None or clear else f"***{phone[-2:]}"
 
 
 def _phone_key(phone: str) -> str:

@@ -21,7 +21,7 @@ from sendwhy.service import Runtime
 from sendwhy.stage import parse_json, parse_state
 from sendwhy.topics import Topic
 
-from consent import api, erasure_api, erasures, store
+from consent import api, erasure_api, erasures, history, store, suggestions, workspace
 from consent.keyword_api import keyword_routes
 from consent.settings import Settings
 from consent.stages import Stages, parse_stopped
@@ -62,6 +62,10 @@ def make_app(settings: Settings) -> FastAPI:
         "Sendwhy consent",
         body_limits={"/v1/workspaces/*/contacts/import": IMPORT_BYTES_MAX, EVALUATE_PATH: EVALUATE_BYTES_MAX},
     )
+    desk = api.Desk(runtime, settings)
+    app.include_router(suggestions.routes(runtime, desk))  # before the routes by id: "suggestions" is no contact
+    app.include_router(workspace.routes(runtime, desk))
+    app.include_router(history.routes(runtime))
     app.include_router(api.routes(runtime, settings))
     app.include_router(erasure_api.routes(runtime, settings))
     app.include_router(keyword_routes(runtime))

@@ -4,7 +4,7 @@ Of each person two words are kept: the latest firm one (their own STOP or START,
 latest that others told (import, PUT, a shop's sync). Both are maxima, so any order of arrival ends in the same state.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from sendwhy.events import ContactUpdated, MarketingState, event_id_of
 
-from consent.phones import Reading, read_phone
+from consent.fields import NOTHING, FieldChange, Fields, PhoneSetter, is_other_number, phone_changes
 
 SUBSCRIBED, UNSUBSCRIBED = MarketingState.SUBSCRIBED, MarketingState.UNSUBSCRIBED
 GENERATED_ID_PREFIX = "wa-"
@@ -23,6 +23,12 @@ _SEVERITY: Mapping[MarketingState, int] = {
     MarketingState.UNKNOWN: 1,
     MarketingState.NOT_SUBSCRIBED: 2,
     MarketingState.UNSUBSCRIBED: 3,
+}
+OTHERS_TOLD = 10
+_MARKS_IN_WORDS: Mapping[str, str] = {
+    "contact": "external id",
+    "phone": "phone number",
+    "user": "WhatsApp user id",
 }
 _REST_OF_SECOND = timedelta(microseconds=999_999)
 
@@ -75,44 +81,24 @@ def standing(firm: Word | None, told: Word | None) -> Word | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
-    """What a source has on a person beside consent. `phone` as it was given."""
+class Person:
+    """What all records of one person share: the id of the oldest, and the latest words over all of them.
 
-    phone: str | None = None
-    country_code: str | None = None
-    calling_code: str | None = None
-    user_id: str | None = None
-    name: str | None = None
+    It is computed, never told: a record whose phone is corrected leaves without the words of those it leaves.
+    """
 
-    @property
-    def reading(self) -> Reading | None:
-        return read_phone(self.phone, self.calling_code, self.country_code) if self.phone else None
-
-    @property
-    def e164(self) -> str | None:
-        reading = self.reading
-        return reading.phone.e164 if reading and reading.phone else None
-
-    @property
-    def phone_key(self) -> str | None:
-        reading = self.reading
-        return reading.phone.key if reading and reading.phone else None
-
-    def filled_from(self, older: "Fields") -> "Fields":
-        """These fields; those that are not told stay as they were. A phone comes with its own codes."""
-        codes = older if self.phone is None or self.phone == older.phone else Fields()
-        return Fields(
-            phone=self.phone or older.phone,
-            country_code=self.country_code or codes.country_code,
-            calling_code=self.calling_code or codes.calling_code,
-            user_id=self.user_id or older.user_id,
-            name=self.name or older.name,
-        )
+    id: UUID
+    firm: Word | None = None
+    told: Word | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """One contact's whole state. `fields_at`: how fresh the fields are, by the clock of whoever told them."""
+    """One source's record of a person, with its whole state; records that share an identity are one person.
+
+    `firm` and `told` are what was said of this record, `person` what holds. `fields_at`: how fresh the fields are, by
+    the clock of whoever told them.
+    """
 
     key: Key
     fields: Fields
@@ -122,15 +108,18 @@ class Contact:
     created_at: datetime
     fields_at: datetime
     updated_at: datetime
+    uid: UUID
+    person: Person
+    phone_setter: PhoneSetter | None = None
 
     @property
     def word(self) -> Word:
         nobodys = Word(MarketingState.UNKNOWN, self.created_at, "unknown")
-        return standing(self.firm, self.told) or nobodys
+        return standing(self.person.firm, self.person.told) or nobodys
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        return marks_of(self.key.workspace_id, self.key.contact_id, self.fields.phone_key, self.fields.user_id)
+        return marks_of(self.key.workspace_id, self.key.contact_id, self.fields)
 
     @property
     def is_generated(self) -> bool:
@@ -150,6 +139,10 @@ class Contact:
             phone_calling_code=fields.calling_code,
             user_id=fields.user_id,
             name=fields.name,
+            person_id=str(self.person.id),
+            external_ids=list(fields.external_ids),
+            language=fields.language,
+            address_country=fields.address_country,
             marketing_state=word.state,
             since=word.at,
             source=word.source,
@@ -161,10 +154,10 @@ def _event_id(key: Key, version: int) -> UUID:
     return event_id_of(f"{key.workspace_id}/{key.contact_id}/{version}", "contact.updated")
 
 
-def marks_of(
-    workspace_id: str, contact_id: str | None = None, phone_key: str | None = None, user_id: str | None = None
-) -> tuple[Mark, ...]:
-    named = (("contact", contact_id), ("phone", phone_key), ("user", user_id))
+def marks_of(workspace_id: str, contact_id: str | None, fields: Fields) -> tuple[Mark, ...]:
+    """The identities that these fields hold; first the id itself."""
+    others = [("contact", name) for name in fields.external_ids if name != contact_id]
+    named = (("contact", contact_id), ("phone", fields.phone_key), ("user", fields.user_id), *others)
     return tuple(Mark(workspace_id, kind, value) for kind, value in named if value)
 
 
@@ -173,11 +166,13 @@ class Memory:
     """What is kept of an identity beside and beyond its contacts (stored under a keyed tag, never in clear).
 
     `version`: where an erased contact's versions ended, so that a new one under its id goes on from there.
+    `user_id`: of a phone that was nobody's contact when they wrote; a later STOP may come without the phone.
     """
 
     word: Word | None = None
     erased_at: datetime | None = None
     version: int = 0
+    user_id: str | None = None
 
 
 class Origin(StrEnum):
@@ -189,6 +184,7 @@ class Origin(StrEnum):
     IMPORT = "import"
     SYNC = "sync"
     LINK = "link"
+    SUGGESTION = "suggestion"
     ERASURE = "erasure"
     DELETED = "deleted"
     REDACT = "redact"
@@ -198,7 +194,8 @@ class Origin(StrEnum):
 class Change:
     """One thing that happened to a contact, named by `contact_id`, or to whoever has that phone or user id.
 
-    `cause` names it so that a repeat is known again; `by` is who brought it. `firm` words outrank told ones.
+    `cause` names it so that a repeat is known again; `by` is who brought it. `firm` words outrank told ones. A PUT
+    empties the fields it leaves out, but those in `kept`. `note` goes into the history.
     """
 
     workspace_id: str
@@ -207,18 +204,34 @@ class Change:
     by: str
     origin: Origin
     contact_id: str | None = None
-    fields: Fields = Fields()
+    fields: Fields = NOTHING
     word: Word | None = None
     firm: bool = False
+    kept: frozenset[str] = frozenset()
+    note: str | None = None
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        return marks_of(self.workspace_id, self.contact_id, self.fields.phone_key, self.fields.user_id)
+        return marks_of(self.workspace_id, self.contact_id, self.fields)
+
+
+class EntryKind(StrEnum):
+    """What an entry tells: a word on consent, only the phone's fields, or that records became, or no longer are, one
+    person."""
+
+    CONSENT = "consent"
+    PHONE = "phone"
+    MERGED = "merged"
+    PARTED = "parted"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a contact's history: what was said, and what stood after it."""
+    """One line of a contact's history: what was said, what stood after it, and what became of the phone's fields.
+
+    `overwrote`: who had set by hand the number that this change replaced. `others`: the contact ids of the other
+    records, where records merged or parted.
+    """
 
     key: Key
     cause: str
@@ -226,6 +239,19 @@ class Entry:
     stood: Word
     by: str
     recorded_at: datetime
+    kind: EntryKind
+    origin: Origin
+    note: str | None = None
+    fields: tuple[FieldChange, ...] = ()
+    overwrote: PhoneSetter | None = None
+    others: tuple[str, ...] = ()
+
+    def joined(self, later: "Entry") -> "Entry":
+        """One cause may reach a record twice: as one that it names, and as one of the same person."""
+        kind = EntryKind.CONSENT if EntryKind.CONSENT in (self.kind, later.kind) else self.kind
+        said = self.said if self.kind == kind else later.said
+        fields, overwrote = self.fields + later.fields, self.overwrote or later.overwrote
+        return replace(self, kind=kind, said=said, stood=later.stood, fields=fields, overwrote=overwrote)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,11 +294,12 @@ class Book:
     contacts: dict[Key, Contact] = field(default_factory=dict)
     memories: dict[Mark, Memory] = field(default_factory=dict)
     touched: dict[Key, None] = field(default_factory=dict)
-    history: list[Entry] = field(default_factory=list)
+    history: dict[tuple[Key, str], Entry] = field(default_factory=dict)
     erased: dict[Key, Erased] = field(default_factory=dict)
     _before: dict[Key, Contact] = field(default_factory=dict)
     _memories_before: dict[Mark, Memory] = field(default_factory=dict)
     _holders: dict[Mark, set[Key]] = field(default_factory=dict)
+    _uids: dict[UUID, Key] = field(default_factory=dict)
 
     def load(self, contacts: Iterable[Contact], memories: Mapping[Mark, Memory]) -> None:
         for contact in contacts:
@@ -299,6 +326,7 @@ class Book:
         if not targets:
             if (refusal := self._cannot_create(change)) is not None:
                 self._remember_word(change)
+                self._remember_link(change)
                 return refusal
             targets = [self._created(change)]
         for contact in targets:
@@ -313,6 +341,11 @@ class Book:
                 self.contacts[key] = replace(contact, version=contact.version + 1, updated_at=self.now)
         return [contact for key, contact in self.contacts.items() if self._before.get(key) != contact]
 
+    def renamed(self) -> list[Contact]:
+        """The contacts whose external ids are not those that are stored."""
+        stored = {key: one.fields.external_ids for key, one in self._before.items() if key not in self.erased}
+        return [one for key, one in self.contacts.items() if one.fields.external_ids != stored.get(key, ())]
+
     def changed_memories(self) -> dict[Mark, Memory]:
         return {mark: memory for mark, memory in self.memories.items() if self._memories_before.get(mark) != memory}
 
@@ -325,6 +358,7 @@ class Book:
         for mark in older.marks if older else ():
             self._holders[mark].discard(contact.key)
         self.contacts[contact.key] = contact
+        self._uids[contact.uid] = contact.key
         for mark in contact.marks:
             self._holders.setdefault(mark, set()).add(contact.key)
 
@@ -359,6 +393,15 @@ class Book:
                 memory = self.memories.get(mark, Memory())
                 self.memories[mark] = replace(memory, word=_bare(latest(memory.word, change.word)))
 
+    def _remember_link(self, change: Change) -> None:
+        phone_key, user_id = change.fields.phone_key, change.fields.user_id
+        if change.origin != Origin.LINK or phone_key is None or user_id is None:
+            return
+        mark = Mark(change.workspace_id, "phone", phone_key)
+        memory = self.memories.get(mark, Memory())
+        if memory.erased_at is None and memory.user_id is None:
+            self.memories[mark] = replace(memory, user_id=user_id)
+
     def _created(self, change: Change) -> Contact:
         contact_id = change.contact_id or generated_id(change)
         for mark in (*change.marks, Mark(change.workspace_id, "contact", contact_id)):
@@ -366,65 +409,179 @@ class Book:
                 self.memories[mark] = replace(memory, erased_at=None)
         version = self.memories.get(Mark(change.workspace_id, "contact", contact_id), Memory()).version
         key = Key(change.workspace_id, contact_id)
-        return Contact(key, Fields(), None, None, version, self.now, change.at, self.now)
+        # Versions go on past an erasure, so a contact that comes back is somebody new.
+        uid = uuid5(NAMESPACE_URL, f"sendwhy:{key.workspace_id}/{contact_id}/{version}")
+        return Contact(key, NOTHING, None, None, version, self.now, change.at, self.now, uid, Person(uid))
 
     def _with_fields(self, contact: Contact, change: Change) -> Contact:
-        if change.origin == Origin.PUT:
-            return replace(contact, fields=change.fields, fields_at=change.at)
-        if change.fields == Fields():
-            return contact
-        if change.origin in (Origin.PERSON, Origin.LINK):
-            # What Meta tells only fills gaps: the shop's spelling of a phone or a name stays.
-            return replace(contact, fields=contact.fields.filled_from(change.fields))
-        if change.at < contact.fields_at:
-            return contact
-        return replace(contact, fields=change.fields.filled_from(contact.fields), fields_at=change.at)
+        fields, fields_at = _new_fields(contact, change)
+        if fields.user_id is None and fields.phone_key not in (None, contact.fields.phone_key):
+            mark = Mark(change.workspace_id, "phone", fields.phone_key or "")
+            fields = replace(fields, user_id=self.memories.get(mark, Memory()).user_id)
+        setter = contact.phone_setter
+        if is_other_number(contact.fields, fields):
+            setter = PhoneSetter(change.origin, change.by, self.now) if fields.phone else None
+        return replace(contact, fields=fields, fields_at=fields_at, phone_setter=setter)
 
     def _apply_to(self, contact: Contact, change: Change) -> None:
-        before = contact.word if contact.key in self.contacts else None
-        contact = self._with_fields(contact, change)
+        before = self.contacts.get(contact.key)
+        after = self._with_fields(contact, change)
+        leaves = before is not None and bool(set(before.marks) - set(after.marks))
+        group = self._person(before)[1] if before and leaves else set()
         if change.word is not None and change.firm:
-            contact = replace(contact, firm=latest(contact.firm, change.word))
+            after = replace(after, firm=latest(after.firm, change.word))
         elif change.word is not None:
-            contact = replace(contact, told=latest(contact.told, change.word))
-        self._put(contact)
-        self.touched[contact.key] = None
-        self._settle(contact, change)
-        self._record(self.contacts[contact.key], change, before)
+            after = replace(after, told=latest(after.told, change.word))
+        self._put(after)
+        self.touched[after.key] = None
+        if leaves or not self._joins(after, change):
+            group -= self._settle(after, change)
+        self._record(self.contacts[after.key], change, before)
+        if before and group:
+            self._part(before, group, change)
 
-    def _settle(self, contact: Contact, change: Change) -> None:
-        """Give the latest firm word of one person to all their identities and contacts."""
+    def _joins(self, contact: Contact, change: Change) -> bool:
+        """Whether this record joins a person, or stays with it, and changes nothing for the others; then it is done.
+
+        Only spares work: an import in which thousands have the same phone must not visit all of them for each row.
+        """
+        persons = {self.contacts[key].person for mark in contact.marks if (key := self._another(mark, contact.key))}
+        if len(persons) != 1:
+            return False
+        (person,) = persons
+        words = [self.memories.get(mark, Memory()).word for mark in contact.marks]
+        firm, told = latest(person.firm, contact.firm, *words), latest(person.told, contact.told)
+        oldest = self.contacts.get(self._uids.get(person.id, contact.key))
+        if (firm, told) != (person.firm, person.told) or oldest is None or oldest.uid != person.id:
+            return False
+        if (contact.created_at, contact.key) < (oldest.created_at, oldest.key):
+            return False
+        self._put(replace(contact, person=person, firm=_with_firm_no(contact.firm, person.firm)))
+        self._remember(contact.marks, self.contacts[contact.key].firm)
+        self._record_merger(self.contacts[contact.key], [contact, oldest], change)
+        return True
+
+    def _another(self, mark: Mark, key: Key) -> Key | None:
+        return next((holder for holder in self._holders.get(mark, ()) if holder != key), None)
+
+    def _settle(self, contact: Contact, change: Change, *, is_another: bool = False) -> set[Key]:
+        """Give all records of one person the same id and words; returns their keys. `is_another`: the change was to a
+        record that is none of them.
+
+        A firm no goes into every record and identity, and stays there when they part. A firm yes stays with those that
+        it was said of: it must not follow a record that was one person with them by a wrong number only.
+        """
         marks, keys = self._person(contact)
+        group = [self.contacts[key] for key in sorted(keys)]
+        person = self._person_of(marks, group)
+        self._remember(contact.marks, contact.firm)
+        if person.firm is not None and person.firm.state != SUBSCRIBED:
+            self._remember(marks, person.firm)
+        for other in group:
+            settled = replace(other, person=person, firm=_with_firm_no(other.firm, person.firm))
+            if settled == other:
+                continue
+            self._put(settled)
+            self.touched[other.key] = None
+            if is_another or other.key != contact.key:
+                self._record_of_another(settled, other, change)
+        self._record_merger(self.contacts[contact.key], group, change)
+        return keys
+
+    def _person_of(self, marks: Iterable[Mark], group: Sequence[Contact]) -> Person:
+        oldest = min(group, key=lambda one: (one.created_at, one.key))
         words = [self.memories.get(mark, Memory()).word for mark in marks]
-        firm = latest(*words, *(self.contacts[key].firm for key in keys))
-        if firm is None:
-            return
-        for mark in marks:
+        return Person(oldest.uid, latest(*words, *(one.firm for one in group)), latest(*(one.told for one in group)))
+
+    def _remember(self, marks: Iterable[Mark], word: Word | None) -> None:
+        for mark in marks if word is not None else ():
             memory = self.memories.get(mark, Memory())
-            self.memories[mark] = replace(memory, word=_bare(latest(memory.word, firm)))
-        for key in sorted(keys):
-            other = self.contacts[key]
-            if other.firm is None or other.firm.weight[:4] < firm.weight[:4]:
-                self._put(replace(other, firm=firm))
-                self.touched[key] = None
-                if key != contact.key:
-                    self._record(self.contacts[key], change, other.word, firm)
+            self.memories[mark] = replace(memory, word=_bare(latest(memory.word, word)))
 
     def _person(self, contact: Contact) -> tuple[list[Mark], set[Key]]:
         marks, keys = list(contact.marks), {contact.key}
+        seen = set(marks)
         for mark in marks:
             for key in sorted(self._holders.get(mark, set()) - keys):
                 keys.add(key)
-                marks += [other for other in self.contacts[key].marks if other not in marks]
+                new = [other for other in self.contacts[key].marks if other not in seen]
+                marks += new
+                seen.update(new)
         return marks, keys
 
-    def _record(self, contact: Contact, change: Change, before: Word | None, said: Word | None = None) -> None:
-        stood = contact.word
-        word = said or change.word
-        moved = stood.state != (before.state if before else MarketingState.UNKNOWN)
+    def _part(self, before: Contact, left: set[Key], change: Change) -> None:
+        """Settle anew the records that this one is no longer one person with."""
+        key, person = before.key, before.person.id
+        self._record_persons(self.contacts[key], EntryKind.PARTED, person, left, change)
+        while left:
+            other = min(left)
+            left = left - self._settle(self.contacts[other], change, is_another=True)
+            self._record_persons(self.contacts[other], EntryKind.PARTED, person, {key}, change)
+
+    def _record(self, contact: Contact, change: Change, before: Contact | None) -> None:
+        stood, word = contact.word, change.word
+        moved = stood.state != (before.word.state if before else MarketingState.UNKNOWN)
         unheard = word is not None and word.state != stood.state
-        if moved or unheard or (word is not None and (change.firm or before is None)):
-            self.history.append(Entry(contact.key, change.cause, word or stood, stood, change.by, self.now))
+        heard = word is not None and (change.firm or before is None)
+        fields = phone_changes(before.fields if before else NOTHING, contact.fields)
+        if moved or unheard or heard:
+            self._enter(contact, change, word or stood, EntryKind.CONSENT, fields, _overwritten(before, contact))
+        elif fields:
+            said = Word(stood.state, change.at, change.origin)
+            self._enter(contact, change, said, EntryKind.PHONE, fields, _overwritten(before, contact))
+
+    def _record_of_another(self, contact: Contact, before: Contact, change: Change) -> None:
+        """What a change to one record did to another one of the same person."""
+        firm, older = contact.person.firm, before.person.firm
+        is_new = firm is not None and (older is None or older.weight[:4] < firm.weight[:4])
+        if is_new or contact.word.state != before.word.state:
+            said = firm if is_new else change.word
+            self._enter(contact, change, said or contact.word, EntryKind.CONSENT)
+
+    def _record_merger(self, contact: Contact, group: Sequence[Contact], change: Change) -> None:
+        """`group` as it was before. Told by the record that changed, by those that joined, and by the oldest."""
+        if len({one.person.id for one in group}) < 2:
+            return
+        person = contact.person.id
+        tellers = [one for one in group if one.person.id != person or person == one.uid or one.key == contact.key]
+        for one in tellers:
+            self._record_persons(
+                self.contacts[one.key], EntryKind.MERGED, person, {other.key for other in group} - {one.key}, change
+            )
+
+    def _record_persons(
+        self, contact: Contact, kind: EntryKind, person: UUID, others: set[Key], change: Change
+    ) -> None:
+        stood = contact.word
+        said = Word(stood.state, change.at, change.origin)
+        names = tuple(key.contact_id for key in sorted(others)[:OTHERS_TOLD])
+        cause = f"{change.cause}/{kind}/{person}"
+        note = self._shared(contact, change) if kind == EntryKind.MERGED else None
+        self.history.setdefault(
+            (contact.key, cause),
+            Entry(contact.key, cause, said, stood, change.by, self.now, kind, change.origin, note, others=names),
+        )
+
+    def _shared(self, contact: Contact, change: Change) -> str:
+        if change.contact_id is None and change.fields.phone and change.fields.user_id:
+            return "a message carried both the phone number and the WhatsApp user id"
+        shared = {mark.kind for mark in contact.marks if len(self._holders.get(mark, ())) > 1}
+        return "the same " + " and ".join(_MARKS_IN_WORDS[kind] for kind in sorted(shared))
+
+    def _enter(
+        self,
+        contact: Contact,
+        change: Change,
+        said: Word,
+        kind: EntryKind,
+        fields: tuple[FieldChange, ...] = (),
+        overwrote: PhoneSetter | None = None,
+    ) -> None:
+        place = (contact.key, change.cause)
+        entry = Entry(
+            *(*place, said, contact.word, change.by, self.now, kind, change.origin, change.note, fields, overwrote)
+        )
+        self.history[place] = self.history[place].joined(entry) if place in self.history else entry
 
     def _erase(self, change: Change) -> str | None:
         targets = self._targets(change)
@@ -435,6 +592,7 @@ class Book:
         if change.origin == Origin.REDACT and change.at < targets[0].created_at:
             # An old webhook that is read again must not take who came after it.
             return "the contact was made after it"
+        left = self._person(targets[0])[1]
         for contact in [*targets, *self._generated_twins(targets[0])]:
             for mark in contact.marks:
                 memory = self.memories.get(mark, Memory())
@@ -443,6 +601,9 @@ class Book:
                 self.memories[mark] = Memory(word, change.at, version)
             self._drop(contact)
             self.erased[contact.key] = Erased(contact.key, contact.version + 1, change.at, contact.marks, change)
+        left &= self.contacts.keys()
+        while left:
+            left -= self._settle(self.contacts[min(left)], change, is_another=True)
         return None
 
     def _generated_twins(self, contact: Contact) -> list[Contact]:
@@ -462,9 +623,40 @@ class Book:
         for each in change.marks:
             known = self.memories.get(each, Memory())
             version = known.version + 1 if each == mark else known.version
-            self.memories[each] = replace(known, erased_at=change.at, version=version)
+            self.memories[each] = replace(known, erased_at=change.at, version=version, user_id=None)
         self.erased[key] = Erased(key, memory.version + 1, change.at, change.marks, change)
         return None
+
+
+def _new_fields(contact: Contact, change: Change) -> tuple[Fields, datetime]:
+    """The fields after a change, and how fresh they are then."""
+    told, had = change.fields, contact.fields
+    if change.origin == Origin.PUT:
+        return replace(told, **{name: getattr(had, name) for name in change.kept}), change.at
+    if told == NOTHING:
+        return had, contact.fields_at
+    if change.origin in (Origin.PERSON, Origin.LINK):
+        # What Meta tells only fills gaps: the shop's spelling of a phone or a name stays.
+        return had.filled_from(told), contact.fields_at
+    if change.origin == Origin.SUGGESTION:
+        # It makes what is known readable, not fresher: a shop's change of a moment ago may still be on its way.
+        return told.filled_from(had), contact.fields_at
+    if change.at < contact.fields_at:
+        return had, contact.fields_at
+    return told.filled_from(had), change.at
+
+
+def _overwritten(before: Contact | None, after: Contact) -> PhoneSetter | None:
+    """Who had set by hand the number that others have now replaced."""
+    setter = before.phone_setter if before else None
+    by_others = after.phone_setter is None or not after.phone_setter.is_by_hand
+    return setter if setter and setter.is_by_hand and by_others and setter != after.phone_setter else None
+
+
+def _with_firm_no(own: Word | None, firm: Word | None) -> Word | None:
+    if firm is None or firm.state == SUBSCRIBED:
+        return own
+    return firm if own is None or own.weight[:4] < firm.weight[:4] else own
 
 
 def _bare(word: Word | None) -> Word | None:

@@ -1,7 +1,7 @@
 """The decision on one send request: complete it, run every gate, and take the first that fails. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
@@ -25,6 +25,7 @@ from sendwhy.events import (
 from sendwhy.reasons import ReasonCode, Service
 
 from consent.contacts import Contact, Word
+from consent.fields import Fields
 from consent.phones import PhoneFault, Reading, read_phone
 
 _BELIEVED_CATEGORIES = frozenset({"UTILITY", "AUTHENTICATION"})
@@ -45,13 +46,14 @@ _SOURCES_IN_WORDS: Mapping[str, str] = MappingProxyType(
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known around one request. `standing`: the consent word to judge by; `is_past`: it is that of an earlier
-    moment, and of phones no history is kept. `category` is the template's, in Meta's capitals."""
+    moment, of which nobody knows the phone. `category` is the template's, in Meta's capitals."""
 
     contact: Contact | None = None
     standing: Word | None = None
     sender_id: str | None = None
     category: str | None = None
     may_say_transactional: bool = False
+    shop_country: str | None = None
     is_past: bool = False
 
 
@@ -154,7 +156,7 @@ def evaluate(request: SendRequested, facts: Facts) -> Verdict:
     gates = (
         _marketing_state(facts, purpose, needed=needed),
         _phone_known(request, contact, reading, is_past=facts.is_past),
-        _calling_code(contact, given, reading, is_past=facts.is_past),
+        _calling_code(facts, given, reading),
         _phone_possible(given, reading, is_past=facts.is_past),
     )
     return Verdict(gates, resolved, needed)
@@ -199,24 +201,25 @@ def _phone_known(request: SendRequested, contact: Contact | None, reading: Readi
     return _failed("phone_known", reason(ReasonCode.CONTACT_HAS_NO_PHONE, detail, evidence))
 
 
-def _calling_code(contact: Contact | None, given: str | None, reading: Reading | None, *, is_past: bool) -> Judged:
-    if is_past or reading is None:
+def _calling_code(facts: Facts, given: str | None, reading: Reading | None) -> Judged:
+    if facts.is_past or reading is None:
         return _unknown("calling_code")
+    stored = facts.contact.fields if facts.contact else Fields()
     evidence: Evidence = {
         "phone": given,
-        "phone_country_code": contact.fields.country_code if contact else None,
-        "phone_calling_code": contact.fields.calling_code if contact else None,
+        "phone_country_code": stored.country_code,
+        "phone_calling_code": stored.calling_code,
     }
     if reading.fault != PhoneFault.MISSING_CALLING_CODE:
         return Judged("calling_code", True, evidence=evidence)
-    detail, suggestion = reading.detail, reading.suggestion
+    detail, suggestion = reading.detail, replace(stored, phone=given).suggestion(facts.shop_country)
     evidence["suggestion"] = None
     if suggestion is not None:
-        detail += f"; perhaps +{suggestion.calling_code} ({suggestion.ground})"
+        detail += f"; perhaps +{suggestion.calling_code} ({suggestion.text})"
         evidence["suggestion"] = {
             "calling_code": suggestion.calling_code,
             "phone": suggestion.phone,
-            "ground": suggestion.ground,
+            "ground": suggestion.text,
         }
     return _failed("calling_code", reason(ReasonCode.CUSTOMER_IS_MISSING_CALLING_CODE, detail, evidence))
 

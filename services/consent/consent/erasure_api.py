@@ -18,8 +18,9 @@ from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.topics import TOPICS, Topic
 
-from consent import store
-from consent.contacts import Contact, Key, Mark, marks_of
+from consent import history as timeline
+from consent import people, store
+from consent.contacts import Contact, EntryKind, Key, Mark
 from consent.erasures import url_of
 from consent.settings import Settings
 
@@ -149,12 +150,16 @@ class PrivacyRequestPage(BaseModel):
 
 class ContactData(BaseModel):
     contact_id: str
+    person_id: str
+    external_ids: list[str]
     phone: str | None
     phone_given: str | None
     phone_country_code: str | None
     phone_calling_code: str | None
     user_id: str | None
     name: str | None
+    language: str | None
+    address_country: str | None
     marketing_state: str
     since: Moment
     source: str
@@ -164,6 +169,12 @@ class ContactData(BaseModel):
 
 
 class WordData(BaseModel):
+    """`kind`, `note` and `fields` as in the contact's history."""
+
+    contact_id: str
+    kind: EntryKind
+    note: str | None
+    fields: list[timeline.PhoneFieldChange]
     said: str
     at: Moment
     source: str
@@ -332,17 +343,13 @@ def _request(workspace: str, row: asyncpg.Record) -> PrivacyRequestView:
 
 
 async def _data(connection: Connection, tagger: store.Tagger, workspace: str, contact_id: str) -> DataAnswer:
-    own = await store.contacts_of(connection, marks_of(workspace, contact_id))
-    marks = {mark for contact in own for mark in contact.marks} or {Mark(workspace, "contact", contact_id)}
-    twins = [one for one in await store.contacts_of(connection, marks) if one.is_generated]
-    contacts = list({one.key: one for one in [*own, *twins]}.values())
-    tags = sorted({tagger(mark) for mark in marks | {mark for one in contacts for mark in one.marks}})
+    own = await people.find_contact(connection, workspace, contact_id)
+    contacts = await people.records_of(connection, own) if own else []
+    marks = {mark for contact in contacts for mark in contact.marks} or {Mark(workspace, "contact", contact_id)}
+    tags = sorted({tagger(mark) for mark in marks})
     rows = await connection.fetch(_MESSAGES_OF, workspace, tags, MESSAGES_MAX + 1)
-    history = [
-        row
-        for key in ([one.key for one in contacts] or [Key(workspace, contact_id)])
-        for row in await store.history_of(connection, key, _END, HISTORY_MAX + 1)
-    ]
+    keys = [one.key for one in contacts] or [Key(workspace, contact_id)]
+    history = await store.history_of(connection, keys, before=_END, until=None, limit=HISTORY_MAX + 1)
     return DataAnswer(
         contacts=[_contact_data(one) for one in contacts],
         history=[_word_data(row) for row in history[:HISTORY_MAX]],
@@ -356,12 +363,16 @@ def _contact_data(contact: Contact) -> ContactData:
     word, fields = contact.word, contact.fields
     return ContactData(
         contact_id=contact.key.contact_id,
+        person_id=str(contact.person.id),
+        external_ids=list(fields.external_ids),
         phone=fields.e164,
         phone_given=fields.phone,
         phone_country_code=fields.country_code,
         phone_calling_code=fields.calling_code,
         user_id=fields.user_id,
         name=fields.name,
+        language=fields.language,
+        address_country=fields.address_country,
         marketing_state=word.state,
         since=word.at,
         source=word.source,
@@ -373,6 +384,10 @@ def _contact_data(contact: Contact) -> ContactData:
 
 def _word_data(row: asyncpg.Record) -> WordData:
     return WordData(
+        contact_id=row["contact_id"],
+        kind=row["kind"],
+        note=row["note"],
+        fields=timeline.phone_fields_in(row, clear=True),
         said=row["said_state"],
         at=row["said_at"],
         source=row["source"],

@@ -38,9 +38,19 @@ delete from contact c using unnest($2::text[]) as gone(contact_id)
 where c.workspace_id = $1 and c.contact_id = gone.contact_id
 """
 _BLUR_HISTORY = """
-update contact_history h set contact_id = 'erased:' || gone.tag, proof = null, cause = h.id::text
+update contact_history h set contact_id = 'erased:' || gone.tag, proof = null, cause = h.id::text, note = null,
+    fields = null, overwrote = null, others = '{}'
 from unnest($2::text[], $3::text[]) as gone(contact_id, tag)
 where h.workspace_id = $1 and h.contact_id = gone.contact_id
+"""
+# Where the history of another record of the person names these.
+_BLUR_OTHERS = """
+update contact_history h set others = array(select unnest(h.others) except select unnest($2::text[]))
+where h.workspace_id = $1 and h.others && $2::text[] and h.others <> '{}'
+"""
+_FORGET_NAMES = """
+delete from contact_name n using unnest($2::text[]) as gone(contact_id)
+where n.workspace_id = $1 and n.contact_id = gone.contact_id
 """
 _REDACT_DECISIONS = """
 update decision d set body = null, headers = ''
@@ -194,7 +204,10 @@ async def _erase_here(
     answers = 0
     for contact_id in ids:
         answers += _count(await connection.execute(_FORGET_ANSWERS, workspace, to_json(contact_id).decode()))
+    names = await connection.execute(_FORGET_NAMES, workspace, ids)
+    await connection.execute(_BLUR_OTHERS, workspace, ids)
     tables = [
+        _rows("contact_name", "erased", names),
         _rows("contact", "erased", await connection.execute(_DELETE_CONTACTS, workspace, ids)),
         _rows("contact_history", "blurred", await connection.execute(_BLUR_HISTORY, workspace, ids, own)),
         _rows("decision", "blurred", await connection.execute(_REDACT_DECISIONS, workspace, messages)),

@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from sendwhy.events import ContactId, Line, MarketingState, Name
 from sendwhy.stage import fields_of
 
-from consent.contacts import Change, Fields, Origin, Word
+from consent.contacts import Change, Origin, Word
+from consent.fields import Fields
 
 BATCH_ROWS = 500
 REFUSED_SHOWN = 100

@@ -5,11 +5,12 @@ person. What is sent stays the spelling that was given, where it can exist: Meta
 """
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberType, ValidationResult
@@ -39,13 +40,43 @@ class PhoneFault(StrEnum):
     IMPOSSIBLE = "impossible"
 
 
+class Ground(StrEnum):
+    """Why a calling code is suggested."""
+
+    PHONE_COUNTRY = "phone_country"
+    ADDRESS_COUNTRY = "address_country"
+    SHOP_COUNTRY = "shop_country"
+    DIGITS = "digits"
+
+
+class Hint(NamedTuple):
+    """A country (ISO letters) that a number may belong to, and how one comes to think so."""
+
+    ground: Ground
+    country: str | None
+
+
+_GROUNDS_IN_WORDS: Mapping[Ground, str] = MappingProxyType(
+    {
+        Ground.PHONE_COUNTRY: "phone_country_code",
+        Ground.ADDRESS_COUNTRY: "the address' country",
+        Ground.SHOP_COUNTRY: "the shop's country",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What the number would be if `ground` held; for a person to judge, never applied by itself."""
+    """What the number would be if its ground held; for a person to judge, never applied by itself.
+
+    `country` is that of the ground, None where only the digits speak; `text` says the ground in words.
+    """
 
     calling_code: str
     phone: str
-    ground: str
+    ground: Ground
+    country: str | None
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +86,11 @@ class Reading:
     phone: Phone | None
     fault: PhoneFault | None = None
     detail: str = ""
-    suggestion: Suggestion | None = None
 
 
 @lru_cache(CACHED_NUMBERS)
-def read_phone(given: str, calling_code: str | None = None, country: str | None = None) -> Reading:
-    """Read `given` with the calling code (digits) and country (ISO letters) that are stored beside it."""
+def read_phone(given: str, calling_code: str | None = None) -> Reading:
+    """Read `given` with the calling code (digits) that is stored beside it."""
     text = _plain(given)
     if text is None:
         return _impossible("it holds characters that belong to no phone number")
@@ -70,12 +100,26 @@ def read_phone(given: str, calling_code: str | None = None, country: str | None 
         return _impossible(f"no number has {len(text)} digits")
     if (code := _known_code(calling_code)) is not None:
         return _with_code(text, code)
-    return Reading(
-        None,
-        PhoneFault.MISSING_CALLING_CODE,
-        "the number has no calling code, so it may belong to anybody",
-        _suggest(text, country),
-    )
+    return Reading(None, PhoneFault.MISSING_CALLING_CODE, "the number has no calling code, so it may belong to anybody")
+
+
+def suggest(given: str, calling_code: str | None, hints: Sequence[Hint]) -> Suggestion | None:
+    """What `given` would be with the first hint that makes a number of it; None unless its calling code is missing."""
+    text = _plain(given)
+    if text is None or read_phone(given, calling_code).fault != PhoneFault.MISSING_CALLING_CODE:
+        return None
+    # A known code that leaves it open is not overruled by a country.
+    for ground, country in () if _known_code(calling_code) else hints:
+        region = country.strip().upper() if country else ""
+        code = phonenumbers.country_code_for_region(region)
+        phone = _with_code(text, str(code)).phone if code else None
+        if phone is not None:
+            return Suggestion(str(code), phone.e164, ground, region, f"{_GROUNDS_IN_WORDS[ground]} {region}")
+    reading = _international(f"+{text}")
+    if reading.phone is None or _likelihood(reading) == 0:
+        return None
+    code_text = reading.phone.calling_code
+    return Suggestion(code_text, reading.phone.e164, Ground.DIGITS, None, f"the digits begin with {code_text}")
 
 
 def phone_of_wa_id(wa_id: str) -> Phone | None:
@@ -146,22 +190,7 @@ def _with_code(digits: str, code: str) -> Reading:
         None,
         PhoneFault.MISSING_CALLING_CODE,
         f"the digits fit with and without +{code} before them",
-        Suggestion(code, international.phone.e164, f"the digits begin with {code}"),
     )
-
-
-def _suggest(digits: str, country: str | None) -> Suggestion | None:
-    region = country.strip().upper() if country else ""
-    code = phonenumbers.country_code_for_region(region)
-    if code:
-        reading = _with_code(digits, str(code))
-        if reading.phone is not None:
-            return Suggestion(str(code), reading.phone.e164, f"phone_country_code {region}")
-    reading = _international(f"+{digits}")
-    if reading.phone is not None and _likelihood(reading) > 0:
-        code_text = reading.phone.calling_code
-        return Suggestion(code_text, reading.phone.e164, f"the digits begin with {code_text}")
-    return None
 
 
 def _impossible(detail: str) -> Reading:

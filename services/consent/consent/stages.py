@@ -34,8 +34,8 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Parse, Record, Unreadable
 from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
 
-from consent import erasures, keyword_store, store
-from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Entry, Fields, Mark, Origin, Word, marks_of
+from consent import erasures, keyword_store, people, store
+from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Entry, Mark, Origin, Word
 from consent.decide import (
     Completed,
     Facts,
@@ -47,6 +47,7 @@ from consent.decide import (
     not_opted_in,
     rejected,
 )
+from consent.fields import Fields
 from consent.keywords import judge, proof_of
 from consent.phones import Phone, phone_of_wa_id, read_phone
 from consent.settings import Settings
@@ -74,6 +75,7 @@ class Surroundings:
     wabas: Mapping[tuple[str, str], str] = field(default_factory=dict)
     categories: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     believed_workspaces: frozenset[str] = frozenset()
+    shop_countries: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, request: SendRequested) -> Facts:
         workspace = request.workspace_id
@@ -88,29 +90,32 @@ class Surroundings:
             sender_id=sender_id,
             category=category.upper() if category else None,
             may_say_transactional=workspace in self.believed_workspaces,
+            shop_country=self.shop_countries.get(workspace),
         )
 
     def contact_of(self, request: SendRequested) -> Contact | None:
         """The contact named; by phone alone, the one whose source keeps it, before one that a message made."""
         found = [contact for mark in marks_of_request(request) for contact in self.contacts.get(mark, ())]
-        ranked = sorted(found, key=lambda contact: (contact.is_generated, -contact.updated_at.timestamp(), contact.key))
-        return ranked[0] if ranked else None
+        return min(found, key=people.by_likelihood, default=None)
 
 
 def marks_of_request(request: SendRequested) -> tuple[Mark, ...]:
     if request.to.contact_id is not None:
-        return marks_of(request.workspace_id, request.to.contact_id)
+        return (Mark(request.workspace_id, "contact", request.to.contact_id),)
     reading = read_phone(request.to.phone or "")
-    return marks_of(request.workspace_id, phone_key=reading.phone.key if reading.phone else None)
+    return (Mark(request.workspace_id, "phone", reading.phone.key),) if reading.phone else ()
 
 
 async def surroundings_of(
     connection: Connection, requests: Sequence[SendRequested], believed_workspaces: frozenset[str]
 ) -> Surroundings:
     """Everything that the batch's requests are judged by: one query a table."""
+    asked = {mark for one in requests for mark in marks_of_request(one)}
+    found = await people.with_phones_of_persons(connection, await store.contacts_named(connection, asked))
     contacts: dict[Mark, list[Contact]] = {}
-    for contact in await store.contacts_of(connection, {mark for one in requests for mark in marks_of_request(one)}):
-        for mark in contact.marks:
+    for contact in found:
+        own_ids = (Mark(contact.key.workspace_id, "contact", str(uid)) for uid in (contact.person.id, contact.uid))
+        for mark in {*contact.marks, *own_ids} & asked:
             contacts.setdefault(mark, []).append(contact)
     senders = await store.senders_of(connection, {request.workspace_id for request in requests})
     templates = [template for request in requests if (template := request.template_id) is not None]
@@ -120,7 +125,17 @@ async def surroundings_of(
         wabas={(row["workspace_id"], row["sender_id"]): row["waba_id"] for row in senders},
         categories=await store.categories_of(connection, templates),
         believed_workspaces=believed_workspaces,
+        shop_countries=await _shop_countries(connection, requests, found),
     )
+
+
+async def _shop_countries(
+    connection: Connection, requests: Sequence[SendRequested], contacts: Iterable[Contact]
+) -> Mapping[str, str]:
+    """Asked for only where a number may lack its calling code."""
+    national = {one.workspace_id for one in requests if one.to.phone and not one.to.phone.startswith("+")}
+    national |= {one.key.workspace_id for one in contacts if one.fields.phone and one.fields.e164 is None}
+    return await store.shop_countries_of(connection, national) if national else {}
 
 
 def refuse_erased(completed: Completed, earlier: erasures.Earlier, now: datetime) -> SendRejected:
@@ -274,7 +289,7 @@ class Stages:
             recalled = record.event
             prune_after = keep_until(recalled.funded.expires_at, now)
             decisions[key] = _decision(key, RECALL_STEP, answer_recall(recalled, now), record.trace, prune_after)
-            for_whom.append((key, marks_of(key[0], recalled.contact.contact_id), prune_after))
+            for_whom.append((key, [Mark(key[0], "contact", recalled.contact.contact_id)], prune_after))
         if decisions:
             codes = dict.fromkeys(decisions, ReasonCode.CUSTOMER_IS_NOT_OPTED_IN)
             answers |= await self._keep(connection, list(decisions.values()), for_whom, codes)
@@ -348,13 +363,13 @@ class Stages:
         for change in changes:
             book.apply(change)
         await store.save_book(connection, self._tagger, book)
-        return with_arrivals(told_by(book), book.history, arrived)
+        return with_arrivals(told_by(book), book.history.values(), arrived)
 
     async def _would_link(self, connection: Connection, links: Sequence[Change], now: datetime) -> bool:
         book = await store.open_book(connection, self._tagger, links, now)
         for change in links:
             book.apply(change)
-        return bool(book.changed())
+        return bool(book.changed() or book.changed_memories())
 
     async def on_sender(
         self, connection: Connection, records: Sequence[Record[SenderUpdated | None]]
@@ -443,7 +458,15 @@ def told(event: CustomerUpdated, workspace: str) -> Change | None:
         by=event.source,
         origin=_ORIGINS.get(event.action, Origin.SYNC),
         contact_id=event.contact_id,
-        fields=Fields(event.phone, event.phone_country_code, event.phone_calling_code, event.user_id, event.name),
+        fields=Fields(
+            phone=event.phone,
+            country_code=event.phone_country_code,
+            calling_code=event.phone_calling_code,
+            user_id=event.user_id,
+            name=event.name,
+            language=event.language,
+            address_country=event.address_country,
+        ),
         word=Word(state, event.occurred_at, event.source, event.detail) if state else None,
     )
 
@@ -479,6 +502,7 @@ def stopped(consented: SendConsented, event: StatusUpdated | SendRejected) -> Ch
         fields=Fields(phone=resolved.phone),
         word=Word(UNSUBSCRIBED, event.occurred_at, "error_131050", consented.message_id, own=True),
         firm=True,
+        note=f"Meta's error 131050 to message {consented.message_id}",
     )
 
 

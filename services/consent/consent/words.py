@@ -85,16 +85,18 @@ def _words(decomposed: str) -> str:
     kept: list[str] = []
     for character in decomposed:
         category = unicodedata.category(character)
-        if category[0] in "LN" or (category in ("Mn", "Mc") and kept and kept[-1] != " " and not _selects(character)):
+        if category[0] in "LN" or (
+            category in ("Mn", "Mc") and kept and kept[-1] != " " and not _draws_nothing(character)
+        ):
             kept.append(character)
-        elif category not in ("Cf", "Me") and not _selects(character):
+        elif category not in ("Cf", "Me") and not _draws_nothing(character):
             kept.append(" ")
     return " ".join(unicodedata.normalize("NFC", "".join(kept)).split())
 
 
-def _selects(character: str) -> bool:
-    """A variation selector: how an emoji looks."""
-    return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+def _draws_nothing(character: str) -> bool:
+    """A grapheme joiner, or a variation selector, which says how an emoji looks."""
+    return character == "\u034f" or "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
 
 
 def _load() -> tuple[tuple[Entry, ...], Mapping[str, str], tuple[str, ...]]:

@@ -7,6 +7,9 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+from consent import store
+from consent.contacts import Book, Change, Origin
+from consent.fields import Fields
 from consent.settings import Settings
 from consent.stages import Stages
 from pydantic import SecretStr
@@ -28,6 +31,8 @@ from sendwhy.topics import Outgoing, Topic, topic_of
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SENDER, WABA = "415566778899001", "301122334455667"
 PHONE = "+525512345678"
+PRIVACY_KEY = "a key of tests only"
+TAGGER = store.Tagger(PRIVACY_KEY)
 _offsets = itertools.count()
 
 
@@ -35,7 +40,7 @@ def settings(database_url: str = "postgresql://nowhere/x", kafka: str = "nowhere
     return Settings(
         database_url=SecretStr(database_url),
         kafka_bootstrap_servers=kafka,
-        privacy_key=SecretStr("a key of tests only"),
+        privacy_key=SecretStr(PRIVACY_KEY),
         api_tokens=SecretStr("admin-token-1:admin:*,viewer-token-1:viewer:acme,operator-token-1:operator:acme"),
         **more,
     )
@@ -146,6 +151,15 @@ class Desk:
             TemplateUpdated: self.stages.on_template,
         }
         return [one for event in events for one in await self.handle(acts[type(event)], event)]
+
+    async def put(self, contact_id: str, **fields: Any) -> Book:
+        """A PUT of these fields, as the HTTP API would make it."""
+        change = Change("acme", f"put/{uuid4()}", datetime.now(UTC), "alice", Origin.PUT, contact_id, Fields(**fields))
+        async with self.pool.acquire() as connection, connection.transaction():
+            book = await store.open_book(connection, TAGGER, [change], change.at)
+            book.apply(change)
+            await store.save_book(connection, TAGGER, book)
+        return book
 
     async def request(self, *requests: SendRequested) -> list[Outgoing]:
         return await self.handle(self.stages.on_requested, *requests)

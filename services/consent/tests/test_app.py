@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -397,3 +398,215 @@ async def test_keywords_that_cannot_be_are_named(running: Running, body: Any, fi
     assert answer.status_code == 422, answer.text
     assert [one["field"] for one in answer.json()["errors"]] == [field]
     assert (await running.http.get(path)).json()["version"] == 0
+
+
+OPERATOR, VIEWER = ({"authorization": f"Bearer {role}-token-1"} for role in ("operator", "viewer"))
+
+
+async def test_one_person_under_all_their_names(running: Running) -> None:
+    w = workspace()
+    first = await put(running, w, "shopify:7712", marketing_state="NOT_SUBSCRIBED")
+    second = await put(running, w, "crm:55", external_ids=["erp:1"], language="es_MX", address_country="MX")
+    assert second["person_id"] == first["person_id"]
+    assert second["external_ids"] == ["crm:55", "erp:1", "shopify:7712"]
+    for name in ("shopify:7712", "erp:1", first["person_id"]):
+        told = (await running.http.get(f"/v1/workspaces/{w}/contacts/{name}")).json()
+        assert (told["person_id"], told["marketing_state"]) == (first["person_id"], "SUBSCRIBED")
+    kept = await put(running, w, "crm:55", name="Inés")
+    assert (kept["external_ids"], kept["language"], kept["address_country"]) == (
+        ["crm:55", "erp:1", "shopify:7712"],
+        "es_MX",
+        "MX",
+    )
+    history = (await running.http.get(f"/v1/workspaces/{w}/contacts/erp:1/history")).json()["items"]
+    told = [(line["kind"], line["contact_id"], line["stood"]) for line in reversed(history)]
+    assert told[0] == ("consent", "shopify:7712", "NOT_SUBSCRIBED")
+    assert ("consent", "crm:55", "SUBSCRIBED") in told
+    (merged,) = [line for line in history if line["kind"] == "merged"]
+    assert merged["note"] == "the same phone number"
+    assert merged["origin"] == "put"
+
+
+async def test_erasure_by_another_name(running: Running) -> None:
+    w = workspace()
+    await put(running, w, "crm:55", external_ids=["erp:1"])
+    answer = await running.http.delete(f"/v1/workspaces/{w}/contacts/erp:1")
+    assert answer.status_code == 204, answer.text
+    proof = await running.http.get(answer.headers["location"])
+    erased = {table["table"]: table["rows"] for table in proof.json()["services"][0]["tables"]}
+    assert (erased["contact"], erased["contact_name"]) == (1, 1)
+    for name in ("crm:55", "erp:1"):
+        assert (await running.http.get(f"/v1/workspaces/{w}/contacts/{name}")).status_code == 404
+
+
+async def test_a_message_made_record_yields_to_a_named_one(running: Running) -> None:
+    w = workspace()
+    await running.publish(message("STOP", 0, workspace_id=w, wamid=f"wamid.{w}"))
+    mark = f"{w}/wa-".encode()
+    await running.wait_for(Topic.CONTACT_UPDATED, lambda one: one.key.startswith(mark))
+    assert len((await running.http.get(f"/v1/workspaces/{w}/contacts")).json()["items"]) == 1
+    await put(running, w)
+    listed = (await running.http.get(f"/v1/workspaces/{w}/contacts")).json()["items"]
+    assert [(one["contact_id"], one["marketing_state"], one["external_ids"]) for one in listed] == [
+        ("c-1", "UNSUBSCRIBED", ["c-1"])
+    ]
+    history = (await running.http.get(f"/v1/workspaces/{w}/contacts/c-1/history")).json()["items"]
+    stop = next(line for line in history if line["source"] == "stop_reply")
+    assert (stop["proof"], stop["cause"]) == (f'wamid.{w} "STOP"', f"wamid.{w}")
+
+
+async def test_what_stood_at_a_past_moment(running: Running) -> None:
+    w = workspace()
+    before = (await put(running, w))["updated_at"]
+    await running.http.post(f"/v1/workspaces/{w}/contacts/c-1/unsubscribe", json={"proof": "call 3"})
+    path = f"/v1/workspaces/{w}/contacts/c-1/history"
+    # The API tells milliseconds, the database keeps microseconds.
+    moment = (datetime.fromisoformat(before) + timedelta(milliseconds=1)).isoformat()
+    past = (await running.http.get(path, params={"at": moment})).json()
+    assert (past["standing"]["marketing_state"], past["standing"]["source"]) == ("SUBSCRIBED", "import")
+    assert [line["said"] for line in past["items"]] == ["SUBSCRIBED"]
+    never = (await running.http.get(path, params={"at": "2020-01-01T00:00:00Z"})).json()
+    assert (never["standing"]["marketing_state"], never["items"]) == ("UNKNOWN", [])
+    body = {"requests": [request(workspace_id=w, to={"contact_id": "c-1"}).model_dump(mode="json")], "at": moment}
+    (judged,) = (await running.http.post("/v1/evaluate", json=body)).json()["results"]
+    assert next(gate for gate in judged["gates"] if gate["gate"] == "marketing_state")["passed"]
+    assert (await running.http.get(path, params={"at": "yesterday"})).status_code == 422
+    assert (await running.http.get(path, params={"cursor": "bm9uZQ"})).status_code == 422
+
+
+async def test_a_past_moment_is_judged_by_the_phone_of_then(running: Running) -> None:
+    w = workspace()
+    national = await put(running, w, phone="5512345678", phone_country_code="MX")
+    await put(running, w)
+    moment = (datetime.fromisoformat(national["updated_at"]) + timedelta(milliseconds=1)).isoformat()
+    asked = [request(workspace_id=w, to={"contact_id": "c-1"}).model_dump(mode="json")]
+    verdicts = []
+    for at in (moment, None):
+        answer = await running.http.post("/v1/evaluate", json={"requests": asked, "at": at})
+        (judged,) = answer.json()["results"]
+        verdicts.append((judged["resolved"]["phone"], [one["gate"] for one in judged["gates"] if not one["passed"]]))
+    assert verdicts == [(None, ["calling_code", "phone_possible"]), (PHONE, [])]
+
+
+async def test_a_viewer_sees_no_full_number_in_a_history(running: Running) -> None:
+    await put(running, "acme", "c-fixed", phone="+12025550123")
+    await put(running, "acme", "c-fixed", phone="+12025550145")
+    path = "/v1/workspaces/acme/contacts/c-fixed/history"
+    shown = [
+        [change for line in (await running.http.get(path, headers=who)).json()["items"] for change in line["fields"]]
+        for who in (OPERATOR, VIEWER)
+    ]
+    changed = [[(one["old"], one["new"]) for one in changes if one["field"] == "phone"] for changes in shown]
+    assert changed == [
+        [("+12025550123", "+12025550145"), (None, "+12025550123")],
+        [("***23", "***45"), (None, "***23")],
+    ]
+
+
+async def test_a_suggestion_is_applied_only_when_accepted(running: Running) -> None:
+    w = workspace()
+    await put(running, w, phone="5512345678", phone_country_code=None, address_country="MX")
+    listed = (await running.http.get(f"/v1/workspaces/{w}/contacts/suggestions")).json()
+    (one,) = listed["items"]
+    assert one["suggestion"] == {
+        "phone": PHONE,
+        "calling_code": "52",
+        "ground": "address_country",
+        "country": "MX",
+        "text": "the address' country MX",
+    }
+    path = f"/v1/workspaces/{w}/contacts/c-1/suggestion/accept"
+    other = await running.http.post(path, json={"phone": PHONE, "ground": "shop_country"})
+    assert (other.status_code, "changed" in other.text) == (409, True)
+    shown = {"phone": PHONE, "ground": "address_country", "note": "asked by phone"}
+    key = {"idempotency-key": f"accept-{w}"}
+    first = await running.http.post(path, json=shown, headers=key)
+    assert first.json() == {
+        "contact_id": "c-1",
+        "outcome": "accepted",
+        "why": None,
+        "phone": PHONE,
+        "suggestion": None,
+    }
+    assert (await running.http.post(path, json=shown, headers=key)).json() == first.json()
+    assert (await running.http.post(path, json=shown)).json()["outcome"] == "already_accepted"
+    history = (await running.http.get(f"/v1/workspaces/{w}/contacts/c-1/history")).json()["items"]
+    (accepted,) = [line for line in history if line["origin"] == "suggestion"]
+    assert accepted["note"] == "accepted +52: the address' country MX; asked by phone"
+    assert accepted["fields"] == [{"field": "phone_calling_code", "old": None, "new": "52"}]
+    await running.wait_for(Topic.CONTACT_UPDATED, lambda one: one.key == f"{w}/c-1".encode() and b'"52"' in one.value)
+
+
+async def test_suggestions_in_bulk_by_ground_and_by_name(running: Running) -> None:
+    w = workspace()
+    base = f"/v1/workspaces/{w}"
+    assert (await running.http.get(f"{base}/settings")).json()["shop_country"] is None
+    assert (await running.http.put(f"{base}/settings", json={"shop_country": "mx"})).json()["shop_country"] == "MX"
+    await put(running, w, "b-address", phone="07700900142", phone_country_code="GB", address_country="GB")
+    for i in range(3):
+        await put(running, w, f"shop-{i}", phone=f"551234567{i}", phone_country_code=None)
+    await put(running, w, "c-readable")
+    pages = [(await running.http.get(f"{base}/contacts/suggestions?limit=3")).json()]
+    pages.append((await running.http.get(f"{base}/contacts/suggestions?cursor={pages[0]['next_cursor']}")).json())
+    assert [[one["contact_id"] for one in page["items"]] for page in pages] == [
+        ["b-address", "shop-0", "shop-1"],
+        ["shop-2"],
+    ]
+    await put(running, w, "shop-1", phone="5512345699", phone_country_code=None)
+    accept = f"{base}/contacts/suggestions/accept"
+    listed = {"ground": "shop_country", "listed_at": pages[1]["listed_at"]}
+    done = (await running.http.post(accept, json={"filter": listed})).json()
+    assert [(one["contact_id"], one["outcome"]) for one in done["items"]] == [
+        ("shop-0", "accepted"),
+        ("shop-1", "refused"),
+        ("shop-2", "accepted"),
+    ]
+    assert (done["accepted"], done["refused"], done["items"][1]["suggestion"]["phone"]) == (2, 1, "+525512345699")
+    items = [
+        {"contact_id": "b-address", "phone": "+447700900142", "ground": "address_country"},
+        {"contact_id": "shop-0", "phone": "+525512345670", "ground": "shop_country"},
+        {"contact_id": "shop-1", "phone": "+525512345671", "ground": "shop_country"},
+        {"contact_id": "nobody", "phone": PHONE, "ground": "digits"},
+    ]
+    done = (await running.http.post(accept, json={"items": items})).json()
+    assert [one["outcome"] for one in done["items"]] == ["accepted", "already_accepted", "refused", "refused"]
+    left = (await running.http.get(f"{base}/contacts/suggestions?ground=shop_country&country=mx")).json()
+    assert [one["contact_id"] for one in left["items"]] == ["shop-1"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"items": []},
+        {"filter": {"ground": "horoscope", "listed_at": "2026-11-22T10:00:00Z"}},
+        {"filter": {"ground": "digits"}},
+        {"items": [{"contact_id": "c", "phone": PHONE, "ground": "digits"}] * 2},
+    ],
+)
+async def test_a_bulk_acceptance_that_is_none(running: Running, body: Any) -> None:
+    answer = await running.http.post("/v1/workspaces/acme/contacts/suggestions/accept", json=body)
+    assert (answer.status_code, bool(answer.json()["errors"])) == (422, True), answer.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "path", "status"),
+    [
+        (VIEWER, "POST", "/v1/workspaces/acme/contacts/suggestions/accept", 403),
+        (VIEWER, "POST", "/v1/workspaces/acme/contacts/c-1/suggestion/accept", 403),
+        (VIEWER, "PUT", "/v1/workspaces/acme/settings", 403),
+        (VIEWER, "GET", "/v1/workspaces/other/contacts/suggestions", 404),
+        (VIEWER, "GET", "/v1/workspaces/other/settings", 404),
+        (OPERATOR, "GET", "/v1/workspaces/acme/contacts/nobody/history", 404),
+    ],
+)
+async def test_rights_on_suggestions(
+    running: Running, headers: dict[str, str], method: str, path: str, status: int
+) -> None:
+    answer = await running.http.request(method, path, headers=headers, json={} if method != "GET" else None)
+    assert answer.status_code == status, answer.text
+
+
+async def test_another_workspaces_person_is_nobody(running: Running) -> None:
+    mine = await put(running, workspace())
+    assert (await running.http.get(f"/v1/workspaces/{workspace()}/contacts/{mine['person_id']}")).status_code == 404

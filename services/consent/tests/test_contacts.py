@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from consent.contacts import Book, Change, Fields, Key, Mark, Origin, Word, standing
+from consent.contacts import Book, Change, Key, Mark, Origin, Word, standing
+from consent.fields import Fields
 from hypothesis import given
 from hypothesis import strategies as st
 from sendwhy.events import MarketingState
@@ -49,7 +50,7 @@ def state_of(book: Book, contact_id: str = ID) -> MarketingState:
     return book.contacts[Key("w", contact_id)].word.state
 
 
-PUT, IMPORT, SYNC = Origin.PUT, Origin.IMPORT, Origin.SYNC
+PUT, IMPORT, SYNC, OPERATOR = Origin.PUT, Origin.IMPORT, Origin.SYNC, Origin.OPERATOR
 SUB, UNSUB, NOT = S.SUBSCRIBED, S.UNSUBSCRIBED, S.NOT_SUBSCRIBED
 RULES = [
     ("nobody said anything", [told(PUT, None, 0)], S.UNKNOWN),
@@ -62,6 +63,9 @@ RULES = [
     ("a later START does", [told(PUT, SUB, 0), own(UNSUB, 1), own(SUB, 2)], SUB),
     ("an old START doesn't", [told(PUT, SUB, 0), own(UNSUB, 2), own(SUB, 1)], UNSUB),
     ("in one second STOP wins", [told(PUT, SUB, 0), own(UNSUB, 1), own(SUB, 1)], UNSUB),
+    ("whichever comes first", [told(PUT, SUB, 0), own(SUB, 1), own(UNSUB, 1)], UNSUB),
+    ("a START of the next second does", [told(PUT, SUB, 0), own(UNSUB, 1), own(SUB, 1 + 1 / 60)], SUB),
+    ("an operator's word without proof doesn't", [told(PUT, SUB, 0), own(UNSUB, 1), told(OPERATOR, SUB, 2)], UNSUB),
     ("an operator's later proof undoes STOP", [told(PUT, SUB, 0), own(UNSUB, 1), operator(SUB, 2)], SUB),
     ("an operator's older proof doesn't", [told(PUT, SUB, 0), own(UNSUB, 2), operator(SUB, 1)], UNSUB),
     ("nor one of the same second", [told(PUT, SUB, 0), own(UNSUB, 1), operator(SUB, 1.01)], UNSUB),

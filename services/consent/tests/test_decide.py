@@ -1,15 +1,19 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
-from consent.contacts import Contact, Fields, Key, Word
+from consent.contacts import Contact, Key, Person, Word
 from consent.decide import Completed, Facts, Invalid, complete, decide, evaluate, purpose_of
+from consent.fields import Fields
 from sendwhy.events import MarketingState, Purpose, SendConsented, SendRejected, SendRequested
 from sendwhy.reasons import ReasonCode
 from sendwhy.topics import outgoing
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, 210_000, tzinfo=UTC)
 SAID = datetime(2026, 11, 20, 8, 12, 9, tzinfo=UTC)
+KEY, UID = Key("acme", "shopify:7712"), UUID(int=7712)
 R, P = ReasonCode, Purpose
 TEMPLATE: dict[str, Any] = {
     "type": "template",
@@ -32,7 +36,7 @@ def request(**more: Any) -> SendRequested:
 def contact(state: MarketingState | None = None, source: str = "import", **fields: Any) -> Contact:
     word = Word(state, SAID, source) if state else None
     given = Fields(**({"phone": "+525512345678"} | fields))
-    return Contact(Key("acme", "shopify:7712"), given, None, word, 3, SAID, SAID, SAID)
+    return Contact(KEY, given, None, word, 3, SAID, SAID, SAID, UID, Person(UID, None, word))
 
 
 def facts(found: Contact | None, **more: Any) -> Facts:
@@ -105,7 +109,7 @@ def test_the_first_failing_gate_decides(asked: dict[str, Any], known: Facts, cod
 
 def test_a_rejection_reads_as_the_contract_shows_it() -> None:
     stop = Word(S.UNSUBSCRIBED, SAID, "stop_reply", "wamid.1", own=True)
-    known = facts(Contact(SUBSCRIBED.key, SUBSCRIBED.fields, stop, SUBSCRIBED.told, 4, SAID, SAID, SAID))
+    known = facts(replace(SUBSCRIBED, person=Person(UID, stop, SUBSCRIBED.told), version=4))
     completed = complete(request(sender_id="415566778899001", metadata={"order": "4711"}), NOW)
     assert isinstance(completed, Completed)
     event = decide(completed, known, NOW)

@@ -1,4 +1,5 @@
 import pytest
+from consent.fields import Fields
 from consent.phones import PhoneFault, phone_of_wa_id, read_phone
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,34 +59,46 @@ FAULTY = [
 
 @pytest.mark.parametrize(("given_phone", "code", "country", "e164"), READ)
 def test_readable_numbers(given_phone: str, code: str | None, country: str | None, e164: str) -> None:
-    reading = read_phone(given_phone, code, country)
+    reading = Fields(given_phone, country, code).reading
+    assert reading is not None
     assert reading.phone is not None, reading
     assert reading.phone.e164 == e164
 
 
 @pytest.mark.parametrize(("given_phone", "code", "country", "fault"), FAULTY)
 def test_faulty_numbers(given_phone: str, code: str | None, country: str | None, fault: PhoneFault) -> None:
-    reading = read_phone(given_phone, code, country)
+    reading = Fields(given_phone, country, code, address_country=country).reading
+    assert reading is not None
     assert (reading.phone, reading.fault) == (None, fault)
     assert reading.detail
 
 
 @pytest.mark.parametrize(
-    ("given_phone", "country", "suggested", "ground"),
+    ("fields", "shop", "suggested", "ground"),
     [
-        ("5512345678", "MX", "+525512345678", "phone_country_code MX"),
-        ("5512345678", "mx", "+525512345678", "phone_country_code MX"),
-        ("07700900142", "GB", "+447700900142", "phone_country_code GB"),
-        ("525512345678", None, "+525512345678", "the digits begin with 52"),
+        (Fields("5512345678", "MX"), None, "+525512345678", "phone_country_code MX"),
+        (Fields("5512345678", "mx"), None, "+525512345678", "phone_country_code MX"),
+        (Fields("07700900142", "GB"), None, "+447700900142", "phone_country_code GB"),
+        (Fields("525512345678"), None, "+525512345678", "the digits begin with 52"),
+        (Fields("5512345678", address_country="MX"), "US", "+525512345678", "the address' country MX"),
+        (Fields("5512345678", "MX", address_country="MX"), None, "+525512345678", "the address' country MX"),
+        (Fields("5512345678", "MX", address_country="US"), None, "+525512345678", "phone_country_code MX"),
+        (Fields("5512345678"), "MX", "+525512345678", "the shop's country MX"),
+        (Fields("525512345678"), "US", "+525512345678", "the digits begin with 52"),
     ],
 )
 def test_a_missing_calling_code_is_suggested_and_not_applied(
-    given_phone: str, country: str | None, suggested: str, ground: str
+    fields: Fields, shop: str | None, suggested: str, ground: str
 ) -> None:
-    reading = read_phone(given_phone, None, country)
-    assert reading.phone is None
-    assert reading.suggestion is not None
-    assert (reading.suggestion.phone, reading.suggestion.ground) == (suggested, ground)
+    assert fields.e164 is None
+    suggestion = fields.suggestion(shop)
+    assert suggestion is not None
+    assert (suggestion.phone, suggestion.text) == (suggested, ground)
+
+
+@pytest.mark.parametrize("fields", [Fields(), Fields("+525512345678"), Fields("123", "MX"), Fields("5512345678")])
+def test_nothing_is_suggested_where_no_code_is_missing_or_nothing_tells_which(fields: Fields) -> None:
+    assert fields.suggestion() is None
 
 
 @pytest.mark.parametrize(
@@ -94,6 +107,8 @@ def test_a_missing_calling_code_is_suggested_and_not_applied(
         ("+5215512345678", "+525512345678"),
         ("+5511987654321", "+551187654321"),
         ("+5491123456789", "+541123456789"),
+        ("+55 21 98765-4321", "+55 21 8765-4321"),
+        ("+5521 7876-5432", "+5521 97876-5432"),
     ],
 )
 def test_two_spellings_are_one_person(one: str, other: str) -> None:
@@ -103,10 +118,20 @@ def test_two_spellings_are_one_person(one: str, other: str) -> None:
     assert first.key == second.key
 
 
-def test_a_landline_is_never_rewritten() -> None:
-    phone = read_phone("+551134567890").phone
+@pytest.mark.parametrize(
+    ("landline", "mobile"),
+    [
+        ("+551134567890", "+5511934567890"),
+        ("+552125551234", "+5521925551234"),
+        ("+5548 3222-1234", "+5548 93222-1234"),
+        ("+55 85 4002-8922", "+55 85 94002-8922"),
+    ],
+)
+def test_a_landline_is_never_rewritten(landline: str, mobile: str) -> None:
+    phone, other = read_phone(landline).phone, read_phone(mobile).phone
     assert phone is not None
-    assert (phone.e164, phone.key) == ("+551134567890", "551134567890")
+    assert (phone.e164, phone.key) == (f"+{phone.key}", "".join(filter(str.isdecimal, landline)))
+    assert other is None or other.key != phone.key
 
 
 def test_meta_names_people_without_a_plus() -> None:
@@ -117,7 +142,8 @@ def test_meta_names_people_without_a_plus() -> None:
 
 @given(st.text(max_size=64), st.text(max_size=4) | st.none(), st.text(max_size=3) | st.none())
 def test_any_text_is_either_a_phone_or_a_fault(text: str, code: str | None, country: str | None) -> None:
-    reading = read_phone(text, code, country)
+    reading = Fields(text, country, code).reading or read_phone(text, code)
+    assert Fields(text, country, code).suggestion(country) is None or reading.phone is None
     assert (reading.phone is None) == (reading.fault is not None)
 
 

@@ -1,14 +1,19 @@
 """Consent's stages on a real database: repeats, opt-outs, copies, erasure."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
+import consent
 import pytest
-from consent import keyword_store
+from consent import keyword_store, store
+from consent.contacts import Key, Mark
 from consent.keywords import Kept, Keywords
 from consent.stages import parse_stopped
 from consent_desk import PHONE, SENDER, Desk, at, contact_in, customer, message, record, request, sender, template
 from sendwhy.events import (
+    ContactUpdated,
     Inbound,
     MarketingState,
     Price,
@@ -20,12 +25,14 @@ from sendwhy.events import (
     StatusUpdated,
     reason,
 )
+from sendwhy.postgres import connect_pool, migrate
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Unreadable
 from sendwhy.topics import Outgoing, Topic
 
 pytestmark = pytest.mark.postgres
 S, R = MarketingState, ReasonCode
+MIGRATIONS = Path(consent.__file__).parent / "migrations"
 
 
 def codes(published: list[Outgoing]) -> list[ReasonCode | None]:
@@ -284,11 +291,22 @@ async def test_a_deleted_customer_is_erased_with_their_decisions(desk: Desk) -> 
     assert await desk.request(request()) == []
     assert await desk.tell(customer(20)) == []
     assert await desk.tell(message("STOP", 5)) == []
-    tables = ("contact", "contact_history", "memory", "decision", "message_of")
+    tables = ("contact", "contact_name", "contact_history", "memory", "decision", "message_of")
     dump = str([await desk.pool.fetch(f"select * from {table}") for table in tables])
     assert "5512345678" not in dump
     assert "shopify:7712" not in dump
     assert "baja" not in dump
+
+
+async def test_an_erased_record_is_named_by_no_other_of_its_person(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.put("crm:55", phone=PHONE, external_ids=("erp:1",))
+    await desk.tell(customer(10, action="delete", marketing_state=None))
+    dump = str(await desk.pool.fetch("select * from contact_history"))
+    assert ("crm:55" in dump, "shopify:7712" in dump) == (True, False)
+    async with desk.pool.acquire() as connection:
+        found = await store.contacts_named(connection, [Mark("acme", "contact", "erp:1")])
+    assert [one.key.contact_id for one in found] == ["crm:55"]
 
 
 async def test_an_old_deletion_doesnt_take_a_newer_contact(desk: Desk) -> None:
@@ -302,3 +320,81 @@ async def test_a_whole_batch_is_decided_at_once(desk: Desk) -> None:
     batch = [request(f"m-{i}") for i in range(500)]
     await desk.request(*batch[:1])
     assert len(await desk.request(*batch)) == 500
+
+
+async def test_a_request_may_name_any_of_a_persons_names(desk: Desk) -> None:
+    await desk.tell(customer())
+    book = await desk.put("crm:55", external_ids=("erp:1",), phone=PHONE)
+    person = str(book.contacts[Key("acme", "crm:55")].person.id)
+    names = ["crm:55", "erp:1", "shopify:7712", person]
+    published = await desk.request(*(request(f"m-{i}", to={"contact_id": name}) for i, name in enumerate(names)))
+    resolved = [SendConsented.model_validate_json(one.value or b"").resolved for one in published]
+    assert [one.contact_id for one in resolved] == ["crm:55", "crm:55", "shopify:7712", resolved[3].contact_id]
+    assert {one.phone for one in resolved} == {PHONE}
+    stopped = await desk.tell(message("STOP", 5))
+    states = [ContactUpdated.model_validate_json(one.value or b"") for one in stopped]
+    told = {one.contact_id: (one.marketing_state, one.person_id) for one in states}
+    assert told == dict.fromkeys(["crm:55", "shopify:7712"], (S.UNSUBSCRIBED, person)), "what the dispatcher recalls by"
+
+
+async def test_a_name_that_was_taken_back_finds_nobody(desk: Desk) -> None:
+    await desk.put("crm:55", external_ids=("erp:1", "erp:2"), phone=PHONE)
+    await desk.put("crm:55", external_ids=("erp:2",), phone=PHONE)
+    for name, found in (("erp:1", []), ("erp:2", ["crm:55"])):
+        async with desk.pool.acquire() as connection:
+            contacts = await store.contacts_named(connection, [Mark("acme", "contact", name)])
+        assert [contact.key.contact_id for contact in contacts] == found
+
+
+async def test_a_record_without_a_phone_is_written_to_at_the_persons(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.put("crm:55", external_ids=("shopify:7712",))
+    (consented,) = await desk.request(request(to={"contact_id": "crm:55"}))
+    resolved = SendConsented.model_validate_json(consented.value or b"").resolved
+    assert (resolved.contact_id, resolved.phone) == ("crm:55", PHONE)
+
+
+async def test_a_missing_code_is_suggested_by_the_shops_country(desk: Desk) -> None:
+    await desk.tell(customer(phone="5512345678"))
+    async with desk.pool.acquire() as connection:
+        await store.save_setting(connection, "acme", "MX", "alice")
+    (rejected,) = await desk.request(request(to={"contact_id": "shopify:7712"}))
+    event = SendRejected.model_validate_json(rejected.value or b"")
+    assert event.reason.evidence["suggestion"] == {
+        "calling_code": "52",
+        "phone": PHONE,
+        "ground": "the shop's country MX",
+    }
+
+
+async def test_history_is_read_again_as_it_was_written(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.put("shopify:7712", phone="+12025550123")
+    await desk.tell(customer(60 * 24 * 365))
+    rows = await desk.pool.fetch("select kind, origin, fields, overwrote from contact_history order by id")
+    assert [(row["kind"], row["origin"]) for row in rows] == [("consent", "sync"), ("phone", "put"), ("phone", "sync")]
+    assert [bool(row["overwrote"]) for row in rows] == [False, False, True]
+    async with desk.pool.acquire() as connection:
+        (contact,) = await store.contacts_of(connection, [Mark("acme", "contact", "shopify:7712")])
+    assert contact.phone_setter is not None
+    assert (contact.phone_setter.origin, contact.fields.phone) == ("sync", PHONE)
+
+
+async def test_records_of_before_become_people(fresh_database: str, tmp_path: Path) -> None:
+    first, *_ = sorted(MIGRATIONS.glob("*.sql"))
+    shutil.copy(first, tmp_path)
+    await migrate(fresh_database, tmp_path)
+    pool = await connect_pool(fresh_database, service="consent-test", size=2)
+    await pool.executemany(
+        "insert into contact (workspace_id, contact_id, phone_key, told_state, told_at, told_source, version,"
+        " created_at, fields_at, updated_at) values ('w', $1, $2, 'SUBSCRIBED', now(), 'import', 3, $3, now(), now())",
+        [("a", "525512345678", at(2)), ("b", "525512345678", at(1)), ("c", None, at(0))],
+    )
+    await migrate(fresh_database, MIGRATIONS)
+    async with pool.acquire() as connection:
+        found = await store.contacts_of(connection, [Mark("w", "contact", name) for name in "abc"])
+    people = {contact.key.contact_id: contact for contact in found}
+    assert people["a"].person.id == people["b"].person.id == people["b"].uid
+    assert people["c"].person.id == people["c"].uid
+    assert {contact.word.state for contact in found} == {S.SUBSCRIBED}
+    await pool.close()

@@ -526,3 +526,8 @@ def test_any_text_can_be_looked_up(text: str) -> None:
     assert spelled(spelled(text)) == spelled(text)
     keyword_in(text)
     button_keyword(text, text)
+
+
+def test_a_grapheme_joiner_within_a_word_whose_marks_count() -> None:
+    assert keyword_in("d\u034fừng") is STOP
+    assert keyword_in("dư\u034f\u0300ng") is STOP

@@ -398,7 +398,13 @@ def test_fields_without_any_array_that_we_know(raw: bytes, field: str, unknown: 
         (
             "customers/create",
             {"id": 7712, "phone": None, "default_address": {"phone": "5512345678", "country_code": "MX"}},
-            {"action": "update", "phone": "5512345678", "phone_country_code": "MX", "name": None},
+            {
+                "action": "update",
+                "phone": "5512345678",
+                "phone_country_code": "MX",
+                "address_country": "MX",
+                "name": None,
+            },
         ),
         ("customers/delete", {"id": 7712}, {"action": "delete", "contact_id": "shopify:7712"}),
         (

@@ -519,6 +519,8 @@ def _read_shopify(delivery: Delivery) -> Reading:
         contact_id=f"shopify:{number}",
         phone=_line(customer.get("phone") or address.get("phone"), 64),
         phone_country_code=_line(address.get("country_code"), 2),
+        address_country=_line(address.get("country_code"), 2),
+        language=_line(customer.get("locale"), 16),
         name=_line(" ".join(filter(None, (_line(customer.get(key), 128) for key in ("first_name", "last_name")))), 256),
         detail=delivery.topic,
     )
