@@ -163,7 +163,11 @@ def _international(text: str) -> Reading:
         return _impossible(_POSSIBLE_FAULTS.get(result, "its length fits no number of that country"))
     if phonenumbers.number_type(number) in _NOBODYS_RANGES:
         return _impossible("it lies in a range of services that no person has")
-    return Reading(_phone(number))
+    phone = _phone(number)
+    # One trunk zero after the calling code is a habit; where more is left out each time, nobody knows which is meant.
+    if phone.e164 != text and _international(phone.e164).phone != phone:
+        return _impossible("it has more zeros before it than any number of that country")
+    return Reading(phone)
 
 
 _POSSIBLE_FAULTS: Mapping[int, str] = MappingProxyType(

@@ -152,3 +152,8 @@ def test_reading_what_was_read_changes_nothing(text: str) -> None:
     phone = read_phone(text).phone
     if phone is not None:
         assert read_phone(phone.e164).phone == phone
+
+
+def test_one_zero_after_the_calling_code_is_a_habit_and_two_are_no_number() -> None:
+    assert read_phone("+31 0612345678") == read_phone("+31612345678")
+    assert read_phone("+31001300171").fault is PhoneFault.IMPOSSIBLE
