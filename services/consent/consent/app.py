@@ -19,12 +19,12 @@ from sendwhy.service import Runtime
 from sendwhy.stage import parse_json, parse_state
 from sendwhy.topics import Topic
 
-from consent import api, store
+from consent import api, import_api, store
+from consent.imports import Imports
 from consent.settings import Settings
 from consent.stages import Stages, parse_stopped
 
 PRUNE_SECONDS = 600.0
-IMPORT_BYTES_MAX = 64 * 1024 * 1024
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -46,9 +46,15 @@ def make_app(settings: Settings) -> FastAPI:
             await store.prune(connection, datetime.now(UTC))
 
     runtime.every(PRUNE_SECONDS, "prune", prune)
+    imports = Imports(runtime, settings)
     app = runtime.make_api(
         "Sendwhy consent",
-        body_limits={"/v1/workspaces/*/contacts/import": IMPORT_BYTES_MAX, EVALUATE_PATH: EVALUATE_BYTES_MAX},
+        body_limits={
+            "POST /v1/workspaces/*/contacts/import": settings.import_bytes_max,
+            EVALUATE_PATH: EVALUATE_BYTES_MAX,
+        },
     )
+    # Before the contacts, one of which might be called "imports".
+    app.include_router(import_api.routes(runtime, imports))
     app.include_router(api.routes(runtime, settings))
     return app

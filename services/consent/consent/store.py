@@ -12,6 +12,7 @@ from sendwhy.events import MarketingState, SenderUpdated, TemplateUpdated
 from sendwhy.postgres import Connection, MessageKey
 
 from consent.contacts import Book, Change, Contact, Entry, Erased, Fields, Key, Mark, Memory, Word
+from consent.import_store import forget_import_rows
 
 MAX_HOPS = 4
 PRUNE_ROWS = 10_000
@@ -118,11 +119,6 @@ _PRUNE = (
     " (select ctid from idempotency_key where created_at < $1::timestamptz - interval '7 days' limit $2)",
 )
 
-_KEPT_ANSWER = "select digest, answer from idempotency_key where workspace_id = $1 and key = $2"
-_KEEP_ANSWER = """
-insert into idempotency_key (workspace_id, key, digest, status, answer) values ($1, $2, $3, 200, $4)
-on conflict do nothing
-"""
 _HISTORY = """
 select * from contact_history where workspace_id = $1 and contact_id = $2 and id < $3 order by id desc limit $4
 """
@@ -207,6 +203,7 @@ async def _erase(connection: Connection, tagger: Tagger, erased: Erased) -> None
     await connection.execute(_BLUR_HISTORY, workspace, contact_id, f"erased:{own_tag}")
     await connection.execute(_REDACT_DECISIONS, workspace, tags)
     await connection.execute(_FORGET_MESSAGES, workspace, tags)
+    await forget_import_rows(connection, workspace, tags)
     await connection.execute(_FORGET_ANSWERS, workspace, to_json(contact_id).decode())
 
 
@@ -282,16 +279,6 @@ async def list_contacts(
     connection: Connection, workspace: str, *, after: str, phone_key: str | None, limit: int
 ) -> list[Contact]:
     return [contact_from(row) for row in await connection.fetch(_LIST, workspace, after, phone_key, limit)]
-
-
-async def kept_answer(connection: Connection, workspace: str, key: str) -> tuple[bytes, bytes] | None:
-    """Digest of the request and answer that stand under an Idempotency-Key."""
-    row = await connection.fetchrow(_KEPT_ANSWER, workspace, key)
-    return (row["digest"], row["answer"]) if row else None
-
-
-async def keep_answer(connection: Connection, workspace: str, key: str, digest: bytes, answer: bytes) -> None:
-    await connection.execute(_KEEP_ANSWER, workspace, key, digest, answer)
 
 
 async def prune(connection: Connection, now: datetime) -> None:
