@@ -3,6 +3,9 @@
 import asyncio
 import csv
 import io
+import os
+import socket
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -282,6 +285,66 @@ async def test_an_import_whose_process_died_failed_and_the_file_may_come_again(s
     again = await shop.post(body, prefer="respond-async", **key)
     assert again.headers["location"] != first.headers["location"]
     assert (await shop.ended(again.headers["location"]))["unchanged"] == 1
+
+
+async def test_kill_9_leaves_a_failed_import_that_can_be_repeated(shop: Shop) -> None:
+    body = "contact_id,phone\n" + "".join(f"c-{i},+52551{i:07}\n" for i in range(30_000))
+    own: Any = shop.app.state.runtime.settings
+    given = {
+        "DATABASE_URL": own.database_url.get_secret_value(),
+        "KAFKA_BOOTSTRAP_SERVERS": own.kafka_bootstrap_servers,
+        "PRIVACY_KEY": own.privacy_key.get_secret_value(),
+        "API_TOKENS": own.api_tokens.get_secret_value(),
+        "HTTP_PORT": str(_free_port()),
+    }
+    environment = os.environ | {f"SENDWHY_{name}": value for name, value in given.items()}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "consent", "serve", env=environment)
+    try:
+        base = f"http://127.0.0.1:{given['HTTP_PORT']}"
+        async with httpx.AsyncClient(base_url=base, headers=shop.http.headers) as http, asyncio.timeout(SECONDS):
+            while not await _is_ready(http):
+                await asyncio.sleep(0.1)
+            begun = await http.post(f"{shop.path}/import", content=body.encode(), headers=ASYNC)
+            address = begun.headers["location"]
+            while (await shop.http.get(address)).json()["read"] < 1000:
+                await asyncio.sleep(0.02)
+    finally:
+        process.kill()
+        await process.wait()
+    await shop.rows("update contact_import set heard_at = heard_at - interval '1 minute' where state = 'running'")
+    view = await shop.ended(address)
+    assert view["state"] == "failed"
+    assert "interrupted" in view["fault"]
+    assert 1000 <= view["read"] < 30_000
+    assert (await shop.http.get(shop.path, params={"limit": 1})).json()["items"]
+    first = "select count(*), count(distinct contact_id) from contact where workspace_id = $1"
+    assert tuple((await shop.rows(first, shop.workspace))[0]) == (view["read"], view["read"])
+    again = await shop.take(body[: body.index("c-3000,")])
+    assert (again["imported"], again["unchanged"]) == (3000, min(3000, view["read"]))
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+async def _is_ready(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/readyz")).is_success
+    except httpx.TransportError:
+        return False
+
+
+async def test_others_get_their_turn_while_an_import_runs(shop: Shop) -> None:
+    body = "contact_id,phone\n" + "".join(f"c-{i},+52551{i:07}\n" for i in range(20_000))
+    begun = await shop.post(body, prefer="respond-async")
+    for i in range(3):
+        answer = await shop.http.put(f"{shop.path}/c-{i}", json={"phone": PHONE, "name": f"by hand {i}"})
+        assert answer.status_code == 200
+    assert (await shop.http.get(begun.headers["location"])).json()["state"] == "running"
+    assert (await shop.ended(begun.headers["location"]))["imported"] == 20_000
 
 
 async def call(app: FastAPI, path: str, *messages: dict[str, Any]) -> list[dict[str, Any]]:

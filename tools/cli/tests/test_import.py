@@ -64,7 +64,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         address = urlsplit(self.path)
         body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.got.append((address.path, dict(parse_qsl(address.query, keep_blank_values=True)), self.headers["prefer"], body))
+        self.server.got.append(
+            (address.path, dict(parse_qsl(address.query, keep_blank_values=True)), self.headers["prefer"], body)
+        )
         if self.headers["authorization"] != "Bearer the-token":
             self._answer(403, b'{"detail": "This needs the role operator."}')
         elif self.server.refuses is not None:
