@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from consent.contacts import Book, Change, Contact, Fields, Key, Mark, Origin, Word, marks_of, standing
+from sendwhy.events import EARLIEST
+
+from consent.contacts import Book, Change, Contact, Fields, Key, Mark, Origin, Word, standing
 from consent.import_columns import ATTRIBUTES
 from consent.import_csv import NumberedRow, RefusedRow
-from consent.phones import read_phone
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,8 @@ def apply_to(book: Book, rows: Sequence[NumberedRow], cause: Cause, now: datetim
 def marks_of_refused(workspace: str, refused: RefusedRow) -> tuple[Mark, ...]:
     """Whom a refused row speaks of, as far as that can be read."""
     told = {field: cell for field, cell in refused.told.items() if len(cell) <= 128}
-    phone = told.get("phone")
-    reading = read_phone(phone, told.get("phone_calling_code"), told.get("phone_country_code")) if phone else None
-    return marks_of(workspace, told.get("contact_id"), reading.phone.key if reading and reading.phone else None)
+    fields = Fields(phone=told.get("phone"), calling_code=told.get("phone_calling_code"))
+    return Change(workspace, "", EARLIEST, "", Origin.IMPORT, told.get("contact_id"), fields).marks
 
 
 def name_of(contact_id: str) -> int:
