@@ -192,7 +192,8 @@ def map_columns(cells: Sequence[str], wanted: Mapping[str, str]) -> Columns:
 
     Raises UnreadableFile, which names the columns in question.
     """
-    header = tuple(cell.strip() for cell in cells)
+    # PostgreSQL, which keeps the header, takes no NUL.
+    header = tuple(cell.replace("\0", "\ufffd").strip() for cell in cells)
     claims: dict[str, list[tuple[Claim, int]]] = {field: [] for field in ImportRow.model_fields}
     taken = {_place_of(field, column, header): field for field, column in wanted.items() if column.strip()}
     for place, name in enumerate(header):

@@ -41,6 +41,8 @@ _NO_TEXT = {b"PK\x03\x04": "an Excel workbook or a zip archive", b"\xd0\xcf\x11\
 }
 # Short lists of names tell these two apart, but not one Western code page from the next.
 _CODE_PAGES = ["cp1252", "cp1251"]
+# Without UTF-7, which can spell what is no letter.
+_ENCODINGS = {codecs.lookup(name).name.replace("-", "_") for name in IANA_SUPPORTED} - {"utf_7"}
 _WIDE = ["utf_16_le", "utf_16_be"]
 
 
@@ -194,7 +196,7 @@ def _known(encoding: str) -> str:
         name = codecs.lookup(encoding.strip()).name
     except LookupError:
         name = ""
-    if name.replace("-", "_") not in {codecs.lookup(known).name.replace("-", "_") for known in IANA_SUPPORTED}:
+    if name.replace("-", "_") not in _ENCODINGS:
         raise UnreadableFile(
             f"The encoding {encoding[:40]!r} is not known here.",
             {"encoding": "say utf-8, windows-1252, windows-1251 or another of IANA's names, or leave it out"},

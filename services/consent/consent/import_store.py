@@ -35,6 +35,7 @@ where i.import_id = $1 and i.state = 'waiting' and not exists (
 returning true
 """
 _STATE = "select state from contact_import where import_id = $1"
+_READ = "select read from contact_import where import_id = $1 and state = 'running'"
 _GO_ON = """
 update contact_import set bytes_read = $2, read = read + $3, imported = imported + $4, unchanged = unchanged + $5,
     refused_count = refused_count + $6, repeated_count = repeated_count + $7, heard_at = clock_timestamp()
@@ -101,7 +102,7 @@ async def add(connection: Connection, job: Job) -> asyncpg.Record | None:
 
 
 def _about(job: Job, repeated: Sequence[tuple[int, int]] = ()) -> str:
-    """What is known of the file itself, as JSON. PostgreSQL's takes no NUL."""
+    """What is known of the file itself, as JSON."""
     layout = job.layout
     about = {
         "encoding": layout.encoding,
@@ -113,7 +114,7 @@ def _about(job: Job, repeated: Sequence[tuple[int, int]] = ()) -> str:
         "rows_total": layout.lines,
         "repeated": repeated,
     }
-    return to_json(about).decode().replace("\\u0000", "\ufffd")
+    return to_json(about).decode()
 
 
 async def twin_of(connection: Connection, job: Job) -> asyncpg.Record | None:
@@ -133,6 +134,12 @@ async def claim(connection: Connection, import_id: UUID) -> bool:
 async def state_of(connection: Connection, import_id: UUID) -> str | None:
     state: str | None = await connection.fetchval(_STATE, import_id)
     return state
+
+
+async def read_of(connection: Connection, import_id: UUID) -> int | None:
+    """How many rows a running import has read; None if it is not running."""
+    read: int | None = await connection.fetchval(_READ, import_id)
+    return read
 
 
 async def go_on(connection: Connection, import_id: UUID, bytes_read: int, counts: Sequence[int]) -> bool:

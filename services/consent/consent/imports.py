@@ -187,14 +187,16 @@ class Imports:
 
     async def _take_in(self, job: Job) -> bytes:
         repeated: list[tuple[int, int]] = []
+        read = 0
         async for batch, again in _batches(job):
-            await self._apply_patiently(job, batch, again)
+            await self._apply_patiently(job, batch, again, read)
+            read += len(batch)
             repeated += again[: SHOWN - len(repeated)]
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             row = await import_store.finish(connection, job, repeated)
             if row is None:
                 raise GivenUp
-            refused = await import_store.refused_of(connection, job.import_id, 0, import_store.SHOWN)
+            refused = await import_store.refused_of(connection, job.import_id, 0, SHOWN)
             answer = view_of(row, refused).model_dump_json().encode()
             if job.key is not None:
                 await import_store.keep_answer(connection, job, 200, answer)
@@ -202,12 +204,12 @@ class Imports:
         log.info("contacts were imported", import_id=str(job.import_id), **counts)
         return answer
 
-    async def _apply_patiently(self, job: Job, batch: Batch, repeated: Sequence[tuple[int, int]]) -> None:
+    async def _apply_patiently(self, job: Job, batch: Batch, repeated: Sequence[tuple[int, int]], read: int) -> None:
         """A batch is all or nothing, so it may be tried again; a database that is restarted costs no import."""
         for left in reversed(range(TRIES)):
             try:
                 async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-                    await self._apply(connection, job, batch, repeated)
+                    await self.apply(connection, job, batch, repeated, read)
             except TRANSIENT_ERRORS as error:
                 if not left:
                     raise
@@ -217,7 +219,15 @@ class Imports:
                 self._runtime.publish_soon()
                 return
 
-    async def _apply(self, connection: Connection, job: Job, batch: Batch, repeated: Sequence[tuple[int, int]]) -> None:
+    async def apply(
+        self, connection: Connection, job: Job, batch: Batch, repeated: Sequence[tuple[int, int]], read: int
+    ) -> None:
+        """One batch, after `read` rows; nothing if it is in already, as after a commit whose answer was lost."""
+        so_far = await import_store.read_of(connection, job.import_id)
+        if so_far is None:
+            raise GivenUp
+        if so_far > read:
+            return
         workspace, now = job.caller.workspace, datetime.now(UTC)
         await store.lock_workspaces(connection, [workspace])
         book = await store.open_book(connection, self._tagger, changes_of(batch.rows, job.cause, now), now)

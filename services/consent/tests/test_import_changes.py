@@ -1,5 +1,7 @@
 """What a row of an import changes: nothing where it says what already stands."""
 
+from collections.abc import Mapping
+
 import pytest
 from consent.contacts import Book, Contact, Fields, Key, Word
 from consent.import_changes import Cause, apply_to, change_of, marks_of_refused, name_of, news
@@ -16,8 +18,8 @@ IMPORTED = Word(YES, NOON, "import", "form 1")
 FIRM_NO, FIRM_YES = Word(STOPPED, at(1), "stop_reply", own=True), Word(YES, at(1), "start_reply", own=True)
 
 
-def row(number: int = 2, contact_id: str = "c-1", **more: object) -> NumberedRow:
-    return NumberedRow(number, (), ImportRow.model_validate({"contact_id": contact_id} | more))
+def row(number: int, cells: Mapping[str, str] | None = None) -> NumberedRow:
+    return NumberedRow(number, (), ImportRow.model_validate({"contact_id": "c-1"} | dict(cells or {})))
 
 
 def contact(*, firm: Word | None = None, told: Word | None = IMPORTED, name: str | None = "Inés") -> Contact:
@@ -46,7 +48,7 @@ CASES = [
     ("stands", "cells", "has_fields", "has_word"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
 def test_only_news_is_applied(stands: Contact | None, cells: dict[str, str], has_fields: bool, has_word: bool) -> None:
-    new = news(change_of(row(**cells), CAUSE, at(60)), stands)
+    new = news(change_of(row(2, cells), CAUSE, at(60)), stands)
     told = (False, False) if new is None else (new.fields != Fields(), new.word is not None)
     assert told == (has_fields, has_word)
 

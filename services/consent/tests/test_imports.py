@@ -21,8 +21,13 @@ import pytest_asyncio
 from consent import import_store, store
 from consent.app import make_app
 from consent.contacts import Mark
+from consent.import_csv import examine, read_batches
+from consent.import_job import Job, Upload
+from consent.imports import GivenUp, Imports
 from consent_desk import PHONE, settings
 from fastapi import FastAPI
+from sendwhy.access import Role, Token
+from sendwhy.http import Caller
 from sendwhy.kafka import create_topics
 from sendwhy.postgres import migrate
 
@@ -123,6 +128,31 @@ async def test_the_caller_may_say_which_column_is_meant(shop: Shop) -> None:
     assert (await shop.post(body, "?map.fone=x")).status_code == 422
     assert (await shop.post(body, "?map.phone=Mobile&encoding=klingon")).status_code == 422
     assert len(await shop.rows("select from contact_import where workspace_id = $1", shop.workspace)) == 1
+
+
+async def test_a_batch_whose_commit_got_no_answer_counts_once(shop: Shop) -> None:
+    runtime, body = shop.app.state.runtime, b"contact_id,phone\nc-1,\x01\nc-2,\nc-3,\n"
+    imports, file = Imports(runtime, runtime.settings), io.BytesIO(body)
+    caller = Caller(Token("tester", Role.OPERATOR, "*"), shop.workspace)
+    layout = examine(file, {})
+    job = Job(uuid4(), caller, Upload(file, b"d", b"d"), layout, datetime.now(UTC), None)
+    (batch,) = read_batches(file, layout)
+    async with runtime.pool.acquire() as connection:
+        await import_store.add(connection, job)
+        assert await import_store.claim(connection, job.import_id)
+        for _ in range(2):
+            async with connection.transaction():
+                await imports.apply(connection, job, batch, [], 0)
+        row = await import_store.finish(connection, job, [])
+        assert row is not None
+        assert (row["read"], row["imported"], row["refused_count"]) == (3, 2, 1)
+        with pytest.raises(GivenUp):
+            await imports.apply(connection, job, batch, [], 3)
+
+
+async def test_a_header_with_what_no_database_takes(shop: Shop) -> None:
+    view = await shop.take(b'contact_id,a\\u0000b,c\0d,"e\nf"\nc-1,1,2,3\n')
+    assert view["ignored"] == ["a\\u0000b", "c\ufffdd", "e\nf"]
 
 
 async def test_the_same_file_again_doubles_nothing(shop: Shop) -> None:
