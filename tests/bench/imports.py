@@ -29,7 +29,7 @@ PORT, TOKEN, WORKSPACE = 21900, "bench-admin-token", "bench"
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 IMPORTS = f"http://127.0.0.1:{PORT}/v1/workspaces/{WORKSPACE}/contacts/import"
 PIECE_ROWS = 5_000
-console = Console()
+console = Console(width=120)
 
 
 def pieces(rows: int) -> Iterator[bytes]:

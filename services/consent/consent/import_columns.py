@@ -152,10 +152,16 @@ class Columns:
 
     def told(self, cells: Sequence[str]) -> dict[str, str]:
         """A row's cells by field, without blanks around them; the empty ones are left out."""
-        told = {field: cells[place].strip() for field, place in self.places.items() if place < len(cells)}
+        told = {field: _cell(cells[place]) for field, place in self.places.items() if place < len(cells)}
         if "marketing_state" in self.lenient and (word := told.get("marketing_state")):
             told["marketing_state"] = _state_of(word)
         return {field: cell for field, cell in told.items() if cell}
+
+
+def _cell(text: str) -> str:
+    """A cell's words: a spreadsheet, and our own file of refused rows, put a ' before what would be a formula."""
+    cell = text.strip()
+    return cell[1:] if cell[:1] == "'" and cell[1:2] in ("=", "+", "-", "@") else cell
 
 
 def _state_of(word: str) -> str:

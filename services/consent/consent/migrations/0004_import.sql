@@ -8,7 +8,7 @@ create table contact_import (
     key            text,
     digest         bytea not null,
     by             text not null,
-    about          jsonb not null,
+    about          json not null,
     bytes_read     bigint not null default 0,
     read           bigint not null default 0,
     imported       bigint not null default 0,
