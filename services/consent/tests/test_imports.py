@@ -49,6 +49,8 @@ async def app(kafka_bootstrap: str, postgres_url: str) -> AsyncIterator[FastAPI]
     configured = settings(database, kafka_bootstrap, import_bytes_max=LIMIT)
     await create_topics(configured)
     app = make_app(configured)
+    # Another file's service may have been on this Kafka, with another database.
+    await app.state.runtime.rewind()
     async with app.router.lifespan_context(app):
         yield app
     await admin.execute(f"drop database {name} with (force)")
