@@ -56,8 +56,9 @@ def news(change: Change, contact: Contact | None) -> Change | None:
     told, word = contact.told, change.word
     if word is not None and told is not None:
         is_known = (told.state, told.source, told.proof) == (word.state, word.source, word.proof)
-        stood = standing(contact.firm, word)
-        if is_known and stood is not None and stood.state == contact.word.state:
+        # Told anew, a no would undo a yes that the person gave since: that is news.
+        older, newer = standing(contact.firm, told), standing(contact.firm, word)
+        if is_known and older is not None and newer is not None and older.state == newer.state:
             word = None
     fields = Fields() if change.fields.filled_from(contact.fields) == contact.fields else change.fields
     if word is None and fields == Fields():
