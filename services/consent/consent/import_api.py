@@ -156,9 +156,12 @@ class ImportDesk:
         """Note the import, and how it stands (JSON); or what stands under its Idempotency-Key already."""
         while True:
             async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-                if job.key and (kept := await import_store.kept_answer(connection, job.caller.workspace, job.key)):
-                    return _replayed(job, kept)
                 row = await import_store.add(connection, job)
+                # After it: a twin that just ended has left its answer before its row made way for this one.
+                if job.key and (kept := await import_store.kept_answer(connection, job.caller.workspace, job.key)):
+                    if row is not None:
+                        await import_store.withdraw(connection, job.import_id)
+                    return _replayed(job, kept)
                 if row is not None:
                     view = view_of(row).model_dump_json().encode()
                     if job.key and is_async:

@@ -24,6 +24,7 @@ insert into contact_import (import_id, workspace_id, state, key, digest, by, abo
 values ($1, $2, 'waiting', $3, $4, $5, $6, $7)
 on conflict (workspace_id, key) where state in ('waiting', 'running') do nothing returning *
 """
+_WITHDRAW = "delete from contact_import where import_id = $1 and state = 'waiting'"
 _TWIN = """
 select * from contact_import where workspace_id = $1 and key = $2 and state in ('waiting', 'running')
 """
@@ -99,6 +100,11 @@ async def add(connection: Connection, job: Job) -> asyncpg.Record | None:
         _about(job),
         job.started_at,
     )
+
+
+async def withdraw(connection: Connection, import_id: UUID) -> None:
+    """Take back a noted import that has not begun."""
+    await connection.execute(_WITHDRAW, import_id)
 
 
 def _about(job: Job, repeated: Sequence[tuple[int, int]] = ()) -> str:
