@@ -170,7 +170,8 @@ class Imports:
             log.error("an import was taken for dead while it ran", import_id=str(job.import_id))
             raise Problem(503, import_store.INTERRUPTED) from None
         except Exception as error:
-            log.warning("an import failed", import_id=str(job.import_id), error=describe(error))
+            bug = None if isinstance(error, TRANSIENT_ERRORS) else error
+            log.warning("an import failed", import_id=str(job.import_id), error=describe(error), exc_info=bug)
             await self._fail([job.import_id], f"{_fault(error)} Send the file again: rows that are in change nothing.")
             raise
         finally:
