@@ -60,6 +60,8 @@ MEANINGS: Mapping[str, str] = {
     " key, the STOP of erased people is forgotten",
     "transactional_workspaces": "workspaces, comma-separated, whose campaigns and automations may call a send"
     " transactional",
+    "import_bytes_max": "the largest CSV file that an import takes; it lies in the folder for temporary files (TMPDIR)"
+    " while it is imported",
     "meta_graph_url": "Meta's Graph API, or a simulator",
     "meta_api_version": "the version in the path",
     "token_encryption_key": "Fernet keys for the stored access tokens, comma-separated, the newest first",

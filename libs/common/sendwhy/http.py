@@ -29,6 +29,8 @@ from sendwhy.problems import Problem, not_found, problem_response
 
 HEAD_TIMEOUT_SECONDS = 10.0
 BODY_TIMEOUT_SECONDS = 30.0
+# What has arrived buys more time, so that a large file may come over a slow line and a trickle may not.
+BODY_BYTES_PER_SECOND_MIN = 32 * 1024
 HEAD_BYTES_MAX = 64 * 1024
 BODY_BYTES_MAX = 1024 * 1024
 DRAINED_BYTES_MAX = 16 * 1024 * 1024
@@ -86,12 +88,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     head_timeout_seconds = HEAD_TIMEOUT_SECONDS
     body_timeout_seconds = BODY_TIMEOUT_SECONDS
+    body_bytes_per_second_min = BODY_BYTES_PER_SECOND_MIN
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._body_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -117,8 +121,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
+        self._body_bytes = 0
         self._await_within(self.body_timeout_seconds)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._disarm()
@@ -136,6 +145,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._deadline = None
+        if not self._in_head and (earned := self._body_bytes / self.body_bytes_per_second_min) > 0:
+            # What comes from now on earns the time after that.
+            self._body_bytes = 0
+            self._await_within(min(earned, self.body_timeout_seconds))
+            return
         if not self.transport.is_closing():
             self.transport.close()
 
@@ -146,21 +160,26 @@ class BodyTooLarge(Exception):
 
 class BodyLimit:
     """ASGI middleware: 413 as soon as a body is longer than allowed, declared or not. `limits` by path prefix, in which
-    `*` stands for anything."""
+    `*` stands for anything, or by "METHOD path", which is that path only: a large body is for whom reads it piecewise.
+    """
 
     def __init__(self, app: ASGIApp, *, limits: Mapping[str, int]) -> None:
         self._app, self._limits = app, limits
 
-    def _limit(self, path: str) -> int:
-        return next(
-            (limit for prefix, limit in self._limits.items() if fnmatchcase(path, f"{prefix}*")), BODY_BYTES_MAX
+    def _limit(self, method: str, path: str) -> int:
+        whole = f"{method} {path}"
+        fitting = (
+            limit
+            for pattern, limit in self._limits.items()
+            if (fnmatchcase(whole, pattern) if " " in pattern else fnmatchcase(path, f"{pattern}*"))
         )
+        return next(fitting, BODY_BYTES_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limit(scope["path"])
+        limit = self._limit(scope["method"], scope["path"])
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > limit:
             await self._refuse(scope, receive, send, limit)

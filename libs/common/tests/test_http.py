@@ -1,6 +1,7 @@
 """Slow, large and hostile clients over real sockets."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,14 +14,16 @@ from sendwhy.http import BodyLimit, GuardedProtocol
 class Hasty(GuardedProtocol):
     head_timeout_seconds = 0.5
     body_timeout_seconds = 0.5
+    body_bytes_per_second_min = 10_000
 
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[int]:
     app = FastAPI()
-    app.add_middleware(BodyLimit, limits={"/large": 200_000})
+    app.add_middleware(BodyLimit, limits={"/large": 200_000, "POST /*/file": 2_000_000})
 
-    @app.post("/{path}")
+    @app.put("/{path:path}")
+    @app.post("/{path:path}")
     async def echo(path: str, request: Request) -> int:
         return len(await request.body())
 
@@ -80,6 +83,33 @@ async def test_whoever_finishes_in_time_is_served_and_may_go_on() -> None:
         assert (await talk(port, one, one)).count(b" 200 ") == 2
 
 
+async def test_a_large_body_may_take_longer_as_long_as_it_comes() -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: 150000\r\nConnection: close\r\n\r\n")
+        for _ in range(15):
+            writer.write(b"y" * 10_000)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        assert b" 200 " in await reader.read()
+        writer.close()
+
+
+async def test_a_body_that_trickles_is_cut_off() -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n")
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20):
+                writer.write(b"y")
+                await writer.drain()
+                await asyncio.sleep(0.1)
+            answer = await asyncio.wait_for(reader.read(), 20)
+        assert b" 200 " not in answer
+        writer.close()
+
+
 LARGE = [
     ("declared", b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n", b"y" * 2_000_000, b" 413 "),
     (
@@ -99,6 +129,24 @@ LARGE = [
         b"POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n",
         b"y" * 200_000,
         b" 200 ",
+    ),
+    (
+        "a method's own limit",
+        b"POST /a/file HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n",
+        b"y" * 2_000_000,
+        b" 200 ",
+    ),
+    (
+        "another method has the usual limit",
+        b"PUT /a/file HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n",
+        b"y" * 2_000_000,
+        b" 413 ",
+    ),
+    (
+        "a path below has the usual limit",
+        b"POST /a/file/b HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n",
+        b"y" * 2_000_000,
+        b" 413 ",
     ),
     (
         "a length that is no number",

@@ -1,17 +1,14 @@
-"""Consent over HTTP (contract.md): contacts, import, history, evaluate."""
+"""Consent over HTTP (contract.md): contacts, history, evaluate."""
 
-import hashlib
-import hmac
-import tempfile
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import structlog
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from sendwhy.access import Role
@@ -27,7 +24,6 @@ from consent import erasures, people, store
 from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Key, Mark, Origin, Word
 from consent.decide import Completed, Invalid, Verdict, complete, evaluate
 from consent.fields import Fields
-from consent.import_csv import Refused, Report, UnreadableFile, read_batches
 from consent.past import Past, past_of
 from consent.phones import read_phone
 from consent.settings import Settings
@@ -37,7 +33,6 @@ PAGE_MAX = 500
 EXTERNAL_IDS_MAX = 20
 UUID_LENGTH = 36
 KEPT = frozenset({"user_id", "external_ids", "language", "address_country"})
-SPOOL_BYTES = 4 * 1024 * 1024
 
 log = structlog.get_logger("sendwhy")
 
@@ -153,7 +148,6 @@ _EVALUATE_BODY = TypeAdapter(EvaluateBody)
 _EVALUATE_SCHEMA = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": EvaluateBody.model_json_schema()}}}
 }
-_CSV_SCHEMA = {"requestBody": {"required": True, "content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 
 def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - one closure a route
@@ -211,23 +205,6 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
         last = found[-1].key.contact_id if len(found) == limit else None
         items = [_view(one, caller, persons[one.person.id]) for one in found]
         return ContactPage(items=items, next_cursor=_cursor(last) if last else None)
-
-    @router.post("/workspaces/{w}/contacts/import", response_model=Report, openapi_extra=_CSV_SCHEMA)
-    async def import_contacts(
-        caller: Operator,
-        request: Request,
-        content_type: Annotated[str, Header()],
-        key: IdempotencyKey = None,
-    ) -> Response:
-        if content_type.partition(";")[0].strip().lower() != "text/csv":
-            raise Problem(415, "The body must be text/csv.")
-        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
-            digest = hashlib.sha256(request.url.path.encode())
-            async for chunk in request.stream():
-                digest.update(chunk)
-                file.write(chunk)
-            file.seek(0)
-            return await desk.import_once(caller, key, digest.digest(), file)
 
     @router.post("/evaluate", response_model=EvaluateAnswer, openapi_extra=_EVALUATE_SCHEMA)
     async def post_evaluate(token: AnyToken, request: Request) -> EvaluateAnswer:
@@ -289,42 +266,6 @@ class Desk:
             mark = Mark(caller.workspace, "contact", contact_id)
             answer.headers["location"] = await erasures.url_of_last(connection, self._tagger, mark)
         return answer
-
-    async def import_once(self, caller: Caller, key: str | None, digest: bytes, file: IO[bytes]) -> Response:
-        """An import is many transactions, so its answer is kept when all are done; one cut short starts anew."""
-        if key is not None:
-            async with self._runtime.pool.acquire(timeout=30) as connection:
-                kept = await store.kept_answer(connection, caller.workspace, key)
-            if kept is not None and not hmac.compare_digest(kept[0], digest):
-                raise Problem(409, "This Idempotency-Key was used for another request.")
-            if kept is not None:
-                headers = {"idempotent-replayed": "true"}
-                return Response(kept[1], headers=headers, media_type="application/json")
-        report = await self.take_in(caller, key or str(uuid4()), file)
-        answer = report.model_dump_json().encode()
-        if key is not None:
-            async with self._runtime.pool.acquire(timeout=30) as connection:
-                await store.keep_answer(connection, caller.workspace, key, digest, answer)
-        return Response(answer, media_type="application/json")
-
-    async def take_in(self, caller: Caller, import_id: str, file: IO[bytes]) -> Report:
-        """Import a file in batches, each in its own transaction; a repeat changes nothing that is already so."""
-        report = Report()
-        try:
-            for rows, refused in read_batches(file):
-                report.refuse(refused)
-                now = datetime.now(UTC)
-                changes = [row.to_change(caller.workspace, import_id, caller.token.name, now) for row in rows]
-                async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-                    _, refusals = await self.apply(connection, caller.workspace, changes)
-                self._runtime.publish_soon()
-                report.refuse([Refused(row=rows[i].number, field="contact_id", detail=why) for i, why in refusals])
-                report.imported += len(rows) - len(refusals)
-                report.read += len(rows) + len(refused)
-        except UnreadableFile as error:
-            raise Problem(422, str(error)) from None
-        log.info("contacts were imported", read=report.read, imported=report.imported, refused=report.refused_count)
-        return report
 
     async def once(self, request: Request, caller: Caller, key: str | None, act: Any) -> Response:
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():

@@ -21,14 +21,14 @@ from sendwhy.service import Runtime
 from sendwhy.stage import parse_json, parse_state
 from sendwhy.topics import Topic
 
-from consent import api, erasure_api, erasures, history, store, suggestions, workspace
+from consent import api, erasure_api, erasures, history, import_api, store, suggestions, workspace
+from consent.imports import Imports
 from consent.keyword_api import keyword_routes
 from consent.settings import Settings
 from consent.stages import Stages, parse_stopped
 
 PRUNE_SECONDS = 600.0
 COUNT_SECONDS = 60.0
-IMPORT_BYTES_MAX = 64 * 1024 * 1024
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -58,14 +58,20 @@ def make_app(settings: Settings) -> FastAPI:
 
     runtime.every(PRUNE_SECONDS, "prune", prune)
     runtime.every(COUNT_SECONDS, "count erasures", count_erasures)
+    imports = Imports(runtime, settings)
     app = runtime.make_api(
         "Sendwhy consent",
-        body_limits={"/v1/workspaces/*/contacts/import": IMPORT_BYTES_MAX, EVALUATE_PATH: EVALUATE_BYTES_MAX},
+        body_limits={
+            "POST /v1/workspaces/*/contacts/import": settings.import_bytes_max,
+            EVALUATE_PATH: EVALUATE_BYTES_MAX,
+        },
     )
     desk = api.Desk(runtime, settings)
     app.include_router(suggestions.routes(runtime, desk))  # before the routes by id: "suggestions" is no contact
     app.include_router(workspace.routes(runtime, desk))
     app.include_router(history.routes(runtime))
+    # Before the contacts, one of which might be called "imports".
+    app.include_router(import_api.routes(runtime, imports))
     app.include_router(api.routes(runtime, settings))
     app.include_router(erasure_api.routes(runtime, settings))
     app.include_router(keyword_routes(runtime))

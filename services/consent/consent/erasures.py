@@ -20,6 +20,7 @@ from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, outgoing
 
 from consent.contacts import Erased, Key, Mark, Origin
+from consent.import_store import forget_import_rows
 
 TagOf = Callable[[Mark], bytes]
 
@@ -213,6 +214,7 @@ async def _erase_here(
         _rows("decision", "blurred", await connection.execute(_REDACT_DECISIONS, workspace, messages)),
         ErasedRows(table="message_of", act="erased", rows=len(rows)),
         ErasedRows(table="idempotency_key", act="erased", rows=answers),
+        _rows("contact_import_refused", "erased", await forget_import_rows(connection, workspace, tags)),
         _rows("privacy_request", "blurred", await connection.execute(_FORGET_REQUESTS, workspace, ids, erasure_id)),
         ErasedRows(
             table="memory",

@@ -154,11 +154,6 @@ _PRUNE = (
     " (select ctid from idempotency_key where created_at < $1::timestamptz - interval '7 days' limit $2)",
 )
 
-_KEPT_ANSWER = "select digest, answer from idempotency_key where workspace_id = $1 and key = $2"
-_KEEP_ANSWER = """
-insert into idempotency_key (workspace_id, key, digest, status, answer) values ($1, $2, $3, 200, $4)
-on conflict do nothing
-"""
 # What one cause did to the consent of several records of a person is told once.
 _HISTORY = """
 select h.* from contact_history h
@@ -410,16 +405,6 @@ async def list_contacts(
     connection: Connection, workspace: str, *, after: str, phone_key: str | None, limit: int
 ) -> list[Contact]:
     return [contact_from(row) for row in await connection.fetch(_LIST, workspace, after, phone_key, limit)]
-
-
-async def kept_answer(connection: Connection, workspace: str, key: str) -> tuple[bytes, bytes] | None:
-    """Digest of the request and answer that stand under an Idempotency-Key."""
-    row = await connection.fetchrow(_KEPT_ANSWER, workspace, key)
-    return (row["digest"], row["answer"]) if row else None
-
-
-async def keep_answer(connection: Connection, workspace: str, key: str, digest: bytes, answer: bytes) -> None:
-    await connection.execute(_KEEP_ANSWER, workspace, key, digest, answer)
 
 
 async def prune(connection: Connection, now: datetime) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import IO, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -145,7 +145,7 @@ def send(
 
     with _command_errors():
         stack = find_stack(state_dir)
-        with _lines(file) as (lines, size), _progress(size) as on_line:
+        with _opened(file) as (lines, size), _progress(size) as on_line:
             sent = asyncio.run(publish(stack.kafka, lines, on_line))
     rate = sent.acknowledged / max(sent.seconds, 0.001)
     print(f"{sent.acknowledged} requests published in {sent.seconds:.1f} s ({rate:.0f}/s)")
@@ -157,6 +157,52 @@ def send(
         )
     why = _on_this_stack(f"sendwhy why MESSAGE_ID --workspace {shlex.quote(workspace)}", state_dir)
     _say(f"next: {why}   or {stack.services['message-log']}")
+
+
+@app.command("import", epilog=HELP)
+def import_contacts(
+    file: Annotated[Path, typer.Argument(help="A CSV file of contacts; - for stdin.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and judge all rows, store nothing.")] = False,
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", help="A field's column, as in phone=Mobile. Repeatable.")
+    ] = None,
+    refused: Annotated[
+        Path | None, typer.Option("--refused", help="Write every refused row and why to this file, as CSV.")
+    ] = None,
+    as_json: Json = False,
+    state_dir: StateDir = STATE_DIR,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Import contacts from a CSV file. Exits 1 if a row was refused.
+
+    $ sendwhy import customers.csv --dry-run
+
+    $ sendwhy import customers.csv --map phone=Mobile --refused refused.csv
+
+    Columns are found by their names, in many languages. The same file again changes nothing that is already so.
+    """
+    from sendwhy_cli.imports import Importer, Wanted, columns_of, progress, show
+    from sendwhy_cli.stack import find_stack
+
+    with _command_errors():
+        wanted = Wanted(workspace, columns_of(columns or []), dry_run)
+        if refused is not None and dry_run:
+            raise CommandError(Exit.USAGE, "--refused goes with an import, not with --dry-run: a preview keeps no rows")
+        importer = Importer(find_stack(state_dir))
+        try:
+            with _opened(file) as (opened, size), progress(Console(stderr=True)) as tell:
+                view = importer.take(opened, size, wanted, tell)
+            if refused is not None:
+                importer.save_refused(view, refused)
+        finally:
+            importer.close()
+    if as_json:
+        print(json.dumps(view, ensure_ascii=False))
+    else:
+        print("\n".join(show(view)))
+        if view["refused_count"] and refused is None and not dry_run:
+            _say("next: the same with --refused FILE.csv writes every refused row and why")
+    raise typer.Exit(Exit.BAD_ANSWER if view["refused_count"] or view["state"] == "failed" else Exit.DONE)
 
 
 @app.command(epilog=HELP)
@@ -235,17 +281,17 @@ def _counts(pairs: list[str]) -> dict[str, int]:
 
 
 @contextmanager
-def _lines(file: Path) -> Iterator[tuple[Iterator[bytes], int | None]]:
-    """The lines, and the size in bytes where it is known."""
+def _opened(file: Path) -> Iterator[tuple[IO[bytes], int | None]]:
+    """The file, and its size in bytes where it is known."""
     if str(file) == "-":
-        yield iter(sys.stdin.buffer), None
+        yield sys.stdin.buffer, None
         return
     try:
         opened = file.open("rb")
     except OSError as error:
         raise CommandError(Exit.USAGE, f"{file}: {error.strerror}") from error
     with opened:
-        yield iter(opened), os.fstat(opened.fileno()).st_size or None
+        yield opened, os.fstat(opened.fileno()).st_size or None
 
 
 @contextmanager
