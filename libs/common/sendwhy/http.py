@@ -78,9 +78,13 @@ def cursor_of(position: str) -> str:
 def position_of(cursor: str) -> str:
     """What `cursor_of` was given; 422 for anything else."""
     try:
-        return base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode()
+        position = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError):
-        raise Problem(422, "The cursor is not one of ours.", errors={"cursor": "is not one of ours"}) from None
+        position = "\0"
+    # The database takes no NUL in a text.
+    if "\0" in position:
+        raise Problem(422, "The cursor is not one of ours.", errors={"cursor": "is not one of ours"})
+    return position
 
 
 class GuardedProtocol(HttpToolsProtocol):

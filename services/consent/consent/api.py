@@ -1,6 +1,5 @@
 """Consent over HTTP (contract.md): contacts, history, evaluate."""
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,12 +8,25 @@ from uuid import UUID, uuid4
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, ValidationError
 from pydantic_core import to_json
 from sendwhy.access import Role
 from sendwhy.evaluation import EVALUATE_MAX
 from sendwhy.events import ContactId, Gate, Line, MarketingState, Moment, Name, Resolved, SendRequested
-from sendwhy.http import Admin, AnyToken, Body, Caller, IdempotencyKey, Operator, Viewer, once
+from sendwhy.http import (
+    Admin,
+    AnyToken,
+    Body,
+    Caller,
+    IdempotencyKey,
+    Operator,
+    Viewer,
+    body_schema,
+    cursor_of,
+    json_body,
+    once,
+    position_of,
+)
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
@@ -144,12 +156,6 @@ class EvaluateAnswer(BaseModel):
     results: list[EvaluateResult]
 
 
-_EVALUATE_BODY = TypeAdapter(EvaluateBody)
-_EVALUATE_SCHEMA = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": EvaluateBody.model_json_schema()}}}
-}
-
-
 def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - one closure a route
     router = APIRouter(prefix="/v1")
     desk = Desk(runtime, settings)
@@ -194,7 +200,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
     ) -> ContactPage:
         phone_key = _phone_key(phone) if phone else None
-        after = _from_cursor(cursor) if cursor else ""
+        after = position_of(cursor) if cursor else ""
         async with runtime.pool.acquire(timeout=30) as connection:
             found = await store.list_contacts(
                 connection, caller.workspace, after=after, phone_key=phone_key, limit=limit
@@ -204,16 +210,13 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
                 persons[record.person.id].append(record)
         last = found[-1].key.contact_id if len(found) == limit else None
         items = [_view(one, caller, persons[one.person.id]) for one in found]
-        return ContactPage(items=items, next_cursor=_cursor(last) if last else None)
+        return ContactPage(items=items, next_cursor=cursor_of(last) if last else None)
 
-    @router.post("/evaluate", response_model=EvaluateAnswer, openapi_extra=_EVALUATE_SCHEMA)
-    async def post_evaluate(token: AnyToken, request: Request) -> EvaluateAnswer:
-        try:
-            body = _EVALUATE_BODY.validate_json(await request.body())
-        except ValidationError as error:
-            raise Problem(422, "; ".join(fields_of(error))) from None
-        for workspace in {one.get("workspace_id") for one in body.requests}:
-            if isinstance(workspace, str) and not token.may(Role.VIEWER, workspace):
+    @router.post("/evaluate", openapi_extra=body_schema(EvaluateBody))
+    async def post_evaluate(token: AnyToken, body: Annotated[EvaluateBody, json_body(EvaluateBody)]) -> EvaluateAnswer:
+        named = (one.get("workspace_id") for one in body.requests)
+        for workspace in {name for name in named if isinstance(name, str)}:
+            if not token.may(Role.VIEWER, workspace):
                 raise not_found("The workspace")
         async with runtime.pool.acquire(timeout=30) as connection:
             return await desk.evaluate(connection, body)
@@ -427,14 +430,3 @@ def _phone_key(phone: str) -> str:
     if reading.phone is None:
         raise Problem(422, "The phone can't be read.", errors={"phone": reading.detail})
     return reading.phone.key
-
-
-def _cursor(position: str) -> str:
-    return urlsafe_b64encode(position.encode()).decode()
-
-
-def _from_cursor(cursor: str) -> str:
-    try:
-        return urlsafe_b64decode(cursor.encode()).decode()
-    except ValueError:
-        raise Problem(422, "The cursor can't be read.", errors={"cursor": "use next_cursor as it came"}) from None

@@ -306,6 +306,36 @@ async def test_rights(running: Running, token: str, method: str, path: str, stat
     assert (answer.headers["content-type"] == "application/problem+json") == (status >= 400)
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"{", "body"),
+        (b"[]", "body"),
+        (b"{}", "requests"),
+        (b'{"requests": [7]}', "requests.0"),
+        (b'{"requests": [], "at": "yesterday"}', "at"),
+        (b'{"requests": [' + b",".join([b"{}"] * 1001) + b"]}", "requests"),
+    ],
+)
+async def test_a_question_that_is_none_names_its_field(running: Running, body: bytes, field: str) -> None:
+    answer = await running.http.post("/v1/evaluate", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert [one["field"] for one in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize("workspace_id", [None, 7, [], {}, "no such"])
+async def test_a_request_of_no_workspace_is_judged_as_unreadable(running: Running, workspace_id: Any) -> None:
+    answer = await running.http.post("/v1/evaluate", json={"requests": [{"workspace_id": workspace_id}]})
+    (judged,) = answer.json()["results"]
+    assert [(gate["gate"], gate["passed"]) for gate in judged["gates"]] == [("request", False)]
+
+
+@pytest.mark.parametrize("cursor", ["!", "AA", "YQBi", "/w"])
+async def test_a_cursor_that_is_none_of_ours(running: Running, cursor: str) -> None:
+    answer = await running.http.get("/v1/workspaces/acme/contacts", params={"cursor": cursor})
+    assert (answer.status_code, [one["field"] for one in answer.json()["errors"]]) == (422, ["cursor"])
+
+
 async def test_evaluate_keeps_to_the_callers_workspaces(running: Running) -> None:
     headers = {"authorization": "Bearer viewer-token-1"}
     foreign = request(workspace_id="other").model_dump(mode="json")
