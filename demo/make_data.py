@@ -279,7 +279,7 @@ def without_calling_code(person: Person, turn: int) -> Json:
 def impossible(person: Person, turn: int) -> Json:
     return [
         {"phone": f"{float(person.wa_id):.5E}"},  # a spreadsheet took it for a number
-        {"phone": f"'{person.phone}"},
+        {"phone": f"{person.phone} WhatsApp"},
         {"phone": person.phone[:5]},
         {"phone": f"+999{person.phone[-9:]}", "phone_calling_code": "999"},
         {"phone": "n/a"},

@@ -254,19 +254,23 @@ class Desk:
         return await self.once(request, caller, key, act)
 
     async def erase(self, request: Request, caller: Caller, key: str | None, contact_id: str) -> Response:
+        # Also by another of their names; the contact may be gone already, and is erased once more by its id.
+        name = contact_id
+
         async def act(connection: Connection) -> tuple[int, bytes]:
-            now = datetime.now(UTC)
-            # Also by another of their names; the contact may be gone already, and is erased once more by its id.
-            found = await people.find_contact(connection, caller.workspace, contact_id)
-            name = found.key.contact_id if found else contact_id
-            change = Change(caller.workspace, f"erase/{uuid4()}", now, caller.token.name, Origin.ERASURE, name)
+            nonlocal name
+            await store.lock_workspaces(connection, [caller.workspace])
+            if (found := await people.find_contact(connection, caller.workspace, contact_id)) is not None:
+                name = found.key.contact_id
+            cause, now = f"erase/{uuid4()}", datetime.now(UTC)
+            change = Change(caller.workspace, cause, now, caller.token.name, Origin.ERASURE, name)
             await self.apply(connection, caller.workspace, [change])
             log.info("a contact was erased", workspace=caller.workspace, by=caller.token.name)
             return 204, b""
 
         answer = await self.once(request, caller, key, act)
         async with self._runtime.pool.acquire(timeout=30) as connection:
-            mark = Mark(caller.workspace, "contact", contact_id)
+            mark = Mark(caller.workspace, "contact", name)
             answer.headers["location"] = await erasures.url_of_last(connection, self._tagger, mark)
         return answer
 

@@ -4,7 +4,7 @@ Of each person two words are kept: the latest firm one (their own STOP or START,
 latest that others told (import, PUT, a shop's sync). Both are maxima, so any order of arrival ends in the same state.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -190,6 +190,10 @@ class Origin(StrEnum):
     REDACT = "redact"
 
 
+# Who keeps lists of people, in which a number may be somebody else's; Meta knows whose a number is.
+LISTS = (Origin.PUT, Origin.IMPORT, Origin.SYNC, Origin.SUGGESTION)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One thing that happened to a contact, named by `contact_id`, or to whoever has that phone or user id.
@@ -329,9 +333,19 @@ class Book:
                 self._remember_link(change)
                 return refusal
             targets = [self._created(change)]
+        elif (refusal := self._would_bring_back(targets[0], change)) is not None:
+            return refusal
         for contact in targets:
             self._apply_to(contact, change)
         return None
+
+    def _would_bring_back(self, contact: Contact, change: Change) -> str | None:
+        """An import or a sync must not put an erased person's identity onto another record either."""
+        if change.origin not in (Origin.IMPORT, Origin.SYNC):
+            return None
+        gained = set(self._with_fields(contact, change).marks) - set(contact.marks)
+        erased = [at for mark in gained if (at := self.memories.get(mark, Memory()).erased_at) is not None]
+        return f"this person was erased on {max(erased):%Y-%m-%d}" if erased else None
 
     def changed(self) -> list[Contact]:
         """The contacts to write; call once, after the last `apply`: it gives what others see anew its next version."""
@@ -428,19 +442,20 @@ class Book:
         after = self._with_fields(contact, change)
         leaves = before is not None and bool(set(before.marks) - set(after.marks))
         group = self._person(before)[1] if before and leaves else set()
+        gained = set(after.marks) - set(before.marks if before else ())
         if change.word is not None and change.firm:
             after = replace(after, firm=latest(after.firm, change.word))
         elif change.word is not None:
             after = replace(after, told=latest(after.told, change.word))
         self._put(after)
         self.touched[after.key] = None
-        if leaves or not self._joins(after, change):
-            group -= self._settle(after, change)
+        if leaves or not self._joins(after, change, gained):
+            group -= self._settle(after, change, gained)
         self._record(self.contacts[after.key], change, before)
         if before and group:
             self._part(before, group, change)
 
-    def _joins(self, contact: Contact, change: Change) -> bool:
+    def _joins(self, contact: Contact, change: Change, gained: Collection[Mark]) -> bool:
         """Whether this record joins a person, or stays with it, and changes nothing for the others; then it is done.
 
         Only spares work: an import in which thousands have the same phone must not visit all of them for each row.
@@ -454,6 +469,8 @@ class Book:
         oldest = self.contacts.get(self._uids.get(person.id, contact.key))
         if (firm, told) != (person.firm, person.told) or oldest is None or oldest.uid != person.id:
             return False
+        if self._no_before(change, gained, [contact]) is not None:
+            return False
         if (contact.created_at, contact.key) < (oldest.created_at, oldest.key):
             return False
         self._put(replace(contact, person=person, firm=_with_firm_no(contact.firm, person.firm)))
@@ -464,21 +481,28 @@ class Book:
     def _another(self, mark: Mark, key: Key) -> Key | None:
         return next((holder for holder in self._holders.get(mark, ()) if holder != key), None)
 
-    def _settle(self, contact: Contact, change: Change, *, is_another: bool = False) -> set[Key]:
+    def _settle(
+        self, contact: Contact, change: Change, gained: Collection[Mark] = (), *, is_another: bool = False
+    ) -> set[Key]:
         """Give all records of one person the same id and words; returns their keys. `is_another`: the change was to a
         record that is none of them.
 
         A firm no goes into every record and identity, and stays there when they part. A firm yes stays with those that
-        it was said of: it must not follow a record that was one person with them by a wrong number only.
+        it was said of: it must not follow a record that was one person with them by a wrong number only, and it undoes
+        no no of somebody whom an import, a PUT or a sync makes one person with them.
         """
         marks, keys = self._person(contact)
         group = [self.contacts[key] for key in sorted(keys)]
-        person = self._person_of(marks, group)
+        if (no := self._no_before(change, gained, group)) is not None:
+            self._take_back(marks, group, no)
+            contact = self.contacts[contact.key]
+        person = self._person_of(marks, [self.contacts[one.key] for one in group])
         self._remember(contact.marks, contact.firm)
         if person.firm is not None and person.firm.state != SUBSCRIBED:
             self._remember(marks, person.firm)
         for other in group:
-            settled = replace(other, person=person, firm=_with_firm_no(other.firm, person.firm))
+            firm = _with_firm_no(self.contacts[other.key].firm, person.firm)
+            settled = replace(other, person=person, firm=firm)
             if settled == other:
                 continue
             self._put(settled)
@@ -487,6 +511,29 @@ class Book:
                 self._record_of_another(settled, other, change)
         self._record_merger(self.contacts[contact.key], group, change)
         return keys
+
+    def _no_before(self, change: Change, gained: Iterable[Mark], group: Sequence[Contact]) -> Word | None:
+        """The firm no of a part of `group` that stood before this change joined them, if a yes would undo it."""
+        if change.origin not in LISTS or not gained:
+            return None
+        persons = {one.person.id: one.person.firm for one in group}
+        for mark in gained:
+            if (key := self._another(mark, group[0].key)) is not None:
+                persons[self.contacts[key].person.id] = self.contacts[key].person.firm
+        parts = [*persons.values(), *(self.memories.get(mark, Memory()).word for mark in gained)]
+        last = latest(*parts, *(one.firm for one in group))
+        noes = [word for word in parts if word is not None and word.state != SUBSCRIBED]
+        return latest(*noes) if last is not None and last.state == SUBSCRIBED else None
+
+    def _take_back(self, marks: Iterable[Mark], group: Iterable[Contact], no: Word) -> None:
+        """Let the no stand for all of them, also where a later yes was said of one of them alone."""
+        for mark in marks:
+            memory = self.memories.get(mark, Memory())
+            if memory.word is not None and memory.word.state == SUBSCRIBED:
+                self.memories[mark] = replace(memory, word=_bare(no))
+        for one in group:
+            if one.firm is not None and one.firm.state == SUBSCRIBED:
+                self._put(replace(one, firm=no))
 
     def _person_of(self, marks: Iterable[Mark], group: Sequence[Contact]) -> Person:
         oldest = min(group, key=lambda one: (one.created_at, one.key))
@@ -593,14 +640,21 @@ class Book:
             # An old webhook that is read again must not take who came after it.
             return "the contact was made after it"
         left = self._person(targets[0])[1]
-        for contact in [*targets, *self._generated_twins(targets[0])]:
-            for mark in contact.marks:
+        # A shop that deletes its customer speaks for its own record only; who asks to be erased is a whole person.
+        doomed = [*targets, *self._generated_twins(targets[0])]
+        if change.origin != Origin.DELETED:
+            doomed = [*targets, *(self.contacts[key] for key in sorted(left - {targets[0].key}))]
+        for contact in doomed:
+            self._drop(contact)
+        for contact in doomed:
+            # What a record that stays has as well is still in use: nobody is refused by it, nothing erased by it.
+            own = tuple(mark for mark in contact.marks if mark.kind == "contact" or not self._holders.get(mark))
+            for mark in own:
                 memory = self.memories.get(mark, Memory())
                 word = _bare(latest(memory.word, contact.firm))
                 version = contact.version + 1 if mark.kind == "contact" else memory.version
                 self.memories[mark] = Memory(word, change.at, version)
-            self._drop(contact)
-            self.erased[contact.key] = Erased(contact.key, contact.version + 1, change.at, contact.marks, change)
+            self.erased[contact.key] = Erased(contact.key, contact.version + 1, change.at, own, change)
         left &= self.contacts.keys()
         while left:
             left -= self._settle(self.contacts[min(left)], change, is_another=True)

@@ -190,11 +190,58 @@ def test_those_who_stay_behind_may_fall_apart() -> None:
     assert (persons(book), state(book, "crm:1"), state(book, "crm:2")) == (3, SUB, NOT)
 
 
-def test_an_erased_record_leaves_the_others_one_person() -> None:
-    book = run(put(SHOP, 0, SUB, phone=P), put(CRM, 1, NOT, phone=P))
-    erase = Change("w", "erase", after(2), "admin", Origin.ERASURE, CRM)
-    book = run(erase, book=book)
-    assert (state(book, SHOP), at(book, SHOP).person.id) == (SUB, at(book, SHOP).uid)
+WRONG_NUMBERS = [sync(CRM, 3, phone=P), put(CRM, 3, phone=P), replace(sync(CRM, 3, phone=P), origin=Origin.IMPORT)]
+
+
+@pytest.mark.parametrize("wrong", WRONG_NUMBERS, ids=[change.origin for change in WRONG_NUMBERS])
+def test_a_list_that_makes_two_people_one_undoes_nobodys_stop(wrong: Change) -> None:
+    apart = [put(SHOP, 0, SUB, phone=P), put(CRM, 0, SUB, phone=Q), said(UNSUB, 1, phone=P), said(SUB, 2, phone=Q)]
+    book = run(*apart, wrong)
+    assert (persons(book), state(book, SHOP), state(book, CRM)) == (1, UNSUB, UNSUB)
+    book = run(put("new", 4, SUB, phone=P), book=book)
+    assert state(book, "new") == UNSUB
+    book = run(sync(CRM, 5, phone=Q), book=book)
+    assert (state(book, SHOP), state(book, CRM)) == (UNSUB, UNSUB), "a no stays with every record that it reached"
+    book = run(said(SUB, 6, phone=P), said(SUB, 7, phone=Q), book=book)
+    assert (state(book, SHOP), state(book, "new"), state(book, CRM)) == (SUB, SUB, SUB)
+
+
+def test_a_stop_of_nobodys_contact_is_not_undone_by_a_list() -> None:
+    book = run(put(CRM, 0, SUB, phone=Q), said(SUB, 2, phone=Q), said(UNSUB, 1, phone=P))
+    (generated,) = [key.contact_id for key in book.contacts if key.contact_id != CRM]
+    book = run(Change("w", "erase", after(3), "admin", Origin.ERASURE, generated), book=book)
+    book = run(put(CRM, 4, SUB, phone=P), book=book)
+    assert state(book, CRM) == UNSUB
+
+
+def test_meta_knows_that_two_are_one_and_then_their_later_word_counts() -> None:
+    book = run(put(SHOP, 0, SUB, phone=P), said(UNSUB, 1, phone=P), put(CRM, 0, user_id=USER), said(SUB, 2, user=USER))
+    book = run(message(3), book=book)
+    assert (persons(book), state(book, SHOP), state(book, CRM)) == (1, SUB, SUB)
+
+
+def test_a_person_is_erased_with_all_their_records() -> None:
+    book = run(put(SHOP, 0, SUB, phone=P), put(CRM, 1, NOT, phone=P), put("c", 1, phone=Q))
+    book = run(Change("w", "erase", after(2), "admin", Origin.ERASURE, CRM), book=book)
+    assert {key.contact_id for key in book.contacts} == {"c"}
+
+
+def test_a_customer_that_the_shop_deletes_leaves_the_others_one_person() -> None:
+    book = run(put(SHOP, 0, SUB, phone=P), put(CRM, 1, NOT, phone=P), put("erp:1", 1, phone=P))
+    book = run(Change("w", "delete", after(2), "shop", Origin.DELETED, SHOP), book=book)
+    assert (persons(book), state(book, CRM), at(book, CRM).person.id) == (1, NOT, at(book, CRM).uid)
+    book = run(sync("later", 3, SUB, phone=P), book=book)
+    assert at(book, "later").person.id == at(book, CRM).uid, "the phone is in use, so nobody was erased by it"
+
+
+@pytest.mark.parametrize("origin", [Origin.IMPORT, Origin.SYNC])
+def test_an_erased_persons_number_comes_back_on_no_other_record(origin: Origin) -> None:
+    book = run(put(SHOP, 0, SUB, phone=P), put(CRM, 0, phone=Q))
+    book = run(Change("w", "erase", after(1), "admin", Origin.ERASURE, SHOP), book=book)
+    refused = Book(after(2))
+    refused.load(book.contacts.values(), book.memories)
+    assert "erased" in (refused.apply(replace(sync(CRM, 2, phone=P), origin=origin)) or "")
+    assert at(refused, CRM).fields.phone == Q
 
 
 # --- the phone's own history ---
