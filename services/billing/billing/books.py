@@ -151,7 +151,7 @@ async def note_differences(
 
 _ALERTS = """
 select version, percent, balance, last_top_up, at from alert
-where workspace_id = $1 and ($2::bigint is null or version < $2 or (version = $2 and percent > $3))
+where workspace_id = $1 and ($2::bigint is null or version < $2 or (version = $2 and percent > $3::bigint))
 order by version desc, percent limit $4
 """
 

@@ -158,8 +158,8 @@ def _summary(state: State, price: int) -> str:
     cost = amount_of(price)
     are, were = ("is", "was") if price == 1 else ("are", "were")
     return {
-        State.RESERVED: f"{cost} {are} held for this message: kept once Meta tells that it was sent, given back if it"
-        " fails.",
+        State.RESERVED: f"{cost} {are} held for this message: kept once Meta tells that it was sent, given back if Meta"
+        " tells that it failed. A failure that is only concluded from silence gives nothing back: it may have arrived.",
         State.CAPTURED: f"This message costs {cost}.",
         State.RECAPTURED: f"This message costs {cost}: a receipt came after they had been given back.",
         State.RELEASED: f"This message costs nothing: {cost} {were} held and given back.",
@@ -227,8 +227,7 @@ def _sentence(entry: LedgerEntry, status: str) -> str:
     title = _title(entry.cause_reason)
     because = f" ({title})" if title else ""
     if entry.kind is Kind.RELEASE:
-        how = "Meta told that the message failed" if status == "failed" else "the message was not sent"
-        return f"The {cost} held {was} given back: {how}{because}."
+        return f"The {cost} held {was} given back: {_why_released(entry, status)}{because}."
     return {
         Kind.RESERVE: f"{cost} {was} taken off the balance and held, before the message went on to be sent.",
         Kind.CAPTURE: f"The {cost} held became the charge: Meta told that {told}.",
@@ -237,6 +236,12 @@ def _sentence(entry: LedgerEntry, status: str) -> str:
         Kind.WAIVE: f"Nothing was taken: Meta told that {told} after {cost} had been given back, but the balance didn't"
         " cover the price again, or the message had been charged again once before.",
     }[entry.kind]
+
+
+def _why_released(entry: LedgerEntry, status: str) -> str:
+    if entry.cause_reason == ReasonCode.SEND_OUTCOME_UNKNOWN:
+        return "nobody knows whether the message was sent"
+    return "Meta told that the message failed" if status == "failed" else "the message was not sent"
 
 
 def _title(code: str | None) -> str | None:

@@ -1,7 +1,9 @@
 """What an accountant asks over HTTP: why a message was charged, statements, alerts, where Meta's pricing differs."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import date
 from functools import cache
 from typing import Annotated, cast
@@ -33,10 +35,13 @@ from billing.statements import (
 )
 
 ACQUIRE_SECONDS = 10
-# A slow reader of a large statement holds a connection of the pool that the stages need as well.
+# Each holds a connection of the pool that the stages need as well, while its file is written.
 CSV_AT_ONCE = 2
+CSV_BYTES_IN_MEMORY = 4 * 1024 * 1024
+CSV_PIECE = 64 * 1024
 CURSOR_DIGITS_MAX = 18
 
+CsvFile = tempfile.SpooledTemporaryFile[str]
 Cursor = Annotated[str | None, Query(max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=500)]
 
@@ -184,14 +189,15 @@ def _day(text: str) -> str:
         day = date.fromisoformat(text)
     except ValueError:
         raise ValueError("must be a day, as in 2026-11-01") from None
-    if not 2000 <= day.year < 2100:
-        raise ValueError("must lie between 2000 and 2100")
+    if not 2001 <= day.year < 2100:
+        raise ValueError("must lie between 2001 and 2100")
     return text
 
 
 @cache
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    # Those two are whatever the server's own clock is set to.
+    return frozenset(available_timezones()) - {"localtime", "Factory"}
 
 
 def _zone(name: str) -> str:
@@ -268,24 +274,30 @@ def _statement_routes(router: APIRouter, runtime: Runtime) -> None:
 
 async def _csv(runtime: Runtime, streams: asyncio.Semaphore, asked: Question) -> StreamingResponse:
     if streams.locked():
-        problem = Problem(503, f"{CSV_AT_ONCE} statements are being read just now; try again.")
+        problem = Problem(503, f"{CSV_AT_ONCE} statements are being written just now; try again.")
         problem.headers = {"retry-after": "5"}
         raise problem
     name = f"sendwhy-statement-{asked.workspace}-{asked.from_day}-{asked.to_day}.csv"
     headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-    lines = _lines(runtime, streams, asked)
-    # What can go wrong goes wrong before the head of the answer is written.
-    first = await anext(lines)
-    return StreamingResponse(_chained(first, lines), media_type="text/csv; charset=utf-8", headers=headers)
+    file = await _written(runtime, streams, asked)
+    return StreamingResponse(_pieces(file), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-async def _lines(runtime: Runtime, streams: asyncio.Semaphore, asked: Question) -> AsyncIterator[str]:
-    async with streams, runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-        async for text in statement_lines(connection, asked):
+async def _written(runtime: Runtime, streams: asyncio.Semaphore, asked: Question) -> CsvFile:
+    """The whole statement in a file: a slow reader must hold neither a connection nor its transaction."""
+    file: CsvFile = tempfile.SpooledTemporaryFile(CSV_BYTES_IN_MEMORY, "w+", encoding="utf-8", newline="")  # noqa: SIM115
+    async with (
+        streams,
+        runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection,
+        aclosing(statement_lines(connection, asked)) as lines,
+    ):
+        async for text in lines:
+            file.write(text)
+    file.seek(0)
+    return file
+
+
+async def _pieces(file: CsvFile) -> AsyncIterator[str]:
+    with file:
+        while text := file.read(CSV_PIECE):
             yield text
-
-
-async def _chained(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
-    yield first
-    async for text in rest:
-        yield text

@@ -280,7 +280,12 @@ class Settler:
         }
         if differs:
             await books.note_differences(connection, differs, changed, at=at)
-            for kind, count in Counter(kind for (_, kind), stands in differs.items() if stands).items():
+            new = (
+                kind
+                for (key, kind), stands in differs.items()
+                if stands and kind not in charges[key[0]][key[1]].differences()
+            )
+            for kind, count in Counter(new).items():
                 self._metrics.inc(Metric.PRICING_DIFFERENCES, count, kind=kind)
 
 
@@ -299,8 +304,11 @@ def _rejection_news(event: SendRejected) -> News:
 
 
 def _changed_differences(before: Charge, after: Charge) -> dict[Difference, bool]:
+    """Which differences to note, and whether they stand: also those that stood before, for what is told of them."""
     old, new = before.differences(), after.differences()
-    return {kind: kind in new for kind in old ^ new}
+    if old == new and (before.meta, before.is_charged) == (after.meta, after.is_charged):
+        return {}
+    return {kind: kind in new for kind in old | new}
 
 
 async def note_alerts(

@@ -1,7 +1,7 @@
 """Statements: what an account's credits went for, by day, campaign, category and country, with totals that add up."""
 
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -192,7 +192,7 @@ async def statement(connection: Connection, question: Question) -> StatementAnsw
     )
 
 
-async def statement_lines(connection: Connection, question: Question) -> AsyncIterator[str]:
+async def statement_lines(connection: Connection, question: Question) -> AsyncGenerator[str, None]:
     """The same as CSV, a piece at a time: a line `opening`, the rows, and lines `total` and `closing`."""
     keys = [name for by in question.by for name in _key_fields(by)]
     figures = list(Figures.model_fields)

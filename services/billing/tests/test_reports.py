@@ -9,6 +9,7 @@ from billing.stages import on_sender, on_template
 from billing_desk import NOW, TEMPLATE, Desk, consented, record, rejected, sender, status, template
 from billing_service import Service, fields
 from sendwhy.events import Origin, OriginKind, Resolved, SendConsented, Status, StatusUpdated
+from sendwhy.http import cursor_of
 from sendwhy.reasons import ReasonCode
 from sendwhy.reasons import Service as Who
 
@@ -39,7 +40,13 @@ LIVES: list[tuple[str, list[Any], int, str, list[str]]] = [
     ("recalled", [ReasonCode.CUSTOMER_IS_NOT_OPTED_IN], 0, "released", ["not sent (Customer is not opted in)."]),
     ("cancelled", [ReasonCode.CANCELLED], 0, "released", ["the message was not sent (Cancelled"]),
     ("expired", [ReasonCode.EXPIRED_BEFORE_SENDING], 0, "released", ["the message was not sent (Expired"]),
-    ("unknown", [ReasonCode.SEND_OUTCOME_UNKNOWN], 0, "released", ["the message was not sent (", ")."]),
+    (
+        "unknown",
+        [ReasonCode.SEND_OUTCOME_UNKNOWN],
+        0,
+        "released",
+        ["nobody knows whether the message was sent ("],
+    ),
     (
         "late",
         [ReasonCode.SEND_OUTCOME_UNKNOWN, Status.DELIVERED],
@@ -372,6 +379,8 @@ DAYS = {"from": "2026-11-01", "to": "2026-12-01"}
         ("statements", DAYS | {"zone": "../../etc/passwd"}, {"zone"}),
         ("statements", DAYS | {"zone": "Europe/Berlin\x00"}, {"zone"}),
         ("statements", DAYS | {"zone": ""}, {"zone"}),
+        ("statements", DAYS | {"zone": "localtime"}, {"zone"}),
+        ("statements", {"from": "2000-01-01", "to": "2001-01-02", "zone": "Pacific/Kiritimati"}, {"from"}),
         ("statements", DAYS | {"by": "week"}, {"by"}),
         ("statements", DAYS | {"by": "day,day"}, {"by"}),
         ("statements", DAYS | {"by": ""}, {"by"}),
@@ -509,3 +518,8 @@ async def test_no_phone_is_in_the_books(service: Service, beside: Desk, workspac
         text = await beside.pool.fetchval(f"select coalesce(string_agg(t::text, ' '), '') from {table} t")
         assert "5512345678" not in text, table
         assert "Inés" not in text, table
+
+
+async def test_a_cursor_of_any_size_is_no_error_of_ours(service: Service, workspace: str) -> None:
+    answer = await service.get(workspace, "alerts", cursor=cursor_of("1.3000000000"))
+    assert (answer.status_code, answer.json()["items"]) == (200, [])
