@@ -254,6 +254,15 @@ async def test_a_difference_that_no_longer_stands_is_not_listed(service: Service
     assert (await charge(service, workspace))["pricing_differences"] == []
 
 
+async def test_a_difference_says_how_the_charge_stands_now(service: Service, beside: Desk, workspace: str) -> None:
+    await service.top_up(workspace, 100)
+    await beside.fund(consented("m", workspace))
+    await beside.tell(priced("m", Status.SENT, workspace, category="utility"))
+    await beside.tell(status("m", META[0], workspace, META[1]))
+    (item,) = (await service.get(workspace, "pricing-differences")).json()["items"]
+    assert (item["kind"], item["is_charged"]) == ("category", False)
+
+
 async def test_lists_are_paged(service: Service, beside: Desk, workspace: str) -> None:
     await service.top_up(workspace, 5)
     names = [f"m{n}" for n in range(5)]
