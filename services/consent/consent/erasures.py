@@ -204,7 +204,7 @@ async def _erase_here(
     messages = sorted({row["message_id"] for row in rows})
     answers = 0
     for contact_id in ids:
-        answers += _count(await connection.execute(_FORGET_ANSWERS, workspace, to_json(contact_id).decode()))
+        answers += _count(await connection.execute(_FORGET_ANSWERS, workspace, _named_in_json(contact_id)))
     names = await connection.execute(_FORGET_NAMES, workspace, ids)
     await connection.execute(_BLUR_OTHERS, workspace, ids)
     tables = [
@@ -224,6 +224,11 @@ async def _erase_here(
         ),
     ]
     return messages, tables
+
+
+def _named_in_json(contact_id: str) -> str:
+    """As an answer over HTTP names its contact: the id alone might be any word of another's answer."""
+    return f'"contact_id":{to_json(contact_id).decode()}'
 
 
 def _rows(table: str, act: str, done: str) -> ErasedRows:

@@ -253,6 +253,8 @@ def _fields_of(contact: Contact, suggestion: Suggestion) -> Fields:
 async def _accept_chosen(
     connection: Connection, caller: Caller, desk: Desk, items: Sequence[Chosen], note: str | None
 ) -> list[Outcome]:
+    # What is judged must be what is written.
+    await store.lock_workspaces(connection, [caller.workspace])
     shop = (await store.shop_countries_of(connection, [caller.workspace])).get(caller.workspace)
     found = await people.find_contacts(connection, caller.workspace, [item.contact_id for item in items])
     judged = [
@@ -272,6 +274,7 @@ async def _accept_chosen(
 async def _accept_listed(
     connection: Connection, caller: Caller, desk: Desk, body: BulkBody, listed: ByGround
 ) -> tuple[list[Outcome], str | None]:
+    await store.lock_workspaces(connection, [caller.workspace])
     wanted = _Wanted(listed.ground, listed.country and listed.country.upper(), body.limit)
     found, following = await _scan(connection, caller.workspace, wanted, body.cursor)
     setting = await store.setting_of(connection, caller.workspace)

@@ -202,6 +202,29 @@ async def test_erasure_leaves_a_tombstone_and_blocks_a_reimport(running: Running
     assert (await put(running, w))["version"] == first.json()["version"] + 2
 
 
+async def test_an_erasure_forgets_nobody_elses_answers(running: Running) -> None:
+    w = workspace()
+    path, key = f"/v1/workspaces/{w}/contacts/c-1", {"idempotency-key": f"put-{w}"}
+    await running.http.put(path, json=CONTACT, headers=key)
+    await put(running, w, "name", phone="+447700900142")
+    assert (await running.http.delete(f"/v1/workspaces/{w}/contacts/name")).status_code == 204
+    again = await running.http.put(path, json=CONTACT, headers=key)
+    assert again.headers.get("idempotent-replayed") == "true"
+
+
+@pytest.mark.parametrize("named_by", ["contact_id", "person_id"])
+async def test_a_person_of_two_records_is_erased_by_any_name(running: Running, named_by: str) -> None:
+    w = workspace()
+    await put(running, w, "shopify:7712")
+    told = await put(running, w, "crm:55")
+    answer = await running.http.delete(f"/v1/workspaces/{w}/contacts/{told[named_by]}")
+    proof = (await running.http.get(answer.headers["location"])).json()
+    rows = {table["table"]: table["rows"] for table in proof["services"][0]["tables"]}
+    assert (answer.status_code, rows["contact"]) == (204, 2)
+    for name in ("shopify:7712", "crm:55"):
+        assert (await running.http.get(f"/v1/workspaces/{w}/contacts/{name}")).status_code == 404
+
+
 async def test_the_proof_is_complete_once_every_service_has_reported(running: Running) -> None:
     w = workspace()
     path = f"/v1/workspaces/{w}/contacts/c-1"
