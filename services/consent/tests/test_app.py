@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -281,6 +281,21 @@ async def test_evaluate_shows_every_gate_and_stores_nothing(running: Running) ->
         "calling_code": None,
         "phone_possible": None,
     }
+
+
+async def test_evaluate_finds_the_stop_of_who_has_the_given_phone(running: Running) -> None:
+    w = workspace()
+    before = datetime.now(UTC).isoformat()
+    await put(running, w, "x", marketing_state="SUBSCRIBED")
+    await put(running, w, "s-1", phone=PHONE)
+    await running.http.post(f"/v1/workspaces/{w}/contacts/s-1/unsubscribe", json={})
+    body = request(workspace_id=w, to={"contact_id": "x", "phone": PHONE}).model_dump(mode="json")
+    sources = []
+    for moment in (None, before):
+        answer = await running.http.post("/v1/evaluate", json={"requests": [body], "at": moment})
+        gate = answer.json()["results"][0]["gates"][1]
+        sources.append((gate["gate"], gate["passed"], gate["evidence"]["source"]))
+    assert sources == [("marketing_state", False, "operator"), ("marketing_state", False, "unknown")]
 
 
 @pytest.mark.parametrize(
