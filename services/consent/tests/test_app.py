@@ -286,7 +286,7 @@ async def test_evaluate_shows_every_gate_and_stores_nothing(running: Running) ->
 async def test_evaluate_finds_the_stop_of_who_has_the_given_phone(running: Running) -> None:
     w = workspace()
     before = datetime.now(UTC).isoformat()
-    await put(running, w, "x", marketing_state="SUBSCRIBED")
+    await put(running, w, "x", phone=None, marketing_state="SUBSCRIBED")
     await put(running, w, "s-1", phone=PHONE)
     await running.http.post(f"/v1/workspaces/{w}/contacts/s-1/unsubscribe", json={})
     body = request(workspace_id=w, to={"contact_id": "x", "phone": PHONE}).model_dump(mode="json")
@@ -374,6 +374,32 @@ async def test_bad_bodies_are_named(running: Running, body: Any) -> None:
     answer = await running.http.put("/v1/workspaces/acme/contacts/c-bad", json=body)
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("PUT", "contacts/c-bad", rb'{"name": "\ud800"}', "name"),
+        ("PUT", "contacts/c-bad", rb'{"external_ids": ["a\udfff"]}', "external_ids.0"),
+        ("PUT", "contacts/c-bad", rb'{"\ud800": 1}', "body"),
+        ("PUT", "keywords", rb'{"stop": ["\ud800x"]}', "stop.0"),
+        ("POST", "contacts/c-bad/subscribe", rb'{"source": "\ud800"}', "source"),
+        ("POST", "contacts/c-bad/unsubscribe", rb'{"proof": "\ud800"}', "proof"),
+        (
+            "POST",
+            "contacts/c-bad/suggestion/accept",
+            rb'{"phone": "+525512345678", "ground": "address_country", "note": "\ud800"}',
+            "note",
+        ),
+    ],
+)
+async def test_a_text_that_no_utf8_can_hold_is_named(
+    running: Running, method: str, path: str, body: bytes, field: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await running.http.request(method, f"/v1/workspaces/acme/{path}", content=body, headers=headers)
+    assert answer.status_code == 422, answer.text
+    assert [one["field"] for one in answer.json()["errors"]] == [field]
 
 
 async def test_a_viewer_sees_no_full_number(running: Running) -> None:
