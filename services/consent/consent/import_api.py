@@ -59,7 +59,7 @@ class Wanted:
         mapping = {name.removeprefix(MAP_PREFIX): column for name, column in named if name.startswith(MAP_PREFIX)}
         media, *parameters = (part.strip() for part in content_type.split(";"))
         if media.lower() != "text/csv":
-            raise Problem(415, "The body must be text/csv.")
+            raise Problem(415, "The body must be text/csv.", errors={"Content-Type": "must be text/csv"})
         charsets = [part.partition("=")[2].strip('" ') for part in parameters if part.lower().startswith("charset=")]
         return cls(mapping, encoding or next(iter(charsets), None))
 
@@ -72,7 +72,7 @@ def routes(runtime: Runtime, imports: Imports) -> APIRouter:
     async def import_contacts(
         caller: Operator,
         request: Request,
-        content_type: Annotated[str, Header()],
+        content_type: Annotated[str, Header()] = "",
         key: IdempotencyKey = None,
         prefer: Annotated[str, Header(description="`respond-async`: answer when the file is here (202).")] = "",
         dry_run: Annotated[bool, Query(description="Read and judge all rows, store nothing.")] = False,
@@ -235,7 +235,8 @@ async def _examined(file: IO[bytes], wanted: Wanted) -> Layout:
 
 def _refuse_another(job: Job, digest: bytes) -> None:
     if not hmac.compare_digest(digest, job.upload.request_digest):
-        raise Problem(409, "This Idempotency-Key was used for another request.")
+        detail = "This Idempotency-Key was used for another request."
+        raise Problem(409, detail, errors={"Idempotency-Key": "was used for another request"})
 
 
 def _replayed(job: Job, kept: asyncpg.Record) -> Response:

@@ -171,13 +171,41 @@ async def test_import_refuses_bad_rows_and_takes_the_others(running: Running) ->
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body", "status"),
-    [("application/json", b"{}", 415), ("text/csv", b"phone,name\n", 422), ("text/csv", b"", 422)],
+    ("content_type", "body", "status", "field"),
+    [
+        ("application/json", b"{}", 415, "Content-Type"),
+        (None, b"contact_id\n", 415, "Content-Type"),
+        ("text/csv", b"phone,name\n", 422, "map.contact_id"),
+        ("text/csv; charset=\0", b"contact_id\n", 422, "encoding"),
+        ("text/csv", b"", 422, "body"),
+        ("text/csv", b"PK\x03\x04", 422, "body"),
+    ],
 )
-async def test_a_file_that_is_none(running: Running, content_type: str, body: bytes, status: int) -> None:
-    headers = {"content-type": content_type}
+async def test_a_file_that_is_none(
+    running: Running, content_type: str | None, body: bytes, status: int, field: str
+) -> None:
+    headers = {"content-type": content_type} if content_type else {}
     answer = await running.http.post(f"/v1/workspaces/{workspace()}/contacts/import", content=body, headers=headers)
-    assert answer.status_code == status
+    assert (answer.status_code, [one["field"] for one in answer.json()["errors"]]) == (status, [field])
+
+
+async def test_a_key_that_was_used_for_something_else_is_named(running: Running) -> None:
+    path, headers = f"/v1/workspaces/{workspace()}/contacts", {"idempotency-key": "k-1", "content-type": "text/csv"}
+    answers = [
+        await running.http.post(f"{path}/import", content=body, headers=headers) for body in (b"contact_id\n", b"id\n")
+    ]
+    answers += [
+        await running.http.put(f"{path}/c-1", json={"name": name}, headers={"idempotency-key": "k-2"}) for name in "ab"
+    ]
+    assert [answer.status_code for answer in answers] == [200, 409, 200, 409]
+    assert all(one.json()["errors"][0]["field"] == "Idempotency-Key" for one in answers[1::2])
+
+
+async def test_a_body_that_is_no_json_is_named_as_the_body(running: Running) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await running.http.put("/v1/workspaces/acme/contacts/c-bad", content=b'{"name": ', headers=headers)
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["field"], "character" in error["detail"]) == (422, "body", True)
 
 
 async def test_erasure_leaves_a_tombstone_and_blocks_a_reimport(running: Running) -> None:
@@ -589,6 +617,7 @@ async def test_a_suggestion_is_applied_only_when_accepted(running: Running) -> N
     path = f"/v1/workspaces/{w}/contacts/c-1/suggestion/accept"
     other = await running.http.post(path, json={"phone": PHONE, "ground": "shop_country"})
     assert (other.status_code, "changed" in other.text) == (409, True)
+    assert other.json()["errors"][0]["field"] == "phone"
     shown = {"phone": PHONE, "ground": "address_country", "note": "asked by phone"}
     key = {"idempotency-key": f"accept-{w}"}
     first = await running.http.post(path, json=shown, headers=key)
