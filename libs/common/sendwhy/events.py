@@ -50,6 +50,7 @@ MAX_METADATA_BYTES = 2 * 1024
 _NAMESPACE = UUID("6f1f0f0a-6d1c-5b8e-9c55-0a1d7b4c2e77")
 _JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def event_id_of(cause: str, kind: str) -> UUID:
@@ -70,6 +71,9 @@ def _no_control_characters(text: str) -> str:
     # PostgreSQL refuses NUL in text; other control characters only ever hide something from a reader.
     if _CONTROL.search(text):
         raise ValueError("must not contain control characters")
+    # Half of a UTF-16 pair: Python's JSON parser lets it through, and no UTF-8 can hold it.
+    if _SURROGATE.search(text):
+        raise ValueError("must not contain surrogates, which are no characters")
     return text
 
 

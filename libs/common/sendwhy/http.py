@@ -308,7 +308,8 @@ async def once(
         return Response(answer, status, media_type="application/json")
     stored = await connection.fetchrow(_READ_ANSWER, caller.workspace, key)
     if stored is None or not hmac.compare_digest(stored["digest"], digest):
-        raise Problem(409, "This Idempotency-Key was used for another request.")
+        detail = "This Idempotency-Key was used for another request."
+        raise Problem(409, detail, errors={"Idempotency-Key": "was used for another request"})
     headers = {"idempotent-replayed": "true"}
     return Response(stored["answer"], stored["status"], headers=headers, media_type="application/json")
 

@@ -51,13 +51,16 @@ async def _on_http(_request: Request, error: Exception) -> JSONResponse:
 
 async def _on_validation(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    fields = {
-        ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0]): str(entry["msg"]).removeprefix(
-            "Value error, "
-        )
-        for entry in error.errors()[:20]
-    }
+    fields = dict(map(_fault_of, error.errors()[:20]))
     return problem_response(422, "The request has fields that are missing or wrong.", fields)
+
+
+def _fault_of(entry: Mapping[str, Any]) -> tuple[str, str]:
+    place, what = entry["loc"], str(entry["msg"]).removeprefix("Value error, ")
+    if entry["type"] == "json_invalid" and len(place) > 1:
+        # FastAPI's place within a body that is no JSON is an offset, and no field.
+        return str(place[0]), f"{what} at character {place[1]}: {entry['ctx']['error']}"
+    return ".".join(str(part) for part in place[1:]) or str(place[0]), what
 
 
 async def _on_bug(_request: Request, _error: Exception) -> JSONResponse:

@@ -179,3 +179,10 @@ def test_every_event_has_a_topic() -> None:
     for model in leaves(Wire):
         if model.__module__ == "sendwhy.events" and "event_id" in model.model_fields and model.__name__ != "Event":
             assert topic_of(model) in Topic
+
+
+@pytest.mark.parametrize("place", ["metadata", "content"])
+def test_a_lone_surrogate_makes_the_whole_json_unreadable(place: str) -> None:
+    body = json.dumps(REQUEST | {place: REQUEST[place] | {"x": "\ud800"}})
+    with pytest.raises(ValidationError, match="Invalid JSON"):
+        SendRequested.model_validate_json(body)

@@ -306,7 +306,7 @@ class Desk:
         now = datetime.now(UTC)
         read = [_read(raw, now) for raw in body.requests]
         requests = [one.request for one in read if isinstance(one, Completed)]
-        around = await surroundings_of(connection, requests, self._believed)
+        around = await surroundings_of(connection, self._tagger, requests, self._believed)
         past: Past | None = None
         if body.at is not None and body.at < now:
             contacts = [contact for request in requests if (contact := around.contact_of(request))]

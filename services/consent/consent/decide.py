@@ -46,10 +46,12 @@ _SOURCES_IN_WORDS: Mapping[str, str] = MappingProxyType(
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known around one request. `standing`: the consent word to judge by; `is_past`: it is that of an earlier
-    moment, of which nobody knows the phone. `category` is the template's, in Meta's capitals."""
+    moment, of which nobody knows the phone. `veto`: a no that outweighs it, as of the people who have the
+    phone that a request gives for a contact without one. `category` is the template's, in Meta's capitals."""
 
     contact: Contact | None = None
     standing: Word | None = None
+    veto: Word | None = None
     sender_id: str | None = None
     category: str | None = None
     may_say_transactional: bool = False
@@ -163,7 +165,7 @@ def evaluate(request: SendRequested, facts: Facts) -> Verdict:
 
 
 def _marketing_state(facts: Facts, purpose: Purpose, *, needed: bool) -> Judged:
-    word = facts.standing
+    word = facts.veto or facts.standing
     evidence: Evidence = {
         "marketing_state": (word.state if word else MarketingState.UNKNOWN).value,
         "since": _seconds(word.at) if word else None,

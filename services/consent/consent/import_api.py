@@ -30,6 +30,8 @@ from consent.import_view import ImportPage, ImportView, RefusedView, RepeatedVie
 from consent.imports import TURN_SECONDS, Imports
 
 PAGE_MAX = 500
+# How long a repeat under the Idempotency-Key of an import that still runs waits for its answer.
+TWIN_SECONDS = 10.0
 MAP_PREFIX = "map."
 
 log = structlog.get_logger("sendwhy")
@@ -59,7 +61,7 @@ class Wanted:
         mapping = {name.removeprefix(MAP_PREFIX): column for name, column in named if name.startswith(MAP_PREFIX)}
         media, *parameters = (part.strip() for part in content_type.split(";"))
         if media.lower() != "text/csv":
-            raise Problem(415, "The body must be text/csv.")
+            raise Problem(415, "The body must be text/csv.", errors={"Content-Type": "must be text/csv"})
         charsets = [part.partition("=")[2].strip('" ') for part in parameters if part.lower().startswith("charset=")]
         return cls(mapping, encoding or next(iter(charsets), None))
 
@@ -72,7 +74,7 @@ def routes(runtime: Runtime, imports: Imports) -> APIRouter:
     async def import_contacts(
         caller: Operator,
         request: Request,
-        content_type: Annotated[str, Header()],
+        content_type: Annotated[str, Header()] = "",
         key: IdempotencyKey = None,
         prefer: Annotated[str, Header(description="`respond-async`: answer when the file is here (202).")] = "",
         dry_run: Annotated[bool, Query(description="Read and judge all rows, store nothing.")] = False,
@@ -126,9 +128,10 @@ class Manner:
 class ImportDesk:
     """Takes a file in, and answers once it is imported (or, where that was asked for, once it is here)."""
 
-    def __init__(self, runtime: Runtime, imports: Imports) -> None:
+    def __init__(self, runtime: Runtime, imports: Imports, twin_seconds: float = TWIN_SECONDS) -> None:
         self._runtime = runtime
         self._imports = imports
+        self._twin_seconds = twin_seconds
 
     async def take(self, caller: Caller, request: Request, wanted: Wanted, key: str | None, manner: Manner) -> Response:
         # Has no name, so that nothing is left of it whatever happens to this process.
@@ -140,7 +143,7 @@ class ImportDesk:
                 job = Job(uuid4(), caller, upload, await _examined(file, wanted), datetime.now(UTC), key)
                 if manner.is_dry:
                     return await self._preview(job)
-            noted = await self._noted(job, is_async=manner.is_async)
+            noted = await self.noted(job, is_async=manner.is_async)
             if isinstance(noted, Response):
                 return noted
             task = self._imports.begin(job)
@@ -152,7 +155,7 @@ class ImportDesk:
         # The import goes on if the one who waits for it goes away.
         return Response(await asyncio.shield(task), media_type="application/json")
 
-    async def _noted(self, job: Job, *, is_async: bool) -> bytes | Response:
+    async def noted(self, job: Job, *, is_async: bool) -> bytes | Response:
         """Note the import, and how it stands (JSON); or what stands under its Idempotency-Key already."""
         while True:
             async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
@@ -170,8 +173,33 @@ class ImportDesk:
                 twin = await import_store.twin_of(connection, job)
             if twin is not None:
                 _refuse_another(job, twin["digest"])
-            # Whoever waits for the answer gets the twin's, once there is one.
+                # The twin has a file of its own; this one must not lie on the disk while it waits.
+                job.upload.file.close()
+                return await self._twins_answer(job, twin["import_id"])
+
+    async def _twins_answer(self, job: Job, import_id: UUID) -> Response:
+        """What the import that runs under the same Idempotency-Key comes to, if that is soon.
+
+        Raises Problem 409 while it runs, and 503 where it failed: then the file has to come again.
+        """
+        until = asyncio.get_running_loop().time() + self._twin_seconds
+        while True:
+            async with self._runtime.pool.acquire(timeout=30) as connection:
+                state = await import_store.state_of(connection, import_id)
+                # After it: an import that is done has left its answer.
+                kept = await import_store.kept_answer(connection, job.caller.workspace, job.key or "")
+            if kept is not None:
+                return _replayed(job, kept)
+            if state not in ("waiting", "running"):
+                raise _later(503, "The import under this Idempotency-Key failed; send the file again.", "1")
+            if asyncio.get_running_loop().time() >= until:
+                break
             await asyncio.sleep(TURN_SECONDS)
+        address = address_of(job.caller.workspace, import_id)
+        problem = _later(409, f"The import under this Idempotency-Key still runs; see {address} or ask again.", "10")
+        problem.errors = {"Idempotency-Key": "its import still runs"}
+        problem.headers = {**(problem.headers or {}), "location": address}
+        raise problem
 
     async def _preview(self, job: Job) -> Response:
         tally = await self._imports.preview(job)
@@ -233,9 +261,16 @@ async def _examined(file: IO[bytes], wanted: Wanted) -> Layout:
         raise Problem(422, str(error), errors=error.errors) from None
 
 
+def _later(status: int, detail: str, seconds: str) -> Problem:
+    problem = Problem(status, detail)
+    problem.headers = {"retry-after": seconds}
+    return problem
+
+
 def _refuse_another(job: Job, digest: bytes) -> None:
     if not hmac.compare_digest(digest, job.upload.request_digest):
-        raise Problem(409, "This Idempotency-Key was used for another request.")
+        detail = "This Idempotency-Key was used for another request."
+        raise Problem(409, detail, errors={"Idempotency-Key": "was used for another request"})
 
 
 def _replayed(job: Job, kept: asyncpg.Record) -> Response:

@@ -27,11 +27,12 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
 class UnreadableFile(Exception):
-    """The file as a whole can't be imported; the message says why, `errors` names the query parameters to use."""
+    """The file as a whole can't be imported; the message says why, `errors` names the query parameters to use,
+    or the body."""
 
     def __init__(self, why: str, errors: Mapping[str, str] | None = None) -> None:
         super().__init__(why)
-        self.errors = errors or {}
+        self.errors = errors or {"body": why}
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,7 +194,8 @@ def _encoding_of(scan: _Scan) -> str:
 def _known(encoding: str) -> str:
     try:
         name = codecs.lookup(encoding.strip()).name
-    except LookupError:
+    except (LookupError, ValueError):
+        # ValueError: a name with NUL or with what is no ASCII.
         name = ""
     if name.replace("-", "_") not in _ENCODINGS:
         raise UnreadableFile(

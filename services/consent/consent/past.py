@@ -23,6 +23,8 @@ class Past:
     def facts(self, now: Facts) -> Facts:
         """The facts as they were. Where the contact came later, or its phone has no history, that stays open."""
         contact = now.contact
+        if now.veto is not None and now.veto.at > self.moment:
+            now = replace(now, veto=None)
         word = self.words.get(contact.key) if contact else None
         if contact is None or contact.phone_setter is None or contact.created_at > self.moment:
             return replace(now, standing=word, is_past=True)

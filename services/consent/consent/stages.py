@@ -35,7 +35,7 @@ from sendwhy.stage import Parse, Record, Unreadable
 from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
 
 from consent import erasures, keyword_store, people, store
-from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Entry, Mark, Origin, Word
+from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Entry, Mark, Origin, Word, latest
 from consent.decide import (
     Completed,
     Facts,
@@ -76,6 +76,7 @@ class Surroundings:
     categories: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     believed_workspaces: frozenset[str] = frozenset()
     shop_countries: Mapping[str, str] = field(default_factory=dict)
+    remembered: Mapping[Mark, Word] = field(default_factory=dict)
 
     def of(self, request: SendRequested) -> Facts:
         workspace = request.workspace_id
@@ -87,6 +88,7 @@ class Surroundings:
         return Facts(
             contact=contact,
             standing=contact.word if contact else None,
+            veto=self._veto(request),
             sender_id=sender_id,
             category=category.upper() if category else None,
             may_say_transactional=workspace in self.believed_workspaces,
@@ -94,22 +96,51 @@ class Surroundings:
         )
 
     def contact_of(self, request: SendRequested) -> Contact | None:
+        """Whom the message reaches: the contact named; where that one has no phone, the one that the phone given
+        belongs to, since the dispatcher finds what waits for whoever says STOP by this contact."""
+        named = self.named(request)
+        if named is None or named.fields.phone is not None:
+            return named
+        return self._likeliest(phone_marks_of(request)) or named
+
+    def named(self, request: SendRequested) -> Contact | None:
         """The contact named; by phone alone, the one whose source keeps it, before one that a message made."""
-        found = [contact for mark in marks_of_request(request) for contact in self.contacts.get(mark, ())]
+        return self._likeliest(marks_of_request(request))
+
+    def _likeliest(self, marks: Iterable[Mark]) -> Contact | None:
+        found = [contact for mark in marks for contact in self.contacts.get(mark, ())]
         return min(found, key=people.by_likelihood, default=None)
+
+    def _veto(self, request: SendRequested) -> Word | None:
+        """The no of whoever has the phone given, where that is used; else the one of who is named without a phone."""
+        named = self.named(request)
+        if named is not None and named.fields.phone is not None:
+            return None
+        marks = phone_marks_of(request)
+        holders = [contact for mark in marks for contact in self.contacts.get(mark, ())]
+        firm = latest(*(one.person.firm for one in holders), *map(self.remembered.get, marks))
+        if firm is not None and firm.state == UNSUBSCRIBED:
+            return firm
+        return named.word if named and holders and named.word.state != MarketingState.SUBSCRIBED else None
 
 
 def marks_of_request(request: SendRequested) -> tuple[Mark, ...]:
     if request.to.contact_id is not None:
         return (Mark(request.workspace_id, "contact", request.to.contact_id),)
-    reading = read_phone(request.to.phone or "")
-    return (Mark(request.workspace_id, "phone", reading.phone.key),) if reading.phone else ()
+    return phone_marks_of(request)
+
+
+def phone_marks_of(request: SendRequested) -> tuple[Mark, ...]:
+    """The phone that the request itself gives, if it can be read."""
+    reading = read_phone(request.to.phone) if request.to.phone else None
+    return (Mark(request.workspace_id, "phone", reading.phone.key),) if reading and reading.phone else ()
 
 
 async def surroundings_of(
-    connection: Connection, requests: Sequence[SendRequested], believed_workspaces: frozenset[str]
+    connection: Connection, tagger: store.Tagger, requests: Sequence[SendRequested], believed_workspaces: frozenset[str]
 ) -> Surroundings:
-    """Everything that the batch's requests are judged by: one query a table."""
+    """Everything that the batch's requests are judged by: one query a table, and one more for phones that requests
+    give of people of whom none is stored."""
     asked = {mark for one in requests for mark in marks_of_request(one)}
     found = await people.with_phones_of_persons(connection, await store.contacts_named(connection, asked))
     contacts: dict[Mark, list[Contact]] = {}
@@ -117,6 +148,7 @@ async def surroundings_of(
         own_ids = (Mark(contact.key.workspace_id, "contact", str(uid)) for uid in (contact.person.id, contact.uid))
         for mark in {*contact.marks, *own_ids} & asked:
             contacts.setdefault(mark, []).append(contact)
+    remembered = await _add_given_phones(connection, tagger, requests, contacts)
     senders = await store.senders_of(connection, {request.workspace_id for request in requests})
     templates = [template for request in requests if (template := request.template_id) is not None]
     return Surroundings(
@@ -126,7 +158,31 @@ async def surroundings_of(
         categories=await store.categories_of(connection, templates),
         believed_workspaces=believed_workspaces,
         shop_countries=await _shop_countries(connection, requests, found),
+        remembered=remembered,
     )
+
+
+async def _add_given_phones(
+    connection: Connection,
+    tagger: store.Tagger,
+    requests: Sequence[SendRequested],
+    contacts: dict[Mark, list[Contact]],
+) -> Mapping[Mark, Word]:
+    """Where a request's own phone is used: add who has it, and return the words kept of it beside any contact."""
+    known = Surroundings(contacts)
+    given: set[Mark] = set()
+    others: set[Mark] = set()
+    for request in requests:
+        if (named := known.named(request)) is None or named.fields.phone is None:
+            given.update(phone_marks_of(request))
+            others.update(phone_marks_of(request) if request.to.contact_id is not None else ())
+    # Those that another request names by phone alone are there already.
+    if others := {mark for mark in others if mark not in contacts}:
+        for contact in await store.contacts_of(connection, others):
+            for mark in others.intersection(contact.marks):
+                contacts.setdefault(mark, []).append(contact)
+    memories = await store.memories_of(connection, tagger, given) if given else {}
+    return {mark: memory.word for mark, memory in memories.items() if memory.word is not None}
 
 
 async def _shop_countries(
@@ -190,7 +246,7 @@ class Stages:
         if not fresh:
             return {}
         requests = [completed.request for _, completed in fresh.values()]
-        around = await surroundings_of(connection, requests, self._believed)
+        around = await surroundings_of(connection, self._tagger, requests, self._believed)
         erased = await self._erased_before(connection, fresh, around)
         decisions: list[Decision] = []
         for_whom: list[tuple[MessageKey, Iterable[Mark], datetime]] = []
@@ -203,8 +259,11 @@ class Stages:
                 codes[key] = event.reason.code
             prune_after = keep_until(completed.expires_at, now)
             decisions.append(_decision(key, CONSENT_STEP, event, record.trace, prune_after))
-            marks = facts.contact.marks if facts.contact else marks_of_request(completed.request)
-            for_whom.append((key, marks[:1] if earlier is None else (), prune_after))
+            # Also who is named without the phone: either one's erasure takes the message.
+            named = around.named(completed.request)
+            whom = [contact.marks[0] for contact in (facts.contact, named) if contact is not None]
+            marks = dict.fromkeys(whom) or marks_of_request(completed.request)
+            for_whom.append((key, marks if earlier is None else (), prune_after))
         await erasures.order_late(connection, [(*key, earlier) for key, earlier in erased.items()], now)
         return await self._keep(connection, decisions, for_whom, codes)
 

@@ -272,11 +272,12 @@ async def open_book(connection: Connection, tagger: Tagger, changes: Sequence[Ch
             break
         seen |= new
         contacts = await contacts_of(connection, new) + await _contacts_listing(connection, new)
-        book.load(contacts, await _memories_of(connection, tagger, new))
+        book.load(contacts, await memories_of(connection, tagger, new))
     return book
 
 
-async def _memories_of(connection: Connection, tagger: Tagger, marks: Iterable[Mark]) -> dict[Mark, Memory]:
+async def memories_of(connection: Connection, tagger: Tagger, marks: Iterable[Mark]) -> dict[Mark, Memory]:
+    """What is kept of these identities beside their contacts."""
     by_tag = {(mark.workspace_id, tagger(mark)): mark for mark in marks}
     rows = await connection.fetch(_MEMORIES, [key[0] for key in by_tag], [key[1] for key in by_tag])
     return {by_tag[row["workspace_id"], row["tag"]]: _memory(row) for row in rows}

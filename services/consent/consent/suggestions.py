@@ -185,7 +185,7 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
                 now = (
                     f"; now it is {outcome.suggestion.phone} ({outcome.suggestion.text})" if outcome.suggestion else ""
                 )
-                raise Problem(409, f"Refused: {outcome.why}{now}.")
+                raise Problem(409, f"Refused: {outcome.why}{now}.", errors={"phone": outcome.why or ""})
             return 200, outcome.model_dump_json().encode()
 
         return await desk.once(request, caller, key, act)

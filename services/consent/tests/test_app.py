@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -171,13 +171,41 @@ async def test_import_refuses_bad_rows_and_takes_the_others(running: Running) ->
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body", "status"),
-    [("application/json", b"{}", 415), ("text/csv", b"phone,name\n", 422), ("text/csv", b"", 422)],
+    ("content_type", "body", "status", "field"),
+    [
+        ("application/json", b"{}", 415, "Content-Type"),
+        (None, b"contact_id\n", 415, "Content-Type"),
+        ("text/csv", b"phone,name\n", 422, "map.contact_id"),
+        ("text/csv; charset=\0", b"contact_id\n", 422, "encoding"),
+        ("text/csv", b"", 422, "body"),
+        ("text/csv", b"PK\x03\x04", 422, "body"),
+    ],
 )
-async def test_a_file_that_is_none(running: Running, content_type: str, body: bytes, status: int) -> None:
-    headers = {"content-type": content_type}
+async def test_a_file_that_is_none(
+    running: Running, content_type: str | None, body: bytes, status: int, field: str
+) -> None:
+    headers = {"content-type": content_type} if content_type else {}
     answer = await running.http.post(f"/v1/workspaces/{workspace()}/contacts/import", content=body, headers=headers)
-    assert answer.status_code == status
+    assert (answer.status_code, [one["field"] for one in answer.json()["errors"]]) == (status, [field])
+
+
+async def test_a_key_that_was_used_for_something_else_is_named(running: Running) -> None:
+    path, headers = f"/v1/workspaces/{workspace()}/contacts", {"idempotency-key": "k-1", "content-type": "text/csv"}
+    answers = [
+        await running.http.post(f"{path}/import", content=body, headers=headers) for body in (b"contact_id\n", b"id\n")
+    ]
+    answers += [
+        await running.http.put(f"{path}/c-1", json={"name": name}, headers={"idempotency-key": "k-2"}) for name in "ab"
+    ]
+    assert [answer.status_code for answer in answers] == [200, 409, 200, 409]
+    assert all(one.json()["errors"][0]["field"] == "Idempotency-Key" for one in answers[1::2])
+
+
+async def test_a_body_that_is_no_json_is_named_as_the_body(running: Running) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await running.http.put("/v1/workspaces/acme/contacts/c-bad", content=b'{"name": ', headers=headers)
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["field"], "character" in error["detail"]) == (422, "body", True)
 
 
 async def test_erasure_leaves_a_tombstone_and_blocks_a_reimport(running: Running) -> None:
@@ -306,6 +334,21 @@ async def test_evaluate_shows_every_gate_and_stores_nothing(running: Running) ->
     }
 
 
+async def test_evaluate_finds_the_stop_of_who_has_the_given_phone(running: Running) -> None:
+    w = workspace()
+    before = datetime.now(UTC).isoformat()
+    await put(running, w, "x", phone=None, marketing_state="SUBSCRIBED")
+    await put(running, w, "s-1", phone=PHONE)
+    await running.http.post(f"/v1/workspaces/{w}/contacts/s-1/unsubscribe", json={})
+    body = request(workspace_id=w, to={"contact_id": "x", "phone": PHONE}).model_dump(mode="json")
+    sources = []
+    for moment in (None, before):
+        answer = await running.http.post("/v1/evaluate", json={"requests": [body], "at": moment})
+        gate = answer.json()["results"][0]["gates"][1]
+        sources.append((gate["gate"], gate["passed"], gate["evidence"]["source"]))
+    assert sources == [("marketing_state", False, "operator"), ("marketing_state", False, "unknown")]
+
+
 @pytest.mark.parametrize(
     ("token", "method", "path", "status"),
     [
@@ -382,6 +425,32 @@ async def test_bad_bodies_are_named(running: Running, body: Any) -> None:
     answer = await running.http.put("/v1/workspaces/acme/contacts/c-bad", json=body)
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("PUT", "contacts/c-bad", rb'{"name": "\ud800"}', "name"),
+        ("PUT", "contacts/c-bad", rb'{"external_ids": ["a\udfff"]}', "external_ids.0"),
+        ("PUT", "contacts/c-bad", rb'{"\ud800": 1}', "body"),
+        ("PUT", "keywords", rb'{"stop": ["\ud800x"]}', "stop.0"),
+        ("POST", "contacts/c-bad/subscribe", rb'{"source": "\ud800"}', "source"),
+        ("POST", "contacts/c-bad/unsubscribe", rb'{"proof": "\ud800"}', "proof"),
+        (
+            "POST",
+            "contacts/c-bad/suggestion/accept",
+            rb'{"phone": "+525512345678", "ground": "address_country", "note": "\ud800"}',
+            "note",
+        ),
+    ],
+)
+async def test_a_text_that_no_utf8_can_hold_is_named(
+    running: Running, method: str, path: str, body: bytes, field: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await running.http.request(method, f"/v1/workspaces/acme/{path}", content=body, headers=headers)
+    assert answer.status_code == 422, answer.text
+    assert [one["field"] for one in answer.json()["errors"]] == [field]
 
 
 async def test_a_viewer_sees_no_full_number(running: Running) -> None:
@@ -571,6 +640,7 @@ async def test_a_suggestion_is_applied_only_when_accepted(running: Running) -> N
     path = f"/v1/workspaces/{w}/contacts/c-1/suggestion/accept"
     other = await running.http.post(path, json={"phone": PHONE, "ground": "shop_country"})
     assert (other.status_code, "changed" in other.text) == (409, True)
+    assert other.json()["errors"][0]["field"] == "phone"
     shown = {"phone": PHONE, "ground": "address_country", "note": "asked by phone"}
     key = {"idempotency-key": f"accept-{w}"}
     first = await running.http.post(path, json=shown, headers=key)

@@ -162,7 +162,7 @@ def test_an_encoding_that_is_told_is_believed() -> None:
     body = "contact_id,name\nc-1,Žofie Kůň\n".encode("cp1250")
     layout, rows, _ = read(body, encoding="windows-1250")
     assert (layout.encoding, rows[0].row.name) == ("cp1250", "Žofie Kůň")
-    for wrong in ("klingon", "base64", "idna", "unicode_escape", "utf-7"):
+    for wrong in ("klingon", "base64", "idna", "unicode_escape", "utf-7", "\0", "utf-8\0", "\ud800"):
         with pytest.raises(UnreadableFile) as refused:
             read(body, encoding=wrong)
         assert "encoding" in refused.value.errors

@@ -21,15 +21,17 @@ import pytest_asyncio
 from consent import import_store, store
 from consent.app import make_app
 from consent.contacts import Mark
+from consent.import_api import ImportDesk
 from consent.import_csv import examine, read_batches
 from consent.import_job import Job, Upload
 from consent.imports import GivenUp, Imports
 from consent_desk import PHONE, settings
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from sendwhy.access import Role, Token
 from sendwhy.http import Caller
 from sendwhy.kafka import create_topics
 from sendwhy.postgres import migrate
+from sendwhy.problems import Problem
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.asyncio(loop_scope="module")]
 MIGRATIONS = Path(consent.__file__).parent / "migrations"
@@ -304,6 +306,44 @@ async def test_a_twin_under_the_same_key_gets_the_same_answer(shop: Shop) -> Non
     assert first.json() == second.json()
     assert sorted("idempotent-replayed" in one.headers for one in (first, second)) == [False, True]
     assert len((await shop.http.get(f"{shop.path}/imports")).json()["items"]) == 1
+
+
+def job_of(shop: Shop, key: str) -> Job:
+    file, caller = io.BytesIO(b"contact_id\nc-1\n"), Caller(Token("tester", Role.OPERATOR, "*"), shop.workspace)
+    return Job(uuid4(), caller, Upload(file, b"d", b"d"), examine(file, {}), datetime.now(UTC), key)
+
+
+async def test_a_repeat_doesnt_wait_for_a_twin_that_takes_long_and_holds_no_file_meanwhile(shop: Shop) -> None:
+    runtime = shop.app.state.runtime
+    desk = ImportDesk(runtime, Imports(runtime, runtime.settings), twin_seconds=0.0)
+
+    twin, repeat = job_of(shop, "long"), job_of(shop, "long")
+    await desk.noted(twin, is_async=False)
+    with pytest.raises(Problem) as refused:
+        await desk.noted(repeat, is_async=False)
+    assert repeat.upload.file.closed
+    address, headers = f"{shop.path}/imports/{twin.import_id}", refused.value.headers or {}
+    assert (refused.value.status_code, headers["location"], headers["retry-after"]) == (409, address, "10")
+    assert address in refused.value.detail
+    assert (await shop.http.get(address)).json()["state"] == "running"
+
+
+async def test_a_repeat_whose_twin_fails_has_to_come_again(shop: Shop) -> None:
+    runtime = shop.app.state.runtime
+    desk = ImportDesk(runtime, Imports(runtime, runtime.settings), twin_seconds=SECONDS)
+
+    twin, repeat = job_of(shop, "fails"), job_of(shop, "fails")
+    await desk.noted(twin, is_async=False)
+    waiting = asyncio.create_task(desk.noted(repeat, is_async=False))
+    async with asyncio.timeout(SECONDS):
+        while not repeat.upload.file.closed:
+            await asyncio.sleep(0.02)
+    async with runtime.pool.acquire() as connection:
+        await import_store.fail(connection, [twin.import_id], "x")
+    with pytest.raises(Problem) as refused:
+        await waiting
+    assert (refused.value.status_code, refused.value.headers) == (503, {"retry-after": "1"})
+    assert not isinstance(await desk.noted(job_of(shop, "fails"), is_async=False), Response)
 
 
 async def test_an_import_whose_process_died_failed_and_the_file_may_come_again(shop: Shop) -> None:

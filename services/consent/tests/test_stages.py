@@ -11,7 +11,20 @@ from consent import keyword_store, store
 from consent.contacts import Key, Mark
 from consent.keywords import Kept, Keywords
 from consent.stages import parse_stopped
-from consent_desk import PHONE, SENDER, Desk, at, contact_in, customer, message, record, request, sender, template
+from consent_desk import (
+    PHONE,
+    SENDER,
+    TAGGER,
+    Desk,
+    at,
+    contact_in,
+    customer,
+    message,
+    record,
+    request,
+    sender,
+    template,
+)
 from sendwhy.events import (
     ContactUpdated,
     Inbound,
@@ -352,6 +365,58 @@ async def test_a_record_without_a_phone_is_written_to_at_the_persons(desk: Desk)
     (consented,) = await desk.request(request(to={"contact_id": "crm:55"}))
     resolved = SendConsented.model_validate_json(consented.value or b"").resolved
     assert (resolved.contact_id, resolved.phone) == ("crm:55", PHONE)
+
+
+async def test_a_stop_of_who_has_the_given_phone_outweighs_who_is_named_without_one(desk: Desk) -> None:
+    await desk.tell(customer(phone=None), customer(contact_id="s-1"))
+    assert codes(await desk.request(request("m-0"))) == [None]
+    await desk.tell(message("STOP", 5))
+    (refused,) = await desk.request(request("m-1"))
+    evidence = SendRejected.model_validate_json(refused.value or b"").reason.evidence
+    assert (evidence["marketing_state"], evidence["source"]) == ("UNSUBSCRIBED", "stop_reply")
+    nobody = request("m-2", to={"contact_id": "nobody", "phone": PHONE})
+    (refused,) = await desk.request(nobody)
+    assert SendRejected.model_validate_json(refused.value or b"").reason.evidence == evidence
+
+
+async def test_with_a_given_phone_both_its_own_contact_and_the_one_named_must_have_agreed(desk: Desk) -> None:
+    await desk.tell(customer(phone=None, marketing_state="UNSUBSCRIBED"), customer(contact_id="s-1"))
+    assert codes(await desk.request(request("m-1"))) == [R.CUSTOMER_IS_NOT_OPTED_IN]
+    await desk.tell(customer(5, phone=None), customer(5, contact_id="s-1", marketing_state="NOT_SUBSCRIBED"))
+    assert codes(await desk.request(request("m-2"))) == [R.CUSTOMER_IS_NOT_OPTED_IN]
+
+
+async def test_a_given_phone_resolves_to_its_own_contact_so_that_its_later_stop_recalls_the_message(desk: Desk) -> None:
+    await desk.tell(customer(phone=None), customer(contact_id="s-1"))
+    (told,) = await desk.request(request("m-1"))
+    consented = SendConsented.model_validate_json(told.value or b"")
+    stopped = contact_in(await desk.tell(message("STOP", 5)))
+    assert (consented.resolved.contact_id, consented.resolved.phone) == (stopped.contact_id, PHONE) == ("s-1", PHONE)
+    assert consented.contact_version == stopped.version - 1
+    kept = {row["tag"] for row in await desk.pool.fetch("select tag from message_of where message_id = 'm-1'")}
+    assert kept == {TAGGER(Mark("acme", "contact", name)) for name in ("s-1", "shopify:7712")}
+
+
+@pytest.mark.parametrize("to", [{"phone": PHONE}, {"contact_id": "x", "phone": PHONE}], ids=["phone", "both"])
+async def test_a_stop_that_outlived_its_contact_stands_for_its_phone(desk: Desk, to: dict[str, str]) -> None:
+    await desk.tell(customer(), customer(contact_id="x", phone=None), message("STOP", 5))
+    await desk.tell(customer(10, action="delete", marketing_state=None))
+    later = replace(record(request("m-1", to=to)), at=at(20))
+    (refused,) = await desk.handle(desk.stages.on_requested, later)
+    evidence = SendRejected.model_validate_json(refused.value or b"").reason.evidence
+    assert (evidence["marketing_state"], evidence["source"]) == ("UNSUBSCRIBED", "stop_reply")
+
+
+async def test_a_given_phone_costs_no_query_where_the_contact_has_its_own(desk: Desk) -> None:
+    await desk.tell(customer())
+    costs = []
+    for number, to in enumerate(({"contact_id": "shopify:7712"}, {"contact_id": "shopify:7712", "phone": PHONE})):
+        asked: list[str] = []
+        async with desk.pool.acquire() as connection, connection.transaction():
+            with connection.query_logger(lambda query, asked=asked: asked.append(query.query)):
+                await desk.stages.on_requested(connection, [record(request(f"m-{number}", to=to))])
+        costs.append(len(asked))
+    assert costs[0] == costs[1] > 0
 
 
 async def test_a_missing_code_is_suggested_by_the_shops_country(desk: Desk) -> None:
