@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sendwhy.events import Reason, reason
+from sendwhy.events import MetaError, Reason, reason
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric
 from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
+from sendwhy.privacy import is_alias, redacted
 from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 from sendwhy.topics import TOPICS, Topic
@@ -26,6 +27,7 @@ from dispatcher import announce, store
 from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken
 from dispatcher.calls import message_body
 from dispatcher.decide import SYNC_INTERVAL, Facts, Message, Reject, Send, Tier, Verdict, Wait, Waiting, decide
+from dispatcher.erasures import blur
 from dispatcher.limits import Pace, PairPace, Throttle, next_slot
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.settings import Settings
@@ -450,7 +452,14 @@ class Driver:
             changed = await store.record_results(connection, results.values())
             announcements = list(holding)
             for ended in batch:
-                if ended.go.due.message.key in changed:
+                key = ended.go.due.message.key
+                contact_id = changed.get(key)
+                if contact_id is not None and is_alias(contact_id):
+                    # Erased while the call was out: what we remember of the message names its person.
+                    tried = replace(ended.go.due.message, tries=tuple(results[key].tries))
+                    await blur(connection, key[0], contact_id, [tried])
+                    announcements += self._announcements(_without_person(ended, contact_id))
+                elif key in changed:
                     announcements += self._announcements(ended)
             if announcements:
                 await add_to_outbox(connection, announcements)
@@ -565,6 +574,19 @@ def _held_by_answer(ended: Ended) -> list[announce.Announcement]:
     until = ended.at + (outcome.delay or timedelta())
     held = announce.held(ended.go.due.message, outcome.reason.code, outcome.waiting_for, ended.at, until)
     return [held] if held else []
+
+
+def _without_person(ended: Ended, alias: str) -> Ended:
+    """The try of an erased person's message; Meta's words, which may quote them, are left out."""
+    due, outcome = ended.go.due, ended.outcome
+    message = replace(due.message, funded=redacted(due.message.funded, alias))
+    if isinstance(outcome, NotTaken):
+        meta = outcome.reason.meta and MetaError(
+            code=outcome.reason.meta.code, http_status=outcome.reason.meta.http_status
+        )
+        why = reason(outcome.reason.code, "Meta refused the message, whose person was erased meanwhile", meta=meta)
+        outcome = replace(outcome, reason=why)
+    return replace(ended, go=replace(ended.go, due=replace(due, message=message)), outcome=outcome)
 
 
 def _try(ended: Ended) -> dict[str, Any]:

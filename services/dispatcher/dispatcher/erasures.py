@@ -15,6 +15,7 @@ from dispatcher import announce, store
 from dispatcher.decide import Message, Recall, erased_contact
 
 KEEP_PHONES = timedelta(hours=48)
+CAP = timedelta(hours=24)
 PRUNE_ROWS = 10_000
 _TRIES: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, JsonValue]])
 
@@ -26,13 +27,14 @@ where m.workspace_id = $1 and m.message_id = b.message_id
 _CLOSE_WINDOWS = """
 delete from conversation_window w using sender s
 where s.workspace_id = $1 and w.sender_id = s.sender_id and w.phone = any($2::text[])
+  and w.opened_at <= $3
 """
-_LIFT_CAPS = "delete from marketing_cap where workspace_id = $1 and phone = any($2::text[])"
+_LIFT_CAPS = "delete from marketing_cap where workspace_id = $1 and phone = any($2::text[]) and until <= $3"
 # The count of people reached stays right: Meta counts them too.
 _BLUR_REACHED = """
 update reached_person r set phone = 'erased:' || gen_random_uuid()
 from (select distinct portfolio_id from sender where workspace_id = $1) p
-where r.portfolio_id = p.portfolio_id and r.phone = any($2::text[])
+where r.portfolio_id = p.portfolio_id and r.phone = any($2::text[]) and r.reached_at <= $3
 """
 _PRUNE = (
     "delete from conversation_window where ctid = any(array("
@@ -61,8 +63,8 @@ class Eraser:
         rows = [row for row in await store.lock_messages(connection, keys) if not row.message.is_erased]
         recalled = await self._recall(connection, order, [row for row in rows if row.state == "waiting"])
         phones = {row.message.phone for row in rows if row.message.phone}
-        tables = await forget_phones(connection, order.workspace_id, phones)
-        await self._blur(connection, order, [row.message for row in rows])
+        tables = await forget_phones(connection, order.workspace_id, phones, order.erased_at)
+        await blur(connection, order.workspace_id, alias_of(order.erasure_id), [row.message for row in rows])
         return [
             ErasedRows(table="message", act="recalled", rows=recalled),
             ErasedRows(table="message", act="blurred", rows=len(rows)),
@@ -88,36 +90,38 @@ class Eraser:
             self._publish_soon()
         return len(waiting)
 
-    @staticmethod
-    async def _blur(connection: Connection, order: PersonErasing, messages: Sequence[Message]) -> None:
-        alias = alias_of(order.erasure_id)
-        await connection.execute(
-            _BLUR,
-            order.workspace_id,
-            [one.funded.message_id for one in messages],
-            alias,
-            [redacted(one.funded, alias).to_json() for one in messages],
-            [_TRIES.dump_json([_without_words(each) for each in one.tries]) for one in messages],
-        )
+
+async def blur(connection: Connection, workspace: str, alias: str, messages: Sequence[Message]) -> None:
+    """Keep these messages without their person, and their tries without Meta's words."""
+    await connection.execute(
+        _BLUR,
+        workspace,
+        [one.funded.message_id for one in messages],
+        alias,
+        [redacted(one.funded, alias).to_json() for one in messages],
+        [_TRIES.dump_json([_without_words(each) for each in one.tries]) for one in messages],
+    )
 
 
 def _without_words(told: Any) -> dict[str, JsonValue]:
     return {name: value for name, value in told.items() if name != "detail"}
 
 
-async def forget_phones(connection: Connection, workspace: str, phones: Iterable[str]) -> list[ErasedRows]:
-    """Take these numbers, in all their spellings, out of windows, caps and counts."""
+async def forget_phones(
+    connection: Connection, workspace: str, phones: Iterable[str], erased_at: datetime
+) -> list[ErasedRows]:
+    """Take these numbers, in all their spellings, out of windows, caps and counts that are of before the erasure."""
     forms = sorted({form for phone in phones for digits in spellings(phone) for form in (digits, f"+{digits}")})
     if not forms:
         return []
     acts = (
-        ("conversation_window", "erased", _CLOSE_WINDOWS),
-        ("marketing_cap", "erased", _LIFT_CAPS),
-        ("reached_person", "blurred", _BLUR_REACHED),
+        ("conversation_window", "erased", _CLOSE_WINDOWS, erased_at),
+        ("marketing_cap", "erased", _LIFT_CAPS, erased_at + CAP),
+        ("reached_person", "blurred", _BLUR_REACHED, erased_at),
     )
     found = []
-    for table, act, statement in acts:
-        done = await connection.execute(statement, workspace, forms)
+    for table, act, statement, until in acts:
+        done = await connection.execute(statement, workspace, forms, until)
         found.append(ErasedRows.model_validate({"table": table, "act": act, "rows": int(done.rpartition(" ")[2])}))
     return found
 

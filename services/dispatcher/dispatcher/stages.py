@@ -42,13 +42,12 @@ from dispatcher.decide import (
     lane_of,
     withdraws,
 )
-from dispatcher.erasures import Eraser, forget_phones, of_erased
+from dispatcher.erasures import CAP, Eraser, forget_phones, of_erased
 from dispatcher.fleet import Fleet
 from dispatcher.reports import AccountChange, account_change, template_after
 from dispatcher.settings import Settings
 from dispatcher.store import Key, NewMessage, SenderRow
 
-CAP = timedelta(hours=24)
 STOP_IS_NEWS = timedelta(hours=1)
 CANCEL_AT_ONCE = 1_000
 # Failures told by webhook that are about the sender: the message is over, and the sender is held for the others.
@@ -219,7 +218,7 @@ class Stages:
         told = [(one.workspace_id, one.contact_id) for one in unsubscribed if one.source != ERASURE]
         if told:
             await store.close_queues(connection, [workspace_id for workspace_id, _ in told])
-        await self._forget_erased(connection, [record.event for record in records], gone)
+        await self._forget_erased(connection, [record.event for record in records])
         news = await store.save_contacts(connection, states.values())
         await store.delete_contacts(connection, sorted(gone))
         if told:
@@ -227,20 +226,18 @@ class Stages:
         self._measure_stops([at for key, at in stopped.items() if key in news and key in told])
         return []
 
-    async def _forget_erased(
-        self, connection: Connection, events: Sequence[ContactUpdated | None], gone: set[Key]
-    ) -> None:
+    @staticmethod
+    async def _forget_erased(connection: Connection, events: Sequence[ContactUpdated | None]) -> None:
         """The copies of erased people lead to their numbers; they go with this batch."""
-        erased = {(one.workspace_id, one.contact_id) for one in events if one and one.source == ERASURE} | gone
+        erased = {
+            (one.workspace_id, one.contact_id): one.occurred_at for one in events if one and one.source == ERASURE
+        }
         if not erased:
             return
         known = [*(await store.contacts(connection, erased)).values(), *(one for one in events if one)]
-        phones: dict[str, set[str]] = {}
-        for one in known:
-            if one.phone is not None and (one.workspace_id, one.contact_id) in erased:
-                phones.setdefault(one.workspace_id, set()).add(one.phone)
-        for workspace, numbers in sorted(phones.items()):
-            await forget_phones(connection, workspace, numbers)
+        found = {(key, one.phone) for one in known if (key := (one.workspace_id, one.contact_id)) in erased}
+        for key, phone in sorted((key, phone) for key, phone in found if phone is not None):
+            await forget_phones(connection, key[0], [phone], erased[key])
 
     def _measure_stops(self, received: Sequence[datetime]) -> None:
         """From here on no marketing message starts for these people. Old states that are read anew don't count."""

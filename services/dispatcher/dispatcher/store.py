@@ -500,12 +500,12 @@ from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::times
 where m.workspace_id = r.workspace_id and m.message_id = r.message_id and m.attempts = r.attempt
   and (m.state in ('in_flight', 'unknown')
        or r.state = 'accepted' and m.state = 'rejected' and m.outcome = 'SEND_OUTCOME_UNKNOWN')
-returning m.workspace_id, m.message_id
+returning m.workspace_id, m.message_id, m.contact_id
 """
 
 
-async def record_results(connection: Connection, results: Iterable[Result]) -> set[Key]:
-    """Store how tries ended; returns the messages for which that was news."""
+async def record_results(connection: Connection, results: Iterable[Result]) -> dict[Key, str | None]:
+    """Store how tries ended; returns the messages for which that was news, and for which contact each now is."""
     rows = sorted(results, key=lambda result: result.key)
     changed = await connection.fetch(
         _RECORD_RESULTS,
@@ -520,7 +520,7 @@ async def record_results(connection: Connection, results: Iterable[Result]) -> s
         [_OBJECTS.dump_json([dict(one) for one in row.tries]) for row in rows],
         [row.told for row in rows],
     )
-    return {(row["workspace_id"], row["message_id"]) for row in changed}
+    return {(row["workspace_id"], row["message_id"]): row["contact_id"] for row in changed}
 
 
 _PARK = """

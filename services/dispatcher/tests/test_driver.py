@@ -6,24 +6,28 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import dispatcher
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import store
-from dispatcher.answers import Outcome, Taken
+from dispatcher.answers import Action, NotTaken, Outcome, Taken
 from dispatcher.decide import Lane, Message
 from dispatcher.driver import Driver, utc_now
+from dispatcher.erasures import Eraser
 from dispatcher.settings import Settings
 from dispatcher.store import NewMessage, NewSender
 from dispatcher.tokens import TokenVault
-from dispatcher_cases import SENDER, funded, text_content
+from dispatcher_cases import PHONE, SENDER, funded, text_content
 from pydantic import SecretStr
-from sendwhy.events import Purpose
+from sendwhy.events import MetaError, PersonErasing, Purpose, reason
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate
-from sendwhy.reasons import Service
+from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.privacy import alias_of
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
 MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
@@ -160,6 +164,49 @@ async def test_a_call_that_is_out_is_not_given_back(world: World) -> None:
         answered.set()
         await world.reach("accepted")
     assert len(world.calls) == 1
+
+
+REFUSED = NotTaken(
+    reason(ReasonCode.META_ERROR, f"{PHONE} is not wanted", meta=MetaError(code=131000, details=f"{PHONE} is not")),
+    Action.REJECT,
+)
+
+
+@pytest.mark.parametrize("answer", [Taken("wamid.1"), REFUSED])
+async def test_what_is_answered_after_an_erasure_names_nobody(world: World, answer: Outcome) -> None:
+    erased = asyncio.Event()
+
+    async def send(*_: Any, **__: Any) -> Outcome:
+        world.calls.append(b"")
+        await erased.wait()
+        return answer
+
+    world.send = send  # type: ignore[method-assign]
+    now = utc_now()
+    async with world.driving(), world.pool.pool.acquire(timeout=5) as connection:
+        await until(lambda: bool(world.calls))
+        message_id = await connection.fetchval("select message_id from message")
+        order = PersonErasing(
+            event_id=uuid4(),
+            occurred_at=now,
+            workspace_id="acme",
+            erasure_id=uuid4(),
+            erased_at=now,
+            tags=[],
+            message_ids=[message_id],
+        )
+        async with connection.transaction():
+            await Eraser(utc_now, world.publish_soon).erase(connection, order)
+        erased.set()
+        await world.reach("accepted" if isinstance(answer, Taken) else "rejected")
+        (told,) = [
+            one.value or b""
+            for one in (await unpublished(connection, older_than_seconds=-1, limit=10)).values()
+            if one.topic in (Topic.STATUS_UPDATED, Topic.SEND_REJECTED)
+        ]
+        left = str([told, *await connection.fetch("select * from message")])
+    assert alias_of(order.erasure_id) in told.decode()
+    assert not [one for one in (PHONE.strip("+"), '"c-1"', '"metadata":{"') if one in left]
 
 
 async def test_a_call_that_fails_unexpectedly_is_an_unknown_outcome(world: World) -> None:

@@ -12,12 +12,20 @@ import pytest
 from dispatcher import store
 from dispatcher.decide import Recall, decide
 from dispatcher.driver import utc_now
-from dispatcher.erasures import Eraser, prune
+from dispatcher.erasures import CAP, Eraser, prune
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender
 from dispatcher_cases import FACTS, NOW, PHONE, SENDER, contact, funded, message, template_content, text_content
 from pydantic import SecretStr
-from sendwhy.events import Inbound, MarketingState, MessageReceived, PersonErasing, Purpose, SendRecalled
+from sendwhy.events import (
+    ContactUpdated,
+    Inbound,
+    MarketingState,
+    MessageReceived,
+    PersonErasing,
+    Purpose,
+    SendRecalled,
+)
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import connect_pool, migrate, unpublished
 from sendwhy.privacy import ERASURE, Tagger, alias_of, is_alias, redacted
@@ -176,10 +184,35 @@ async def test_what_the_person_wrote_before_opens_no_window_again(desk: Desk) ->
 async def test_the_copy_of_a_contact_leads_to_its_windows_whichever_comes_first(desk: Desk) -> None:
     state = contact(MarketingState.SUBSCRIBED, 1)
     await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, wrote(utc_now()))])
-    gone = contact(MarketingState.UNSUBSCRIBED, 2).model_copy(update={"phone": None, "source": ERASURE})
-    batch = [record(Topic.CONTACT_UPDATED, one, b"acme/c-1") for one in (state, gone, None)]
+    batch = [record(Topic.CONTACT_UPDATED, one, b"acme/c-1") for one in (state, last_state(utc_now()), None)]
     await desk.stages.on_contacts(desk.connection, batch)
     assert "5512345678" not in await desk.dump()
+
+
+def last_state(erased_at: datetime) -> ContactUpdated:
+    told = {"phone": None, "source": ERASURE, "occurred_at": erased_at}
+    return contact(MarketingState.UNSUBSCRIBED, 2).model_copy(update=told)
+
+
+@pytest.mark.parametrize("told_by", ["order", "contact"])
+async def test_what_began_after_the_erasure_stays(desk: Desk, told_by: str) -> None:
+    order = ordered("before")
+    await desk.queue(before=Purpose.TRANSACTIONAL)
+    await desk.stages.on_contacts(
+        desk.connection, [record(Topic.CONTACT_UPDATED, contact(MarketingState.SUBSCRIBED, 1), b"acme/c-1")]
+    )
+    later = order.erased_at + timedelta(seconds=1)
+    await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, wrote(later))])
+    await store.set_caps(desk.connection, {("acme", "before"): later + CAP})
+    await store.add_reached(desk.connection, "200", [PHONE], later)
+    if told_by == "order":
+        await desk.erase(order)
+    else:
+        batch = [record(Topic.CONTACT_UPDATED, one, b"acme/c-1") for one in (last_state(order.erased_at), None)]
+        await desk.stages.on_contacts(desk.connection, batch)
+    assert await store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: later}
+    assert await store.capped(desk.connection, "acme", [PHONE]) == {PHONE: later + CAP}
+    assert await store.reached_people(desk.connection, "200", [PHONE], later) == {PHONE}
 
 
 async def test_numbers_are_kept_no_longer_than_their_limits_last(desk: Desk) -> None:

@@ -114,8 +114,8 @@ async def test_a_late_driver_may_still_say_how_its_own_try_ended(desk: Desk) -> 
     await desk.claim(fence)
     await store.take_over(desk.connection, SENDER.sender_id)
     taken = result("m1", 1, "accepted", "wamid.A")
-    assert await store.record_results(desk.connection, [taken]) == {("acme", "m1")}
-    assert await store.record_results(desk.connection, [taken]) == set()
+    assert await store.record_results(desk.connection, [taken]) == {("acme", "m1"): "c-1"}
+    assert await store.record_results(desk.connection, [taken]) == {}
     assert await desk.states() == {"m1": "accepted"}
 
 
@@ -126,7 +126,7 @@ async def test_a_result_of_a_former_try_changes_nothing(desk: Desk) -> None:
     await desk.claim(fence)
     await store.record_results(desk.connection, [result("m1", 1, "waiting")])
     await desk.claim(fence)
-    assert await store.record_results(desk.connection, [result("m1", 1, "accepted", "wamid.A")]) == set()
+    assert await store.record_results(desk.connection, [result("m1", 1, "accepted", "wamid.A")]) == {}
     assert await desk.states() == {"m1": "in_flight"}
 
 
@@ -174,9 +174,9 @@ async def test_metas_own_late_answer_beats_an_outcome_that_was_given_up(desk: De
     await desk.claim(fence)
     await store.take_over(desk.connection, SENDER.sender_id)
     await store.finish_unknown(desk.connection, {("acme", "m1"): ReasonCode.SEND_OUTCOME_UNKNOWN})
-    assert await store.record_results(desk.connection, [result("m1", 1, "waiting")]) == set()
+    assert await store.record_results(desk.connection, [result("m1", 1, "waiting")]) == {}
     taken = result("m1", 1, "accepted", "wamid.A")
-    assert await store.record_results(desk.connection, [taken]) == {("acme", "m1")}
+    assert await store.record_results(desk.connection, [taken]) == {("acme", "m1"): "c-1"}
 
 
 async def test_a_webhook_beats_an_outcome_that_was_given_up(desk: Desk) -> None:

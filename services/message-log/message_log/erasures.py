@@ -44,11 +44,6 @@ _EMPTY_TAGGED = """
 update event e set body = null from unnest($1::uuid[], $2::timestamptz[]) as gone(event_id, occurred_at)
 where e.event_id = gone.event_id and e.occurred_at = gone.occurred_at and e.body is not null
 """
-# Counted by the events: the tombstone of contact.updated may have taken the words before.
-_COUNT_WRITTEN = """
-select count(*) from unnest($1::uuid[], $2::timestamptz[]) as gone(event_id, occurred_at)
-join event e on e.event_id = gone.event_id and e.occurred_at = gone.occurred_at and e.kind = 'message.received'
-"""
 _DELETE_TAGGED = "delete from inbound where event_id = any($1::uuid[])"
 _DELETE_INBOUND = "delete from inbound where workspace_id = $1 and phone = any($2::text[]) and at <= $3"
 _TAG = """
@@ -158,10 +153,8 @@ class People:
         events = {(row["event_id"], row["occurred_at"]) for row in rows}
         ids = sorted(event_id for event_id, _ in events)
         at = dict(events)
-        times = [at[one] for one in ids]
-        await connection.execute(_EMPTY_TAGGED, ids, times)
-        wrote: int = await connection.fetchval(_COUNT_WRITTEN, ids, times)
-        await connection.execute(_DELETE_TAGGED, ids)
+        await connection.execute(_EMPTY_TAGGED, ids, [at[one] for one in ids])
+        wrote = _count(await connection.execute(_DELETE_TAGGED, ids))
         forms = sorted({digits for phone in phones for digits in spellings(phone)})
         wrote += _count(await connection.execute(_DELETE_INBOUND, order.workspace_id, forms, order.erased_at))
         return len(events), wrote

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
-from sendwhy.erasure import keep_erasures_waiting, on_erasing
+from sendwhy.erasure import on_erasing
 from sendwhy.events import (
     AccountUpdated,
     ContactUpdated,
@@ -40,7 +40,7 @@ from sendwhy.stage import Handle, Parse, Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
 from message_log import store
-from message_log.decide import MessageState, erased, merge, tells
+from message_log.decide import MessageState, merge, tells
 from message_log.deliveries import parts_of
 from message_log.erasures import People
 from message_log.store import EventRow, HoldRow, InboundRow, KnownState, MessageKey, SenderRow, WebhookRow
@@ -215,22 +215,11 @@ async def set_states(connection: Connection, records: Sequence[Record[Any]]) -> 
 async def write_contacts(
     connection: Connection, records: Sequence[Record[ContactUpdated | None]], people: People
 ) -> None:
-    gone = sorted({_contact_of(record) for record in records if record.event is None})
-    # Before any row is locked: an order to erase takes the same locks in this order.
-    await keep_erasures_waiting(connection, {_contact_of(record)[0] for record in records})
-    if gone:
-        await store.forget_contacts(connection, gone)
-        at = max(record.at for record in records)
-        messages = await store.messages_of_contacts(connection, gone)
-        await store.fold_messages(connection, dict.fromkeys(messages, erased(at)))
+    """A tombstone only ends the state: what else there is of the person goes with the order to erase, which says until
+    when. Topics have no order between them, so what the person does anew may come before the tombstone."""
     events, _ = await people.rows(connection, [record for record in records if record.event], event_row)
     await store.add_events(connection, events)
     await set_states(connection, records)
-
-
-def _contact_of(record: Record[Any]) -> tuple[str, str]:
-    workspace_id, _, contact_id = (record.key or b"").decode(errors="replace").partition("/")
-    return workspace_id, contact_id
 
 
 async def write_senders(connection: Connection, records: Sequence[Record[SenderUpdated | None]]) -> None:

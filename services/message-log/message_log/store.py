@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 from sendwhy.postgres import Connection
-from sendwhy.privacy import digits_of, spellings
+from sendwhy.privacy import digits_of
 
 from message_log.decide import MessageState, erased, merge
 from message_log.deliveries import Part
@@ -349,45 +349,6 @@ async def set_senders(connection: Connection, senders: Sequence[SenderRow], gone
         await connection.execute(_SET_SENDERS, *map(list, zip(*values, strict=True)))
         for adopt in _ADOPT:
             await connection.execute(adopt, sorted(last))
-
-
-_MESSAGES_OF_CONTACTS = """
-select m.workspace_id, m.message_id
-from unnest($1::text[], $2::text[]) as gone(workspace_id, contact_id)
-join message m on m.workspace_id = gone.workspace_id and m.contact_id = gone.contact_id
-"""
-_PHONES_OF_CONTACTS = """
-select k.workspace_id, k.phone
-from unnest($1::text[], $2::text[]) as gone(workspace_id, contact_id)
-join known_state k on k.topic = 'contact.updated' and k.key = gone.workspace_id || '/' || gone.contact_id
-where k.phone is not null
-"""
-_EMPTY_EVENTS = """
-update event e set body = null
-from unnest($1::text[], $2::text[]) as gone(workspace_id, message_id)
-where e.workspace_id = gone.workspace_id and e.message_id = gone.message_id and e.body is not null
-"""
-_DELETE_INBOUND = """
-delete from inbound i using unnest($1::text[], $2::text[]) as gone(workspace_id, phone)
-where i.workspace_id = gone.workspace_id and i.phone = gone.phone
-"""
-
-
-async def messages_of_contacts(connection: Connection, contacts: Sequence[tuple[str, str]]) -> list[MessageKey]:
-    rows = await connection.fetch(_MESSAGES_OF_CONTACTS, [each[0] for each in contacts], [each[1] for each in contacts])
-    return [(row["workspace_id"], row["message_id"]) for row in rows]
-
-
-async def forget_contacts(connection: Connection, contacts: Sequence[tuple[str, str]]) -> None:
-    """Remove what erased people wrote and what their messages' events say; call before their states are deleted."""
-    columns = ([each[0] for each in contacts], [each[1] for each in contacts])
-    phones = await connection.fetch(_PHONES_OF_CONTACTS, *columns)
-    numbers = [(row["workspace_id"], digits) for row in phones for digits in spellings(row["phone"])]
-    await connection.execute(_DELETE_INBOUND, [each[0] for each in numbers], [each[1] for each in numbers])
-    messages = await messages_of_contacts(connection, contacts)
-    await connection.execute(
-        _EMPTY_EVENTS, [workspace for workspace, _ in messages], [message for _, message in messages]
-    )
 
 
 # Partitions are attached, not created in place: that locks out no reader and no writer of the other days. What had

@@ -24,7 +24,7 @@ import pytest
 # pytest's importlib mode puts no folder on the path, and the builders are shared by several test files.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from message_log_builders import TOKENS
+from message_log_builders import PRIVACY_KEY, TOKENS
 from sendwhy.kafka import Producer, create_topics
 from sendwhy.metrics import Metrics
 from sendwhy.reasons import Service
@@ -66,13 +66,17 @@ class MessageLog:
             thread.submit(asyncio.run, run()).result()
 
     def wait_for(
-        self, path: str, when: Callable[[Any], bool] = lambda answer: True, token: str = "admin-token-1"
+        self,
+        path: str,
+        when: Callable[[Any], bool] = lambda answer: True,
+        token: str = "admin-token-1",
+        status: int = 200,
     ) -> Any:
-        """The JSON answer once it is 200 and `when` holds for it."""
+        """The JSON answer once it has that status and `when` holds for it."""
         end = time.monotonic() + SEEN_SECONDS
         while True:
             answer = self.get(path, token)
-            if answer.status_code == 200 and when(answer.json()):
+            if answer.status_code == status and when(answer.json()):
                 return answer.json()
             assert time.monotonic() < end, f"{path} still answers {answer.status_code}: {answer.text[:2000]}"
             time.sleep(0.05)
@@ -93,7 +97,7 @@ def message_log(
         "SENDWHY_DATABASE_URL": database_url,
         "SENDWHY_HTTP_PORT": str(port),
         "SENDWHY_API_TOKENS": TOKENS,
-        "SENDWHY_PRIVACY_KEY": "a key of tests only",
+        "SENDWHY_PRIVACY_KEY": PRIVACY_KEY,
     }
     subprocess.run([sys.executable, "-m", "message_log", "migrate"], env=environment, check=True)
     out = tmp_path_factory.mktemp("message-log") / "out.log"

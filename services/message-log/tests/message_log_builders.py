@@ -105,4 +105,5 @@ def held(cause: ReasonCode, seconds: float = 2, until: float | None = None, **gi
 
 
 ADMIN, VIEWER, OPERATOR, STRANGER = "admin-token-1", "viewer-token-1", "operator-token-1", "stranger-token-1"
+PRIVACY_KEY = "a key of tests only"
 TOKENS = f"{ADMIN}:admin:*,{VIEWER}:viewer:{WORKSPACE},{OPERATOR}:operator:{WORKSPACE},{STRANGER}:admin:other"

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from message_log_builders import (
     OPERATOR,
+    PRIVACY_KEY,
     STRANGER,
     T0,
     VIEWER,
@@ -28,14 +29,16 @@ from sendwhy.events import (
     MessageReceived,
     Origin,
     OriginKind,
+    PersonErasing,
     Scope,
     SenderUpdated,
     Status,
     To,
     Wire,
 )
+from sendwhy.privacy import ERASURE, Tagger
 from sendwhy.reasons import ReasonCode
-from sendwhy.topics import Outgoing, Topic, outgoing, tombstone
+from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 MessageLog = Any  # conftest's class: pytest imports that module under a name of its own
@@ -263,12 +266,37 @@ def test_a_thread_has_both_directions_and_goes_with_its_person(message_log: Mess
     home = f"/v1/workspaces/{workspace}"
     thread = message_log.wait_for(f"{home}/threads/{contact}", lambda a: len(a["items"]) == 2)
     assert {entry["direction"] for entry in thread["items"]} == {"in", "out"}
-    message_log.publish([tombstone(Topic.CONTACT_UPDATED, f"{workspace}/{contact}")])
+    message_log.publish(erasure_of(person, "t-1"))
     erased = message_log.wait_for(f"{home}/messages/t-1", lambda m: m["to"]["phone"] is None)
     assert erased["metadata"] == {}
     assert "447700900142" not in str(erased)
     assert erased["to"]["contact_id"] is None
-    assert message_log.get(f"{home}/threads/{contact}").status_code == 404
+    message_log.wait_for(f"{home}/threads/{contact}", status=404)
+
+
+def erasure_of(person: ContactUpdated, *message_ids: str) -> list[Outgoing]:
+    """What consent publishes of a person's erasure: the last state, the tombstone, and the order."""
+    workspace, contact, at = person.workspace_id, person.contact_id, after(40)
+    state = ContactUpdated(
+        event_id=event_id("the last state"),
+        occurred_at=at,
+        workspace_id=workspace,
+        contact_id=contact,
+        version=person.version + 1,
+        marketing_state=MarketingState.UNSUBSCRIBED,
+        since=at,
+        source=ERASURE,
+    )
+    order = PersonErasing(
+        event_id=event_id("the order"),
+        occurred_at=at,
+        workspace_id=workspace,
+        erasure_id=event_id("the erasure"),
+        erased_at=at,
+        tags=[tag.hex() for tag in Tagger(PRIVACY_KEY).of_person(workspace, contact_id=contact, phone=person.phone)],
+        message_ids=list(message_ids),
+    )
+    return [*sent(state), tombstone(Topic.CONTACT_UPDATED, contact_key(workspace, contact)), *sent(order)]
 
 
 def test_an_export_that_would_have_a_gap_is_none(message_log: MessageLog) -> None:
