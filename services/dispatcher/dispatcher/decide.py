@@ -333,10 +333,17 @@ def _subscription(message: Message, facts: Facts) -> Check:
     return Check("marketing_state", False, evidence, Recall(contact))
 
 
+def names_of(message: Message) -> list[str]:
+    """The contact that the message goes to, and the one that the request names, where that is another."""
+    names = (message.funded.resolved.contact_id, message.funded.request.to.contact_id)
+    return list(dict.fromkeys(name for name in names if name))
+
+
 def withdraws(contact: ContactUpdated, message: Message) -> bool:
     """Whether this state takes a message that needs a subscription out: not if consent judged by a later one, since
     contact.updated may come after send.funded."""
-    judged = message.funded.contact_version if message.funded.needs_subscription else None
+    is_judged = message.funded.needs_subscription and contact.contact_id == message.funded.resolved.contact_id
+    judged = message.funded.contact_version if is_judged else None
     return contact.marketing_state is not MarketingState.SUBSCRIBED and (judged or 0) <= contact.version
 
 

@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sendwhy.events import MetaError, Reason, reason
+from sendwhy.events import ContactUpdated, MetaError, Reason, reason
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric
 from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
-from sendwhy.privacy import is_alias, redacted
+from sendwhy.privacy import is_alias, redacted, spellings
 from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 from sendwhy.topics import TOPICS, Topic
@@ -26,7 +26,20 @@ from sendwhy.topics import TOPICS, Topic
 from dispatcher import announce, store
 from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken
 from dispatcher.calls import message_body
-from dispatcher.decide import SYNC_INTERVAL, Facts, Message, Reject, Send, Tier, Verdict, Wait, Waiting, decide
+from dispatcher.decide import (
+    SYNC_INTERVAL,
+    Facts,
+    Message,
+    Reject,
+    Send,
+    Tier,
+    Verdict,
+    Wait,
+    Waiting,
+    decide,
+    names_of,
+    withdraws,
+)
 from dispatcher.erasures import blur
 from dispatcher.limits import Pace, PairPace, Throttle, next_slot
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
@@ -270,12 +283,7 @@ class Driver:
         if free_form:
             read_until = await store.inbound_read_until(connection, TOPICS[Topic.MESSAGE_RECEIVED].partitions)
         capped = await store.capped(connection, sender.workspace_id, phones)
-        asked = [
-            (message.funded.workspace_id, message.funded.resolved.contact_id)
-            for message in messages
-            if message.funded.resolved.contact_id
-        ]
-        contacts = await store.contacts(connection, asked) if asked else {}
+        contacts = await self._contacts(connection, sender.workspace_id, messages)
         return {
             message.key: Facts(
                 sender=sender,
@@ -283,12 +291,33 @@ class Driver:
                 known_templates=known_templates,
                 window_opened_at=windows.get(message.phone),
                 inbound_read_until=read_until,
-                contact=contacts.get((message.funded.workspace_id, message.funded.resolved.contact_id or "")),
+                contact=contacts.get(message.key),
                 capped_until=capped.get(message.phone),
                 quality_policy=self._settings.quality_policy,
             )
             for message in messages
         }
+
+    async def _contacts(
+        self, connection: Connection, workspace_id: str, messages: Sequence[Message]
+    ) -> dict[Key, ContactUpdated]:
+        """By message, the state that its gate asks: the one that takes it out of the person it goes to, the contact it
+        names, and who has opted out at its number, where that is not the person's own."""
+        asked = {(message.funded.workspace_id, name) for message in messages for name in names_of(message)}
+        known = await store.contacts(connection, asked) if asked else {}
+        phones = {message.key: [f"+{digits}" for digits in spellings(message.phone)] for message in messages}
+        stopped = await store.stopped_at(connection, workspace_id, {one for each in phones.values() for one in each})
+        found: dict[Key, ContactUpdated] = {}
+        for message in messages:
+            named = [known.get((message.funded.workspace_id, name)) for name in names_of(message)]
+            own = [one for one in named if one is not None]
+            # Whose number it is shares their words with all records of it: their own state is the newest.
+            has_it = any(one.phone in phones[message.key] for one in own)
+            there = [] if has_it else [stopped[phone] for phone in phones[message.key] if phone in stopped]
+            asks = [one for one in (*own, *there) if withdraws(one, message)] or own
+            if asks:
+                found[message.key] = asks[0]
+        return found
 
     async def _tier(
         self, connection: Connection, row: SenderRow, due: Sequence[Due], now: datetime

@@ -760,18 +760,30 @@ async def save_contacts(connection: Connection, states: Iterable[ContactUpdated]
     """Keep the latest state of each; returns for whom it was news."""
     rows = sorted(states, key=lambda state: (state.workspace_id, state.contact_id))
     changed = await connection.fetch(
-        "insert into contact (workspace_id, contact_id, version, marketing_state, body)"
-        " select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bytea[])"
+        "insert into contact (workspace_id, contact_id, version, marketing_state, body, phone)"
+        " select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::text[])"
         " on conflict (workspace_id, contact_id) do update set version = excluded.version,"
-        " marketing_state = excluded.marketing_state, body = excluded.body"
+        " marketing_state = excluded.marketing_state, body = excluded.body, phone = excluded.phone"
         " where contact.version < excluded.version returning contact.workspace_id, contact.contact_id",
         [row.workspace_id for row in rows],
         [row.contact_id for row in rows],
         [row.version for row in rows],
         [row.marketing_state.value for row in rows],
         [row.to_json() for row in rows],
+        [row.phone for row in rows],
     )
     return {(row["workspace_id"], row["contact_id"]) for row in changed}
+
+
+async def stopped_at(connection: Connection, workspace_id: str, phones: Iterable[str]) -> dict[str, ContactUpdated]:
+    """Who has opted out, by phone."""
+    rows = await connection.fetch(
+        "select phone, body from contact"
+        " where workspace_id = $1 and phone = any($2::text[]) and marketing_state = 'UNSUBSCRIBED'",
+        workspace_id,
+        list(phones),
+    )
+    return {row["phone"]: ContactUpdated.model_validate_json(row["body"]) for row in rows}
 
 
 async def delete_contacts(connection: Connection, keys: Sequence[Key]) -> None:

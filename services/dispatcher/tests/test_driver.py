@@ -20,9 +20,9 @@ from dispatcher.erasures import Eraser
 from dispatcher.settings import Settings
 from dispatcher.store import NewMessage, NewSender
 from dispatcher.tokens import TokenVault
-from dispatcher_cases import PHONE, SENDER, funded, text_content
+from dispatcher_cases import PHONE, SENDER, contact, funded, text_content
 from pydantic import SecretStr
-from sendwhy.events import MetaError, PersonErasing, Purpose, reason
+from sendwhy.events import ContactUpdated, MarketingState, MetaError, PersonErasing, Purpose, Resolved, reason
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import connect_pool, migrate, unpublished
 from sendwhy.privacy import alias_of
@@ -227,3 +227,47 @@ async def test_a_driver_that_is_stopped_leaves_nothing_in_flight(world: World) -
     async with world.driving():
         world.driver.stop()
     assert await world.states() <= {"waiting", "accepted"}
+
+
+async def queue_for_x(world: World) -> None:
+    """A marketing message that names X, of whom no number is stored; it goes to the number that the request gave."""
+    life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1)}
+    resolved = Resolved(contact_id="x", phone=PHONE, country="MX", calling_code="52", purpose=Purpose.MARKETING)
+    offer = funded(text_content(), message_id="m-2", to={"contact_id": "x", "phone": PHONE})
+    offer = offer.model_copy(update=life | {"resolved": resolved})
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await store.add_messages(
+            connection,
+            [NewMessage(Message(offer, SENDER.sender_id, Lane.MARKETING, utc_now()), None, "waiting", None, None)],
+        )
+
+
+def state_of(contact_id: str, state: MarketingState, phone: str | None) -> ContactUpdated:
+    return contact(state).model_copy(update={"contact_id": contact_id, "phone": phone})
+
+
+@pytest.mark.parametrize(
+    ("known", "is_sent"),
+    [
+        ([], True),
+        ([state_of("x", MarketingState.SUBSCRIBED, None)], True),
+        ([state_of("wa-1", MarketingState.UNSUBSCRIBED, "+447700900142")], True),
+        ([state_of("wa-1", MarketingState.UNSUBSCRIBED, PHONE)], False),
+        # The same number as Meta writes it.
+        ([state_of("wa-1", MarketingState.UNSUBSCRIBED, "+5215512345678")], False),
+        ([state_of("x", MarketingState.UNSUBSCRIBED, None)], False),
+        # X has the number, so X's own state is that of whoever has it, and the newest.
+        ([state_of("x", MarketingState.SUBSCRIBED, PHONE), state_of("wa-1", MarketingState.UNSUBSCRIBED, PHONE)], True),
+    ],
+)
+async def test_who_opted_out_at_the_number_gets_nothing_by_another_contact(
+    world: World, known: list[ContactUpdated], is_sent: bool
+) -> None:
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await store.save_contacts(connection, known)
+    await queue_for_x(world)
+    async with world.driving(), asyncio.timeout(30):
+        while {"in_flight", "waiting"} & await world.states():
+            await asyncio.sleep(0.05)
+    assert await world.states() == ({"accepted"} if is_sent else {"accepted", "recalled"})
+    assert len(world.calls) == 1 + is_sent
