@@ -14,7 +14,7 @@ from sendwhy.reasons import ReasonCode, Service
 
 pytestmark = pytest.mark.postgres
 PERSON: dict[str, Any] = {"to": To(contact_id="shopify:7712", phone="+525512345678"), "content": TEMPLATE}
-CANARIES = ("5512345678", "shopify:7712", "4711")
+CANARIES = ("5512345678", "shopify:7712", '"4711"')
 
 
 def order(*message_ids: str) -> PersonErasing:

@@ -15,7 +15,7 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import Topic
 
 TAGGER = Tagger("a key of tests only")
-CANARIES = ("5512345678", "shopify:7712", "4711")
+CANARIES = ("5512345678", "shopify:7712", '"4711"')
 
 
 def redaction(seconds: float = 1, **more: Any) -> Any:

@@ -386,6 +386,9 @@ async def _keep_partitions_of(
     horizon = _start_of(today + timedelta(days=DAYS_AHEAD + 1))
     wanted |= {row[0] for row in await connection.fetch(stray, horizon)}
     missing = sorted(day for day in wanted if day >= oldest and _name(table, day) not in there)
+    if missing:
+        # A row that a stage adds between the moving of a day's rows and its partition would belong to both.
+        await connection.execute(f"lock table {table}_default in access exclusive mode")
     for day in missing:
         await connection.execute(_partition_script(table, column, day))
     dropped = sorted(name for name in there if name != f"{table}_default" and name < _name(table, oldest))

@@ -34,7 +34,7 @@ from sendwhy.topics import Topic, topic_of
 pytestmark = pytest.mark.postgres
 KEY = "a key of tests only"
 CONTACT, PHONE, BSUID = "shopify:7712", "+525512345678", "MX.77"
-CANARIES = ("5512345678", "7712", "4711", "Ines", BSUID, "hola")
+CANARIES = ("5512345678", "shopify:7712", '"4711"', "Ines", BSUID, "hola")
 SETTINGS = MessageLogSettings(
     kafka_bootstrap_servers="nowhere:9092",
     database_url=SecretStr("postgresql://nowhere"),

@@ -1,5 +1,6 @@
 """Partitions, on a real PostgreSQL with a database of each test's own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -54,6 +55,23 @@ async def test_what_came_before_its_partition_moves_into_it(connection: asyncpg.
         str(event_id("now")): "event_20261122",
         str(event_id("late")): "event_20261113",
     }
+
+
+async def test_a_row_that_comes_while_its_partition_is_made_is_in_it(
+    fresh_database: str, connection: asyncpg.Connection
+) -> None:
+    stage = await asyncpg.connect(fresh_database)
+    coming = stage.transaction()
+    await coming.start()
+    await store.add_events(stage, [row("now", NOON - timedelta(days=1))])
+    making = asyncio.create_task(store.keep_partitions(connection, DAYS, TODAY))
+    async with asyncio.timeout(10):
+        while not await stage.fetchval("select exists (select from pg_locks where not granted)"):
+            await asyncio.sleep(0.01)
+    await coming.commit()
+    await making
+    await stage.close()
+    assert await where(connection) == {str(event_id("now")): "event_20261121"}
 
 
 async def test_a_clock_far_ahead_makes_no_tables_until_its_day_comes(connection: asyncpg.Connection) -> None:
