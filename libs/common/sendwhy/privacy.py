@@ -2,6 +2,7 @@
 requests. Pure."""
 
 import hmac
+from collections.abc import Iterable
 from typing import TypeVar
 from uuid import UUID
 
@@ -52,6 +53,11 @@ def spellings(phone: str) -> list[str]:
     elif code == "55" and len(rest) in (10, 11):
         forms |= {f"55{rest[:2]}{rest[-8:]}", f"55{rest[:2]}9{rest[-8:]}"}
     return sorted(forms)
+
+
+def forms_of(phones: Iterable[str]) -> list[str]:
+    """These numbers in all their spellings, each as digits and with a plus: as whatever wrote them down may have."""
+    return sorted({form for phone in phones for digits in spellings(phone) for form in (digits, f"+{digits}")})
 
 
 def alias_of(erasure_id: UUID) -> str:

@@ -9,7 +9,7 @@ from pydantic import JsonValue, TypeAdapter
 from sendwhy.erasure import KEEP_ERASED, erase_alone, erased_people, remember_messages, remember_person
 from sendwhy.events import ErasedRows, MessageReceived, PersonErasing
 from sendwhy.postgres import Connection, add_to_outbox
-from sendwhy.privacy import Tagger, alias_of, digits_of, redacted, spellings
+from sendwhy.privacy import Tagger, alias_of, digits_of, forms_of, redacted
 
 from dispatcher import announce, store
 from dispatcher.decide import Message, Recall, erased_contact
@@ -111,7 +111,7 @@ async def forget_phones(
     connection: Connection, workspace: str, phones: Iterable[str], erased_at: datetime
 ) -> list[ErasedRows]:
     """Take these numbers, in all their spellings, out of windows, caps and counts that are of before the erasure."""
-    forms = sorted({form for phone in phones for digits in spellings(phone) for form in (digits, f"+{digits}")})
+    forms = forms_of(phones)
     if not forms:
         return []
     acts = (

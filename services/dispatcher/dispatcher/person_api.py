@@ -7,7 +7,7 @@ from pydantic import BaseModel, JsonValue
 from sendwhy.events import ContactId, MessageId, Moment, SendFunded
 from sendwhy.http import Operator
 from sendwhy.postgres import Connection
-from sendwhy.privacy import digits_of, spellings
+from sendwhy.privacy import digits_of, forms_of
 from sendwhy.service import Runtime
 
 from dispatcher import store
@@ -74,8 +74,7 @@ async def _data(connection: Connection, key: store.Key, message_ids: list[str], 
     contact = (await store.contacts(connection, [key])).get(key)
     found = await store.read_messages(connection, [(workspace, one) for one in message_ids])
     told = {*phones, *([contact.phone] if contact and contact.phone else [])}
-    numbers = [one for one in told if digits_of(one)]
-    forms = sorted({form for one in numbers for digits in spellings(one) for form in (digits, f"+{digits}")})
+    forms = forms_of(one for one in told if digits_of(one))
     return DataAnswer(
         contact=contact.model_dump(mode="json") if contact else None,
         messages=[
