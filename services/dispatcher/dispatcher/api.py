@@ -43,7 +43,7 @@ from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
 from sendwhy.topics import TOPICS, Topic
 
-from dispatcher import announce, store
+from dispatcher import announce, people_store, queue_store, store
 from dispatcher.decide import CAMPAIGN, Check, Facts, Lane, Message, Tier, Waiting, evaluate, lane_of
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
@@ -222,7 +222,7 @@ class Api:
             if not rows:
                 raise Problem(409, "This number belongs to another workspace.")
             await add_to_outbox(connection, announce.senders_updated(rows, now))
-            await store.wake_waiting(connection, [Waiting.HOLD], sender_id=id)
+            await queue_store.wake_waiting(connection, [Waiting.HOLD], sender_id=id)
             return 200, _sender_answer(rows[-1]).to_json()
 
         return await self._write(request, caller, key, act, wake=id)
@@ -286,7 +286,7 @@ class Api:
             await store.clear_hold(connection, id)
             rows = await store.set_paused(connection, id, None)
             await add_to_outbox(connection, announce.senders_updated(rows, self._clock()))
-            await store.wake_waiting(connection, [Waiting.PAUSED, Waiting.HOLD], sender_id=id)
+            await queue_store.wake_waiting(connection, [Waiting.PAUSED, Waiting.HOLD], sender_id=id)
             return 200, _sender_answer(rows[0]).to_json()
 
         return await self._write(request, caller, key, act, wake=id)
@@ -315,8 +315,8 @@ class Api:
         self, request: Request, caller: Operator, id: CampaignPath, body: PutThrottle, key: IdempotencyKey = None
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
-            await store.put_throttle(connection, caller.workspace, id, body.per_minute, body.per_day)
-            await store.wake_waiting(connection, [Waiting.THROTTLE], campaign=(caller.workspace, id))
+            await queue_store.put_throttle(connection, caller.workspace, id, body.per_minute, body.per_day)
+            await queue_store.wake_waiting(connection, [Waiting.THROTTLE], campaign=(caller.workspace, id))
             answer = ThrottleAnswer(campaign_id=id, per_minute=body.per_minute, per_day=body.per_day)
             return 200, answer.to_json()
 
@@ -327,7 +327,7 @@ class Api:
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
             now = self._clock()
-            await store.pause_campaign(connection, caller.workspace, id, now)
+            await queue_store.pause_campaign(connection, caller.workspace, id, now)
             await add_to_outbox(connection, [announce.campaign_held(caller.workspace, id, now)])
             return 204, b""
 
@@ -338,9 +338,9 @@ class Api:
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
             now = self._clock()
-            await store.pause_campaign(connection, caller.workspace, id, None)
+            await queue_store.pause_campaign(connection, caller.workspace, id, None)
             await add_to_outbox(connection, [announce.campaign_held(caller.workspace, id, now, until=now)])
-            await store.wake_waiting(connection, [Waiting.PAUSED], campaign=(caller.workspace, id))
+            await queue_store.wake_waiting(connection, [Waiting.PAUSED], campaign=(caller.workspace, id))
             return 204, b""
 
         return await self._write(request, caller, key, act)
@@ -360,13 +360,13 @@ class Api:
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
             name = (caller.workspace, id)
-            messages = await store.lock_waiting(connection, [name])
+            messages = await queue_store.lock_waiting(connection, [name])
             if not messages:
-                state = await store.message_state(connection, name)
+                state = await queue_store.message_state(connection, name)
                 if state is not None:
                     raise Problem(409, f"The message doesn't wait any more: it is {state}.")
                 rows = [(caller.workspace, id, f"operator {caller.token.name}")]
-                await store.remember_cancellations(connection, rows, self._clock())
+                await queue_store.remember_cancellations(connection, rows, self._clock())
                 return 202, CancelledAnswer(cancelled=0).to_json()
             return 200, CancelledAnswer(cancelled=await self._cancel(connection, caller, messages)).to_json()
 
@@ -378,7 +378,7 @@ class Api:
 
     async def queue(self, caller: Viewer) -> QueueAnswer:
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            rows = await store.queue_by_cause(connection, caller.workspace)
+            rows = await queue_store.queue_by_cause(connection, caller.workspace)
         items = [
             WaitingAnswer(
                 lane=Lane(row["lane"]).name.lower(),
@@ -433,7 +433,7 @@ class Api:
     @staticmethod
     async def _as_stopped(connection: Connection, messages: Sequence[Message]) -> list[Message]:
         campaigns = {(one.funded.workspace_id, one.funded.request.origin.id or "") for one in messages}
-        stopped = await store.stopped_campaigns(connection, campaigns)
+        stopped = await queue_store.stopped_campaigns(connection, campaigns)
         found = []
         for one in messages:
             campaign = stopped.get((one.funded.workspace_id, one.funded.request.origin.id or ""))
@@ -449,13 +449,13 @@ class Api:
         accounts = {row.sender.waba_id for row in rows.values()}
         templates = {waba: await store.templates_of(connection, waba) for waba in accounts}
         windows = {
-            sender_id: await store.windows(connection, sender_id, {one.phone for one in messages})
+            sender_id: await people_store.windows(connection, sender_id, {one.phone for one in messages})
             for sender_id in {row.sender.sender_id for row in rows.values()}
         }
-        read_until = await store.inbound_read_until(connection, TOPICS[Topic.MESSAGE_RECEIVED].partitions)
+        read_until = await people_store.inbound_read_until(connection, TOPICS[Topic.MESSAGE_RECEIVED].partitions)
         tiers = await self._tiers(connection, rows.values(), now)
         people = {(one.funded.workspace_id, one.funded.resolved.contact_id or "") for one in messages}
-        contacts = await store.contacts(connection, people)
+        contacts = await people_store.contacts(connection, people)
         found = []
         for message, pair in zip(messages, asked, strict=True):
             row = rows.get(pair)
@@ -482,7 +482,7 @@ class Api:
     @staticmethod
     async def _tiers(connection: Connection, rows: Any, now: datetime) -> dict[str, Tier]:
         limits = {row.sender.portfolio_id: row.sender.messaging_limit for row in rows}
-        return {one: await store.read_tier(connection, one, limit, now) for one, limit in limits.items()}
+        return {one: await people_store.read_tier(connection, one, limit, now) for one, limit in limits.items()}
 
 
 def _imagined(request: EvaluateRequest, resolved: Resolved | None, now: datetime) -> Message:

@@ -7,11 +7,12 @@ from sendwhy.reasons import Service
 from sendwhy.service import Gaps, Runtime
 from sendwhy.topics import Topic
 
-from dispatcher import person_api, store
+from dispatcher import person_api, queue_store
 from dispatcher.api import Api
-from dispatcher.driver import Driver, utc_now
+from dispatcher.driver import Driver
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta
+from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
 from dispatcher.timers import Timers
@@ -41,5 +42,5 @@ async def park_what_may_be_sent(runtime: Runtime, gaps: Gaps) -> None:
     """A restored backup doesn't know what was sent since: nothing of that goes out again by itself."""
     below = {number: gap.committed for (topic, number), gap in gaps.items() if topic == Topic.SEND_FUNDED}
     async with runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-        parked = await store.park_all(connection, below)
+        parked = await queue_store.park_all(connection, below)
     log.warning("messages are parked as unknown", waiting=parked, funded_below=sum(below.values()))

@@ -11,7 +11,7 @@ from sendwhy.events import ErasedRows, MessageReceived, PersonErasing
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.privacy import Tagger, alias_of, digits_of, forms_of, redacted
 
-from dispatcher import announce, store
+from dispatcher import announce, queue_store
 from dispatcher.decide import Message, Recall, erased_contact
 
 KEEP_PHONES = timedelta(hours=48)
@@ -60,7 +60,7 @@ class Eraser:
         await remember_messages(connection, order)
         await remember_person(connection, order)
         keys = [(order.workspace_id, message_id) for message_id in sorted(set(order.message_ids))]
-        rows = [row for row in await store.lock_messages(connection, keys) if not row.message.is_erased]
+        rows = [row for row in await queue_store.lock_messages(connection, keys) if not row.message.is_erased]
         recalled = await self._recall(connection, order, [row for row in rows if row.state == "waiting"])
         phones = {row.message.phone for row in rows if row.message.phone}
         tables = await forget_phones(connection, order.workspace_id, phones, order.erased_at)
@@ -78,13 +78,13 @@ class Eraser:
             *tables,
         ]
 
-    async def _recall(self, connection: Connection, order: PersonErasing, rows: Sequence[store.Locked]) -> int:
+    async def _recall(self, connection: Connection, order: PersonErasing, rows: Sequence[queue_store.Locked]) -> int:
         """Nothing that waits for an erased person is sent, whatever its purpose."""
         now = self._clock()
         contact = erased_contact(order.workspace_id, alias_of(order.erasure_id), order.erased_at)
         waiting = {row.message.key: "recalled" for row in rows}
         if waiting:
-            await store.finish_waiting(connection, "recalled", waiting)
+            await queue_store.finish_waiting(connection, "recalled", waiting)
             told = [announce.recalled(row.message, Recall(contact), now, row.trace) for row in rows]
             await add_to_outbox(connection, told)
             self._publish_soon()

@@ -10,7 +10,8 @@ from sendwhy.postgres import Connection
 from sendwhy.privacy import digits_of, forms_of
 from sendwhy.service import Runtime
 
-from dispatcher import store
+from dispatcher import people_store, queue_store
+from dispatcher.store import Key
 
 MESSAGES_MAX = 500
 PHONES_MAX = 50
@@ -69,10 +70,10 @@ def routes(runtime: Runtime) -> APIRouter:
     return router
 
 
-async def _data(connection: Connection, key: store.Key, message_ids: list[str], phones: list[str]) -> DataAnswer:
+async def _data(connection: Connection, key: Key, message_ids: list[str], phones: list[str]) -> DataAnswer:
     workspace = key[0]
-    contact = (await store.contacts(connection, [key])).get(key)
-    found = await store.read_messages(connection, [(workspace, one) for one in message_ids])
+    contact = (await people_store.contacts(connection, [key])).get(key)
+    found = await queue_store.read_messages(connection, [(workspace, one) for one in message_ids])
     told = {*phones, *([contact.phone] if contact and contact.phone else [])}
     forms = forms_of(one for one in told if digits_of(one))
     return DataAnswer(

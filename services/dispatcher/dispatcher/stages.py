@@ -27,7 +27,7 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
-from dispatcher import announce, store
+from dispatcher import announce, people_store, queue_store, store
 from dispatcher.decide import (
     CAMPAIGN,
     UPSTREAM,
@@ -44,9 +44,10 @@ from dispatcher.decide import (
 )
 from dispatcher.erasures import CAP, Eraser, forget_phones, of_erased
 from dispatcher.fleet import Fleet
+from dispatcher.queue_store import NewMessage
 from dispatcher.reports import AccountChange, account_change, template_after
 from dispatcher.settings import Settings
-from dispatcher.store import Key, NewMessage, SenderRow
+from dispatcher.store import Key, SenderRow
 
 STOP_IS_NEWS = timedelta(hours=1)
 CANCEL_AT_ONCE = 1_000
@@ -86,12 +87,12 @@ class Stages:
         await keep_erasures_waiting(connection, {workspace for workspace, _ in events})
         aliases = await erased_messages(connection, events)
         requests = [(one.event.workspace_id, one.event.request.sender_id) for one in events.values()]
-        await store.enter_queues(connection, [workspace_id for workspace_id, _ in requests])
+        await queue_store.enter_queues(connection, [workspace_id for workspace_id, _ in requests])
         senders = await store.sender_for_requests(connection, requests)
-        cancelled = await store.cancelled(connection, list(events))
+        cancelled = await queue_store.cancelled(connection, list(events))
         campaigns = await self._cancelled_campaigns(connection, [one.event for one in events.values()])
         categories = await self._categories(connection, senders.values(), [one.event for one in events.values()])
-        parked = await store.parked_below(connection)
+        parked = await queue_store.parked_below(connection)
         now = self._clock()
         new: list[NewMessage] = []
         refusals: dict[Key, announce.Announcement] = {}
@@ -115,7 +116,7 @@ class Stages:
                 refusals[key] = announce.rejected(message, why, now, record.trace)
             elif new[-1].state == "recalled":
                 refusals[key] = announce.recalled(message, _erased(message, now), now, record.trace)
-        added = await store.add_messages(connection, new)
+        added = await queue_store.add_messages(connection, new)
         for one in new:
             if one.state == "rejected" and one.outcome and one.message.key in added:
                 self._runtime.metrics.inc(Metric.REJECTED, service=Service.DISPATCHER, reason=one.outcome)
@@ -128,7 +129,7 @@ class Stages:
 
     async def _cancelled_campaigns(self, connection: Connection, events: Sequence[SendFunded]) -> set[Key]:
         campaigns = {(one.workspace_id, one.request.origin.id) for one in events if one.request.origin.id}
-        stopped = await store.stopped_campaigns(connection, campaigns) if campaigns else {}
+        stopped = await queue_store.stopped_campaigns(connection, campaigns) if campaigns else {}
         return {key for key, one in stopped.items() if one.cancelled_at}
 
     @staticmethod
@@ -164,8 +165,8 @@ class Stages:
     ) -> Sequence[Outgoing]:
         told = {(one.event.workspace_id, one.event.message_id): one.event for one in records}
         rows = [(*key, event.by) for key, event in told.items()]
-        await store.remember_cancellations(connection, rows, self._clock())
-        waiting = await store.lock_waiting(connection, list(told))
+        await queue_store.remember_cancellations(connection, rows, self._clock())
+        waiting = await queue_store.lock_waiting(connection, list(told))
         await self.cancel(connection, waiting, {key: event.by or UPSTREAM for key, event in told.items()})
         return []
 
@@ -175,7 +176,7 @@ class Stages:
         reasons = {one.key: cancellation(by[one.key]) for one in messages}
         if not reasons:
             return 0
-        await store.finish_waiting(connection, "rejected", dict.fromkeys(reasons, ReasonCode.CANCELLED.value))
+        await queue_store.finish_waiting(connection, "rejected", dict.fromkeys(reasons, ReasonCode.CANCELLED.value))
         for _ in reasons:
             self._runtime.metrics.inc(Metric.REJECTED, service=Service.DISPATCHER, reason=ReasonCode.CANCELLED)
         await self._announce(connection, [announce.rejected(one, reasons[one.key], now) for one in messages])
@@ -188,9 +189,9 @@ class Stages:
         holds the throttle, and each would wait for the other.
         """
         total = 0
-        while messages := await store.lock_waiting_of_campaign(connection, *campaign, CANCEL_AT_ONCE):
+        while messages := await queue_store.lock_waiting_of_campaign(connection, *campaign, CANCEL_AT_ONCE):
             total += await self.cancel(connection, messages, {message.key: by for message in messages})
-        await store.cancel_campaign(connection, *campaign, self._clock())
+        await queue_store.cancel_campaign(connection, *campaign, self._clock())
         return total
 
     # --- contact.updated ---
@@ -217,10 +218,10 @@ class Stages:
         # An erasure's order takes out what waits, whatever its purpose, and names it without the person.
         told = [(one.workspace_id, one.contact_id) for one in unsubscribed if one.source != ERASURE]
         if told:
-            await store.close_queues(connection, [workspace_id for workspace_id, _ in told])
+            await queue_store.close_queues(connection, [workspace_id for workspace_id, _ in told])
         await self._forget_erased(connection, [record.event for record in records])
-        news = await store.save_contacts(connection, states.values())
-        await store.delete_contacts(connection, sorted(gone))
+        news = await people_store.save_contacts(connection, states.values())
+        await people_store.delete_contacts(connection, sorted(gone))
         if told:
             await self._recall(connection, told)
         self._measure_stops([at for key, at in stopped.items() if key in news and key in told])
@@ -234,7 +235,7 @@ class Stages:
         }
         if not erased:
             return
-        known = [*(await store.contacts(connection, erased)).values(), *(one for one in events if one)]
+        known = [*(await people_store.contacts(connection, erased)).values(), *(one for one in events if one)]
         found = {(key, one.phone) for one in known if (key := (one.workspace_id, one.contact_id)) in erased}
         for key, phone in sorted((key, phone) for key, phone in found if phone is not None):
             await forget_phones(connection, key[0], [phone], erased[key])
@@ -249,19 +250,19 @@ class Stages:
     async def _recall(self, connection: Connection, told: Sequence[Key]) -> None:
         """Take out what waits for these people, by the states that stand: one that was told may be an old repeat."""
         now = self._clock()
-        known = await store.contacts(connection, told)
+        known = await people_store.contacts(connection, told)
         standing = {key: one for key, one in known.items() if one.marketing_state is not MarketingState.SUBSCRIBED}
         if not standing:
             return
         announcements = []
         recalled: dict[Key, str] = {}
-        for message in await store.lock_waiting_of_contacts(connection, sorted(standing)):
+        for message in await queue_store.lock_waiting_of_contacts(connection, sorted(standing)):
             contact = standing[_person(message)]
             if withdraws(contact, message):
                 recalled[message.key] = "recalled"
                 announcements.append(announce.recalled(message, Recall(contact), now))
         if recalled:
-            await store.finish_waiting(connection, "recalled", recalled)
+            await queue_store.finish_waiting(connection, "recalled", recalled)
             await self._announce(connection, announcements)
 
     # --- message.received ---
@@ -281,7 +282,7 @@ class Stages:
                 key = (event.sender_id, f"+{digits}")
                 opened[key] = max(event.occurred_at, opened.get(key, event.occurred_at))
         if opened:
-            await store.open_windows(connection, opened)
+            await people_store.open_windows(connection, opened)
         return []
 
     # --- status.updated ---
@@ -301,13 +302,13 @@ class Stages:
         if told:
             await self._taken(connection, told)
         if capped:
-            await store.set_caps(connection, capped)
+            await people_store.set_caps(connection, capped)
         await self._hold_senders(connection, [record.event for record in records])
         return []
 
     async def _taken(self, connection: Connection, told: dict[Key, StatusUpdated]) -> None:
         wamids = {key: event.provider_message_id or "" for key, event in told.items()}
-        taken = await store.taken_by_webhook(connection, wamids)
+        taken = await queue_store.taken_by_webhook(connection, wamids)
         ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
         now = self._clock()
         announcements = [
@@ -385,13 +386,13 @@ class Stages:
         held: list[announce.Announcement] = []
         if change.number is not None:
             changed = await store.save_number(connection, sender_id, change.number)
-            await store.wake_waiting(connection, [Waiting.TIER], sender_id=sender_id)
+            await queue_store.wake_waiting(connection, [Waiting.TIER], sender_id=sender_id)
         if change.hold is not None:
             changed = await store.set_hold(connection, sender_id, change.hold, now, change.hold_until)
             held = [announce.sender_held(row, now) for row in changed]
         if change.lifted:
             changed = await store.clear_hold(connection, sender_id)
-            await store.wake_waiting(connection, [Waiting.HOLD], sender_id=sender_id)
+            await queue_store.wake_waiting(connection, [Waiting.HOLD], sender_id=sender_id)
         await self._announce(connection, [*announce.senders_updated(changed, now), *held])
         self._fleet.wake(sender_id)
 

@@ -9,7 +9,7 @@ from sendwhy.events import event_id_of
 from sendwhy.postgres import add_to_outbox
 from sendwhy.topics import Topic, template_key, tombstone
 
-from dispatcher import announce, store
+from dispatcher import announce, queue_store, store
 from dispatcher.decide import Template, Waiting
 from dispatcher.meta import Meta, Number
 from dispatcher.store import NumberState, TemplateRow
@@ -32,7 +32,7 @@ async def sync_sender(pool: Pool, meta: Meta, row: store.SenderRow, token: str, 
         announcements += announce.senders_updated(latest.values(), now)
         await add_to_outbox(connection, announcements)
         for sender_id in latest:
-            await store.wake_waiting(connection, [Waiting.SYNC, Waiting.TIER], sender_id=sender_id)
+            await queue_store.wake_waiting(connection, [Waiting.SYNC, Waiting.TIER], sender_id=sender_id)
     return len(templates)
 
 

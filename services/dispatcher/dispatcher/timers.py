@@ -10,7 +10,7 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.topics import Topic
 
-from dispatcher import announce, erasures, store
+from dispatcher import announce, erasures, people_store, queue_store
 from dispatcher.decide import Lane, Message, expired
 from dispatcher.settings import Settings
 
@@ -34,9 +34,9 @@ class Timers:
         while count == SWEEP_AT_MOST:
             async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
                 now = self._clock()
-                rows = await store.lock_expired(connection, now, SWEEP_AT_MOST)
+                rows = await queue_store.lock_expired(connection, now, SWEEP_AT_MOST)
                 reasons = {message.key: expired(message, hold) for message, hold in rows}
-                await store.finish_waiting(connection, "rejected", {k: why.code for k, why in reasons.items()})
+                await queue_store.finish_waiting(connection, "rejected", {k: why.code for k, why in reasons.items()})
                 told = [announce.rejected(message, reasons[message.key], now) for message, _ in rows]
                 await add_to_outbox(connection, told)
             count = len(rows)
@@ -46,9 +46,9 @@ class Timers:
         patience = timedelta(seconds=self._settings.unknown_outcome_seconds)
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             now = self._clock()
-            rows = await store.lock_unknown(connection, now - patience, SWEEP_AT_MOST)
+            rows = await queue_store.lock_unknown(connection, now - patience, SWEEP_AT_MOST)
             reasons = {message.key: _unknown(message, since) for message, since in rows}
-            await store.finish_unknown(connection, {key: why.code for key, why in reasons.items()})
+            await queue_store.finish_unknown(connection, {key: why.code for key, why in reasons.items()})
             await add_to_outbox(connection, [announce.rejected(one, reasons[one.key], now) for one, _ in rows])
         self._tell(list(reasons.values()))
 
@@ -64,7 +64,7 @@ class Timers:
         read_until = await stage.read_until()
         if read_until:
             async with self._runtime.pool.acquire(timeout=30) as connection:
-                await store.note_inbound_read(connection, read_until)
+                await people_store.note_inbound_read(connection, read_until)
 
     async def forget(self) -> None:
         """Numbers of people are kept no longer than what they are kept for."""
@@ -73,7 +73,7 @@ class Timers:
 
     async def measure(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection:
-            rows = await store.queue_by_cause(connection, None)
+            rows = await queue_store.queue_by_cause(connection, None)
         now = self._clock()
         counts = [
             ({"lane": LIVE_LANES[row["lane"]], "waiting_for": row["waiting_for"]}, float(row["messages"]))

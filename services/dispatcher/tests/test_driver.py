@@ -12,13 +12,15 @@ import asyncpg
 import dispatcher
 import pytest
 from cryptography.fernet import Fernet
-from dispatcher import store
+from dispatcher import people_store, queue_store, store
 from dispatcher.answers import Action, NotTaken, Outcome, Taken
 from dispatcher.decide import Lane, Message
-from dispatcher.driver import Driver, utc_now
+from dispatcher.driver import Driver
 from dispatcher.erasures import Eraser
+from dispatcher.queue_store import NewMessage
+from dispatcher.results import utc_now
 from dispatcher.settings import Settings
-from dispatcher.store import NewMessage, NewSender
+from dispatcher.store import NewSender
 from dispatcher.tokens import TokenVault
 from dispatcher_cases import PHONE, SENDER, contact, funded, text_content
 from pydantic import SecretStr
@@ -129,7 +131,7 @@ async def world(fresh_database: str) -> AsyncIterator[World]:
             "insert into conversation_window values ($1, $2, clock_timestamp())", SENDER.sender_id, phone
         )
         message = Message(talk, SENDER.sender_id, Lane.CONVERSATION, utc_now())
-        await store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
+        await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
     yield World(fresh_database, pool)
     await pool.close()
 
@@ -236,7 +238,7 @@ async def queue_for_x(world: World) -> None:
     offer = funded(text_content(), message_id="m-2", to={"contact_id": "x", "phone": PHONE})
     offer = offer.model_copy(update=life | {"resolved": resolved})
     async with world.pool.pool.acquire(timeout=5) as connection:
-        await store.add_messages(
+        await queue_store.add_messages(
             connection,
             [NewMessage(Message(offer, SENDER.sender_id, Lane.MARKETING, utc_now()), None, "waiting", None, None)],
         )
@@ -264,7 +266,7 @@ async def test_who_opted_out_at_the_number_gets_nothing_by_another_contact(
     world: World, known: list[ContactUpdated], is_sent: bool
 ) -> None:
     async with world.pool.pool.acquire(timeout=5) as connection:
-        await store.save_contacts(connection, known)
+        await people_store.save_contacts(connection, known)
     await queue_for_x(world)
     async with world.driving(), asyncio.timeout(30):
         while {"in_flight", "waiting"} & await world.states():

@@ -9,10 +9,10 @@ from uuid import uuid4
 import asyncpg
 import dispatcher
 import pytest
-from dispatcher import store
+from dispatcher import people_store, queue_store, store
 from dispatcher.decide import Recall, decide
-from dispatcher.driver import utc_now
 from dispatcher.erasures import CAP, Eraser, prune
+from dispatcher.results import utc_now
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender
 from dispatcher_cases import FACTS, NOW, PHONE, SENDER, contact, funded, message, template_content, text_content
@@ -120,15 +120,15 @@ async def desk(fresh_database: str) -> AsyncIterator[Desk]:
 
 async def test_all_that_waits_is_recalled_and_all_that_is_kept_is_blurred(desk: Desk) -> None:
     await desk.queue(sent=Purpose.TRANSACTIONAL, out=Purpose.MARKETING)
-    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert fence is not None
-    await store.mark_in_flight(desk.connection, [("acme", "sent"), ("acme", "out")], fence)
-    taken = store.Result(("acme", "sent"), 1, "accepted", message().waiting_for, None, "wamid.A", "accepted", [])
-    await store.record_results(desk.connection, [taken])
+    await queue_store.mark_in_flight(desk.connection, [("acme", "sent"), ("acme", "out")], fence)
+    taken = queue_store.Result(("acme", "sent"), 1, "accepted", message().waiting_for, None, "wamid.A", "accepted", [])
+    await queue_store.record_results(desk.connection, [taken])
     await desk.queue(marketing=Purpose.MARKETING, transactional=Purpose.TRANSACTIONAL, reply=Purpose.CONVERSATION)
     await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, wrote(utc_now()))])
-    await store.set_caps(desk.connection, {("acme", "sent"): utc_now() + timedelta(hours=1)})
-    await store.add_reached(desk.connection, "200", [PHONE], utc_now())
+    await people_store.set_caps(desk.connection, {("acme", "sent"): utc_now() + timedelta(hours=1)})
+    await people_store.add_reached(desk.connection, "200", [PHONE], utc_now())
     order = ordered("sent", "out", "marketing", "transactional", "reply", "unknown-here")
     assert await desk.erase(order) == {
         ("message", "recalled"): 3,
@@ -178,7 +178,7 @@ async def test_what_the_person_wrote_before_opens_no_window_again(desk: Desk) ->
     assert await desk.connection.fetchval("select count(*) from conversation_window") == 0
     anew = wrote(order.erased_at + timedelta(seconds=1))
     await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, anew)])
-    assert await store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: anew.occurred_at}
+    assert await people_store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: anew.occurred_at}
 
 
 async def test_the_copy_of_a_contact_leads_to_its_windows_whichever_comes_first(desk: Desk) -> None:
@@ -203,22 +203,24 @@ async def test_what_began_after_the_erasure_stays(desk: Desk, told_by: str) -> N
     )
     later = order.erased_at + timedelta(seconds=1)
     await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, wrote(later))])
-    await store.set_caps(desk.connection, {("acme", "before"): later + CAP})
-    await store.add_reached(desk.connection, "200", [PHONE], later)
+    await people_store.set_caps(desk.connection, {("acme", "before"): later + CAP})
+    await people_store.add_reached(desk.connection, "200", [PHONE], later)
     if told_by == "order":
         await desk.erase(order)
     else:
         batch = [record(Topic.CONTACT_UPDATED, one, b"acme/c-1") for one in (last_state(order.erased_at), None)]
         await desk.stages.on_contacts(desk.connection, batch)
-    assert await store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: later}
-    assert await store.capped(desk.connection, "acme", [PHONE]) == {PHONE: later + CAP}
-    assert await store.reached_people(desk.connection, "200", [PHONE], later) == {PHONE}
+    assert await people_store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: later}
+    assert await people_store.capped(desk.connection, "acme", [PHONE]) == {PHONE: later + CAP}
+    assert await people_store.reached_people(desk.connection, "200", [PHONE], later) == {PHONE}
 
 
 async def test_numbers_are_kept_no_longer_than_their_limits_last(desk: Desk) -> None:
     old = utc_now() - timedelta(hours=49)
-    await store.open_windows(desk.connection, {(SENDER.sender_id, PHONE): old, (SENDER.sender_id, "+1"): utc_now()})
-    await store.add_reached(desk.connection, "200", [PHONE], old)
+    await people_store.open_windows(
+        desk.connection, {(SENDER.sender_id, PHONE): old, (SENDER.sender_id, "+1"): utc_now()}
+    )
+    await people_store.add_reached(desk.connection, "200", [PHONE], old)
     await prune(desk.connection, utc_now())
     assert await desk.connection.fetchval("select count(*) from conversation_window") == 1
     assert "5512345678" not in await desk.dump()

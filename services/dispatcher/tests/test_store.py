@@ -10,11 +10,12 @@ from typing import Any
 import asyncpg
 import dispatcher
 import pytest
-from dispatcher import store
+from dispatcher import people_store, queue_store, store
 from dispatcher.decide import Lane, Message, Waiting
-from dispatcher.driver import utc_now
+from dispatcher.queue_store import NewMessage, NewWait, Result
+from dispatcher.results import utc_now
 from dispatcher.stages import Stages
-from dispatcher.store import NewMessage, NewSender, NewWait, Result
+from dispatcher.store import NewSender
 from dispatcher_cases import PHONE, SENDER, contact, funded
 from pydantic import SecretStr
 from sendwhy.events import MarketingState, SendCancelled, SendFunded, Status, StatusUpdated, event_id_of, reason
@@ -51,13 +52,15 @@ class Desk:
         """As a driver does it: what is due is marked in flight."""
         row = await store.hold_fence(self.connection, SENDER.sender_id, fence)
         assert row is not None
-        due = await store.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100, last_lane_first=False)
-        await store.mark_in_flight(self.connection, [one.message.key for one in due], fence)
+        due = await queue_store.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100, last_lane_first=False)
+        await queue_store.mark_in_flight(self.connection, [one.message.key for one in due], fence)
         return [one.message.funded.message_id for one in due]
 
     async def due(self) -> dict[str, str | None]:
         """What a driver would look at now, and by whom it was cancelled."""
-        found = await store.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100, last_lane_first=False)
+        found = await queue_store.lock_due(
+            self.connection, SENDER.sender_id, utc_now(), limit=100, last_lane_first=False
+        )
         return {one.message.funded.message_id: one.message.cancelled_by for one in found}
 
     async def states(self) -> dict[str, str]:
@@ -97,10 +100,10 @@ async def test_the_same_request_twice_is_queued_once(desk: Desk) -> None:
 
 async def test_what_was_out_when_a_driver_died_is_parked_and_not_sent_again(desk: Desk) -> None:
     await desk.queue("m1", "m2")
-    first = await store.take_over(desk.connection, SENDER.sender_id)
+    first = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert first is not None
     assert sorted(await desk.claim(first)) == ["m1", "m2"]
-    second = await store.take_over(desk.connection, SENDER.sender_id)
+    second = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert second is not None
     assert await desk.states() == {"m1": "unknown", "m2": "unknown"}
     assert await desk.claim(second) == []
@@ -109,24 +112,24 @@ async def test_what_was_out_when_a_driver_died_is_parked_and_not_sent_again(desk
 
 async def test_a_late_driver_may_still_say_how_its_own_try_ended(desk: Desk) -> None:
     await desk.queue("m1")
-    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert fence is not None
     await desk.claim(fence)
-    await store.take_over(desk.connection, SENDER.sender_id)
+    await queue_store.take_over(desk.connection, SENDER.sender_id)
     taken = result("m1", 1, "accepted", "wamid.A")
-    assert await store.record_results(desk.connection, [taken]) == {("acme", "m1"): "c-1"}
-    assert await store.record_results(desk.connection, [taken]) == {}
+    assert await queue_store.record_results(desk.connection, [taken]) == {("acme", "m1"): "c-1"}
+    assert await queue_store.record_results(desk.connection, [taken]) == {}
     assert await desk.states() == {"m1": "accepted"}
 
 
 async def test_a_result_of_a_former_try_changes_nothing(desk: Desk) -> None:
     await desk.queue("m1")
-    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert fence is not None
     await desk.claim(fence)
-    await store.record_results(desk.connection, [result("m1", 1, "waiting")])
+    await queue_store.record_results(desk.connection, [result("m1", 1, "waiting")])
     await desk.claim(fence)
-    assert await store.record_results(desk.connection, [result("m1", 1, "accepted", "wamid.A")]) == {}
+    assert await queue_store.record_results(desk.connection, [result("m1", 1, "accepted", "wamid.A")]) == {}
     assert await desk.states() == {"m1": "in_flight"}
 
 
@@ -147,10 +150,10 @@ def receipt(message_id: str, status: Status = Status.SENT, code: ReasonCode | No
 
 async def test_a_webhook_proves_an_unknown_outcome_taken_and_says_accepted_once(desk: Desk) -> None:
     await desk.queue("m1")
-    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert fence is not None
     await desk.claim(fence)
-    await store.take_over(desk.connection, SENDER.sender_id)
+    await queue_store.take_over(desk.connection, SENDER.sender_id)
     for _ in range(2):
         await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, receipt("m1"))])
     assert await desk.states() == {"m1": "accepted"}
@@ -159,33 +162,33 @@ async def test_a_webhook_proves_an_unknown_outcome_taken_and_says_accepted_once(
 
 async def test_a_webhook_ends_the_retries_of_what_meta_took_all_the_same(desk: Desk) -> None:
     await desk.queue("m1", "m2")
-    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert fence is not None
     assert await desk.claim(fence) == ["m1", "m2"]
-    await store.record_results(desk.connection, [result("m1", 1, "waiting")])
+    await queue_store.record_results(desk.connection, [result("m1", 1, "waiting")])
     await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, receipt("m1"))])
     assert (await desk.states())["m1"] == "accepted"
 
 
 async def test_metas_own_late_answer_beats_an_outcome_that_was_given_up(desk: Desk) -> None:
     await desk.queue("m1")
-    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert fence is not None
     await desk.claim(fence)
-    await store.take_over(desk.connection, SENDER.sender_id)
-    await store.finish_unknown(desk.connection, {("acme", "m1"): ReasonCode.SEND_OUTCOME_UNKNOWN})
-    assert await store.record_results(desk.connection, [result("m1", 1, "waiting")]) == {}
+    await queue_store.take_over(desk.connection, SENDER.sender_id)
+    await queue_store.finish_unknown(desk.connection, {("acme", "m1"): ReasonCode.SEND_OUTCOME_UNKNOWN})
+    assert await queue_store.record_results(desk.connection, [result("m1", 1, "waiting")]) == {}
     taken = result("m1", 1, "accepted", "wamid.A")
-    assert await store.record_results(desk.connection, [taken]) == {("acme", "m1"): "c-1"}
+    assert await queue_store.record_results(desk.connection, [taken]) == {("acme", "m1"): "c-1"}
 
 
 async def test_a_webhook_beats_an_outcome_that_was_given_up(desk: Desk) -> None:
     await desk.queue("m1")
-    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert fence is not None
     await desk.claim(fence)
-    await store.take_over(desk.connection, SENDER.sender_id)
-    await store.finish_unknown(desk.connection, {("acme", "m1"): ReasonCode.SEND_OUTCOME_UNKNOWN})
+    await queue_store.take_over(desk.connection, SENDER.sender_id)
+    await queue_store.finish_unknown(desk.connection, {("acme", "m1"): ReasonCode.SEND_OUTCOME_UNKNOWN})
     await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, receipt("m1"))])
     assert await desk.states() == {"m1": "accepted"}
 
@@ -267,7 +270,7 @@ async def test_the_time_of_a_stop_is_counted_from_its_webhook_and_once(desk: Des
 
 async def test_after_a_restored_backup_nothing_that_may_have_been_sent_goes_out(desk: Desk) -> None:
     await desk.queue("waited")
-    await store.park_all(desk.connection, {0: 10})
+    await queue_store.park_all(desk.connection, {0: 10})
     await desk.queue("before", "cancelled-later")
     later = record(Topic.SEND_FUNDED, funded(message_id="after"))
     await desk.stages.on_funded(desk.connection, [replace(later, offset=10)])
@@ -277,17 +280,17 @@ async def test_after_a_restored_backup_nothing_that_may_have_been_sent_goes_out(
         "cancelled-later": "unknown",
         "after": "waiting",
     }
-    fence = await store.take_over(desk.connection, SENDER.sender_id)
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert fence is not None
     assert await desk.claim(fence) == ["after"]
-    assert len(await store.lock_unknown(desk.connection, utc_now() + timedelta(seconds=1), 10)) == 3
+    assert len(await queue_store.lock_unknown(desk.connection, utc_now() + timedelta(seconds=1), 10)) == 3
 
 
 async def test_an_older_state_never_replaces_a_newer_one(desk: Desk) -> None:
     for version in (3, 2):
         state = MarketingState.UNSUBSCRIBED if version == 3 else MarketingState.SUBSCRIBED
         await desk.stages.on_contacts(desk.connection, [record(Topic.CONTACT_UPDATED, contact(state, version))])
-    known = await store.contacts(desk.connection, [("acme", "c-1")])
+    known = await people_store.contacts(desk.connection, [("acme", "c-1")])
     assert known["acme", "c-1"].version == 3
 
 
@@ -301,30 +304,30 @@ async def test_a_cancel_that_comes_first_is_remembered(desk: Desk) -> None:
 
 async def test_a_cancel_that_comes_beside_its_request_is_seen_before_the_call(desk: Desk) -> None:
     await desk.queue("m1", "m2")
-    await store.remember_cancellations(desk.connection, [("acme", "m1", None)], utc_now())
+    await queue_store.remember_cancellations(desk.connection, [("acme", "m1", None)], utc_now())
     assert await desk.due() == {"m1": "upstream", "m2": None}
-    await store.cancel_campaign(desk.connection, "acme", "black-friday", utc_now())
+    await queue_store.cancel_campaign(desk.connection, "acme", "black-friday", utc_now())
     assert await desk.due() == {"m1": "upstream", "m2": "campaign"}
 
 
 async def test_a_resume_finds_what_was_just_about_to_wait(desk: Desk, fresh_database: str) -> None:
     await desk.queue("m1")
-    await store.pause_campaign(desk.connection, "acme", "black-friday", utc_now())
+    await queue_store.pause_campaign(desk.connection, "acme", "black-friday", utc_now())
     other = await asyncpg.connect(fresh_database)
 
     async def resume() -> None:
         async with other.transaction():
-            await store.pause_campaign(other, "acme", "black-friday", None)
-            await store.wake_waiting(other, [Waiting.PAUSED], campaign=("acme", "black-friday"))
+            await queue_store.pause_campaign(other, "acme", "black-friday", None)
+            await queue_store.wake_waiting(other, [Waiting.PAUSED], campaign=("acme", "black-friday"))
 
     async with desk.connection.transaction():
-        due = await store.lock_due(desk.connection, SENDER.sender_id, utc_now(), limit=9, last_lane_first=False)
+        due = await queue_store.lock_due(desk.connection, SENDER.sender_id, utc_now(), limit=9, last_lane_first=False)
         assert due[0].message.campaign_paused_at is not None
         resuming = asyncio.create_task(resume())
         while not await desk.connection.fetchval("select count(*) from pg_locks where not granted"):
             await asyncio.sleep(0.01)
         wait = NewWait(("acme", "m1"), Waiting.PAUSED, None, slotted=False, told=False)
-        await store.set_waits(desk.connection, [wait])
+        await queue_store.set_waits(desk.connection, [wait])
     await resuming
     await other.close()
     assert await desk.due() == {"m1": None}
@@ -333,7 +336,7 @@ async def test_a_resume_finds_what_was_just_about_to_wait(desk: Desk, fresh_data
 async def test_a_throttled_campaign_is_cancelled_beside_its_driver(desk: Desk, fresh_database: str) -> None:
     await desk.queue("m1", "m2")
     campaign = ("acme", "black-friday")
-    await store.put_throttle(desk.connection, *campaign, 1, None)
+    await queue_store.put_throttle(desk.connection, *campaign, 1, None)
     driver = await asyncpg.connect(fresh_database)
 
     async def cancel() -> int:
@@ -341,12 +344,14 @@ async def test_a_throttled_campaign_is_cancelled_beside_its_driver(desk: Desk, f
             return await desk.stages.cancel_campaign(desk.connection, campaign, "operator Ana")
 
     async with driver.transaction():
-        due = await store.lock_due(driver, SENDER.sender_id, utc_now(), limit=1, last_lane_first=False)
+        due = await queue_store.lock_due(driver, SENDER.sender_id, utc_now(), limit=1, last_lane_first=False)
         cancelling = asyncio.create_task(cancel())
         while not await driver.fetchval("select count(*) from pg_locks where not granted"):
             await asyncio.sleep(0.01)
-        await store.lock_throttle(driver, *campaign)
-        await store.set_waits(driver, [NewWait(due[0].message.key, Waiting.THROTTLE, None, slotted=True, told=False)])
+        await queue_store.lock_throttle(driver, *campaign)
+        await queue_store.set_waits(
+            driver, [NewWait(due[0].message.key, Waiting.THROTTLE, None, slotted=True, told=False)]
+        )
     assert await cancelling == 2
     await driver.close()
     assert await desk.outbox() == ["send.rejected m1", "send.rejected m2"]
@@ -367,7 +372,7 @@ async def test_a_marketing_cap_is_remembered_for_the_person(desk: Desk) -> None:
     await desk.queue("m1")
     capped = receipt("m1", Status.FAILED, ReasonCode.MARKETING_CAP_REACHED)
     await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, capped)])
-    until = (await store.capped(desk.connection, "acme", [PHONE]))[PHONE]
+    until = (await people_store.capped(desk.connection, "acme", [PHONE]))[PHONE]
     assert timedelta(hours=23) < until - utc_now() <= timedelta(hours=24)
 
 
@@ -405,16 +410,18 @@ async def test_a_number_that_moves_to_another_account_waits_for_its_templates(de
 
 
 async def test_who_waits_for_a_slot_stands_in_nobodys_way(desk: Desk) -> None:
-    await store.put_throttle(desk.connection, "acme", "black-friday", 60, None)
+    await queue_store.put_throttle(desk.connection, "acme", "black-friday", 60, None)
     await desk.queue(*(f"m{number}" for number in range(10)))
     now = utc_now()
     for number in (3, 7, 8):
         slot = now - timedelta(milliseconds=10 - number)
         wait = NewWait(("acme", f"m{number}"), Waiting.THROTTLE, slot, slotted=True, told=False)
-        await store.set_waits(desk.connection, [wait])
+        await queue_store.set_waits(desk.connection, [wait])
 
     async def due(limit: int) -> set[str]:
-        found = await store.lock_due(desk.connection, SENDER.sender_id, utc_now(), limit=limit, last_lane_first=False)
+        found = await queue_store.lock_due(
+            desk.connection, SENDER.sender_id, utc_now(), limit=limit, last_lane_first=False
+        )
         return {one.message.funded.message_id for one in found if one.message.slotted}
 
     assert await due(2) == {"m3", "m7"}
@@ -424,7 +431,7 @@ async def test_who_waits_for_a_slot_stands_in_nobodys_way(desk: Desk) -> None:
 async def test_the_last_lane_is_not_starved(desk: Desk) -> None:
     await desk.queue("slow")
     talk: SendFunded = funded(message_id="quick")
-    await store.add_messages(
+    await queue_store.add_messages(
         desk.connection,
         [
             NewMessage(
@@ -438,7 +445,7 @@ async def test_the_last_lane_is_not_starved(desk: Desk) -> None:
     )
 
     async def first(last_lane_first: bool) -> str:
-        due = await store.lock_due(
+        due = await queue_store.lock_due(
             desk.connection, SENDER.sender_id, utc_now(), limit=1, last_lane_first=last_lane_first
         )
         return due[0].message.funded.message_id

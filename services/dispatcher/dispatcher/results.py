@@ -1,0 +1,221 @@
+"""How tries ended: stored in one transaction with what is told of it, in batches, in the order in which they ended."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from sendwhy.events import MetaError, reason
+from sendwhy.logs import describe
+from sendwhy.metrics import Metric
+from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
+from sendwhy.privacy import is_alias, redacted
+from sendwhy.service import Runtime
+
+from dispatcher import announce, queue_store, store
+from dispatcher.answers import MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher.decide import Waiting
+from dispatcher.erasures import blur
+from dispatcher.queue_store import Due, Result
+from dispatcher.settings import Settings
+from dispatcher.store import Key
+
+RESULTS_AT_MOST = 200
+RESULTS_WITHIN_SECONDS = 0.01
+TRIES_KEPT = 20
+HOLD_FIRST = timedelta(minutes=5)
+HOLD_MAX = timedelta(hours=1)
+
+log = structlog.get_logger("sendwhy")
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """A message that was marked in flight, with the try's number and the category of its template."""
+
+    due: Due
+    attempt: int
+    category: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one try ended; `made` is False where the call was not started in time."""
+
+    go: Go
+    outcome: Outcome | None
+    at: datetime
+
+
+class Results:
+    """The results of one sender's tries. `called`: tries (message, number) that were started and are not stored yet."""
+
+    def __init__(self, sender_id: str, runtime: Runtime, settings: Settings, wake: asyncio.Event) -> None:
+        self.called: set[tuple[Key, int]] = set()
+        self._sender_id, self._runtime, self._settings, self._wake = sender_id, runtime, settings, wake
+        self._ended: asyncio.Queue[Ended] = asyncio.Queue()
+
+    def put(self, ended: Ended) -> None:
+        self._ended.put_nowait(ended)
+
+    async def stored(self) -> None:
+        """Wait until all that ended is stored."""
+        await self._ended.join()
+
+    async def run(self) -> None:
+        while True:
+            batch = [await self._ended.get()]
+            await asyncio.sleep(RESULTS_WITHIN_SECONDS)
+            while len(batch) < RESULTS_AT_MOST and not self._ended.empty():
+                batch.append(self._ended.get_nowait())
+            pause = 0.1
+            while True:
+                try:
+                    await self._store_results(batch)
+                    break
+                except TRANSIENT_ERRORS as error:
+                    log.warning("results are stored again", count=len(batch), error=describe(error))
+                    await asyncio.sleep(pause)
+                    pause = min(5.0, pause * 2)
+            for _ in batch:
+                self._ended.task_done()
+
+    async def _store_results(self, batch: Sequence[Ended]) -> None:
+        results = {ended.go.due.message.key: self._result(ended) for ended in batch}
+        async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            holding = await self._hold_or_clear(connection, batch)
+            changed = await queue_store.record_results(connection, results.values())
+            announcements = list(holding)
+            for ended in batch:
+                key = ended.go.due.message.key
+                contact_id = changed.get(key)
+                if contact_id is not None and is_alias(contact_id):
+                    # Erased while the call was out: what we remember of the message names its person.
+                    tried = replace(ended.go.due.message, tries=tuple(results[key].tries))
+                    await blur(connection, key[0], contact_id, [tried])
+                    announcements += self._announcements(_without_person(ended, contact_id))
+                elif key in changed:
+                    announcements += self._announcements(ended)
+            if announcements:
+                await add_to_outbox(connection, announcements)
+        self.called -= {(ended.go.due.message.key, ended.go.attempt) for ended in batch}
+        for ended in batch:
+            if isinstance(ended.outcome, NotTaken) and ended.outcome.waiting_for is None:
+                self._runtime.metrics.inc(
+                    Metric.REJECTED, service=self._runtime.service, reason=ended.outcome.reason.code
+                )
+        self._runtime.publish_soon()
+
+    def _result(self, ended: Ended) -> Result:
+        message, outcome = ended.go.due.message, ended.outcome
+        tries = [*message.tries, _try(ended)][-TRIES_KEPT:]
+
+        def result(state: str, waiting_for: Waiting = Waiting.TURN, **rest: Any) -> Result:
+            blank: dict[str, Any] = {"not_before": None, "wamid": None, "outcome": None}
+            return Result(message.key, ended.go.attempt, state, waiting_for, tries=tries, **(blank | rest))
+
+        if outcome is None:
+            return result("waiting", message.waiting_for, not_before=ended.at)
+        if isinstance(outcome, Taken):
+            return result("accepted", wamid=outcome.wamid, outcome="accepted")
+        if isinstance(outcome, MaybeTaken):
+            return result("unknown")
+        if outcome.waiting_for is None:
+            return result("rejected", outcome=outcome.reason.code)
+        delay = _hold_delay(0) if outcome.holds_sender else outcome.delay or timedelta()
+        told = bool(_held_by_answer(ended))
+        return result("waiting", outcome.waiting_for, not_before=ended.at + delay, told=told)
+
+    def _announcements(self, ended: Ended) -> list[announce.Announcement]:
+        message, outcome, trace = ended.go.due.message, ended.outcome, ended.go.due.trace
+        if isinstance(outcome, Taken):
+            ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
+            told = announce.accepted(
+                message, outcome.wamid, at=ended.at, now=ended.at, category=ended.go.category, ttl=ttl, trace=trace
+            )
+            return [told]
+        if isinstance(outcome, NotTaken) and outcome.waiting_for is None:
+            return [announce.rejected(message, outcome.reason, ended.at, trace)]
+        return _held_by_answer(ended)
+
+    async def _hold_or_clear(self, connection: Connection, batch: Sequence[Ended]) -> list[announce.Announcement]:
+        refusals = [e for e in batch if isinstance(e.outcome, NotTaken) and e.outcome.holds_sender]
+        taken = any(isinstance(ended.outcome, Taken) for ended in batch)
+        if not refusals and not taken:
+            return []
+        now = utc_now()
+        if refusals:
+            known = (await store.senders(connection, [self._sender_id])).get(self._sender_id)
+            outcome = refusals[0].outcome
+            assert isinstance(outcome, NotTaken)
+            until = now + _hold_delay(known.hold_strikes if known else 0)
+            changed = await store.set_hold(connection, self._sender_id, outcome.reason, now, until)
+            if changed:
+                log.warning("sender is held", sender=self._sender_id, cause=outcome.reason.code)
+            return [
+                *announce.senders_updated(changed, now),
+                *(announce.sender_held(row, now) for row in changed),
+            ]
+        changed = await store.clear_hold(connection, self._sender_id) if await self._was_held(connection) else []
+        if changed:
+            await queue_store.wake_waiting(connection, [Waiting.HOLD], sender_id=self._sender_id)
+            self._wake.set()
+        return announce.senders_updated(changed, now)
+
+    async def _was_held(self, connection: Connection) -> bool:
+        known = (await store.senders(connection, [self._sender_id])).get(self._sender_id)
+        # A hold without an end is ended by whoever repairs it, not by a call that was out when it came.
+        until = known.sender.hold_until if known else None
+        return known is not None and known.hold_strikes > 0 and until is not None and until <= utc_now()
+
+
+def _hold_delay(strikes: int) -> timedelta:
+    """How long until a held sender is probed with one message: 5 min, then twice as long each time, 1 h at most."""
+    return min(HOLD_MAX, HOLD_FIRST * (1 << min(strikes, 8)))
+
+
+def _held_by_answer(ended: Ended) -> list[announce.Announcement]:
+    outcome = ended.outcome
+    if not isinstance(outcome, NotTaken) or outcome.holds_sender or outcome.waiting_for is None:
+        return []
+    until = ended.at + (outcome.delay or timedelta())
+    held = announce.held(ended.go.due.message, outcome.reason.code, outcome.waiting_for, ended.at, until)
+    return [held] if held else []
+
+
+def _without_person(ended: Ended, alias: str) -> Ended:
+    """The try of an erased person's message; Meta's words, which may quote them, are left out."""
+    due, outcome = ended.go.due, ended.outcome
+    message = replace(due.message, funded=redacted(due.message.funded, alias))
+    if isinstance(outcome, NotTaken):
+        meta = outcome.reason.meta and MetaError(
+            code=outcome.reason.meta.code, http_status=outcome.reason.meta.http_status
+        )
+        why = reason(outcome.reason.code, "Meta refused the message, whose person was erased meanwhile", meta=meta)
+        outcome = replace(outcome, reason=why)
+    return replace(ended, go=replace(ended.go, due=replace(due, message=message)), outcome=outcome)
+
+
+def _try(ended: Ended) -> dict[str, Any]:
+    """One try as evidence: when, and what was answered."""
+    outcome = ended.outcome
+    told: dict[str, Any] = {"at": ended.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+    if outcome is None:
+        return told | {"result": "not started in time"}
+    if isinstance(outcome, Taken):
+        return told | {"result": "taken"}
+    if isinstance(outcome, MaybeTaken):
+        return told | {"result": "unknown", "cause": outcome.cause, "http_status": outcome.http_status}
+    meta = outcome.reason.meta
+    return told | {
+        "result": outcome.action.value,
+        "code": meta.code if meta else None,
+        "http_status": meta.http_status if meta else None,
+        "detail": outcome.reason.detail,
+    }
