@@ -140,7 +140,7 @@ def test_dev_secrets_say_what_they_are() -> None:
         if file.suffix == ".md":
             continue
         assert file.name in told or f"{file.name.rpartition('_url_')[0]}_url_*" in told
-        assert "development-only" in file.read_text() or file.name == "token_encryption_key"
+        assert "development-only" in file.read_text() or file.name in ("acting_key", "token_encryption_key")
 
 
 def test_each_service_has_an_image_of_its_own_package() -> None:

@@ -249,7 +249,8 @@ def any_token(request: Request, _scheme: _Bearer) -> Token:
 def token_of(request: Request) -> Token:
     """The bearer token's rights, or 401."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    token = find_token(request.app.state.tokens, given.strip()) if scheme.lower() == "bearer" else None
+    given = given.strip() if scheme.lower() == "bearer" else ""
+    token = find_token(request.app.state.tokens, given) or request.app.state.acting.read(given)
     if token is None:
         problem = Problem(401, "A valid bearer token is needed.")
         problem.headers = {"www-authenticate": "Bearer"}

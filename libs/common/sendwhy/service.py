@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 from fastapi import FastAPI, Response
 
 from sendwhy import logs, problems
+from sendwhy.acting import Acting
 from sendwhy.http import BodyLimit, serve
 from sendwhy.kafka import Producer, PublishError, connection_options, make_broker
 from sendwhy.logs import describe
@@ -139,6 +140,7 @@ class Runtime:
         """The FastAPI app with health and metrics; its lifespan opens and closes everything."""
         app = FastAPI(title=title, version="0.1.0", lifespan=self._lifespan, docs_url=None, redoc_url=None)
         app.state.tokens = self.settings.tokens
+        app.state.acting = Acting(self.settings.acting_key)
         app.state.runtime = self
         problems.install(app)
         app.add_middleware(BodyLimit, limits=body_limits or {})

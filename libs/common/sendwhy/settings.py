@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sendwhy.access import Token, parse_tokens
+from sendwhy.acting import Acting
 
 PREFIX = "SENDWHY_"
 
@@ -64,12 +65,13 @@ class KafkaSettings(BaseSettings):
 
 
 class ServiceSettings(KafkaSettings):
-    """What every service needs."""
+    """What every service needs. `acting_key`: the same in all of them, so that the pages can act for a person."""
 
     database_url: SecretStr
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)
     api_tokens: SecretStr = SecretStr("")
+    acting_key: SecretStr | None = None
 
     @field_validator("database_url")
     @classmethod
@@ -83,6 +85,15 @@ class ServiceSettings(KafkaSettings):
     def _tokens_can_be_read(cls, tokens: SecretStr) -> SecretStr:
         parse_tokens(tokens.get_secret_value())
         return tokens
+
+    @field_validator("acting_key")
+    @classmethod
+    def _acting_keys_can_be_used(cls, keys: SecretStr | None) -> SecretStr | None:
+        try:
+            Acting(keys)
+        except ValueError:
+            raise ValueError("must hold one or more Fernet keys, comma-separated, the newest first") from None
+        return keys
 
     @property
     def tokens(self) -> Mapping[str, Token]:

@@ -2,15 +2,26 @@
 
 from datetime import UTC, datetime, timedelta
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 
-from message_log import api, erasures, pages, projection, store
+from message_log import (
+    api,
+    erasures,
+    login_pages,
+    message_pages,
+    people_pages,
+    projection,
+    store,
+    webhook_pages,
+)
 from message_log.erasures import People
 from message_log.export import Exporter
 from message_log.freshness import Freshness
 from message_log.live import Streams
+from message_log.pages import Pages, static_file
+from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 
 KEEP_SECONDS = 60.0
@@ -39,8 +50,16 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
     app = runtime.make_api("Sendwhy message log")
     app.include_router(api.routes(runtime, settings, Streams()))
-    exporter = Exporter(runtime, settings)
-    runtime.at_end(exporter.close)
-    app.include_router(exporter.routes())
-    pages.install(app, runtime, settings, freshness)
+    services = OtherServices(settings)
+    runtime.at_end(services.close)
+    app.include_router(Exporter(runtime, settings, services).routes())
+    _install_pages(app, Pages(runtime, settings, freshness, services))
     return app
+
+
+def _install_pages(app: FastAPI, pages: Pages) -> None:
+    router = APIRouter(include_in_schema=False, route_class=pages.route_class())
+    for group in (login_pages, message_pages, webhook_pages, people_pages):
+        group.install(router, pages)
+    router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
+    app.include_router(router)

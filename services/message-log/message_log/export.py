@@ -11,28 +11,24 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import httpx
 import structlog
 from asyncpg import Record
 from fastapi import APIRouter, Query, Request, Response
-from httpx import QueryParams
 from pydantic import BaseModel
 from sendwhy.events import ContactId, Moment
 from sendwhy.http import Operator, cursor_of, position_of
-from sendwhy.logs import describe
 from sendwhy.postgres import Connection
 from sendwhy.privacy import Tagger, spellings
 from sendwhy.problems import Problem, not_found
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
-from sendwhy.settings import PREFIX
 
+from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 from message_log.view import read_json
 
 MESSAGES_PER_PAGE = 200
 ROWS_MAX = 5_000
-ASK_SECONDS = 20.0
 
 log = structlog.get_logger("sendwhy")
 
@@ -100,21 +96,11 @@ class Person:
 
 
 class Exporter:
-    """Asks the services; one client for all exports."""
+    """Asks the services."""
 
-    def __init__(self, runtime: Runtime, settings: MessageLogSettings) -> None:
-        self._runtime, self._settings = runtime, settings
+    def __init__(self, runtime: Runtime, settings: MessageLogSettings, services: OtherServices) -> None:
+        self._runtime, self._settings, self._services = runtime, settings, services
         self._tagger = Tagger(settings.privacy_key.get_secret_value())
-        self._http = httpx.AsyncClient(timeout=ASK_SECONDS, trust_env=False)
-        self._urls = {
-            Service.CONSENT: settings.consent_url,
-            Service.BILLING: settings.billing_url,
-            Service.DISPATCHER: settings.dispatcher_url,
-            Service.WEBHOOK_INGEST: settings.webhook_ingest_url,
-        }
-
-    async def close(self) -> None:
-        await self._http.aclose()
 
     def routes(self) -> APIRouter:
         router = APIRouter(prefix="/v1/workspaces/{w}")
@@ -186,21 +172,11 @@ class Exporter:
         self, service: Service, path: str, token: str, asked: Sequence[tuple[str, str]] = ()
     ) -> dict[str, Any]:
         """A service's answer to the caller's own token."""
-        url = self._urls[service]
-        if url is None:
-            name = f"{PREFIX}{service.replace('-', '_').upper()}_URL"
-            raise Problem(503, f"The export can't be made: {name} is not set, so {service} can't be asked.")
-        try:
-            answer = await self._http.get(
-                f"{str(url).rstrip('/')}{path}", params=QueryParams(list(asked)), headers={"authorization": token}
-            )
-        except httpx.HTTPError as error:
-            log.warning("a service could not be asked for an export", service=service, error=describe(error))
-            raise Problem(503, f"The export can't be made: {service} can't be reached just now; try again.") from None
-        if answer.status_code != 200:
-            log.warning("a service refused an export", service=service, status=answer.status_code)
-            raise Problem(503, f"The export can't be made: {service} answered {answer.status_code}.")
-        told: dict[str, Any] = answer.json()
+        answer = await self._services.get(service, path, token, asked)
+        if not answer.is_good:
+            log.warning("a service refused an export", service=service, status=answer.status)
+            raise Problem(503, f"The export can't be made: {service} answered {answer.status}.")
+        told: dict[str, Any] = answer.body
         return told
 
     async def _own(self, connection: Connection, person: Person, message_ids: list[str]) -> dict[str, Any]:

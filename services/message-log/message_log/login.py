@@ -1,11 +1,13 @@
-"""Who looks at the pages: a pasted API token becomes a session row; the browser holds only a random id.
+"""Who looks at the pages: an account's password, or a pasted API token, becomes a session row; the browser holds only a
+random id.
 
-The session keeps the token's digest, not its rights: a token that is taken out of the settings, or changed, is out at
-the next request.
+The session keeps whose it is, not their rights: a token that is taken out of the settings, an account or a role that
+is taken away, is out at the next request.
 """
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
@@ -17,10 +19,11 @@ from sendwhy.postgres import Connection
 from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
 
-from message_log import queries
+from message_log import accounts, queries
 
 COOKIE = "sendwhy_session"
 SESSION_LIFE = timedelta(hours=12)
+FORM_FIELDS_MAX = 200
 
 
 class NotLoggedIn(Exception):
@@ -28,11 +31,32 @@ class NotLoggedIn(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody logged in: a name that is safe to show, and a role by workspace (`*` for all)."""
+
+    name: str
+    roles: Mapping[str, Role]
+
+    @property
+    def sees_all_workspaces(self) -> bool:
+        return "*" in self.roles
+
+    def in_workspace(self, workspace: str) -> Token | None:
+        """The rights there: the better of what all workspaces and this one give."""
+        found = [(self.roles[one], one) for one in ("*", workspace) if one in self.roles]
+        if not found:
+            return None
+        role, granted = max(found, key=lambda pair: pair[0])
+        return Token(self.name, role, granted)
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
-    """Somebody logged in, within one workspace of the path."""
+    """Somebody logged in, within one workspace of the path. `authorization` lets other services act for them."""
 
     token: Token
     workspace: str
+    authorization: str | None = None
 
     @property
     def sees_everything(self) -> bool:
@@ -42,18 +66,32 @@ class Reader:
     def caller(self) -> Caller:
         return Caller(self.token, self.workspace)
 
+    def may(self, role: Role) -> bool:
+        return self.token.role >= role
+
 
 def _hash(session_id: str) -> bytes:
     return hashlib.sha256(session_id.encode()).digest()
 
 
-async def log_in(connection: Connection, request: Request, given: str) -> str | None:
+async def log_in_by_token(connection: Connection, request: Request, given: str) -> str | None:
     """A new session's id, or None where the token is none of ours."""
     if find_token(request.app.state.tokens, given) is None:
         return None
-    session_id = secrets.token_urlsafe(32)
     digest = hashlib.sha256(given.encode()).hexdigest()
-    await queries.add_session(connection, _hash(session_id), digest, datetime.now(UTC) + SESSION_LIFE)
+    return await _new_session(connection, token_digest=digest, account=None)
+
+
+async def log_in_by_password(connection: Connection, name: str, password: str) -> str | None:
+    """A new session's id, or None where the name or the password is wrong, or tried too often."""
+    if not await accounts.check_password(connection, name, password, datetime.now(UTC)):
+        return None
+    return await _new_session(connection, token_digest=None, account=name)
+
+
+async def _new_session(connection: Connection, *, token_digest: str | None, account: str | None) -> str:
+    session_id = secrets.token_urlsafe(32)
+    await queries.add_session(connection, _hash(session_id), token_digest, account, datetime.now(UTC) + SESSION_LIFE)
     return session_id
 
 
@@ -66,23 +104,33 @@ def set_cookie(response: Response, session_id: str, *, secure: bool) -> None:
     response.set_cookie(COOKIE, session_id, max_age=life, path="/", secure=secure, httponly=True, samesite="lax")
 
 
-async def token_of(runtime: Runtime, request: Request) -> Token:
+async def person_of(runtime: Runtime, request: Request) -> Person:
     session_id = request.cookies.get(COOKIE)
     if session_id is None:
         raise NotLoggedIn
     async with runtime.pool.acquire(timeout=10) as connection:
-        digest = await queries.token_of_session(connection, _hash(session_id))
-    token: Token | None = request.app.state.tokens.get(digest)
-    if token is None:
+        session = await queries.read_session(connection, _hash(session_id))
+        account = session["account"] if session is not None else None
+        roles = await accounts.roles_of(connection, account) if account is not None else {}
+    if session is None:
         raise NotLoggedIn
-    return token
+    if account is not None:
+        person = Person(account, roles)
+    else:
+        token: Token | None = request.app.state.tokens.get(session["token_digest"])
+        person = Person(token.name, {token.workspace: token.role}) if token is not None else Person("", {})
+    if not person.roles:
+        raise NotLoggedIn
+    return person
 
 
 async def reader_of(runtime: Runtime, request: Request, workspace: str) -> Reader:
-    token = await token_of(runtime, request)
-    if not token.sees(workspace):
+    person = await person_of(runtime, request)
+    token = person.in_workspace(workspace)
+    if token is None:
         raise not_found("The workspace")
-    return Reader(token, workspace)
+    acting = request.app.state.acting
+    return Reader(token, workspace, f"Bearer {acting.seal(token)}" if acting.is_possible else None)
 
 
 def refuse_foreign_form(request: Request) -> None:
@@ -96,10 +144,14 @@ def refuse_foreign_form(request: Request) -> None:
         raise Problem(403, "This form was sent from another site, so it was not accepted.")
 
 
-async def field_of_form(request: Request, name: str) -> str:
-    """One field of an urlencoded form, "" where it is missing or unreadable."""
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of an urlencoded form, each once and trimmed; empty where it is unreadable."""
     body = (await request.body()).decode(errors="replace")
-    return parse_qs(body, max_num_fields=20).get(name, [""])[0].strip()
+    try:
+        fields = parse_qs(body, max_num_fields=FORM_FIELDS_MAX)
+    except ValueError:
+        return {}
+    return {name: values[0].strip() for name, values in fields.items()}
 
 
 def path_to_return_to(wanted: str) -> str:

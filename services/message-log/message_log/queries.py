@@ -385,17 +385,19 @@ async def workspaces_seen(connection: Connection) -> list[str]:
     return [row["workspace_id"] for row in await connection.fetch(_WORKSPACES)]
 
 
-_ADD_SESSION = "insert into session (id_hash, token_digest, expires_at) values ($1, $2, $3)"
-_READ_SESSION = "select token_digest from session where id_hash = $1 and expires_at > now()"
+_ADD_SESSION = "insert into session (id_hash, token_digest, account, expires_at) values ($1, $2, $3, $4)"
+_READ_SESSION = "select token_digest, account from session where id_hash = $1 and expires_at > now()"
 
 
-async def add_session(connection: Connection, id_hash: bytes, token_digest: str, expires_at: Moment) -> None:
-    await connection.execute(_ADD_SESSION, id_hash, token_digest, expires_at)
+async def add_session(
+    connection: Connection, id_hash: bytes, token_digest: str | None, account: str | None, expires_at: Moment
+) -> None:
+    await connection.execute(_ADD_SESSION, id_hash, token_digest, account, expires_at)
 
 
-async def token_of_session(connection: Connection, id_hash: bytes) -> str | None:
-    found: str | None = await connection.fetchval(_READ_SESSION, id_hash)
-    return found
+async def read_session(connection: Connection, id_hash: bytes) -> asyncpg.Record | None:
+    """Whose session it is: token_digest or account."""
+    return await connection.fetchrow(_READ_SESSION, id_hash)
 
 
 async def end_session(connection: Connection, id_hash: bytes) -> None:

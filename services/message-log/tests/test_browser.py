@@ -56,8 +56,9 @@ def open_list(browser: Browser, base: str, **context: Any) -> tuple[Page, list[s
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith(base) else complaints.append(request.url))
     page.goto(f"/login?next={HOME}")
+    page.get_by_text("Log in with an API token").click()
     page.get_by_label("API token").fill(ADMIN)
-    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("button", name="Log in with the token").click()
     page.wait_for_url(f"**{HOME}")
     return page, complaints
 

@@ -14,10 +14,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from message_log.export import MESSAGES_PER_PAGE, Exporter
+from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 from message_log_builders import OPERATOR, STRANGER, TOKENS, VIEWER, WORKSPACE
 from pydantic import HttpUrl, SecretStr
 from sendwhy import problems
+from sendwhy.acting import Acting
 from sendwhy.postgres import connect_pool, migrate
 
 pytestmark = pytest.mark.postgres
@@ -80,9 +82,11 @@ async def desk(fresh_database: str) -> AsyncIterator[Desk]:
         dispatcher_url=HttpUrl(f"{url}/dispatcher"),
         webhook_ingest_url=HttpUrl(f"{url}/webhook-ingest"),
     )
-    exporter = Exporter(type("Runtime", (), {"pool": pool})(), settings)
+    services = OtherServices(settings)
+    exporter = Exporter(type("Runtime", (), {"pool": pool})(), settings, services)
     app = FastAPI()
     app.state.tokens = settings.tokens
+    app.state.acting = Acting(settings.acting_key)
     problems.install(app)
     app.include_router(exporter.routes())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://log") as http:
@@ -90,7 +94,7 @@ async def desk(fresh_database: str) -> AsyncIterator[Desk]:
     server.should_exit = True
     await serving
     listening.close()
-    await exporter.close()
+    await services.close()
     await pool.close()
 
 

@@ -36,6 +36,7 @@ class Credentials:
     shopify_secret: str
     token_encryption_key: str
     privacy_key: str
+    acting_key: str
 
 
 def settings_of_caller(environment: Mapping[str, str]) -> dict[str, str]:
@@ -70,6 +71,7 @@ def make_credentials(state: StateDir, caller: Mapping[str, str]) -> Credentials:
         shopify_secret=shopify[DEMO_WORKSPACE],
         token_encryption_key=state.secret("token_encryption_key", _fernet_key),
         privacy_key=state.secret("privacy_key"),
+        acting_key=state.secret("acting_key", _fernet_key),
     )
 
 
@@ -84,6 +86,7 @@ def environment(
         "META_VERIFY_TOKEN": credentials.meta_verify_token,
         "TOKEN_ENCRYPTION_KEY": credentials.token_encryption_key,
         "PRIVACY_KEY": credentials.privacy_key,
+        "ACTING_KEY": credentials.acting_key,
         **caller,
         "API_TOKENS": credentials.api_tokens,
         "META_APP_SECRETS": credentials.meta_app_secrets,

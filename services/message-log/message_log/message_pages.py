@@ -1,0 +1,143 @@
+"""The list of messages with its filters, and one message."""
+
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic_core import to_json
+from sendwhy.postgres import Connection
+
+from message_log import api, queries
+from message_log.login import Reader
+from message_log.pages import PAGE_ROWS, Pages, redirect, wants_part
+from message_log.queries import Filters
+from message_log.view import MessageDetail
+
+DEFAULT_RANGE = "7d"
+Range = Annotated[Literal["15m", "1h", "24h", "7d", "30d", "all"] | None, Query()]
+
+
+class Address:
+    """A list's address: its filters and its range, and the addresses one step away."""
+
+    def __init__(self, workspace: str, filters: Filters, range_name: str | None) -> None:
+        self.path = f"/w/{quote(workspace, safe='')}/messages"
+        self.filters, self.range = filters, range_name
+
+    def _query(self, filters: Filters, **more: str | None) -> str:
+        given = filters.model_dump(mode="json", by_alias=True, exclude_none=True)
+        pairs = {**given, "range": self.range, **more}
+        return urlencode({name: value for name, value in pairs.items() if value is not None})
+
+    def _to(self, path: str, query: str) -> str:
+        return f"{path}?{query}" if query else path
+
+    def with_(self, **change: Any) -> str:
+        """The same list with filters set (or, by None, taken away)."""
+        given = self.filters.model_dump(mode="json", exclude_none=True) | change
+        return self._to(self.path, self._query(Filters.model_validate_json(to_json(given))))
+
+    def page(self, cursor: str) -> str:
+        return self._to(self.path, self._query(self.filters, cursor=cursor))
+
+    def csv(self) -> str:
+        return self._to(f"{self.path}.csv", self._query(self.filters))
+
+    @property
+    def plain(self) -> str:
+        return self.path
+
+
+def install(router: APIRouter, pages: Pages) -> None:
+    reader_dependency = pages.reader()
+
+    @router.get("/w/{w}/messages")
+    async def list_page(
+        request: Request,
+        filters: api.FilterQuery,
+        reader: Reader = reader_dependency,
+        range: Range = None,
+        cursor: api.Cursor = None,
+    ) -> Response:
+        async with queries.snapshot(pages.runtime.pool) as connection:
+            values = await _list_values(connection, reader, filters, range, cursor)
+        if filters.q and len(values["page"].rows) == 1 and cursor is None and not wants_part(request):
+            return redirect(_message_path(reader, values["page"].rows[0]["message_id"]), request)
+        viewer = pages.viewer(request, reader)
+        messages = [viewer.message(row) for row in values["page"].rows]
+        block = "results" if wants_part(request) else None
+        return pages.render(
+            "messages.html", block=block, reader=reader, section="messages", messages=messages, **values
+        )
+
+    @router.get("/w/{w}/messages.csv")
+    async def export(
+        request: Request,
+        filters: api.FilterQuery,
+        reader: Reader = reader_dependency,
+        range: Range = None,
+    ) -> StreamingResponse:
+        wanted = filters.model_copy(update={"since": filters.since or queries.since_of(range)})
+        return api.csv_answer(pages.runtime, reader.caller, wanted, pages.viewer(request, reader))
+
+    @router.get("/w/{w}/messages/{message_id}")
+    async def message_page(request: Request, message_id: str, reader: Reader = reader_dependency) -> Response:
+        message = await api.load_message(pages.runtime, reader.workspace, message_id, pages.viewer(request, reader))
+        return pages.render("message.html", reader=reader, section="messages", message=message, steps=steps_of(message))
+
+
+def _message_path(reader: Reader, message_id: str) -> str:
+    return f"/w/{quote(reader.workspace, safe='')}/messages/{quote(message_id, safe='')}"
+
+
+async def _list_values(
+    connection: Connection, reader: Reader, filters: Filters, range_name: str | None, cursor: str | None
+) -> dict[str, Any]:
+    shown_range = range_name or ("all" if filters.since or filters.until else DEFAULT_RANGE)
+    timed = filters.model_copy(update={"since": filters.since or queries.since_of(shown_range)})
+    workspace = reader.workspace
+    page = await queries.list_messages(connection, workspace, timed, cursor=cursor, limit=PAGE_ROWS)
+    statuses = await queries.count_by_status(connection, workspace, timed.model_copy(update={"status": None}))
+    all_reasons = timed.model_copy(update={"status": None, "reason": None})
+    return {
+        "page": page,
+        "filters": filters,
+        "range": shown_range,
+        "cursor": cursor,
+        "address": Address(workspace, filters, range_name),
+        "by_status": statuses,
+        "by_reason": await queries.count_by_reason(connection, workspace, all_reasons),
+        "chips": [(name, value) for name, value in filters.active.items() if value],
+        "ways_out": await _ways_out(connection, workspace, filters, timed) if not page.rows else [],
+        "any_at_all": bool(page.rows) or await queries.has_messages(connection, workspace),
+    }
+
+
+async def _ways_out(connection: Connection, workspace: str, filters: Filters, timed: Filters) -> list[tuple[str, int]]:
+    """For an empty list: each filter, and how many messages would show without it."""
+    found = []
+    for name in filters.active:
+        counts = await queries.count_by_status(connection, workspace, timed.model_copy(update={name: None}))
+        found.append((name, sum(counts.values())))
+    return found
+
+
+def steps_of(message: MessageDetail) -> list[dict[str, Any]]:
+    """The timeline: each event with its offset from the first and the gap to the one before, in seconds."""
+    steps: list[dict[str, Any]] = []
+    requests = 0
+    for event in message.events:
+        data = event.model_dump(mode="json", exclude_none=True)
+        requests += event.kind == "requested"
+        before = message.events[len(steps) - 1].at if steps else event.at
+        steps.append(
+            {
+                "event": event,
+                "data": data,
+                "offset": (event.at - message.events[0].at).total_seconds(),
+                "gap": (event.at - before).total_seconds(),
+                "repeated": event.kind == "requested" and requests > 1,
+            }
+        )
+    return steps

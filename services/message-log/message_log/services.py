@@ -1,0 +1,111 @@
+"""The other services over HTTP, asked with the rights of the person who asks us: by their own token, or by one that
+`sendwhy.acting` sealed for them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import structlog
+from httpx import QueryParams
+from sendwhy.logs import describe
+from sendwhy.problems import Problem
+from sendwhy.reasons import Service
+from sendwhy.settings import PREFIX
+
+from message_log.settings import MessageLogSettings
+
+ASK_SECONDS = 20.0
+
+log = structlog.get_logger("sendwhy")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service answered below 500. `body`: its JSON, None where there is none."""
+
+    status: int
+    body: Any
+
+    @property
+    def is_good(self) -> bool:
+        return self.status < 400
+
+    @property
+    def refusal(self) -> str:
+        """In the service's own words, with the fields that it names."""
+        problem = self.body if isinstance(self.body, dict) else {}
+        errors = problem.get("errors")
+        named = "; ".join(f"{name}: {why}" for name, why in errors.items()) if isinstance(errors, dict) else ""
+        told = str(problem.get("detail") or problem.get("title") or f"It answered {self.status}.")
+        return f"{told} ({named})" if named else told
+
+
+class OtherServices:
+    """One client for all. A service that has no address, can't be reached or fails is a 503 that names it."""
+
+    def __init__(self, settings: MessageLogSettings) -> None:
+        self._http = httpx.AsyncClient(timeout=ASK_SECONDS, trust_env=False)
+        self._urls = {
+            Service.CONSENT: settings.consent_url,
+            Service.BILLING: settings.billing_url,
+            Service.DISPATCHER: settings.dispatcher_url,
+            Service.WEBHOOK_INGEST: settings.webhook_ingest_url,
+        }
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def get(
+        self, service: Service, path: str, authorization: str, asked: Sequence[tuple[str, str]] = ()
+    ) -> Answer:
+        return await self._ask("GET", service, path, authorization, params=QueryParams(list(asked)))
+
+    async def write(
+        self,
+        method: str,
+        service: Service,
+        path: str,
+        authorization: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+    ) -> Answer:
+        """A PUT, POST or DELETE; `key`: its Idempotency-Key."""
+        headers = {"idempotency-key": key} if key is not None else {}
+        more: dict[str, Any] = {} if body is None else {"json": dict(body)}
+        return await self._ask(method, service, path, authorization, headers=headers, **more)
+
+    async def _ask(
+        self,
+        method: str,
+        service: Service,
+        path: str,
+        authorization: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Answer:
+        url = self._urls[service]
+        if url is None:
+            name = f"{PREFIX}{service.replace('-', '_').upper()}_URL"
+            raise Problem(503, f"{name} is not set, so {service} can't be asked.")
+        address = f"{str(url).rstrip('/')}{path}"
+        try:
+            answer = await self._http.request(
+                method, address, headers={"authorization": authorization, **(headers or {})}, **more
+            )
+            body = answer.json() if answer.content else None
+        except (httpx.HTTPError, ValueError) as error:
+            log.warning("a service could not be asked", service=service, error=describe(error))
+            raise Problem(503, f"{service} can't be reached just now; try again.") from None
+        if answer.status_code >= 500:
+            log.warning("a service failed", service=service, status=answer.status_code)
+            raise Problem(503, f"{service} answered {answer.status_code}; try again.")
+        return Answer(answer.status_code, body)
+
+
+def path_of(workspace: str, *parts: str) -> str:
+    """/v1/workspaces/{workspace}/… with each part quoted."""
+    return "/".join(["/v1/workspaces", *(quote(part, safe="") for part in (workspace, *parts))])
