@@ -1,11 +1,12 @@
 """What an answer of Meta's to POST /messages means for the message. Pure, by table.
 
 The table follows Meta's page "Error codes" (September 2026) as meta-cloud-api.md, 1.2, has it: decide on `code`, never
-on title or HTTP status. Only what surely was not taken may ever be sent again.
+on title or HTTP status. Only what surely was not taken may ever be sent again. Failures that webhooks tell of a sender
+take the same table (`verdict`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -14,10 +15,12 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from sendwhy.events import MetaError, Reason, reason
 from sendwhy.reasons import CATALOGUE, ReasonCode, reason_for_meta
 
-from dispatcher.decide import Waiting
+from dispatcher.decide import Message, Waiting
 
 _JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
 WAMID_LENGTH_MAX = 512
+RETRY_AFTER_MAX_SECONDS = 3600.0
+BOM = b"\xef\xbb\xbf"
 
 
 class Action(StrEnum):
@@ -29,39 +32,55 @@ class Action(StrEnum):
     REJECT = "reject"
 
 
-# Codes that pass by themselves, each with how the message waits. Whatever is not listed is decided by its reason.
-_ACTIONS: Mapping[int, Action] = {
-    1: Action.RETRY,
-    2: Action.RETRY,
-    131000: Action.RETRY,
-    131016: Action.RETRY,
-    131036: Action.RETRY,
-    131057: Action.RETRY,
-    133004: Action.RETRY,
-    4: Action.PACE,
-    613: Action.PACE,
-    80007: Action.PACE,
-    130429: Action.PACE,
-    131056: Action.PAIR,
-    134101: Action.SYNCING,
-    # About the recipient's country, not about the sender as a whole.
-    130497: Action.REJECT,
-    131063: Action.REJECT,
+class HoldScope(StrEnum):
+    """What Meta's refusal is about, and so which senders are held by it."""
+
+    SENDER = "sender"
+    TOKEN = "token"
+    ACCOUNT = "account"
+    PORTFOLIO = "portfolio"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is done about a code; `scope` for those that hold."""
+
+    action: Action
+    scope: HoldScope | None = None
+
+
+# Every code of meta-cloud-api.md, 1.2, and those of 1.3 that pass by themselves (133004, 2494100) or are a sibling of
+# one that does (80008). Any other is shown as it came, and tried again only if Meta calls it transient.
+RULES: Mapping[int, Rule] = {
+    **dict.fromkeys((1, 2, 131000, 131016, 131036, 131057, 133004, 2494100), Rule(Action.RETRY)),
+    **dict.fromkeys((4, 613, 80007, 80008, 130429), Rule(Action.PACE)),
+    131056: Rule(Action.PAIR),
+    134101: Rule(Action.SYNCING),
+    **dict.fromkeys((0, 3, 10, 104, 190, *range(200, 300), 131005), Rule(Action.HOLD, HoldScope.TOKEN)),
+    **dict.fromkeys((33, 131037, 131045, 131048, 133010), Rule(Action.HOLD, HoldScope.SENDER)),
+    # The WhatsApp business account: its policy restriction or lock, its payment method, its terms.
+    **dict.fromkeys((368, 131031, 131042, 134011), Rule(Action.HOLD, HoldScope.ACCOUNT)),
+    # Messaging limits belong to the portfolio since October 2025.
+    131064: Rule(Action.HOLD, HoldScope.PORTFOLIO),
+    # 130497 is about the recipient's country and 131063 about marketing templates: other messages may go.
+    **dict.fromkeys((130497, 131063), Rule(Action.REJECT)),
+    **dict.fromkeys((100, 131008, 131009, 131051, 131055, 134100, 135000), Rule(Action.REJECT)),
+    **dict.fromkeys((130403, 130472, 131021, 131026, 131030, 131049, 131050, 131062, 137000), Rule(Action.REJECT)),
+    **dict.fromkeys((131047, 131052, 131053), Rule(Action.REJECT)),
+    **dict.fromkeys((132000, 132001, 132005, 132007, 132008, 132012, 132015, 132016, 132018), Rule(Action.REJECT)),
+    **dict.fromkeys((132068, 132069, 134102), Rule(Action.REJECT)),
 }
-_HOLDING = frozenset(
-    {
-        ReasonCode.SENDER_NOT_AVAILABLE,
-        ReasonCode.SENDER_CREDENTIALS_REJECTED,
-        ReasonCode.META_PAYMENT_ISSUE,
-        ReasonCode.QUALITY_RATING_TOO_LOW,
-        ReasonCode.MESSAGING_LIMIT_REACHED,
-    }
-)
+_UNKNOWN_OBJECT = Rule(Action.HOLD, HoldScope.SENDER)
+_WRONG_PROOF = Rule(Action.HOLD, HoldScope.TOKEN)
+OUTSIDE_WINDOW = 131047
+WINDOW_DOUBTED = timedelta(seconds=5)
 RETRY_BASE_SECONDS = 1.0
 RETRY_MAX_SECONDS = 300.0
 SYNCING_SECONDS = 600.0
 PAIR_BASE = 4.0
 PAIR_MAX_SECONDS = 4.0**6
+# Above so many, waits don't grow any more.
+MANY_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +91,15 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class NotTaken:
-    """Surely not taken: it waits for `delay` (and, if `holds_sender`, its sender does), or is rejected (None)."""
+    """Surely not taken: it waits for `delay`, or is rejected (None). Where the action is HOLD, `scope` says what is
+    held. `asked` is Meta's Retry-After."""
 
     reason: Reason
     action: Action
     waiting_for: Waiting | None = None
     delay: timedelta | None = None
+    scope: HoldScope | None = None
+    asked: timedelta = timedelta()
 
     @property
     def holds_sender(self) -> bool:
@@ -98,22 +120,33 @@ Outcome = Taken | NotTaken | MaybeTaken
 def read_answer(
     status: int, body: bytes, *, attempt: int, jitter: float, retry_after_seconds: float | None = None
 ) -> Outcome:
-    """The verdict on a whole HTTP answer. `attempt` counts from 1; `jitter` is a random number in [0, 1)."""
+    """The verdict on a whole HTTP answer. `attempt` counts from 1; `jitter` is a random number in [0, 1).
+
+    A message id proves that the message was taken, whatever else the answer says. An error without a code is not
+    Meta's own: with a 4xx it surely refused the request, with any other status a proxy may have spoken after Meta.
+    """
     try:
-        answer = _JSON.validate_json(body)
+        answer = _JSON.validate_json(body.removeprefix(BOM))
     except ValidationError:
         return MaybeTaken("unreadable answer", status)
+    wamid = _wamid(answer)
+    if wamid is not None:
+        taken = 200 <= status < 300
+        return Taken(wamid, _message_status(answer)) if taken else MaybeTaken("message id with an error status", status)
     told = answer.get("error")
     error = meta_error(told, status)
-    if error is not None:
-        transient = isinstance(told, dict) and told.get("is_transient") is True
-        return not_taken(
-            error, attempt=attempt, jitter=jitter, retry_after_seconds=retry_after_seconds, transient=transient
-        )
-    wamid = _wamid(answer)
-    if 200 <= status < 300 and wamid:
-        return Taken(wamid, _message_status(answer))
-    return MaybeTaken("answer without message id or error", status)
+    if error is None:
+        return MaybeTaken("answer without message id or error", status)
+    if error.code is None and not 400 <= status < 500:
+        return MaybeTaken("error without a code", status)
+    transient = told.get("is_transient") if isinstance(told, dict) else None
+    return not_taken(
+        error,
+        attempt=attempt,
+        jitter=jitter,
+        retry_after_seconds=retry_after_seconds,
+        transient=transient if isinstance(transient, bool) else None,
+    )
 
 
 def meta_error(error: Any, http_status: int | None) -> MetaError | None:
@@ -140,36 +173,64 @@ def not_taken(
     attempt: int,
     jitter: float,
     retry_after_seconds: float | None = None,
-    transient: bool = False,
+    transient: bool | None = None,
 ) -> NotTaken:
-    code = reason_for_meta(error.code, subcode=error.subcode, http_status=error.http_status)
+    rule, code = verdict(error, transient)
     why = reason(code, sentence(code, error), {"attempt": attempt}, error)
-    action = _action(error, code, transient)
-    waiting_for, seconds = _wait(action, attempt, jitter)
-    if retry_after_seconds is not None and seconds is not None:
-        seconds = max(seconds, min(retry_after_seconds, 3600.0))
-    return NotTaken(why, action, waiting_for, None if seconds is None else timedelta(seconds=seconds))
+    waiting_for, seconds = _wait(rule.action, attempt, jitter)
+    asked = min(retry_after_seconds or 0.0, RETRY_AFTER_MAX_SECONDS)
+    delay = None if seconds is None else timedelta(seconds=max(seconds, asked))
+    return NotTaken(why, rule.action, waiting_for, delay, rule.scope, timedelta(seconds=asked))
 
 
-def _action(error: MetaError, code: ReasonCode, transient: bool) -> Action:
-    listed = _ACTIONS.get(error.code) if error.code is not None else None
-    if listed is not None:
-        return listed
-    if code in _HOLDING:
-        return Action.HOLD
-    if code is ReasonCode.TEMPORARY_FAILURE or (transient and code is ReasonCode.META_ERROR):
-        return Action.RETRY
-    return Action.REJECT
+def verdict(error: MetaError, transient: bool | None = None) -> tuple[Rule, ReasonCode]:
+    """What is done about an error, and its reason. `transient` is Meta's own word on an error without a rule; where it
+    is silent, a 5xx passes by itself (reasons.md, TEMPORARY_FAILURE) and anything else doesn't."""
+    if error.code == 100 and error.subcode == 33:
+        return _UNKNOWN_OBJECT, ReasonCode.SENDER_NOT_AVAILABLE
+    if error.code == 100 and "appsecret_proof" in f"{error.title} {error.details}":
+        # Said of our own credentials: to reject a whole campaign for its content would be wrong.
+        return _WRONG_PROOF, ReasonCode.SENDER_CREDENTIALS_REJECTED
+    status = None if transient is False else error.http_status
+    code = reason_for_meta(error.code, subcode=error.subcode, http_status=status)
+    rule = RULES.get(error.code) if error.code is not None else None
+    if rule is None:
+        passes = transient or code is ReasonCode.TEMPORARY_FAILURE
+        rule = Rule(Action.RETRY if passes else Action.REJECT)
+    return rule, code
+
+
+def in_light_of(outcome: Outcome, message: Message) -> Outcome:
+    """The verdict with the message's former tries in mind: the n-th refusal for its pair waits 4^n seconds, from 0.
+    We only send free-form content into a window that our books call open, and Meta is known to deny that wrongly at
+    times: tried once more (meta-cloud-api.md, 1.4)."""
+    if not isinstance(outcome, NotTaken) or outcome.reason.meta is None:
+        return outcome
+    code = outcome.reason.meta.code
+    before = sum(one.get("code") == code for one in message.tries)
+    if outcome.action is Action.PAIR:
+        _, seconds = _wait(Action.PAIR, before + 1, 0.0)
+        return replace(outcome, delay=max(timedelta(seconds=seconds or 0.0), outcome.asked))
+    if code == OUTSIDE_WINDOW and message.template is None and not before:
+        return replace(outcome, action=Action.RETRY, waiting_for=Waiting.WINDOW, delay=WINDOW_DOUBTED)
+    return outcome
+
+
+def code_label(error: MetaError | None) -> str:
+    """The code as a metric's label; those that no rule of ours knows count together."""
+    known = error is not None and error.code in RULES
+    return str(error.code) if known and error else "other"
 
 
 def _wait(action: Action, attempt: int, jitter: float) -> tuple[Waiting | None, float | None]:
-    backoff = min(RETRY_MAX_SECONDS, RETRY_BASE_SECONDS * 2.0 ** (attempt - 1)) * (0.5 + jitter / 2)
+    tries = min(attempt, MANY_TRIES) - 1
+    backoff = min(RETRY_MAX_SECONDS, RETRY_BASE_SECONDS * 2.0**tries) * (0.5 + jitter / 2)
     if action is Action.RETRY:
         return Waiting.RETRY, backoff
     if action is Action.PACE:
         return Waiting.RATE, backoff
     if action is Action.PAIR:
-        return Waiting.PAIR, min(PAIR_MAX_SECONDS, PAIR_BASE ** (attempt - 1))
+        return Waiting.PAIR, min(PAIR_MAX_SECONDS, PAIR_BASE**tries)
     if action is Action.SYNCING:
         return Waiting.SYNC, SYNCING_SECONDS
     if action is Action.HOLD:
@@ -195,7 +256,9 @@ def sentence(code: ReasonCode, error: MetaError) -> str:
 def _wamid(answer: Mapping[str, Any]) -> str | None:
     first = _first_message(answer)
     wamid = first.get("id")
-    return wamid if isinstance(wamid, str) and 0 < len(wamid) <= WAMID_LENGTH_MAX and wamid.isprintable() else None
+    if not isinstance(wamid, str) or len(wamid) > WAMID_LENGTH_MAX:
+        return None
+    return wamid if wamid.isprintable() and wamid and " " not in wamid else None
 
 
 def _message_status(answer: Mapping[str, Any]) -> str | None:
@@ -211,6 +274,8 @@ def _first_message(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 def _integer(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, int) and abs(value) < 2**53:
         return value
     return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 15 else None

@@ -312,11 +312,12 @@ def expired(message: Message, hold: Reason | None = None) -> Reason:
         "expires_at": _text(message.funded.expires_at),
         "waited_for": message.waiting_for.value,
         "waiting_since": _text(message.waiting_since) if message.waiting_since else None,
+        "attempts": message.attempts,
         "tries": [dict(one) for one in message.tries],
     }
     detail = f"It waited for {_WAITED_FOR[message.waiting_for]} until it expired at {_text(message.funded.expires_at)}"
     if message.waiting_for is Waiting.RETRY:
-        detail = f"All {len(message.tries)} tries failed until it expired at {_text(message.funded.expires_at)}"
+        detail = f"All {message.attempts} tries failed until it expired at {_text(message.funded.expires_at)}"
     return reason(code, detail, evidence, hold.meta if hold and code is hold.code else None)
 
 

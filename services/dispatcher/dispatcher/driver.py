@@ -21,7 +21,7 @@ from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 
 from dispatcher import announce, facts, people_store, queue_store, store
-from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken, code_label, in_light_of
 from dispatcher.calls import message_body
 from dispatcher.decide import (
     SYNC_INTERVAL,
@@ -361,16 +361,14 @@ class Driver:
             return None
         outcome = await self._meta.send(self.sender_id, token, body, attempt=go.attempt)
         self._observe(outcome, time.monotonic() - started)
-        return outcome
+        return in_light_of(outcome, go.due.message)
 
     def _observe(self, outcome: Outcome, seconds: float) -> None:
         metrics = self._runtime.metrics
         name = "taken" if isinstance(outcome, Taken) else "refused" if isinstance(outcome, NotTaken) else "unknown"
         metrics.observe(Metric.META_CALL_SECONDS, seconds, outcome=name)
         if isinstance(outcome, NotTaken):
-            code = outcome.reason.meta.code if outcome.reason.meta else None
-            known = code is not None and outcome.reason.code is not ReasonCode.META_ERROR
-            metrics.inc(Metric.META_ERRORS, code=str(code) if known else "other", action=outcome.action)
+            metrics.inc(Metric.META_ERRORS, code=code_label(outcome.reason.meta), action=outcome.action)
         elif isinstance(outcome, MaybeTaken):
             metrics.inc(Metric.META_ERRORS, code=outcome.cause, action="unknown")
 

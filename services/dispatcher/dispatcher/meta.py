@@ -9,6 +9,8 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,7 +99,7 @@ class Meta:
             answer,
             attempt=attempt,
             jitter=jitter,
-            retry_after_seconds=_seconds(response.headers.get("retry-after")),
+            retry_after_seconds=retry_after_seconds(response.headers.get("retry-after"), datetime.now(UTC)),
         )
 
     async def number(self, sender_id: str, token: str) -> Number:
@@ -195,8 +197,18 @@ def _capitals(value: Any) -> str | None:
     return value.upper()[:32] if isinstance(value, str) and value else None
 
 
-def _seconds(header: str | None) -> float | None:
-    return float(header) if header is not None and header.isdecimal() and len(header) < 7 else None
+def retry_after_seconds(header: str | None, now: datetime) -> float | None:
+    """The header Retry-After: whole seconds, or a moment as HTTP writes it; None where it is neither."""
+    if header is None:
+        return None
+    if header.isdecimal():
+        return float(header) if len(header) < 7 else None
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())
 
 
 def _name(error: BaseException) -> str:

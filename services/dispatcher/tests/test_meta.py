@@ -1,17 +1,20 @@
 """The verdict on every way in which a call can end, over real sockets (reliability-security.md, section c)."""
 
 import asyncio
+import gzip
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import aiohttp
 import pytest
 from aiohttp.client import IDEMPOTENT_METHODS
 from cryptography.fernet import Fernet
 from dispatcher.answers import MaybeTaken, NotTaken, Outcome, Taken
-from dispatcher.meta import Meta, messaging_limit
+from dispatcher.meta import Meta, messaging_limit, retry_after_seconds
 from dispatcher.settings import Settings
 from pydantic import SecretStr
 
@@ -96,6 +99,18 @@ async def call(url: str) -> Outcome:
         await asyncio.sleep(0)
 
 
+def whole(body: bytes, headers: bytes = b"", status: bytes = b"200 OK") -> bytes:
+    length = b"Content-Length: %d\r\n" % len(body)
+    return b"HTTP/1.1 " + status + b"\r\nContent-Type: application/json\r\n" + length + headers + b"\r\n" + body
+
+
+async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    await asyncio.sleep(0.8)
+    writer.write(whole(OK))
+    writer.close()
+
+
 WHOLE = HEAD + str(len(OK)).encode() + b"\r\n\r\n" + OK
 MAYBE: list[tuple[str, Behave]] = [
     ("closed after the whole request", says(b"")),
@@ -111,6 +126,11 @@ MAYBE: list[tuple[str, Behave]] = [
     ("a byte now and then", drips),
     ("a redirect", says(b"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")),
     ("a page from a proxy", says(b"HTTP/1.1 502 X\r\nContent-Length: 6\r\n\r\n<html>")),
+    ("an answer after the timeout", late),
+    ("204", says(b"HTTP/1.1 204 No Content\r\n\r\n")),
+    ("nothing but information", says(b"HTTP/1.1 103 Early Hints\r\n\r\n")),
+    ("what says gzip and isn't", says(whole(OK, b"Content-Encoding: gzip\r\n"))),
+    ("half of a gzip", says(whole(gzip.compress(OK)[:-12], b"Content-Encoding: gzip\r\n"))),
     ("an endless answer", says(HEAD + b"9000000\r\n\r\n" + b"x" * 400_000)),
 ]
 
@@ -130,6 +150,52 @@ async def test_a_cut_at_every_byte_of_the_answer_is_never_a_refusal() -> None:
 async def test_a_whole_answer_is_taken() -> None:
     async with server(says(WHOLE)) as url:
         assert await call(url) == Taken("wamid.A")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        whole(gzip.compress(OK), b"Content-Encoding: gzip\r\n"),
+        whole(OK).replace(b"application/json", b"text/html; charset=utf-16"),
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n" + whole(OK),
+    ],
+    ids=["gzip", "wrong charset", "information before it"],
+)
+async def test_a_whole_answer_is_taken_in_any_wrapping(answer: bytes) -> None:
+    async with server(says(answer)) as url:
+        assert await call(url) == Taken("wamid.A")
+
+
+async def test_a_refusal_with_retry_after_waits_for_that_long() -> None:
+    refusal = b'{"error":{"message":"(#4) x","code":4}}'
+    in_an_hour = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True).encode()
+    for header, seconds in ((b"77", 77), (in_an_hour, 3600)):
+        async with server(says(whole(refusal, b"Retry-After: " + header + b"\r\n", b"429 Too Many"))) as url:
+            outcome = await call(url)
+        assert isinstance(outcome, NotTaken)
+        assert outcome.delay == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("0", 0),
+        ("120", 120),
+        ("Thu, 26 Nov 2026 10:00:30 GMT", 30),
+        ("Thu, 26 Nov 2026 10:00:30", 30),
+        ("Thu, 26 Nov 2026 11:00:30 +0100", 30),
+        ("Thu, 26 Nov 2025 10:00:00 GMT", 0),
+        ("-1", None),
+        ("1.5", None),
+        ("9999999", None),
+        ("soon", None),
+        ("", None),
+        ("Thu, 99 Nov 2026 10:00:30 GMT", None),
+    ],
+)
+def test_retry_after_comes_as_seconds_or_as_a_moment(header: str | None, seconds: float | None) -> None:
+    assert retry_after_seconds(header, datetime(2026, 11, 26, 10, 0, tzinfo=UTC)) == seconds
 
 
 def unused_port() -> int:
