@@ -1,6 +1,6 @@
 """The dispatcher's own events, made from values. All go through the outbox: no Kafka record stands behind them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -20,7 +20,9 @@ from sendwhy.privacy import ERASURE, UNNUMBERED_ALIAS, is_alias, redacted
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import Outgoing, outgoing
 
+from dispatcher.answers import HoldScope
 from dispatcher.decide import Message, Recall, Waiting, receipt_deadline
+from dispatcher.holds import Hold
 from dispatcher.store import SenderRow, TemplateRow
 
 HELD_ABOVE = timedelta(seconds=10)
@@ -136,20 +138,33 @@ def sender_paused(row: SenderRow, now: datetime) -> Announcement:
     return _announce(event)
 
 
-def sender_held(row: SenderRow, now: datetime) -> Announcement:
-    sender = row.sender
-    assert sender.hold is not None
-    event = SendHeld(
-        event_id=event_id_of(f"{sender.sender_id}/{row.version}", "dispatcher.held"),
-        occurred_at=now,
-        workspace_id=sender.workspace_id,
-        sender_id=sender.sender_id,
-        cause=sender.hold.code,
-        scope=Scope(kind="sender", id=sender.sender_id),
-        since=sender.hold_since or now,
-        until=sender.hold_until,
-    )
-    return _announce(event)
+def senders_held(hold: Hold, rows: Sequence[SenderRow], now: datetime) -> list[Announcement]:
+    """One event for an account; a portfolio is told by its accounts and a token by its senders, since the contract
+    knows no other scopes. `until` is told only where Meta told it: a try may find that the hold goes on."""
+    if hold.scope is HoldScope.ACCOUNT:
+        scopes: list[tuple[Scope, str | None]] = [(Scope(kind="account", id=hold.scope_id), None)]
+    elif hold.scope is HoldScope.PORTFOLIO:
+        scopes = [(Scope(kind="account", id=one), None) for one in sorted({row.sender.waba_id for row in rows})]
+    else:
+        scopes = [(Scope(kind="sender", id=row.sender.sender_id), row.sender.sender_id) for row in rows]
+    return [
+        _announce(
+            SendHeld(
+                event_id=event_id_of(
+                    f"{hold.workspace_id}/{scope.kind}/{scope.id}/{hold.cause.code}/{now.isoformat()}",
+                    "dispatcher.hold",
+                ),
+                occurred_at=now,
+                workspace_id=hold.workspace_id,
+                sender_id=sender_id,
+                cause=hold.cause.code,
+                scope=scope,
+                since=hold.since,
+                until=hold.until,
+            )
+        )
+        for scope, sender_id in scopes
+    ]
 
 
 def campaign_held(workspace_id: str, campaign_id: str, now: datetime, until: datetime | None = None) -> Announcement:

@@ -43,7 +43,8 @@ from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
 from sendwhy.topics import TOPICS, Topic
 
-from dispatcher import announce, people_store, queue_store, store
+from dispatcher import announce, holding, people_store, queue_store, store
+from dispatcher.answers import HoldScope
 from dispatcher.decide import CAMPAIGN, Check, Facts, Lane, Message, Tier, Waiting, evaluate, lane_of
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
@@ -51,7 +52,7 @@ from dispatcher.settings import Settings
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender, SenderRow
 from dispatcher.sync import sync_sender
-from dispatcher.tokens import TokenUnreadable, TokenVault
+from dispatcher.tokens import TokenUnreadable, TokenVault, token_tag
 
 ACQUIRE_SECONDS = 10
 
@@ -214,16 +215,21 @@ class Api:
             app_id=body.app_id,
             is_default=body.default,
             token=self._vault.seal(caller.workspace, id, body.access_token),
+            token_tag=token_tag(body.access_token),
         )
 
         async def act(connection: Connection) -> tuple[int, bytes]:
             now = self._clock()
+            await store.lock_workspace(connection, caller.workspace)
             rows = await store.put_sender(connection, new, now)
             if not rows:
                 raise Problem(409, "This number belongs to another workspace.")
-            await add_to_outbox(connection, announce.senders_updated(rows, now))
+            # Number and token are proven by now; a restriction or a payment isn't repaired by them.
+            rows += await holding.lift(connection, rows[-1], (HoldScope.SENDER, HoldScope.TOKEN), now)
+            latest = {row.sender.sender_id: row for row in rows}
+            await add_to_outbox(connection, announce.senders_updated(latest.values(), now))
             await queue_store.wake_waiting(connection, [Waiting.HOLD], sender_id=id)
-            return 200, _sender_answer(rows[-1]).to_json()
+            return 200, _sender_answer(latest[id]).to_json()
 
         return await self._write(request, caller, key, act, wake=id)
 
@@ -282,10 +288,13 @@ class Api:
 
     async def resume(self, request: Request, caller: Operator, id: SenderPath, key: IdempotencyKey = None) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
-            await self._sender_of(connection, caller, id)
-            await store.clear_hold(connection, id)
+            now = self._clock()
+            lifted = await holding.lift(
+                connection, await self._sender_of(connection, caller, id), tuple(HoldScope), now
+            )
             rows = await store.set_paused(connection, id, None)
-            await add_to_outbox(connection, announce.senders_updated(rows, self._clock()))
+            latest = {row.sender.sender_id: row for row in [*lifted, *rows]}
+            await add_to_outbox(connection, announce.senders_updated(latest.values(), now))
             await queue_store.wake_waiting(connection, [Waiting.PAUSED, Waiting.HOLD], sender_id=id)
             return 200, _sender_answer(rows[0]).to_json()
 

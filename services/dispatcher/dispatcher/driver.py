@@ -20,7 +20,7 @@ from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
 from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 
-from dispatcher import announce, facts, people_store, queue_store, store
+from dispatcher import announce, facts, hold_store, people_store, queue_store, store
 from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken, code_label, in_light_of
 from dispatcher.calls import message_body
 from dispatcher.decide import (
@@ -53,6 +53,7 @@ SYNC_EVERY = timedelta(hours=1)
 SYNC_AGAIN_SECONDS = 5.0
 LAST_LANE_EVERY = 10
 PACE_REST_SECONDS = 1.0
+PROBED_ELSEWHERE = timedelta(seconds=10)
 SYNC_FAILURES: tuple[type[BaseException], ...] = (MetaUnreachable, TokenUnreadable, *TRANSIENT_ERRORS)
 
 log = structlog.get_logger("sendwhy")
@@ -70,6 +71,9 @@ class Driver:
         self.wake = asyncio.Event()
         self._runtime, self._settings, self._meta, self._vault = runtime, settings, meta, vault
         self._fence = 0
+        # Longer than any call takes, so that a second one only tries after a first whose outcome stayed open.
+        call_seconds = settings.meta_connect_timeout_seconds + settings.meta_read_timeout_seconds
+        self._probe_lease = timedelta(seconds=call_seconds + 15)
         self._pace: Pace | None = None
         self._per_second = 0
         self._pairs = PairPace()
@@ -182,16 +186,22 @@ class Driver:
         self._adjust_pace(row.sender.messages_per_second)
         assert self._pace is not None
         room = min(room, self._pace.available(time.monotonic()))
-        # A sender that was held is tried with one message first: it tells whether the others may follow.
-        limit = 1 if row.hold_strikes and row.sender.hold_until and row.sender.hold_until <= utc_now() else room
         now = utc_now()
+        # One message tries whether a hold still stands, whichever of its senders has one first.
+        is_due = row.sender.hold_until is not None and row.sender.hold_until <= now
+        limit = 1 if is_due else room
         last_first = self._rounds % LAST_LANE_EVERY == 0
         due = await queue_store.lock_due(connection, self.sender_id, now, limit=limit, last_lane_first=last_first)
         if not due:
             return row, 0, []
+        is_probe = is_due and await hold_store.take_probe(connection, self.sender_id, now, now + self._probe_lease)
+        if is_due and not is_probe:
+            row = replace(row, sender=replace(row.sender, hold_until=now + PROBED_ELSEWHERE))
         verdicts, categories = await self._decide_all(connection, row, due, now)
         going = await self._apply(connection, due, verdicts, categories, now)
-        return row, len(due), going
+        if is_probe and not going:
+            await hold_store.give_back_probe(connection, self.sender_id)
+        return row, len(due), [replace(go, token_tag=row.token_tag, is_probe=is_probe) for go in going]
 
     def _adjust_pace(self, per_second: int) -> None:
         if self._pace is None or per_second != self._per_second:

@@ -65,8 +65,8 @@ def _rejected_reason(value: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class AccountChange:
-    """What a report means for senders: a new state, a hold (with its end), or the end of one. `wide`: all senders of
-    the account's portfolio."""
+    """What a report means for senders: a new state, a hold of the account (with its end), or the end of one. `wide`:
+    the state is that of all senders of the account's portfolio."""
 
     number: NumberState | None = None
     hold: Reason | None = None
@@ -86,6 +86,8 @@ def account_change(field: str, value: Mapping[str, Any]) -> AccountChange:
         return AccountChange(number=upgraded)
     if field == "account_update":
         return _account_update(event, value)
+    if field == "account_review_update":
+        return AccountChange(lifted=str(value.get("decision", "")).upper() == "APPROVED")
     return AccountChange()
 
 

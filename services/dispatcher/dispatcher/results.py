@@ -14,10 +14,11 @@ from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
 from sendwhy.privacy import is_alias, redacted
 from sendwhy.service import Runtime
 
-from dispatcher import announce, queue_store, store
-from dispatcher.answers import MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher import announce, holding, queue_store, store
+from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken
 from dispatcher.decide import Waiting
 from dispatcher.erasures import blur
+from dispatcher.holds import ANSWER, Refusal
 from dispatcher.queue_store import Due, Result
 from dispatcher.settings import Settings
 from dispatcher.store import Key
@@ -25,8 +26,6 @@ from dispatcher.store import Key
 RESULTS_AT_MOST = 200
 RESULTS_WITHIN_SECONDS = 0.01
 TRIES_KEPT = 20
-HOLD_FIRST = timedelta(minutes=5)
-HOLD_MAX = timedelta(hours=1)
 
 log = structlog.get_logger("sendwhy")
 
@@ -37,11 +36,14 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """A message that was marked in flight, with the try's number and the category of its template."""
+    """A message that was marked in flight, with the try's number, the category of its template, which token it goes
+    with, and whether it is to try if a hold still stands."""
 
     due: Due
     attempt: int
     category: str | None
+    token_tag: str | None = None
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Results:
     async def _store_results(self, batch: Sequence[Ended]) -> None:
         results = {ended.go.due.message.key: self._result(ended) for ended in batch}
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            holding = await self._hold_or_clear(connection, batch)
+            holding = await self._hold_or_lift(connection, batch)
             changed = await queue_store.record_results(connection, results.values())
             announcements = list(holding)
             for ended in batch:
@@ -128,7 +130,8 @@ class Results:
             return result("unknown")
         if outcome.waiting_for is None:
             return result("rejected", outcome=outcome.reason.code)
-        delay = _hold_delay(0) if outcome.holds_sender else outcome.delay or timedelta()
+        # What met a hold is looked at again at once, and waits for the hold's end if that still stands.
+        delay = outcome.delay or timedelta()
         told = bool(_held_by_answer(ended))
         return result("waiting", outcome.waiting_for, not_before=ended.at + delay, told=told)
 
@@ -144,40 +147,25 @@ class Results:
             return [announce.rejected(message, outcome.reason, ended.at, trace)]
         return _held_by_answer(ended)
 
-    async def _hold_or_clear(self, connection: Connection, batch: Sequence[Ended]) -> list[announce.Announcement]:
-        refusals = [e for e in batch if isinstance(e.outcome, NotTaken) and e.outcome.holds_sender]
-        taken = any(isinstance(ended.outcome, Taken) for ended in batch)
-        if not refusals and not taken:
-            return []
+    async def _hold_or_lift(self, connection: Connection, batch: Sequence[Ended]) -> list[announce.Announcement]:
         now = utc_now()
-        if refusals:
-            known = (await store.senders(connection, [self._sender_id])).get(self._sender_id)
-            outcome = refusals[0].outcome
-            assert isinstance(outcome, NotTaken)
-            until = now + _hold_delay(known.hold_strikes if known else 0)
-            changed = await store.set_hold(connection, self._sender_id, outcome.reason, now, until)
-            if changed:
-                log.warning("sender is held", sender=self._sender_id, cause=outcome.reason.code)
-            return [
-                *announce.senders_updated(changed, now),
-                *(announce.sender_held(row, now) for row in changed),
-            ]
-        changed = await store.clear_hold(connection, self._sender_id) if await self._was_held(connection) else []
-        if changed:
-            await queue_store.wake_waiting(connection, [Waiting.HOLD], sender_id=self._sender_id)
+        refusals: dict[tuple[HoldScope, str | None], Refusal] = {}
+        for ended in batch:
+            outcome = ended.outcome
+            if isinstance(outcome, NotTaken) and outcome.holds_sender:
+                name = (outcome.scope or HoldScope.SENDER, ended.go.token_tag)
+                refusals.setdefault(name, Refusal(outcome.reason, ANSWER, ended.at))
+        announcements: list[announce.Announcement] = []
+        for (scope, token_tag), told in sorted(refusals.items(), key=lambda pair: pair[0][0]):
+            announcements += await holding.hold_sender(
+                connection, self._sender_id, scope, told, now, token_tag=token_tag
+            )
+        if not refusals and any(ended.go.is_probe and isinstance(ended.outcome, Taken) for ended in batch):
+            row = (await store.senders(connection, [self._sender_id]))[self._sender_id]
+            lifted = await holding.lift(connection, row, tuple(HoldScope), now, only_due=True)
+            announcements += announce.senders_updated(lifted, now)
             self._wake.set()
-        return announce.senders_updated(changed, now)
-
-    async def _was_held(self, connection: Connection) -> bool:
-        known = (await store.senders(connection, [self._sender_id])).get(self._sender_id)
-        # A hold without an end is ended by whoever repairs it, not by a call that was out when it came.
-        until = known.sender.hold_until if known else None
-        return known is not None and known.hold_strikes > 0 and until is not None and until <= utc_now()
-
-
-def _hold_delay(strikes: int) -> timedelta:
-    """How long until a held sender is probed with one message: 5 min, then twice as long each time, 1 h at most."""
-    return min(HOLD_MAX, HOLD_FIRST * (1 << min(strikes, 8)))
+        return announcements
 
 
 def _held_by_answer(ended: Ended) -> list[announce.Announcement]:
@@ -209,7 +197,8 @@ def _try(ended: Ended) -> dict[str, Any]:
     if outcome is None:
         return told | {"result": "not started in time"}
     if isinstance(outcome, Taken):
-        return told | {"result": "taken"}
+        held = {"message_status": outcome.message_status} if outcome.message_status else {}
+        return told | {"result": "taken"} | held
     if isinstance(outcome, MaybeTaken):
         return told | {"result": "unknown", "cause": outcome.cause, "http_status": outcome.http_status}
     meta = outcome.reason.meta

@@ -1,6 +1,6 @@
 """What the dispatcher does with what it hears from Kafka. Each handler runs in one transaction with its offsets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,7 +27,8 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
-from dispatcher import announce, people_store, queue_store, store
+from dispatcher import announce, holding, people_store, queue_store, store
+from dispatcher.answers import HoldScope, verdict
 from dispatcher.decide import (
     CAMPAIGN,
     UPSTREAM,
@@ -44,6 +45,7 @@ from dispatcher.decide import (
 )
 from dispatcher.erasures import CAP, Eraser, forget_phones, of_erased
 from dispatcher.fleet import Fleet
+from dispatcher.holds import WEBHOOK, Refusal
 from dispatcher.queue_store import NewMessage
 from dispatcher.reports import AccountChange, account_change, template_after
 from dispatcher.settings import Settings
@@ -51,11 +53,6 @@ from dispatcher.store import Key, SenderRow
 
 STOP_IS_NEWS = timedelta(hours=1)
 CANCEL_AT_ONCE = 1_000
-# Failures told by webhook that are about the sender: the message is over, and the sender is held for the others.
-_HOLDING_BY_WEBHOOK = frozenset(
-    {ReasonCode.SENDER_CREDENTIALS_REJECTED, ReasonCode.SENDER_NOT_AVAILABLE, ReasonCode.META_PAYMENT_ISSUE}
-)
-_HOLD_BY_WEBHOOK = timedelta(minutes=5)
 
 
 class Stages:
@@ -299,11 +296,12 @@ class Stages:
                 told[key] = event
             if event.reason and event.reason.code is ReasonCode.MARKETING_CAP_REACHED:
                 capped[key] = event.occurred_at + CAP
+        # Senders are locked before messages, as everywhere.
+        await self._hold_senders(connection, [record.event for record in records])
         if told:
             await self._taken(connection, told)
         if capped:
             await people_store.set_caps(connection, capped)
-        await self._hold_senders(connection, [record.event for record in records])
         return []
 
     async def _taken(self, connection: Connection, told: dict[Key, StatusUpdated]) -> None:
@@ -326,13 +324,20 @@ class Stages:
         await self._announce(connection, announcements)
 
     async def _hold_senders(self, connection: Connection, events: Sequence[StatusUpdated]) -> None:
+        """A failure that is about the sender: the message is over, and the sender is held for the others."""
         now = self._clock()
+        told: dict[tuple[str, HoldScope], Refusal] = {}
         for event in events:
             failed = event.status is Status.FAILED and event.service is Service.WEBHOOK_INGEST
-            if failed and event.reason and event.sender_id and event.reason.code in _HOLDING_BY_WEBHOOK:
-                changed = await store.set_hold(connection, event.sender_id, event.reason, now, now + _HOLD_BY_WEBHOOK)
-                held = [announce.sender_held(row, now) for row in changed]
-                await self._announce(connection, [*announce.senders_updated(changed, now), *held])
+            meta = event.reason.meta if event.reason else None
+            if not failed or event.reason is None or meta is None or event.sender_id is None:
+                continue
+            rule, _ = verdict(meta)
+            if rule.scope is not None:
+                told[event.sender_id, rule.scope] = Refusal(event.reason, WEBHOOK, event.occurred_at)
+        for (sender_id, scope), refusal in sorted(told.items(), key=lambda pair: pair[0]):
+            held = await holding.hold_sender(connection, sender_id, scope, refusal, now, token_tag=None)
+            await self._announce(connection, held)
 
     # --- template.reported, sender.reported ---
 
@@ -363,8 +368,12 @@ class Stages:
     ) -> Sequence[Outgoing]:
         for record in records:
             change = account_change(record.event.field, record.event.raw)
-            for row in await self._reported_senders(connection, record.event, change):
-                await self._apply_change(connection, row.sender.sender_id, change)
+            rows = await self._reported_senders(connection, record.event, change)
+            for row in rows:
+                await self._apply_number(connection, row.sender.sender_id, change)
+            await self._apply_hold(connection, record.event, change, {row.sender.workspace_id for row in rows})
+            for row in rows:
+                self._fleet.wake(row.sender.sender_id)
         return []
 
     @staticmethod
@@ -380,21 +389,26 @@ class Stages:
         portfolios = {row.sender.portfolio_id for row in of_account}
         return [row for one in portfolios for row in await store.senders_of(connection, "portfolio_id", one)]
 
-    async def _apply_change(self, connection: Connection, sender_id: str, change: AccountChange) -> None:
+    async def _apply_number(self, connection: Connection, sender_id: str, change: AccountChange) -> None:
+        if change.number is None:
+            return
+        changed = await store.save_number(connection, sender_id, change.number)
+        await queue_store.wake_waiting(connection, [Waiting.TIER], sender_id=sender_id)
+        await self._announce(connection, announce.senders_updated(changed, self._clock()))
+
+    async def _apply_hold(
+        self, connection: Connection, event: SenderReported, change: AccountChange, workspaces: Set[str]
+    ) -> None:
         now = self._clock()
-        changed: list[SenderRow] = []
-        held: list[announce.Announcement] = []
-        if change.number is not None:
-            changed = await store.save_number(connection, sender_id, change.number)
-            await queue_store.wake_waiting(connection, [Waiting.TIER], sender_id=sender_id)
         if change.hold is not None:
-            changed = await store.set_hold(connection, sender_id, change.hold, now, change.hold_until)
-            held = [announce.sender_held(row, now) for row in changed]
+            told = Refusal(
+                change.hold, f"Meta's {event.field}", event.occurred_at, change.hold_until, is_account_event=True
+            )
+            held = await holding.hold_account(connection, event.waba_id, workspaces, told, now)
+            await self._announce(connection, held)
         if change.lifted:
-            changed = await store.clear_hold(connection, sender_id)
-            await queue_store.wake_waiting(connection, [Waiting.HOLD], sender_id=sender_id)
-        await self._announce(connection, [*announce.senders_updated(changed, now), *held])
-        self._fleet.wake(sender_id)
+            lifted = await holding.lift_account(connection, event.waba_id, event.occurred_at)
+            await self._announce(connection, announce.senders_updated(lifted, now))
 
 
 def _first_state(record: Record[SendFunded], message: Message, why: Reason | None, parked: Mapping[int, int]) -> str:

@@ -17,21 +17,22 @@ OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, Js
 
 _SENDER_COLUMNS = """
 sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, display_phone_number, quality,
-messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, hold_strikes, templates_synced_at,
-sync_wanted_at, fence, version
+messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, templates_synced_at,
+sync_wanted_at, token_tag, fence, version
 """
 
 
 @dataclass(frozen=True, slots=True)
 class SenderRow:
-    """A sender with what only the dispatcher's shell needs. `token` is sealed."""
+    """A sender with what only the dispatcher's shell needs. `token` is sealed; senders with the same `token_tag` share
+    it. `sender.hold` reflects what stands in the table hold."""
 
     sender: Sender
     app_id: str | None
     is_default: bool
     token: bytes
+    token_tag: str | None
     display_phone_number: str | None
-    hold_strikes: int
     sync_wanted_at: datetime | None
     fence: int
     version: int
@@ -56,8 +57,8 @@ def _sender(row: Row) -> SenderRow:
         app_id=row["app_id"],
         is_default=row["is_default"],
         token=bytes(row["token"]),
+        token_tag=row["token_tag"],
         display_phone_number=row["display_phone_number"],
-        hold_strikes=row["hold_strikes"],
         sync_wanted_at=row["sync_wanted_at"],
         fence=row["fence"],
         version=row["version"],
@@ -212,28 +213,33 @@ async def _change(connection: Connection, assignments: str, condition: str, *val
     return [_sender(row) for row in rows]
 
 
-async def set_hold(
-    connection: Connection, sender_id: str, why: Reason, now: datetime, until: datetime | None
-) -> list[SenderRow]:
-    """Hold a sender; nothing changes while a hold of the same cause still stands."""
-    return await _change(
-        connection,
-        "hold = $2, hold_since = $3, hold_until = $4, hold_strikes = hold_strikes + 1",
-        "sender_id = $1 and (hold is null or hold_until <= $3)",
-        sender_id,
-        why.model_dump_json().encode(),
-        now,
-        until,
-    )
+# Which senders a standing hold concerns.
+CONCERNS = """
+h.lifted_at is null and h.workspace_id = s.workspace_id and h.scope_id = case h.scope
+    when 'sender' then s.sender_id when 'token' then s.token_tag
+    when 'account' then s.waba_id when 'portfolio' then s.portfolio_id end
+"""
+
+# Of several holds the one that ends last.
+_REFLECT_HOLDS = f"""
+update sender set hold = now.cause, hold_since = now.since, hold_until = now.probe_at, version = version + 1,
+    updated_at = clock_timestamp()
+from (select distinct on (s.sender_id) s.sender_id as concerned, h.cause, h.since, h.probe_at
+      from sender s left join hold h on {CONCERNS} where s.workspace_id = $1
+      order by s.sender_id, h.probe_at desc nulls first, h.scope) as now
+where sender_id = now.concerned and (hold, hold_since, hold_until) is distinct from (now.cause, now.since, now.probe_at)
+returning {_SENDER_COLUMNS}
+"""  # noqa: S608 - a constant
 
 
-async def clear_hold(connection: Connection, sender_id: str) -> list[SenderRow]:
-    return await _change(
-        connection,
-        "hold = null, hold_since = null, hold_until = null, hold_strikes = 0",
-        "sender_id = $1 and (hold is not null or hold_strikes > 0)",
-        sender_id,
-    )
+async def lock_workspace(connection: Connection, workspace_id: str) -> None:
+    """Lock all its senders: a hold may concern any of them, and two that are set or lifted at once take turns."""
+    await connection.execute("select from sender where workspace_id = $1 order by sender_id for update", workspace_id)
+
+
+async def reflect_holds(connection: Connection, workspace_id: str) -> list[SenderRow]:
+    """Write what stands into the senders that it concerns; returns those for which that is a change."""
+    return [_sender(row) for row in await connection.fetch(_REFLECT_HOLDS, workspace_id)]
 
 
 async def set_paused(connection: Connection, sender_id: str, paused_at: datetime | None) -> list[SenderRow]:
@@ -289,11 +295,12 @@ class NewSender:
     app_id: str | None
     is_default: bool
     token: bytes
+    token_tag: str | None = None
 
 
 async def put_sender(connection: Connection, new: NewSender, now: datetime) -> list[SenderRow]:
     """Create or replace a sender; a new default takes the place of the former. Returns all changed senders, the one
-    that was put last; none if the number belongs to another workspace."""
+    that was put last; none if the number belongs to another workspace. Its holds are the caller's."""
     former = []
     # Two defaults at once would wait for, or break, each other's.
     await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", f"default of {new.workspace_id}")
@@ -306,12 +313,12 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
             new.sender_id,
         )
     rows = await connection.fetch(
-        "insert into sender (sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, sync_wanted_at)"  # noqa: S608
-        " values ($1, $2, $3, $4, $5, $6, $7, $8)"
+        "insert into sender (sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, sync_wanted_at,"  # noqa: S608
+        " token_tag) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         " on conflict (sender_id) do update set waba_id = excluded.waba_id, portfolio_id = excluded.portfolio_id,"
         " app_id = excluded.app_id, is_default = excluded.is_default, token = excluded.token,"
-        " sync_wanted_at = excluded.sync_wanted_at, hold = null, hold_since = null, hold_until = null,"
-        " hold_strikes = 0, version = sender.version + 1, updated_at = clock_timestamp(), templates_synced_at ="
+        " sync_wanted_at = excluded.sync_wanted_at, token_tag = excluded.token_tag,"
+        " version = sender.version + 1, updated_at = clock_timestamp(), templates_synced_at ="
         " case when sender.waba_id = excluded.waba_id then sender.templates_synced_at end"
         f" where sender.workspace_id = excluded.workspace_id returning {_SENDER_COLUMNS}",
         new.sender_id,
@@ -322,6 +329,7 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
         new.is_default,
         new.token,
         now,
+        new.token_tag,
     )
     return [*former, *(_sender(row) for row in rows)] if rows else []
 

@@ -1,0 +1,121 @@
+"""The SQL of holds. As in store.py. Whoever changes one has locked its workspace's senders (`store.lock_workspace`)."""
+
+from collections.abc import Collection
+from datetime import datetime
+
+from asyncpg import Record as Row
+from sendwhy.events import Reason
+from sendwhy.postgres import Connection
+
+from dispatcher.answers import HoldScope
+from dispatcher.holds import Hold
+from dispatcher.store import CONCERNS
+
+_COLUMNS = (
+    "h.workspace_id, h.scope, h.scope_id, h.cause, h.said_by, h.since, h.until, h.probe_at, h.strikes, h.lifted_at"
+)
+
+
+def _hold(row: Row) -> Hold:
+    return Hold(
+        workspace_id=row["workspace_id"],
+        scope=HoldScope(row["scope"]),
+        scope_id=row["scope_id"],
+        cause=Reason.model_validate_json(row["cause"]),
+        said_by=row["said_by"],
+        since=row["since"],
+        until=row["until"],
+        probe_at=row["probe_at"],
+        strikes=row["strikes"],
+        lifted_at=row["lifted_at"],
+    )
+
+
+async def read(connection: Connection, workspace_id: str, scope: HoldScope, scope_id: str) -> Hold | None:
+    row = await connection.fetchrow(
+        f"select {_COLUMNS} from hold h where workspace_id = $1 and scope = $2 and scope_id = $3",  # noqa: S608
+        workspace_id,
+        scope.value,
+        scope_id,
+    )
+    return None if row is None else _hold(row)
+
+
+async def save(connection: Connection, hold: Hold) -> None:
+    await connection.execute(
+        "insert into hold (workspace_id, scope, scope_id, cause, said_by, since, until, probe_at, strikes, lifted_at)"
+        " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+        " on conflict (workspace_id, scope, scope_id) do update set cause = excluded.cause,"
+        " said_by = excluded.said_by, since = excluded.since, until = excluded.until, probe_at = excluded.probe_at,"
+        " strikes = excluded.strikes, lifted_at = excluded.lifted_at, probing_until = null",
+        hold.workspace_id,
+        hold.scope.value,
+        hold.scope_id,
+        hold.cause.model_dump_json().encode(),
+        hold.said_by,
+        hold.since,
+        hold.until,
+        hold.probe_at,
+        hold.strikes,
+        hold.lifted_at,
+    )
+
+
+async def of_sender(connection: Connection, sender_id: str, scopes: Collection[HoldScope]) -> list[Hold]:
+    """What stands and concerns this sender."""
+    rows = await connection.fetch(
+        f"select {_COLUMNS} from hold h join sender s on {CONCERNS}"  # noqa: S608
+        " where s.sender_id = $1 and h.scope = any($2::text[]) order by h.scope, h.scope_id",
+        sender_id,
+        [scope.value for scope in scopes],
+    )
+    return [_hold(row) for row in rows]
+
+
+async def of_account(connection: Connection, waba_id: str) -> list[Hold]:
+    """What stands of this account, in all workspaces."""
+    rows = await connection.fetch(
+        f"select {_COLUMNS} from hold h where scope = 'account' and scope_id = $1 and lifted_at is null"  # noqa: S608
+        " order by workspace_id",
+        waba_id,
+    )
+    return [_hold(row) for row in rows]
+
+
+# Nobody waits here for another driver's claim: what is locked is being probed.
+_LOCK_HOLDS_OF = f"""
+select h.workspace_id, h.scope, h.scope_id,
+       coalesce(h.probe_at <= $2 and coalesce(h.probing_until <= $2, true), false) as may_be_probed
+from hold h join sender s on {CONCERNS} where s.sender_id = $1
+for update of h skip locked
+"""  # noqa: S608 - a constant
+_COUNT_HOLDS_OF = f"select count(*) from hold h join sender s on {CONCERNS} where s.sender_id = $1"  # noqa: S608
+_SET_PROBING = f"""
+update hold h set probing_until = $2 from sender s where {CONCERNS} and s.sender_id = $1
+"""  # noqa: S608 - a constant
+
+
+async def take_probe(connection: Connection, sender_id: str, now: datetime, until: datetime) -> bool:
+    """Whether this sender may try with one message whether its holds still stand: over all senders that a hold
+    concerns, one at a time, until the answer is there or `until` has passed."""
+    rows = await connection.fetch(_LOCK_HOLDS_OF, sender_id, now)
+    if len(rows) != await connection.fetchval(_COUNT_HOLDS_OF, sender_id):
+        return False
+    if not all(row["may_be_probed"] for row in rows):
+        return False
+    await connection.execute(_SET_PROBING, sender_id, until)
+    return True
+
+
+async def give_back_probe(connection: Connection, sender_id: str) -> None:
+    """No message went after all."""
+    await connection.execute(_SET_PROBING, sender_id, None)
+
+
+async def standing(connection: Connection) -> list[tuple[Hold, int]]:
+    """Every hold that concerns anybody, with the number of its senders."""
+    rows = await connection.fetch(
+        f"select {_COLUMNS}, count(*) as senders from hold h join sender s on {CONCERNS}"  # noqa: S608
+        " group by h.workspace_id, h.scope, h.scope_id"
+    )
+    return [(_hold(row), row["senders"]) for row in rows]

@@ -1,0 +1,84 @@
+"""Holds: Meta refuses to send for a number, a token, an account or a portfolio. One hold stands for all senders that it
+concerns: it is told once, tried by one message at a time, and lifted as a whole. Pure; what is done with it in the
+database is in holding.py.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from sendwhy.events import Reason
+
+from dispatcher.answers import HoldScope
+
+PROBE_FIRST = timedelta(minutes=5)
+PROBE_MAX = timedelta(hours=1)
+ANSWER = "Meta's answer"
+WEBHOOK = "Meta's webhook on a message"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """`until`: the end that Meta told; `probe_at`: from when on one message may try whether it still stands (None:
+    never by itself); `strikes`: how many tries found that it does."""
+
+    workspace_id: str
+    scope: HoldScope
+    scope_id: str
+    cause: Reason
+    said_by: str
+    since: datetime
+    until: datetime | None = None
+    probe_at: datetime | None = None
+    strikes: int = 0
+    lifted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What was told at `at`. `is_account_event`: Meta said it of the account itself, with its end or without one, and
+    knows better than any answer to a call."""
+
+    cause: Reason
+    said_by: str
+    at: datetime
+    until: datetime | None = None
+    is_account_event: bool = False
+
+
+def probe_delay(strikes: int) -> timedelta:
+    """Until a held sender is tried with one message: 5 min, then twice as long each time, 1 h at most."""
+    return min(PROBE_MAX, PROBE_FIRST * (1 << min(strikes, 8)))
+
+
+def after(known: Hold | None, name: tuple[str, HoldScope, str], told: Refusal, now: datetime) -> Hold | None:
+    """The hold of that name after a refusal; None where that is no news."""
+    stands = known is not None and known.lifted_at is None
+    if known is not None and known.lifted_at is not None and told.at <= known.lifted_at:
+        return None
+    since = known.since if known is not None and stands else told.at
+    hold = Hold(*name, cause=_explained(told, name), said_by=told.said_by, since=since, until=told.until)
+    if told.is_account_event:
+        hold = replace(hold, probe_at=told.until)
+        return None if stands and known == replace(hold, strikes=known.strikes if known else 0) else hold
+    strikes = 0
+    if known is not None and stands:
+        # What was sent before the try is due tells nothing of now.
+        if known.probe_at is None or known.probe_at > told.at:
+            return None
+        strikes = known.strikes + 1
+    return replace(hold, strikes=strikes, probe_at=now + probe_delay(strikes))
+
+
+def is_news(known: Hold | None, hold: Hold) -> bool:
+    """Whether people have to be told: not that a try found the same again."""
+    if known is None or known.lifted_at is not None:
+        return True
+    return (known.cause.code, known.until) != (hold.cause.code, hold.until)
+
+
+def _explained(told: Refusal, name: tuple[str, HoldScope, str]) -> Reason:
+    """The cause, with who said it and what is held; of a token nothing is told but that it is one."""
+    _, scope, scope_id = name
+    held = "token" if scope is HoldScope.TOKEN else f"{scope} {scope_id}"
+    evidence = {**told.cause.evidence, "held": held, "said_by": told.said_by}
+    return told.cause.model_copy(update={"evidence": evidence})
