@@ -1,0 +1,473 @@
+"""Holds on real PostgreSQL: exactly the senders concerned, told once, one message tries, lifted as a whole."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import dispatcher
+import pytest
+from cryptography.fernet import Fernet
+from dispatcher import hold_store, holding, queue_store, store
+from dispatcher.answers import HoldScope, NotTaken, Outcome, Taken, read_answer
+from dispatcher.api import Api, PutSender
+from dispatcher.decide import Lane, Message, Waiting
+from dispatcher.driver import Driver
+from dispatcher.holds import ANSWER, Refusal
+from dispatcher.queue_store import NewMessage
+from dispatcher.results import utc_now
+from dispatcher.settings import Settings
+from dispatcher.stages import Stages
+from dispatcher.store import NewSender
+from dispatcher.tokens import TokenVault, token_tag
+from dispatcher_cases import PHONE, funded, text_content
+from pydantic import SecretStr
+from sendwhy.access import Role, Token
+from sendwhy.events import MetaError, Purpose, SenderReported, Status, StatusUpdated, event_id_of, reason
+from sendwhy.http import Caller
+from sendwhy.metrics import Metrics
+from sendwhy.postgres import Connection, add_to_outbox, connect_pool, migrate, unpublished
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.stage import Record
+from sendwhy.topics import Topic
+
+pytestmark = pytest.mark.postgres
+MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
+KEY = SecretStr(Fernet.generate_key().decode())
+VAULT = TokenVault(KEY)
+ONE, TWO, OTHER, FOREIGN = "100000000000001", "100000000000002", "100000000000003", "900000000000001"
+# (workspace, account, portfolio, token); FOREIGN is another workspace that names the same account and portfolio.
+NUMBERS = {
+    ONE: ("acme", "300", "200", "shared"),
+    TWO: ("acme", "300", "200", "own"),
+    OTHER: ("acme", "301", "200", "shared"),
+    FOREIGN: ("evil", "300", "200", "shared"),
+}
+PAYMENT = reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says: no card", meta=MetaError(code=131042))
+OPERATOR = Caller(Token("ana", Role.ADMIN, "acme"), "acme")
+
+
+class Company:
+    """Four numbers on a database, and a Meta that answers as told; afterwards it takes everything."""
+
+    service = Service.DISPATCHER
+
+    def __init__(self, url: str, pool: asyncpg.Pool) -> None:
+        self.metrics = Metrics(Service.DISPATCHER)
+        self.pool = pool
+        self.settings = Settings(
+            kafka_bootstrap_servers="none",
+            database_url=SecretStr(url),
+            token_encryption_key=KEY,
+            privacy_key=SecretStr("a key of tests only"),
+        )
+        self.calls: list[str] = []
+        self.answer: Callable[[], Any] = lambda: Taken(f"wamid.{len(self.calls)}")
+        self.stages = Stages(self, self.settings, self, utc_now)  # type: ignore[arg-type]
+        self.api = Api(self, self.settings, self, VAULT, self, self.stages, utc_now)  # type: ignore[arg-type]
+
+    def publish_soon(self) -> None: ...
+
+    def wake(self, sender_id: str) -> None: ...
+
+    async def send(self, sender_id: str, _token: Any, _body: bytes, *, attempt: int) -> Outcome:
+        self.calls.append(sender_id)
+        told = self.answer()
+        outcome: Outcome = await told if asyncio.iscoroutine(told) else told
+        return outcome
+
+    async def number(self, *_: Any) -> Any:
+        """A sync never ends, a proof at once."""
+        if asyncio.current_task() in self.syncing():
+            await asyncio.Event().wait()
+
+    @staticmethod
+    def syncing() -> set[Any]:
+        return {task for task in asyncio.all_tasks() if "_synchronize" in str(task.get_coro())}
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator[Connection]:
+        async with self.pool.acquire(timeout=10) as connection, connection.transaction():
+            yield connection
+
+    async def held(self) -> dict[str, str]:
+        """The cause by sender."""
+        rows = await self.pool.fetch("select sender_id, hold from sender where hold is not null")
+        return {row["sender_id"]: json.loads(row["hold"])["code"] for row in rows}
+
+    async def told(self, topic: Topic) -> list[dict[str, Any]]:
+        async with self.database() as connection:
+            records = (await unpublished(connection, older_than_seconds=-1, limit=1000)).values()
+        return [json.loads(one.value or b"") for one in records if one.topic is topic]
+
+    async def told_scopes(self) -> list[tuple[str, str, str]]:
+        events = [one for one in await self.told(Topic.SEND_HELD) if one["scope"]["kind"] != "message"]
+        return sorted((one["workspace_id"], one["scope"]["kind"], one["scope"]["id"]) for one in events)
+
+    async def refuse(self, sender_id: str, scope: HoldScope, at: datetime | None = None, **rest: Any) -> None:
+        told = Refusal(PAYMENT, ANSWER, at or utc_now())
+        async with self.database() as connection:
+            announcements = await holding.hold_sender(
+                connection, sender_id, scope, told, utc_now(), token_tag=rest.get("tag")
+            )
+            if announcements:
+                await add_to_outbox(connection, announcements)
+
+    async def due(self, scope: HoldScope) -> None:
+        """Time passes: the next message may try."""
+        await self.pool.execute(
+            "update hold set probe_at = clock_timestamp() - interval '1 second' where scope = $1", scope.value
+        )
+        for workspace in ("acme", "evil"):
+            async with self.database() as connection:
+                await store.reflect_holds(connection, workspace)
+
+    async def queue(self, sender_id: str, count: int) -> None:
+        life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1)}
+        rows = []
+        for number in range(count):
+            talk = funded(text_content(), purpose=Purpose.CONVERSATION, message_id=f"{sender_id}-{number}")
+            talk = talk.model_copy(update=life)
+            message = Message(talk, sender_id, Lane.CONVERSATION, utc_now())
+            rows.append(NewMessage(message, None, "waiting", None, None))
+        async with self.database() as connection:
+            await connection.execute(
+                "insert into conversation_window values ($1, $2, clock_timestamp())", sender_id, PHONE
+            )
+            await queue_store.add_messages(connection, rows)
+
+    async def states(self) -> set[tuple[str, str]]:
+        rows = await self.pool.fetch("select state, waiting_for from message")
+        return {(row["state"], row["waiting_for"] if row["state"] == "waiting" else "") for row in rows}
+
+    async def reach(self, *states: tuple[str, str]) -> None:
+        async with asyncio.timeout(30):
+            while await self.states() != set(states):
+                await asyncio.sleep(0.02)
+
+    @asynccontextmanager
+    async def driving(self, *sender_ids: str) -> AsyncIterator[None]:
+        drivers = [Driver(one, self, self.settings, self, VAULT) for one in sender_ids]  # type: ignore[arg-type]
+        tasks = [asyncio.create_task(driver.run()) for driver in drivers]
+        yield
+        for driver in drivers:
+            driver.stop()
+        await asyncio.gather(*tasks)
+
+
+@pytest.fixture
+async def company(fresh_database: str) -> AsyncIterator[Company]:
+    await migrate(fresh_database, MIGRATIONS)
+    pool = await connect_pool(fresh_database, service="dispatcher-test")
+    async with pool.acquire() as connection:
+        for sender_id, (workspace, waba, portfolio, token) in NUMBERS.items():
+            sealed = VAULT.seal(workspace, sender_id, token)
+            new = NewSender(sender_id, workspace, waba, portfolio, None, sender_id == ONE, sealed, token_tag(token))
+            await store.put_sender(connection, new, utc_now())
+    yield Company(fresh_database, pool)
+    await pool.close()
+
+
+SCOPES = [
+    (HoldScope.SENDER, {ONE}, [("sender", ONE)]),
+    (HoldScope.TOKEN, {ONE, OTHER}, [("sender", ONE), ("sender", OTHER)]),
+    (HoldScope.ACCOUNT, {ONE, TWO}, [("account", "300")]),
+    (HoldScope.PORTFOLIO, {ONE, TWO, OTHER}, [("account", "300"), ("account", "301")]),
+]
+
+
+@pytest.mark.parametrize(("scope", "concerned", "events"), SCOPES, ids=[case[0] for case in SCOPES])
+async def test_exactly_those_concerned_are_held_told_once_and_lifted_together(
+    company: Company, scope: HoldScope, concerned: set[str], events: list[tuple[str, str]]
+) -> None:
+    for sender_id in sorted(concerned):
+        await company.refuse(sender_id if scope is not HoldScope.SENDER else ONE, scope)
+    assert await company.held() == dict.fromkeys(concerned, "META_PAYMENT_ISSUE")
+    assert await company.told_scopes() == [("acme", *event) for event in events]
+    (first, *_) = await company.told(Topic.SEND_HELD)
+    assert first["until"] is None
+    updates = await company.told(Topic.SENDER_UPDATED)
+    assert {one["sender_id"] for one in updates} == concerned
+    assert all(one["hold"]["code"] == "META_PAYMENT_ISSUE" for one in updates)
+    response = await company.api.resume(None, OPERATOR, max(concerned))  # type: ignore[arg-type]
+    assert json.loads(bytes(response.body))["hold"] is None
+    assert await company.held() == {}
+    latest = {one["sender_id"]: one for one in await company.told(Topic.SENDER_UPDATED)}
+    assert {one["hold"] for one in latest.values()} == {None}
+
+
+async def test_an_operator_sees_cause_since_and_next_try(company: Company) -> None:
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    answer = await company.api.get_sender(OPERATOR, TWO)
+    assert answer.hold is not None
+    assert answer.hold["evidence"] == {"held": "account 300", "said_by": ANSWER}
+    assert answer.hold_since is not None
+    assert answer.hold_until is not None
+    assert answer.hold_until - answer.hold_since >= timedelta(minutes=5)
+
+
+def put_body(token: str, waba: str = "300") -> PutSender:
+    return PutSender(access_token=token, waba_id=waba, portfolio_id="200")
+
+
+async def test_a_new_token_ends_a_tokens_hold_and_no_payments(company: Company) -> None:
+    await company.refuse(ONE, HoldScope.TOKEN)
+    await company.refuse(TWO, HoldScope.ACCOUNT)
+    await company.api.put_sender(None, OPERATOR, ONE, put_body("new"))  # type: ignore[arg-type]
+    # ONE waits for its account only; OTHER still uses the token that was refused.
+    async with company.database() as connection:
+        assert [one.scope for one in await hold_store.of_sender(connection, ONE, tuple(HoldScope))] == ["account"]
+        assert [one.scope for one in await hold_store.of_sender(connection, OTHER, tuple(HoldScope))] == ["token"]
+    await company.api.put_sender(None, OPERATOR, OTHER, put_body("shared", "301"))  # type: ignore[arg-type]
+    assert await company.held() == dict.fromkeys((ONE, TWO), "META_PAYMENT_ISSUE")
+
+
+async def test_a_number_that_joins_a_held_account_is_held_and_one_that_leaves_is_not(company: Company) -> None:
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    answer = await company.api.put_sender(None, OPERATOR, OTHER, put_body("own", "300"))  # type: ignore[arg-type]
+    assert json.loads(bytes(answer.body))["hold"]["code"] == "META_PAYMENT_ISSUE"
+    await company.api.put_sender(None, OPERATOR, TWO, put_body("own", "301"))  # type: ignore[arg-type]
+    assert set(await company.held()) == {ONE, OTHER}
+
+
+async def test_the_refusal_of_a_token_that_was_replaced_holds_nobody(company: Company) -> None:
+    await company.refuse(ONE, HoldScope.TOKEN, tag=token_tag("a token of yesterday"))
+    assert await company.held() == {}
+    await company.refuse(ONE, HoldScope.TOKEN, tag=token_tag("shared"))
+    assert set(await company.held()) == {ONE, OTHER}
+
+
+async def test_over_all_senders_of_a_hold_one_message_tries(company: Company) -> None:
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    now, later = utc_now(), utc_now() + timedelta(minutes=1)
+    async with company.database() as connection:
+        assert not await hold_store.take_probe(connection, ONE, now, later)
+    await company.due(HoldScope.ACCOUNT)
+    async with company.database() as connection:
+        assert await hold_store.take_probe(connection, ONE, now, later)
+        async with company.database() as other:
+            # Neither waits for the first nor tries beside it.
+            assert not await hold_store.take_probe(other, TWO, now, later)
+    async with company.database() as connection:
+        assert not await hold_store.take_probe(connection, TWO, now, later)
+        await hold_store.give_back_probe(connection, ONE)
+        assert await hold_store.take_probe(connection, TWO, now, later)
+        assert await hold_store.take_probe(connection, ONE, later, later + timedelta(minutes=1))
+
+
+async def test_of_two_holds_both_must_be_due_before_one_message_tries(company: Company) -> None:
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    await company.refuse(ONE, HoldScope.SENDER)
+    await company.due(HoldScope.ACCOUNT)
+    async with company.database() as connection:
+        assert not await hold_store.take_probe(connection, ONE, utc_now(), utc_now())
+        assert await hold_store.take_probe(connection, TWO, utc_now(), utc_now())
+
+
+def refused(code: int) -> NotTaken:
+    raw = json.dumps({"error": {"message": f"(#{code}) no", "code": code}}).encode()
+    outcome = read_answer(400, raw, attempt=1, jitter=0)
+    assert isinstance(outcome, NotTaken)
+    return outcome
+
+
+async def test_a_campaign_of_two_numbers_waits_for_a_payment_and_goes_on_after_one_try(company: Company) -> None:
+    await company.queue(ONE, 3)
+    await company.queue(TWO, 3)
+    company.answer = lambda: refused(131042)
+    async with company.driving(ONE, TWO):
+        await company.reach(("waiting", "hold"))
+        refusals = len(company.calls)
+        assert refusals <= 6
+        # The first try finds the same: not told again, and the next one is later.
+        await company.due(HoldScope.ACCOUNT)
+        await company.pool.execute("update message set not_before = clock_timestamp()")
+        async with asyncio.timeout(30):
+            while not await company.pool.fetchval("select strikes from hold"):
+                await asyncio.sleep(0.02)
+        assert len(company.calls) == refusals + 1
+        # The second one is out, and nothing goes beside it.
+        answered = asyncio.Event()
+
+        async def wait() -> Outcome:
+            await answered.wait()
+            return Taken(f"wamid.{len(company.calls)}")
+
+        company.answer = wait
+        await company.reach(("waiting", "hold"))
+        await company.due(HoldScope.ACCOUNT)
+        await company.pool.execute("update message set not_before = clock_timestamp()")
+        async with asyncio.timeout(30):
+            while await company.pool.fetchval(
+                "select count(*) from message where state = 'waiting' and not_before <= clock_timestamp()"
+            ):
+                await asyncio.sleep(0.02)
+        assert len(company.calls) == refusals + 2
+        assert await company.states() == {("in_flight", ""), ("waiting", "hold")}
+        answered.set()
+        await company.reach(("accepted", ""))
+    assert await company.held() == {}
+    assert await company.told_scopes() == [("acme", "account", "300")]
+
+
+async def test_a_token_that_is_replaced_while_calls_are_out_goes_on_with_the_new_one(company: Company) -> None:
+    await company.queue(ONE, 2)
+    replaced = asyncio.Event()
+
+    async def expire() -> Outcome:
+        await replaced.wait()
+        return refused(190)
+
+    company.answer = expire
+    async with company.driving(ONE):
+        await company.reach(("in_flight", ""))
+        await company.api.put_sender(None, OPERATOR, ONE, put_body("new"))  # type: ignore[arg-type]
+        company.answer = lambda: Taken(f"wamid.{len(company.calls)}")
+        replaced.set()
+        await company.reach(("accepted", ""))
+    assert len(company.calls) == 4
+    assert await company.told_scopes() == []
+
+
+def failure(sender_id: str, code: int, at: datetime, name: str = "m-1") -> Record[Any]:
+    why = reason(
+        ReasonCode.META_PAYMENT_ISSUE if code == 131042 else ReasonCode.META_ERROR, "so", meta=MetaError(code=code)
+    )
+    event = StatusUpdated(
+        event_id=event_id_of(name, "failed"),
+        occurred_at=at,
+        observed_at=at,
+        message_id=name,
+        workspace_id=NUMBERS[sender_id][0],
+        sender_id=sender_id,
+        provider_message_id=f"wamid.{name}",
+        service=Service.WEBHOOK_INGEST,
+        status=Status.FAILED,
+        reason=why,
+    )
+    return Record(event, Topic.STATUS_UPDATED, 0, 0, at, None, None, ())
+
+
+BY_WEBHOOK = [
+    (131042, {ONE, TWO}),
+    (131031, {ONE, TWO}),
+    (131048, {ONE}),
+    (131064, {ONE, TWO, OTHER}),
+    (190, {ONE, OTHER}),
+    (131026, set[str]()),
+    (131047, set[str]()),
+    (999_999, set[str]()),
+]
+
+
+@pytest.mark.parametrize(("code", "concerned"), BY_WEBHOOK, ids=[str(case[0]) for case in BY_WEBHOOK])
+async def test_a_failure_that_a_webhook_tells_takes_the_same_table(
+    company: Company, code: int, concerned: set[str]
+) -> None:
+    records = [failure(ONE, code, utc_now(), f"m-{number}") for number in range(5)]
+    async with company.database() as connection:
+        await company.stages.on_statuses(connection, records)
+    assert set(await company.held()) == concerned
+
+
+async def test_late_webhooks_of_what_is_repaired_hold_nobody(company: Company) -> None:
+    before = utc_now()
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    await company.api.resume(None, OPERATOR, TWO)  # type: ignore[arg-type]
+    async with company.database() as connection:
+        await company.stages.on_statuses(connection, [failure(ONE, 131042, before)])
+    assert await company.held() == {}
+
+
+def account_event(field: str, raw: dict[str, Any], at: datetime | None = None) -> Record[Any]:
+    event = SenderReported(
+        event_id=event_id_of(json.dumps(raw), "reported"),
+        occurred_at=at or utc_now(),
+        waba_id="300",
+        field=field,
+        raw=raw,
+    )
+    return Record(event, Topic.SENDER_REPORTED, 0, 0, utc_now(), None, None, ())
+
+
+def restricted(until: datetime) -> Record[Any]:
+    row = {"restriction_type": "RESTRICTED_BIZ_INITIATED_MESSAGING", "expiration": int(until.timestamp())}
+    return account_event("account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": [row]})
+
+
+LIFTING: list[tuple[str, dict[str, Any]]] = [
+    ("account_update", {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "REINSTATE"}}),
+    ("account_update", {"event": "ACCOUNT_RECONNECTED"}),
+    ("account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": []}),
+    ("account_review_update", {"decision": "APPROVED"}),
+]
+
+
+@pytest.mark.parametrize(("field", "raw"), LIFTING, ids=["reinstated", "reconnected", "ended", "reviewed"])
+async def test_a_restriction_holds_the_account_until_its_end_or_metas_word(
+    company: Company, field: str, raw: dict[str, Any]
+) -> None:
+    until = utc_now() + timedelta(days=3)
+
+    async def hear(record: Record[Any]) -> None:
+        async with company.database() as connection:
+            await company.stages.on_sender_reports(connection, [record])
+
+    old = account_event(field, raw, utc_now() - timedelta(days=1))
+    await hear(restricted(until))
+    await hear(restricted(until))
+    await hear(old)
+    await hear(account_event("account_review_update", {"decision": "PENDING"}))
+    # Meta signed it, so it is true in every workspace.
+    assert set(await company.held()) == {ONE, TWO, FOREIGN}
+    assert await company.told_scopes() == [("acme", "account", "300"), ("evil", "account", "300")]
+    (event, _) = await company.told(Topic.SEND_HELD)
+    assert datetime.fromisoformat(event["until"]) == until.replace(microsecond=0)
+    await company.refuse(ONE, HoldScope.SENDER)
+    await hear(account_event(field, raw))
+    assert set(await company.held()) == {ONE}
+
+
+async def test_metas_word_on_an_account_pays_no_bill(company: Company) -> None:
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    async with company.database() as connection:
+        await company.stages.on_sender_reports(connection, [account_event(*LIFTING[0])])
+    assert set(await company.held()) == {ONE, TWO}
+
+
+async def test_what_expires_in_an_accounts_hold_has_its_reason(company: Company) -> None:
+    await company.queue(TWO, 1)
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    async with company.driving(TWO):
+        await company.reach(("waiting", Waiting.HOLD))
+    async with company.database() as connection:
+        ((_, hold),) = await queue_store.lock_expired(connection, utc_now() + timedelta(hours=2), 10)
+    assert hold is not None
+    assert hold.code is ReasonCode.META_PAYMENT_ISSUE
+    assert company.calls == []
+
+
+async def test_what_was_held_before_the_table_came_stays_held(fresh_database: str, tmp_path: Path) -> None:
+    before = [path for path in sorted(MIGRATIONS.glob("*.sql")) if path.name < "0008"]
+    for path in before:
+        (tmp_path / path.name).write_text(path.read_text())
+    await migrate(fresh_database, tmp_path)
+    connection = await asyncpg.connect(fresh_database)
+    await connection.execute(
+        "insert into sender (sender_id, workspace_id, waba_id, portfolio_id, token, hold, hold_since, hold_until,"
+        " hold_strikes) values ($1, 'acme', '300', '200', '', $2, $3, $3, 2)",
+        ONE,
+        PAYMENT.model_dump_json().encode(),
+        utc_now(),
+    )
+    await migrate(fresh_database, MIGRATIONS)
+    row = (await store.senders(connection, [ONE]))[ONE]
+    assert await store.reflect_holds(connection, "acme") == []
+    assert await hold_store.take_probe(connection, ONE, utc_now(), utc_now())
+    await holding.lift(connection, row, tuple(HoldScope), utc_now(), only_due=True)
+    assert (await store.senders(connection, [ONE]))[ONE].sender.hold is None
+    await connection.close()

@@ -1,0 +1,101 @@
+"""When a hold begins, what a try changes of it, and what of that is told. Pure."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from dispatcher.answers import HoldScope
+from dispatcher.holds import ANSWER, Hold, Refusal, after, is_news, probe_delay
+from dispatcher_cases import NOW
+from hypothesis import given
+from hypothesis import strategies as st
+from sendwhy.events import reason
+from sendwhy.reasons import ReasonCode
+
+MINUTE = timedelta(minutes=1)
+NAME = ("acme", HoldScope.ACCOUNT, "300")
+PAYMENT = reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says: no card")
+LOCKED = reason(ReasonCode.SENDER_NOT_AVAILABLE, "Meta says: locked")
+
+
+def refusal(**changes: Any) -> Refusal:
+    return replace(Refusal(PAYMENT, ANSWER, NOW), **changes)
+
+
+def first() -> Hold:
+    hold = after(None, NAME, refusal(), NOW)
+    assert hold is not None
+    return hold
+
+
+def test_a_hold_says_cause_since_who_and_what() -> None:
+    hold = first()
+    assert (hold.cause.code, hold.since, hold.until, hold.said_by) == (PAYMENT.code, NOW, None, ANSWER)
+    assert hold.probe_at == NOW + 5 * MINUTE
+    assert hold.cause.evidence == {"held": "account 300", "said_by": ANSWER}
+
+
+def test_a_token_is_told_only_as_one() -> None:
+    hold = after(None, ("acme", HoldScope.TOKEN, "f00"), refusal(), NOW)
+    assert hold is not None
+    assert hold.cause.evidence["held"] == "token"
+
+
+def test_tries_come_after_5_minutes_then_twice_as_late_and_at_least_every_hour() -> None:
+    hold: Hold | None = first()
+    delays = []
+    for _ in range(6):
+        assert hold is not None
+        assert hold.probe_at is not None
+        at = hold.probe_at
+        hold = after(hold, NAME, refusal(at=at), at)
+        assert hold is not None
+        assert hold.probe_at is not None
+        assert hold.since == NOW
+        delays.append((hold.probe_at - at) / MINUTE)
+    assert delays == [10, 20, 40, 60, 60, 60]
+
+
+@given(st.integers(0, 10**6))
+def test_a_try_is_never_far(strikes: int) -> None:
+    assert 5 * MINUTE <= probe_delay(strikes) <= 60 * MINUTE
+
+
+def test_while_it_stands_others_answers_change_nothing() -> None:
+    hold = first()
+    assert after(hold, NAME, refusal(at=NOW + 4 * MINUTE), NOW + 4 * MINUTE) is None
+    # A webhook that comes late, of a message that went before the try was due.
+    assert after(hold, NAME, refusal(at=NOW), NOW + 9 * MINUTE) is None
+
+
+def test_what_was_told_before_it_was_lifted_is_over() -> None:
+    lifted = replace(first(), lifted_at=NOW + MINUTE)
+    assert after(lifted, NAME, refusal(at=NOW + MINUTE), NOW + 2 * MINUTE) is None
+    again = after(lifted, NAME, refusal(at=NOW + 2 * MINUTE), NOW + 2 * MINUTE)
+    assert again is not None
+    assert (again.since, again.strikes, again.lifted_at) == (NOW + 2 * MINUTE, 0, None)
+    assert is_news(lifted, again)
+
+
+@pytest.mark.parametrize("until", [NOW + 60 * MINUTE, None])
+def test_metas_event_knows_better_than_an_answer(until: Any) -> None:
+    event = refusal(cause=LOCKED, said_by="Meta's account_update", until=until, is_account_event=True)
+    hold = after(first(), NAME, event, NOW)
+    assert hold is not None
+    # It ends when Meta said, or when somebody repairs it: no message tries before.
+    assert (hold.until, hold.probe_at, hold.since) == (until, until, NOW)
+    assert is_news(first(), hold)
+    assert after(hold, NAME, event, NOW + MINUTE) is None
+    assert after(hold, NAME, refusal(at=NOW + 2 * MINUTE), NOW + 2 * MINUTE) is None
+
+
+def test_a_try_that_finds_the_same_is_told_nobody() -> None:
+    hold = first()
+    at = NOW + 5 * MINUTE
+    same = after(hold, NAME, refusal(at=at), at)
+    other = after(hold, NAME, refusal(at=at, cause=LOCKED), at)
+    assert same is not None
+    assert other is not None
+    assert not is_news(hold, same)
+    assert is_news(hold, other)
