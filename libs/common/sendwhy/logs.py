@@ -15,7 +15,7 @@ import structlog
 
 _PHONE = re.compile(r"(?<![\w.\-])\+?\d[\d \-()]{6,16}\d(?![\w\-])")
 _SECRET = re.compile(
-    r"(?i)(bearer\s+|access_token=|hub\.verify_token=|\bsha256=|://[^/\s:@]+:|\bswk_|\bEAA)[A-Za-z0-9._~+/=\-]+"
+    r"(?i)(bearer\s+|access_token=|appsecret_proof=|hub\.verify_token=|\bsha256=|://[^/\s:@]+:|\bswk_|\bEAA)[A-Za-z0-9._~+/=\-]+"
 )
 _QUIET = ("httpx", "aiokafka", "asyncio", "faststream", "aiohttp", "uvicorn.access")
 _KEPT = frozenset({"level", "timestamp", "service", "replica", "topic", "partition", "offset", "sender"})

@@ -38,6 +38,9 @@ class Metric(StrEnum):
     QUEUE_OLDEST_SECONDS = "sendwhy_queue_oldest_age_seconds"
     META_CALL_SECONDS = "sendwhy_meta_call_seconds"
     META_ERRORS = "sendwhy_meta_errors_total"
+    HOLDS = "sendwhy_holds"
+    SYNC_FAILURES = "sendwhy_sync_failures_total"
+    TOKENS_TO_SEAL = "sendwhy_tokens_to_seal_anew"
     STOP_TO_LAST_SECONDS = "sendwhy_stop_to_last_message_seconds"
     RECEIPTS_MISSING = "sendwhy_receipts_missing_messages"
     BALANCE_MISMATCH = "sendwhy_credits_balance_mismatch"
@@ -83,12 +86,26 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         Metric.WEBHOOK_UNKNOWN: MetricSpec(
             "things in webhooks that Sendwhy doesn't know yet (field, status, type, code)", ("kind",)
         ),
-        Metric.QUEUE_MESSAGES: MetricSpec("messages that wait in the dispatcher, by what for", ("lane", "waiting_for")),
+        Metric.QUEUE_MESSAGES: MetricSpec(
+            "messages that wait in the dispatcher, by what for (in_flight: Meta's answer; unknown: a sign whether Meta"
+            " took it)",
+            ("lane", "waiting_for"),
+        ),
         Metric.QUEUE_OLDEST_SECONDS: MetricSpec("age of the oldest waiting message", ("lane",)),
         Metric.META_CALL_SECONDS: MetricSpec(
             "calls to Meta, by outcome (taken, refused, unknown)", ("outcome",), _SECONDS
         ),
         Metric.META_ERRORS: MetricSpec("errors that Meta answered, by code and what was done", ("code", "action")),
+        Metric.HOLDS: MetricSpec(
+            "holds that stand, by cause and by what is held (sender, token, account, portfolio)", ("cause", "scope")
+        ),
+        Metric.SYNC_FAILURES: MetricSpec(
+            "numbers and templates that could not be read from Meta (refused, unreachable, token, database)", ("cause",)
+        ),
+        Metric.TOKENS_TO_SEAL: MetricSpec(
+            "stored tokens that the newest key didn't seal (older_key: it is still needed; unreadable: by any of ours)",
+            ("state",),
+        ),
         Metric.STOP_TO_LAST_SECONDS: MetricSpec(
             "from a STOP's webhook to the moment from which no marketing message to that person starts", (), _SECONDS
         ),

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
@@ -104,6 +105,21 @@ class PrivacySettings(ServiceSettings):
     """Of the services that know an erased person again: the same `privacy_key` for all of them (privacy.py)."""
 
     privacy_key: SecretStr = Field(min_length=16)
+
+
+Secrets = Mapping[str, tuple[bytes, ...]]
+SECRET_LENGTH_MIN = 8
+
+
+def parse_secrets(text: str, owner: str) -> Secrets:
+    """`owner:secret`, comma-separated, several secrets per owner while rotating, in that order. Raises ValueError."""
+    secrets: dict[str, tuple[bytes, ...]] = {}
+    for position, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
+        name, _, secret = entry.partition(":")
+        if not name or len(secret) < SECRET_LENGTH_MIN:
+            raise ValueError(f"entry {position} must read {owner}:secret ({SECRET_LENGTH_MIN} characters or more)")
+        secrets[name] = (*secrets.get(name, ()), secret.encode())
+    return MappingProxyType(secrets)
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -52,7 +52,7 @@ from dispatcher.settings import Settings
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender, SenderRow
 from dispatcher.sync import sync_sender
-from dispatcher.tokens import TokenUnreadable, TokenVault, token_tag
+from dispatcher.tokens import Access, TokenUnreadable, TokenVault, token_tag
 
 ACQUIRE_SECONDS = 10
 
@@ -206,7 +206,7 @@ class Api:
     async def put_sender(
         self, request: Request, caller: Admin, id: SenderPath, body: PutSender, key: IdempotencyKey = None
     ) -> Response:
-        await self._prove(id, body.access_token)
+        await self._prove(id, self._vault.access(body.access_token, body.app_id))
         new = NewSender(
             sender_id=id,
             workspace_id=caller.workspace,
@@ -233,9 +233,9 @@ class Api:
 
         return await self._write(request, caller, key, act, wake=id)
 
-    async def _prove(self, sender_id: str, token: str) -> None:
+    async def _prove(self, sender_id: str, access: Access) -> None:
         try:
-            await self._meta.number(sender_id, token)
+            await self._meta.number(sender_id, access)
         except MetaRefused as refused:
             told = refused.error
             detail = f"Meta refused the token for this number: {told.title or 'no title'} (code {told.code})"
@@ -263,8 +263,8 @@ class Api:
             row = await self._sender_of(connection, caller, id)
         now = self._clock()
         try:
-            token = self._vault.open(caller.workspace, id, row.token)
-            count = await sync_sender(self._runtime.pool, self._meta, row, token, now)
+            access = self._vault.access(self._vault.open(caller.workspace, id, row.token), row.app_id)
+            count = await sync_sender(self._runtime.pool, self._meta, row, access, now)
         except TokenUnreadable:
             raise Problem(409, "The stored token can't be decrypted; PUT the sender again.") from None
         except MetaRefused as refused:

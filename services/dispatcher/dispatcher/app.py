@@ -12,6 +12,7 @@ from dispatcher.api import Api
 from dispatcher.driver import Driver
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta
+from dispatcher.resealing import Resealer
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
@@ -24,11 +25,12 @@ log = structlog.get_logger("sendwhy")
 def make_app(settings: Settings) -> FastAPI:
     runtime = Runtime(Service.DISPATCHER, settings)
     meta = Meta(settings)
-    vault = TokenVault(settings.token_encryption_key)
+    vault = TokenVault(settings.token_encryption_key, settings.app_secrets)
     fleet = Fleet(runtime, lambda sender_id: Driver(sender_id, runtime, settings, meta, vault))
     stages = Stages(runtime, settings, fleet, utc_now)
     stages.register()
     Timers(runtime, settings, utc_now).register()
+    Resealer(runtime, vault).register()
     runtime.background("drivers", fleet.run)
     runtime.before_rewind(lambda gaps: park_what_may_be_sent(runtime, gaps))
     runtime.at_end(meta.close)

@@ -42,7 +42,7 @@ from dispatcher.results import Ended, Go, Results, utc_now
 from dispatcher.settings import Settings
 from dispatcher.store import Key, SenderRow
 from dispatcher.sync import sync_sender
-from dispatcher.tokens import TokenUnreadable, TokenVault
+from dispatcher.tokens import Access, TokenUnreadable, TokenVault
 
 CALL_STARTS_WITHIN_SECONDS = 5.0
 LOOK_AT_MOST = 100
@@ -54,7 +54,6 @@ SYNC_AGAIN_SECONDS = 5.0
 LAST_LANE_EVERY = 10
 PACE_REST_SECONDS = 1.0
 PROBED_ELSEWHERE = timedelta(seconds=10)
-SYNC_FAILURES: tuple[type[BaseException], ...] = (MetaUnreachable, TokenUnreadable, *TRANSIENT_ERRORS)
 
 log = structlog.get_logger("sendwhy")
 
@@ -337,20 +336,24 @@ class Driver:
     # --- calls ---
 
     def _start_calls(self, row: SenderRow, going: Sequence[Go], marked_at: float) -> None:
+        access = None
         try:
-            token = self._vault.open(row.sender.workspace_id, self.sender_id, row.token)
+            access = self._access(row)
         except TokenUnreadable:
-            token = None
             log.error("the stored token can't be decrypted", sender=self.sender_id)
         for go in going:
             self._results.called.add((go.due.message.key, go.attempt))
-            task = asyncio.create_task(self._call(go, token, marked_at))
+            task = asyncio.create_task(self._call(go, access, marked_at))
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
 
-    async def _call(self, go: Go, token: str | None, marked_at: float) -> None:
+    def _access(self, row: SenderRow) -> Access:
+        token = self._vault.open(row.sender.workspace_id, self.sender_id, row.token)
+        return self._vault.access(token, row.app_id)
+
+    async def _call(self, go: Go, access: Access | None, marked_at: float) -> None:
         try:
-            outcome = await self._outcome(go, token, marked_at)
+            outcome = await self._outcome(go, access, marked_at)
         except Exception as error:
             log.error("a call failed unexpectedly", sender=self.sender_id, exc_info=error)
             outcome = MaybeTaken(type(error).__name__)
@@ -360,16 +363,16 @@ class Driver:
             self._pairs.give_back(go.due.message.phone)
         self._results.put(Ended(go, outcome, utc_now()))
 
-    async def _outcome(self, go: Go, token: str | None, marked_at: float) -> Outcome | None:
+    async def _outcome(self, go: Go, access: Access | None, marked_at: float) -> Outcome | None:
         """How the call ended; None where it was not made in time."""
-        if token is None:
+        if access is None:
             why = reason(ReasonCode.SENDER_CREDENTIALS_REJECTED, "The stored token can't be decrypted with our keys")
             return NotTaken(why, Action.HOLD, waiting_for=Waiting.HOLD, delay=timedelta())
         body = message_body(go.due.message)
         started = time.monotonic()
         if started - marked_at > CALL_STARTS_WITHIN_SECONDS:
             return None
-        outcome = await self._meta.send(self.sender_id, token, body, attempt=go.attempt)
+        outcome = await self._meta.send(self.sender_id, access, body, attempt=go.attempt)
         self._observe(outcome, time.monotonic() - started)
         return in_light_of(outcome, go.due.message)
 
@@ -396,12 +399,22 @@ class Driver:
     async def _synchronize(self, row: SenderRow) -> None:
         now = utc_now()
         try:
-            token = self._vault.open(row.sender.workspace_id, self.sender_id, row.token)
-            count = await sync_sender(self._runtime.pool, self._meta, row, token, now)
+            count = await sync_sender(self._runtime.pool, self._meta, row, self._access(row), now)
             log.info("sender is synced", sender=self.sender_id, templates=count)
             self._runtime.publish_soon()
             self.wake.set()
         except MetaRefused as refused:
+            self._sync_failed("refused")
             log.warning("Meta refused the sync", sender=self.sender_id, code=refused.error.code)
-        except SYNC_FAILURES as error:
+        except MetaUnreachable as error:
+            self._sync_failed("unreachable")
+            log.warning("the sync failed, it is tried again", sender=self.sender_id, error=str(error))
+        except TokenUnreadable:
+            self._sync_failed("token")
+            log.error("the stored token can't be decrypted", sender=self.sender_id)
+        except TRANSIENT_ERRORS as error:
+            self._sync_failed("database")
             log.warning("the sync failed, it is tried again", sender=self.sender_id, error=describe(error))
+
+    def _sync_failed(self, cause: str) -> None:
+        self._runtime.metrics.inc(Metric.SYNC_FAILURES, cause=cause)

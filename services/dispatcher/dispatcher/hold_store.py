@@ -112,10 +112,9 @@ async def give_back_probe(connection: Connection, sender_id: str) -> None:
     await connection.execute(_SET_PROBING, sender_id, None)
 
 
-async def standing(connection: Connection) -> list[tuple[Hold, int]]:
-    """Every hold that concerns anybody, with the number of its senders."""
+async def standing(connection: Connection) -> list[Hold]:
+    """Every hold that concerns anybody."""
     rows = await connection.fetch(
-        f"select {_COLUMNS}, count(*) as senders from hold h join sender s on {CONCERNS}"  # noqa: S608
-        " group by h.workspace_id, h.scope, h.scope_id"
+        f"select {_COLUMNS} from hold h where exists (select from sender s where {CONCERNS})"  # noqa: S608
     )
-    return [(_hold(row), row["senders"]) for row in rows]
+    return [_hold(row) for row in rows]

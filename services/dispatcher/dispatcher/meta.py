@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import aiohttp
 import httpx
@@ -22,12 +22,14 @@ from sendwhy.events import MetaError
 
 from dispatcher.answers import MaybeTaken, Outcome, meta_error, read_answer, unreachable
 from dispatcher.settings import Settings
+from dispatcher.tokens import Access
 
 SURELY_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 ANSWER_BYTES_MAX = 256 * 1024
 # A server that closes an idle connection while we write makes an outcome unknown: don't keep them long.
 KEEP_ALIVE_SECONDS = 8.0
 PAGES_MAX = 200
+CREDENTIALS = frozenset({"access_token", "appsecret_proof"})
 _JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
 
 
@@ -54,7 +56,8 @@ class Number:
 
 
 class Meta:
-    """One client for all senders; tokens come with each call and travel in a header, never in an address."""
+    """One client for all senders. Tokens come with each call and travel in a header, never in an address; the proof by
+    an app's secret stands in the address, as Meta wants it. Exceptions may hold addresses: none leaves here."""
 
     def __init__(self, settings: Settings) -> None:
         self._base = f"{settings.meta_graph_url.rstrip('/')}/{settings.meta_api_version}"
@@ -74,13 +77,15 @@ class Meta:
     async def close(self) -> None:
         await self._transport.aclose()
 
-    def _request(self, method: str, url: str, token: str, content: bytes | None = None) -> httpx.Request:
-        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    def _request(self, method: str, url: str, access: Access, content: bytes | None = None) -> httpx.Request:
+        headers = {"authorization": f"Bearer {access.token}", "content-type": "application/json"}
+        if access.proof is not None:
+            url = f"{url}{'&' if '?' in url else '?'}appsecret_proof={access.proof}"
         return httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": self._timeouts})
 
-    async def send(self, sender_id: str, token: str, body: bytes, *, attempt: int) -> Outcome:
+    async def send(self, sender_id: str, access: Access, body: bytes, *, attempt: int) -> Outcome:
         """POST /{sender_id}/messages, once. Never raises for what Meta or the network does."""
-        request = self._request("POST", f"{self._base}/{sender_id}/messages", token, body)
+        request = self._request("POST", f"{self._base}/{sender_id}/messages", access, body)
         jitter = random.random()
         try:
             async with asyncio.timeout(self._deadline_seconds):
@@ -96,16 +101,16 @@ class Meta:
             return MaybeTaken("redirect", response.status_code)
         return read_answer(
             response.status_code,
-            answer,
+            access.scrubbed(answer),
             attempt=attempt,
             jitter=jitter,
             retry_after_seconds=retry_after_seconds(response.headers.get("retry-after"), datetime.now(UTC)),
         )
 
-    async def number(self, sender_id: str, token: str) -> Number:
+    async def number(self, sender_id: str, access: Access) -> Number:
         """GET the number (Meta, "WhatsApp Business phone number"). Raises MetaRefused, MetaUnreachable."""
         fields = "display_phone_number,quality_rating,throughput,whatsapp_business_manager_messaging_limit"
-        told = await self._get(f"{self._base}/{sender_id}?fields={fields}", token)
+        told = await self._get(f"{self._base}/{sender_id}?fields={fields}", access)
         throughput = told.get("throughput")
         level = throughput.get("level") if isinstance(throughput, dict) else throughput
         return Number(
@@ -115,35 +120,37 @@ class Meta:
             messaging_limit=messaging_limit(told.get("whatsapp_business_manager_messaging_limit")),
         )
 
-    async def templates(self, waba_id: str, token: str) -> AsyncIterator[Mapping[str, Any]]:
+    async def templates(self, waba_id: str, access: Access) -> AsyncIterator[Mapping[str, Any]]:
         """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable."""
         fields = "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason"
         url: str | None = f"{self._base}/{waba_id}/message_templates?limit=200&fields={fields}"
         for _page in range(PAGES_MAX):
             if url is None:
                 return
-            told = await self._get(url, token)
+            told = await self._get(url, access)
             for entry in told.get("data") or []:
                 if isinstance(entry, dict):
                     yield entry
             url = self._next(told.get("paging"))
 
     def _next(self, paging: Any) -> str | None:
-        # Followed only on Meta's own origin: the request carries the token.
+        # Followed only on Meta's own origin: the request carries the token. Meta writes the credentials into the link.
         following = paging.get("next") if isinstance(paging, dict) else None
         if not isinstance(following, str) or urlsplit(following)[:2] != urlsplit(self._base)[:2]:
             return None
-        return following
+        address = urlsplit(following)
+        query = [(name, value) for name, value in parse_qsl(address.query) if name not in CREDENTIALS]
+        return address._replace(query=urlencode(query), fragment="").geturl()
 
-    async def _get(self, url: str, token: str) -> Mapping[str, Any]:
+    async def _get(self, url: str, access: Access) -> Mapping[str, Any]:
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                response = await self._transport.handle_async_request(self._request("GET", url, token))
+                response = await self._transport.handle_async_request(self._request("GET", url, access))
                 answer = await _read(response, limit=8 * 1024 * 1024)
-        except Exception as error:
-            raise MetaUnreachable(_name(error)) from error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the address
+            raise MetaUnreachable(_name(error)) from None
         try:
-            told: Mapping[str, Any] = _JSON.validate_json(answer or b"")
+            told: Mapping[str, Any] = _JSON.validate_json(access.scrubbed(answer or b""))
         except ValidationError:
             raise MetaUnreachable(f"HTTP {response.status_code} without readable JSON") from None
         refused = meta_error(told.get("error"), response.status_code)

@@ -334,6 +334,41 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
     return [*former, *(_sender(row) for row in rows)] if rows else []
 
 
+@dataclass(frozen=True, slots=True)
+class SealedToken:
+    sender_id: str
+    workspace_id: str
+    token: bytes
+    tag: str | None
+
+
+async def sealed_tokens(connection: Connection, after: str, limit: int) -> list[SealedToken]:
+    """Tokens by sender_id, page by page."""
+    rows = await connection.fetch(
+        "select sender_id, workspace_id, token, token_tag as tag from sender where sender_id > $1"
+        " order by sender_id limit $2",
+        after,
+        limit,
+    )
+    return [SealedToken(**dict(row)) for row in rows]
+
+
+async def replace_tokens(connection: Connection, pairs: Sequence[tuple[SealedToken, SealedToken]]) -> int:
+    """Put each second in place of its first, where that still stands; returns how many were."""
+    if not pairs:
+        return 0
+    done: str = await connection.execute(
+        "update sender s set token = new.token, token_tag = new.tag"
+        " from unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[]) as new(sender_id, former, token, tag)"
+        " where s.sender_id = new.sender_id and s.token = new.former",
+        [new.sender_id for _, new in pairs],
+        [old.token for old, _ in pairs],
+        [new.token for _, new in pairs],
+        [new.tag for _, new in pairs],
+    )
+    return int(done.rpartition(" ")[2])
+
+
 async def seen_replicas(connection: Connection, name: str, alive_seconds: float) -> int:
     """Note that this replica lives; returns how many do."""
     await connection.execute(

@@ -13,15 +13,16 @@ from dispatcher import announce, queue_store, store
 from dispatcher.decide import Template, Waiting
 from dispatcher.meta import Meta, Number
 from dispatcher.store import NumberState, TemplateRow
+from dispatcher.tokens import Access
 
 
-async def sync_sender(pool: Pool, meta: Meta, row: store.SenderRow, token: str, now: datetime) -> int:
+async def sync_sender(pool: Pool, meta: Meta, row: store.SenderRow, access: Access, now: datetime) -> int:
     """Bring the sender's number and its account's templates up to date; returns how many templates Meta has.
 
     Raises MetaRefused, MetaUnreachable.
     """
-    number = await meta.number(row.sender.sender_id, token)
-    told = [entry async for entry in meta.templates(row.sender.waba_id, token)]
+    number = await meta.number(row.sender.sender_id, access)
+    told = [entry async for entry in meta.templates(row.sender.waba_id, access)]
     templates = [one for one in (read_template(row.sender.waba_id, entry, now) for entry in told) if one]
     async with pool.acquire(timeout=30) as connection, connection.transaction():
         await store.lock_account(connection, row.sender.waba_id)

@@ -1,5 +1,6 @@
 """What happens because time passed: messages expire, unknown outcomes are given up, gauges are read."""
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -10,7 +11,7 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.topics import Topic
 
-from dispatcher import announce, erasures, people_store, queue_store
+from dispatcher import announce, erasures, hold_store, people_store, queue_store
 from dispatcher.decide import Lane, Message, expired
 from dispatcher.settings import Settings
 
@@ -74,6 +75,7 @@ class Timers:
     async def measure(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection:
             rows = await queue_store.queue_by_cause(connection, None)
+            holds = await hold_store.standing(connection)
         now = self._clock()
         counts = [
             ({"lane": LIVE_LANES[row["lane"]], "waiting_for": row["waiting_for"]}, float(row["messages"]))
@@ -84,6 +86,10 @@ class Timers:
             age = (now - row["oldest"]).total_seconds()
             ages[LIVE_LANES[row["lane"]]] = max(age, ages.get(LIVE_LANES[row["lane"]], 0.0))
         self._runtime.metrics.replace(Metric.QUEUE_MESSAGES, counts)
+        held = Counter((hold.cause.code.value, hold.scope.value) for hold in holds)
+        self._runtime.metrics.replace(
+            Metric.HOLDS, [({"cause": cause, "scope": scope}, float(count)) for (cause, scope), count in held.items()]
+        )
         self._runtime.metrics.replace(
             Metric.QUEUE_OLDEST_SECONDS, [({"lane": lane}, age) for lane, age in ages.items()]
         )

@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 from dispatcher.answers import MaybeTaken, NotTaken, Outcome, Taken
 from dispatcher.meta import Meta, messaging_limit, retry_after_seconds
 from dispatcher.settings import Settings
+from dispatcher.tokens import Access
 from pydantic import SecretStr
 
 OK = b'{"messages":[{"id":"wamid.A"}]}'
@@ -93,7 +94,7 @@ def meta_at(url: str) -> Meta:
 async def call(url: str) -> Outcome:
     meta = meta_at(url)
     try:
-        return await meta.send("100000000000001", "token", b'{"to":"x"}', attempt=1)
+        return await meta.send("100000000000001", Access("token"), b'{"to":"x"}', attempt=1)
     finally:
         await meta.close()
         await asyncio.sleep(0)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ingest_webhooks import APP, OTHER_APP, OTHER_SECRET, SECRET, signature
 from pydantic import ValidationError
+from sendwhy.settings import parse_secrets
 from webhook_ingest.door import meta_signer, shopify_is_signed
-from webhook_ingest.settings import Settings, parse_secrets
+from webhook_ingest.settings import Settings
 
 SECRETS = parse_secrets(f"{APP}:an-older-secret,{APP}:{SECRET}, {OTHER_APP}:{OTHER_SECRET}", "app_id")
 BODY = '{"text":"Gr\\u00fc\\u00dfe \\/ üß"}'.encode()

@@ -18,11 +18,12 @@ from sendwhy.kafka import PublishError
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric
 from sendwhy.service import Runtime
+from sendwhy.settings import Secrets
 from sendwhy.topics import Headers, Outgoing, Topic
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from webhook_ingest.settings import Secrets, Settings
+from webhook_ingest.settings import Settings
 
 ACK_TIMEOUT_SECONDS = 4.0
 # Bodies that wait for Kafka at once; beyond it the answer is 503 before the body is read.

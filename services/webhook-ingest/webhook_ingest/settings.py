@@ -1,24 +1,7 @@
 """This service's settings, read once at start."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from pydantic import Field, SecretStr, field_validator
-from sendwhy.settings import PrivacySettings
-
-Secrets = Mapping[str, tuple[bytes, ...]]
-SECRET_LENGTH_MIN = 8
-
-
-def parse_secrets(text: str, owner: str) -> Secrets:
-    """`owner:secret`, comma-separated, several secrets per owner while rotating. Raises ValueError."""
-    secrets: dict[str, tuple[bytes, ...]] = {}
-    for position, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
-        name, _, secret = entry.partition(":")
-        if not name or len(secret) < SECRET_LENGTH_MIN:
-            raise ValueError(f"entry {position} must read {owner}:secret ({SECRET_LENGTH_MIN} characters or more)")
-        secrets[name] = (*secrets.get(name, ()), secret.encode())
-    return MappingProxyType(secrets)
+from sendwhy.settings import SECRET_LENGTH_MIN, PrivacySettings, Secrets, parse_secrets
 
 
 class Settings(PrivacySettings):
