@@ -74,7 +74,9 @@ MEANINGS: Mapping[str, str] = {
     "meta_read_timeout_seconds": "for Meta's answer; afterwards the outcome is unknown",
     "calls_in_flight_max": "calls to Meta at once, per driver and in the connection pool",
     "quality_policy": "marketing from a number with a RED rating: block (reject it), warn (send it) or off",
-    "meta_app_secrets": "`app_id:secret`, comma-separated, several per app while rotating",
+    "meta_app_secrets": "`app_id:secret`, comma-separated, several per app while rotating: webhooks signed with any of"
+    " them are believed, and calls carry the `appsecret_proof` of the first. The dispatcher sends none for an app that"
+    " isn't here",
     "meta_verify_token": "what Meta's webhook form was given, 8 characters or more",
     "shopify_webhook_secrets": "`workspace:secret`, comma-separated",
     "blocked_after_silent_messages": "so many in a row that stayed at sent, after delivered ones, look like a block",

@@ -131,6 +131,21 @@ def why_messages_fail() -> Dashboard:
                 "{{code}} {{action}}",
             ),
             lines(
+                "Holds, by cause and by what is held",
+                "A sender, token, account or portfolio that Meta refuses: its messages wait. Senders tells since when.",
+                "short",
+                "sum by (cause, scope) (max by (cause, scope) (sendwhy_holds))",
+                "{{cause}}: {{scope}}",
+                stacked=True,
+            ),
+            lines(
+                "Syncs that failed",
+                "Numbers and templates that could not be read from Meta. What was read before stands until then.",
+                PER_MINUTE,
+                per_minute("sendwhy_sync_failures_total", "cause"),
+                "{{cause}}",
+            ),
+            lines(
                 "Webhook answers, 99th percentile",
                 "From a webhook's first byte to our answer. Meta expects 250 ms in the median, 1 s for 99 %.",
                 "s",

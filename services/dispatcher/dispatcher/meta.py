@@ -128,7 +128,8 @@ class Meta:
             if url is None:
                 return
             told = await self._get(url, access)
-            for entry in told.get("data") or []:
+            entries = told.get("data")
+            for entry in entries if isinstance(entries, list) else ():
                 if isinstance(entry, dict):
                     yield entry
             url = self._next(told.get("paging"))

@@ -181,6 +181,15 @@ def test_what_it_waited_for_is_why_it_expired(cause: Waiting, code: ReasonCode) 
     assert why.evidence["waited_for"] == cause.value
 
 
+def test_tries_that_ran_out_of_time_are_all_counted_and_the_last_are_shown() -> None:
+    tries = tuple({"result": "retry", "code": 131016, "at": str(number)} for number in range(20))
+    why = expired(message(waiting_for=Waiting.RETRY, waiting_since=NOW, attempts=576, tries=tries))
+    assert why.code is ReasonCode.TEMPORARY_FAILURE
+    assert why.detail.startswith("All 576 tries failed")
+    assert why.evidence["attempts"] == 576
+    assert why.evidence["tries"] == [dict(one) for one in tries]
+
+
 def test_a_hold_gives_its_own_reason_when_the_message_expires() -> None:
     hold = reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says so")
     assert expired(message(waiting_for=Waiting.HOLD), hold).code is ReasonCode.META_PAYMENT_ISSUE

@@ -333,6 +333,20 @@ async def test_a_token_that_is_replaced_while_calls_are_out_goes_on_with_the_new
     assert await company.told_scopes() == []
 
 
+async def test_a_window_that_meta_denies_against_our_books_is_tried_once_more(company: Company) -> None:
+    await company.queue(ONE, 1)
+    company.answer = lambda: refused(131047)
+    async with company.driving(ONE):
+        await company.reach(("waiting", "window"))
+        assert len(company.calls) == 1
+        await company.pool.execute("update message set not_before = clock_timestamp()")
+        await company.reach(("rejected", ""))
+    assert len(company.calls) == 2
+    (rejected,) = await company.told(Topic.SEND_REJECTED)
+    assert rejected["reason"]["code"] == "OUTSIDE_24_HOUR_WINDOW"
+    assert rejected["reason"]["meta"]["code"] == 131047
+
+
 def failure(sender_id: str, code: int, at: datetime, name: str = "m-1") -> Record[Any]:
     why = reason(
         ReasonCode.META_PAYMENT_ISSUE if code == 131042 else ReasonCode.META_ERROR, "so", meta=MetaError(code=code)

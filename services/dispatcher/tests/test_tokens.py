@@ -230,6 +230,12 @@ async def test_every_call_carries_the_proof_and_the_version() -> None:
                 assert TOKEN not in address
 
 
+@pytest.mark.parametrize("told", [{}, {"data": 5}, {"data": {"a": 1}}, {"data": [1, "x", None]}, {"paging": []}])
+async def test_a_list_of_templates_may_hold_anything(told: Any) -> None:
+    async with meta_that(lambda _address: says(200, told | {"planet": "Mars"})) as (meta, _):
+        assert await lists(meta) == []
+
+
 QUOTING = {"error": {"message": f"Malformed access token {TOKEN}", "code": 190, "error_data": {"details": PROOF}}}
 Ask = Callable[[Meta], Awaitable[Any]]
 
