@@ -131,21 +131,6 @@ def why_messages_fail() -> Dashboard:
                 "{{code}} {{action}}",
             ),
             lines(
-                "Holds, by cause and by what is held",
-                "A sender, token, account or portfolio that Meta refuses: its messages wait. Senders tells since when.",
-                "short",
-                "sum by (cause, scope) (max by (cause, scope) (sendwhy_holds))",
-                "{{cause}}: {{scope}}",
-                stacked=True,
-            ),
-            lines(
-                "Syncs that failed",
-                "Numbers and templates that could not be read from Meta. What was read before stands until then.",
-                PER_MINUTE,
-                per_minute("sendwhy_sync_failures_total", "cause"),
-                "{{cause}}",
-            ),
-            lines(
                 "Webhook answers, 99th percentile",
                 "From a webhook's first byte to our answer. Meta expects 250 ms in the median, 1 s for 99 %.",
                 "s",
@@ -230,6 +215,36 @@ def what_must_hold() -> Dashboard:
     )
 
 
+def senders_and_meta() -> Dashboard:
+    return dashboard(
+        "Senders and Meta",
+        [
+            lines(
+                "Holds, by cause and by what is held",
+                "A sender, token, account or portfolio that Meta refuses: its messages wait. Senders tells since when.",
+                "short",
+                "sum by (cause, scope) (max by (cause, scope) (sendwhy_holds))",
+                "{{cause}}: {{scope}}",
+                stacked=True,
+            ),
+            lines(
+                "Syncs that failed",
+                "Numbers and templates that could not be read from Meta. What was read before stands until then.",
+                PER_MINUTE,
+                per_minute("sendwhy_sync_failures_total", "cause"),
+                "{{cause}}",
+            ),
+            lines(
+                "Tokens that the newest key didn't seal",
+                "older_key: the older key is still needed. unreadable: no key of ours opens them; PUT their senders.",
+                "short",
+                "max by (state) (sendwhy_tokens_to_seal_anew)",
+                "{{state}}",
+            ),
+        ],
+    )
+
+
 def dashboard(title: str, panels: Sequence[Any]) -> Dashboard:
     service = (
         QueryVariable("service")
@@ -265,7 +280,7 @@ def slug(title: str) -> str:
 def files() -> dict[Path, str]:
     """What each file must hold."""
     encoder = JSONEncoder(sort_keys=True, indent=2, ensure_ascii=False)
-    built = [why_messages_fail().build(), what_must_hold().build()]
+    built = [make().build() for make in (why_messages_fail, what_must_hold, senders_and_meta)]
     return {FOLDER / f"{slug(model.title or '')}.json": encoder.encode(model) + "\n" for model in built}
 
 
