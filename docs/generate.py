@@ -54,8 +54,8 @@ MEANINGS: Mapping[str, str] = {
     " transaction mode before the dispatcher's (it holds session locks)",
     "http_host": "where to listen; the image sets 0.0.0.0",
     "http_port": "where to listen",
-    "acting_key": "Fernet keys, the newest first, the same for all services: the pages act on them for the person who is"
-    " logged in; without it the pages only show.",
+    "acting_key": "Fernet keys, the newest first, the same for all services: the pages act on them for the person who"
+    " is logged in; without it the pages only show.",
     "api_tokens": "`token:role:workspace`, comma-separated; role viewer, operator or admin; `*` for all workspaces."
     " Empty: nobody may use `/v1`",
     "privacy_key": "tags what outlives an erased person, 16 characters or more, the same for all services; with another"
