@@ -427,13 +427,22 @@ class SendRecalled(Event):
 
 
 class SendCancelled(Wire):
-    """A withdrawal, by anyone allowed; it may come before its request."""
+    """A withdrawal, by anyone allowed: of one message (it may come before its request), of a campaign with all that
+    comes later, or of what waits at a sender."""
 
     workspace_id: WorkspaceId
-    message_id: MessageId
+    message_id: MessageId | None = None
+    campaign_id: Name | None = None
+    sender_id: SenderId | None = None
     by: Name | None = None
     note: Name | None = None
     occurred_at: Moment | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if sum(one is not None for one in (self.message_id, self.campaign_id, self.sender_id)) != 1:
+            raise ValueError("must name exactly one of message_id, campaign_id and sender_id")
+        return self
 
 
 class Inbound(StrEnum):

@@ -153,7 +153,7 @@ _ROUTES: Mapping[type[Wire], tuple[Topic, Callable[[Any], str]]] = MappingProxyT
         SendRejected: (Topic.SEND_REJECTED, lambda e: e.message_id),
         SendHeld: (Topic.SEND_HELD, lambda e: e.message_id or e.scope.id),
         SendRecalled: (Topic.SEND_RECALLED, lambda e: e.message_id),
-        SendCancelled: (Topic.SEND_CANCELLED, lambda e: e.message_id),
+        SendCancelled: (Topic.SEND_CANCELLED, lambda e: e.message_id or e.campaign_id or e.sender_id or ""),
         StatusUpdated: (
             Topic.STATUS_UPDATED,
             lambda e: e.message_id or e.provider_message_id or str(e.event_id),

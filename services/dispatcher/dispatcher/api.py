@@ -1,5 +1,4 @@
-"""The dispatcher over HTTP (contract.md, "HTTP"): senders, templates, campaigns, single messages, the queue, and
-whether requests would be sent."""
+"""The dispatcher over HTTP (contract.md, "HTTP"): senders, templates, and whether requests would be sent."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -7,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import JsonValue, StringConstraints
 from sendwhy.access import Role
 from sendwhy.evaluation import EVALUATE_PATH, Evaluate, EvaluateRequest
 from sendwhy.events import (
@@ -43,13 +42,12 @@ from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
 from sendwhy.topics import TOPICS, Topic
 
-from dispatcher import announce, holding, people_store, queue_store, store
+from dispatcher import announce, holding, people_store, queue_store, store, tier_store
 from dispatcher.answers import HoldScope
-from dispatcher.decide import CAMPAIGN, Check, Facts, Lane, Message, Tier, Waiting, evaluate, lane_of
+from dispatcher.decide import CAMPAIGN, Check, Facts, Message, Tier, Waiting, evaluate, lane_of
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.settings import Settings
-from dispatcher.stages import Stages
 from dispatcher.store import NewSender, SenderRow
 from dispatcher.sync import sync_sender
 from dispatcher.tokens import Access, TokenUnreadable, TokenVault, token_tag
@@ -58,7 +56,6 @@ ACQUIRE_SECONDS = 10
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_\-]{1,64}$")]
 SenderPath = Annotated[str, Path(alias="id", pattern=r"^[0-9]{5,20}$")]
-CampaignPath = Annotated[str, Path(alias="id", min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class PutSender(Body):
@@ -67,11 +64,6 @@ class PutSender(Body):
     portfolio_id: Id | None = None
     app_id: Id | None = None
     default: bool = False
-
-
-class PutThrottle(Body):
-    per_minute: Annotated[int, Field(ge=1, le=60_000)] | None = None
-    per_day: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
 
 
 class SenderAnswer(Wire):
@@ -119,27 +111,6 @@ class SyncAnswer(Wire):
     templates: int
 
 
-class WaitingAnswer(Wire):
-    lane: str
-    waiting_for: str
-    messages: int
-    oldest: Moment
-
-
-class QueueAnswer(Wire):
-    items: list[WaitingAnswer]
-
-
-class ThrottleAnswer(Wire):
-    campaign_id: str
-    per_minute: int | None
-    per_day: int | None
-
-
-class CancelledAnswer(Wire):
-    cancelled: int
-
-
 class EvaluateResult(Wire):
     message_id: MessageId
     gates: list[Gate]
@@ -158,11 +129,10 @@ class Api:
         meta: Meta,
         vault: TokenVault,
         fleet: Fleet,
-        stages: Stages,
         clock: Callable[[], datetime],
     ) -> None:
         self._runtime, self._settings, self._clock = runtime, settings, clock
-        self._meta, self._vault, self._fleet, self._stages = meta, vault, fleet, stages
+        self._meta, self._vault, self._fleet = meta, vault, fleet
 
     def routes(self) -> APIRouter:
         router = APIRouter()
@@ -179,20 +149,6 @@ class Api:
         )
         post(f"{base}/senders/{{id}}/resume", response_model=SenderAnswer, summary="Go on, and end a hold")(self.resume)
         get(f"{base}/templates", response_model=TemplatesAnswer, summary="Templates as Meta has them")(self.templates)
-        put(f"{base}/throttles/{{id}}", response_model=ThrottleAnswer, summary="Slow a campaign down")(
-            self.put_throttle
-        )
-        post(f"{base}/campaigns/{{id}}/pause", status_code=204, summary="Stop a campaign for now")(self.pause_campaign)
-        post(f"{base}/campaigns/{{id}}/resume", status_code=204, summary="Let a paused campaign go on")(
-            self.resume_campaign
-        )
-        post(f"{base}/campaigns/{{id}}/cancel", response_model=CancelledAnswer, summary="Withdraw a campaign for good")(
-            self.cancel_campaign
-        )
-        post(f"{base}/messages/{{id}}/cancel", response_model=CancelledAnswer, summary="Withdraw one message")(
-            self.cancel_message
-        )
-        get(f"{base}/queue", response_model=QueueAnswer, summary="What waits, by cause")(self.queue)
         post(
             EVALUATE_PATH,
             response_model=EvaluateAnswer,
@@ -295,7 +251,7 @@ class Api:
             rows = await store.set_paused(connection, id, None)
             latest = {row.sender.sender_id: row for row in [*lifted, *rows]}
             await add_to_outbox(connection, announce.senders_updated(latest.values(), now))
-            await queue_store.wake_waiting(connection, [Waiting.PAUSED, Waiting.HOLD], sender_id=id)
+            await queue_store.wake_waiting(connection, [Waiting.HOLD], sender_id=id)
             return 200, _sender_answer(rows[0]).to_json()
 
         return await self._write(request, caller, key, act, wake=id)
@@ -317,87 +273,6 @@ class Api:
         page = [(position, row) for position, row in ordered if position > start][: limit + 1]
         more = cursor_of(page[limit - 1][0]) if len(page) > limit else None
         return TemplatesAnswer(items=[_template_answer(row) for _, row in page[:limit]], next_cursor=more)
-
-    # --- campaigns and messages ---
-
-    async def put_throttle(
-        self, request: Request, caller: Operator, id: CampaignPath, body: PutThrottle, key: IdempotencyKey = None
-    ) -> Response:
-        async def act(connection: Connection) -> tuple[int, bytes]:
-            await queue_store.put_throttle(connection, caller.workspace, id, body.per_minute, body.per_day)
-            await queue_store.wake_waiting(connection, [Waiting.THROTTLE], campaign=(caller.workspace, id))
-            answer = ThrottleAnswer(campaign_id=id, per_minute=body.per_minute, per_day=body.per_day)
-            return 200, answer.to_json()
-
-        return await self._write(request, caller, key, act)
-
-    async def pause_campaign(
-        self, request: Request, caller: Operator, id: CampaignPath, key: IdempotencyKey = None
-    ) -> Response:
-        async def act(connection: Connection) -> tuple[int, bytes]:
-            now = self._clock()
-            await queue_store.pause_campaign(connection, caller.workspace, id, now)
-            await add_to_outbox(connection, [announce.campaign_held(caller.workspace, id, now)])
-            return 204, b""
-
-        return await self._write(request, caller, key, act)
-
-    async def resume_campaign(
-        self, request: Request, caller: Operator, id: CampaignPath, key: IdempotencyKey = None
-    ) -> Response:
-        async def act(connection: Connection) -> tuple[int, bytes]:
-            now = self._clock()
-            await queue_store.pause_campaign(connection, caller.workspace, id, None)
-            await add_to_outbox(connection, [announce.campaign_held(caller.workspace, id, now, until=now)])
-            await queue_store.wake_waiting(connection, [Waiting.PAUSED], campaign=(caller.workspace, id))
-            return 204, b""
-
-        return await self._write(request, caller, key, act)
-
-    async def cancel_campaign(
-        self, request: Request, caller: Operator, id: CampaignPath, key: IdempotencyKey = None
-    ) -> Response:
-        async def act(connection: Connection) -> tuple[int, bytes]:
-            by = f"operator {caller.token.name}"
-            total = await self._stages.cancel_campaign(connection, (caller.workspace, id), by)
-            return 200, CancelledAnswer(cancelled=total).to_json()
-
-        return await self._write(request, caller, key, act)
-
-    async def cancel_message(
-        self, request: Request, caller: Operator, id: MessageId, key: IdempotencyKey = None
-    ) -> Response:
-        async def act(connection: Connection) -> tuple[int, bytes]:
-            name = (caller.workspace, id)
-            messages = await queue_store.lock_waiting(connection, [name])
-            if not messages:
-                state = await queue_store.message_state(connection, name)
-                if state is not None:
-                    raise Problem(409, f"The message doesn't wait any more: it is {state}.")
-                rows = [(caller.workspace, id, f"operator {caller.token.name}")]
-                await queue_store.remember_cancellations(connection, rows, self._clock())
-                return 202, CancelledAnswer(cancelled=0).to_json()
-            return 200, CancelledAnswer(cancelled=await self._cancel(connection, caller, messages)).to_json()
-
-        return await self._write(request, caller, key, act)
-
-    async def _cancel(self, connection: Connection, caller: Caller, messages: Sequence[Message]) -> int:
-        by = f"operator {caller.token.name}"
-        return await self._stages.cancel(connection, messages, {message.key: by for message in messages})
-
-    async def queue(self, caller: Viewer) -> QueueAnswer:
-        async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            rows = await queue_store.queue_by_cause(connection, caller.workspace)
-        items = [
-            WaitingAnswer(
-                lane=Lane(row["lane"]).name.lower(),
-                waiting_for=row["waiting_for"],
-                messages=row["messages"],
-                oldest=row["oldest"],
-            )
-            for row in rows
-        ]
-        return QueueAnswer(items=items)
 
     async def _write(
         self,
@@ -491,7 +366,7 @@ class Api:
     @staticmethod
     async def _tiers(connection: Connection, rows: Any, now: datetime) -> dict[str, Tier]:
         limits = {row.sender.portfolio_id: row.sender.messaging_limit for row in rows}
-        return {one: await people_store.read_tier(connection, one, limit, now) for one, limit in limits.items()}
+        return {one: await tier_store.read_tier(connection, one, limit, now) for one, limit in limits.items()}
 
 
 def _imagined(request: EvaluateRequest, resolved: Resolved | None, now: datetime) -> Message:

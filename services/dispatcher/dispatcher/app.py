@@ -12,10 +12,12 @@ from dispatcher.api import Api
 from dispatcher.driver import Driver
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta
+from dispatcher.queue_api import QueueApi
 from dispatcher.resealing import Resealer
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
+from dispatcher.sweeps import Sweeps
 from dispatcher.timers import Timers
 from dispatcher.tokens import TokenVault
 
@@ -31,11 +33,13 @@ def make_app(settings: Settings) -> FastAPI:
     stages.register()
     Timers(runtime, settings, utc_now).register()
     Resealer(runtime, vault).register()
+    Sweeps(runtime, stages.cancel, utc_now).register()
     runtime.background("drivers", fleet.run)
     runtime.before_rewind(lambda gaps: park_what_may_be_sent(runtime, gaps))
     runtime.at_end(meta.close)
     app = runtime.make_api("Sendwhy dispatcher", body_limits={EVALUATE_PATH: EVALUATE_BYTES_MAX})
-    app.include_router(Api(runtime, settings, meta, vault, fleet, stages, utc_now).routes())
+    app.include_router(Api(runtime, settings, meta, vault, fleet, utc_now).routes())
+    app.include_router(QueueApi(runtime, fleet, stages, utc_now).routes())
     app.include_router(person_api.routes(runtime))
     return app
 

@@ -3,6 +3,7 @@
 `evaluate` runs every gate and keeps each verdict with its evidence; `decide` is the first that doesn't pass.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -99,7 +100,6 @@ class Message:
     queued_at: datetime
     attempts: int = 0
     tries: tuple[Mapping[str, Any], ...] = ()
-    slotted: bool = False
     waiting_for: Waiting = Waiting.TURN
     waiting_since: datetime | None = None
     told: frozenset[Waiting] = frozenset()
@@ -125,12 +125,18 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """The portfolio's messaging limit: unique people in a moving 24 h. `limit` None: unlimited."""
+    """The portfolio's messaging limit: unique people in a moving 24 h, as counted at `at`. `limit` None: unlimited."""
 
     limit: int | None = None
     used: int = 0
     already_reached: bool = False
     room_at: datetime | None = None
+    at: datetime | None = None
+
+    @property
+    def places(self) -> int:
+        """How many more people may be reached now."""
+        return sys.maxsize if self.limit is None else max(0, self.limit - self.used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +170,6 @@ class Wait:
     waiting_for: Waiting
     cause: ReasonCode
     until: datetime | None
-    slotted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +250,7 @@ def evaluate(message: Message, facts: Facts, now: datetime) -> list[Check]:
         _paused(message, sender),
         _hold(sender, now),
         _cap(message, facts, now),
-        _throttle(message, facts, now),
+        _throttle(facts, now),
         _pair(facts, now),
         _tier(message, facts, now),
     ]
@@ -501,10 +506,10 @@ def _cap(message: Message, facts: Facts, now: datetime) -> Check:
     return Check("marketing_cap", False, {"until": _text(until)}, wait)
 
 
-def _throttle(message: Message, facts: Facts, now: datetime) -> Check:
-    if message.slotted or facts.slot_at is None or facts.slot_at <= now:
+def _throttle(facts: Facts, now: datetime) -> Check:
+    if facts.slot_at is None or facts.slot_at <= now:
         return Check("throttle", True)
-    wait = Wait(Waiting.THROTTLE, ReasonCode.RATE_LIMIT_EXCEEDED, facts.slot_at, slotted=True)
+    wait = Wait(Waiting.THROTTLE, ReasonCode.RATE_LIMIT_EXCEEDED, facts.slot_at)
     return Check("throttle", False, {"slot_at": _text(facts.slot_at)}, wait)
 
 
@@ -523,6 +528,11 @@ def _tier(message: Message, facts: Facts, now: datetime) -> Check:
         return Check("tier", True, evidence)
     evidence["room_at"] = _text(tier.room_at) if tier.room_at else None
     return Check("tier", False, evidence, Wait(Waiting.TIER, ReasonCode.MESSAGING_LIMIT_REACHED, tier.room_at))
+
+
+def stands_still(sender: Sender, now: datetime) -> bool:
+    """Nothing of this sender goes, whatever it is: its messages needn't be looked at."""
+    return sender.paused_at is not None or not _hold(sender, now).passed
 
 
 def receipt_deadline(accepted_at: datetime, category: str | None, ttl: timedelta) -> datetime:

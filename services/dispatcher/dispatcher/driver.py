@@ -20,24 +20,26 @@ from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
 from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 
-from dispatcher import announce, facts, hold_store, people_store, queue_store, store
+from dispatcher import announce, claims, facts, hold_store, queue_store, store, tier_store
+from dispatcher.allowances import Allowance
 from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken, code_label, in_light_of
 from dispatcher.calls import message_body
+from dispatcher.claims import Due, OpenLines
 from dispatcher.decide import (
     SYNC_INTERVAL,
     Facts,
+    Lane,
     Message,
     Reject,
     Send,
-    Tier,
     Verdict,
     Wait,
     Waiting,
-    decide,
+    stands_still,
 )
-from dispatcher.limits import Pace, PairPace, Throttle, next_slot
+from dispatcher.limits import Pace, PairPace
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
-from dispatcher.queue_store import Due, NewWait
+from dispatcher.queue_store import NewWait
 from dispatcher.results import Ended, Go, Results, utc_now
 from dispatcher.settings import Settings
 from dispatcher.store import Key, SenderRow
@@ -51,15 +53,24 @@ LOCK_SECONDS = 1.0
 ALIVE_SECONDS = 5.0
 SYNC_EVERY = timedelta(hours=1)
 SYNC_AGAIN_SECONDS = 5.0
+# Of ten rounds one begins with the last lane, and one with the middle one.
 LAST_LANE_EVERY = 10
+_LANES_BY_ROUND = {
+    0: (Lane.MARKETING, Lane.TRANSACTIONAL, Lane.CONVERSATION),
+    5: (Lane.TRANSACTIONAL, Lane.CONVERSATION, Lane.MARKETING),
+}
+LOOK_WIDE = 500
 PACE_REST_SECONDS = 1.0
-PROBED_ELSEWHERE = timedelta(seconds=10)
 
 log = structlog.get_logger("sendwhy")
 
 
 class Lost(Exception):
     """Another driver has taken over."""
+
+
+def _waits_for_tier(verdict: Verdict) -> bool:
+    return isinstance(verdict, Wait) and verdict.waiting_for is Waiting.TIER
 
 
 class Driver:
@@ -77,6 +88,9 @@ class Driver:
         self._per_second = 0
         self._pairs = PairPace()
         self._rounds = 0
+        self._look_wide = False
+        self._idle_seconds = IDLE_SECONDS
+        self._some_wait_for_tier = True
         self._calls: set[asyncio.Task[None]] = set()
         self._commit_is_unsure = False
         self._stopping = False
@@ -161,7 +175,7 @@ class Driver:
             self._pace.take(len(going), marked_at)
             self._start_calls(row, going, marked_at)
         if looked_at < room:
-            return IDLE_SECONDS
+            return self._idle_seconds
         return self._until_worth_a_round(now_seconds) if going else 0.0
 
     def _until_worth_a_round(self, started: float) -> float:
@@ -186,56 +200,72 @@ class Driver:
         assert self._pace is not None
         room = min(room, self._pace.available(time.monotonic()))
         now = utc_now()
+        if stands_still(row.sender, now):
+            return row, 0, []
         # One message tries whether a hold still stands, whichever of its senders has one first.
         is_due = row.sender.hold_until is not None and row.sender.hold_until <= now
-        limit = 1 if is_due else room
-        last_first = self._rounds % LAST_LANE_EVERY == 0
-        due = await queue_store.lock_due(connection, self.sender_id, now, limit=limit, last_lane_first=last_first)
+        room = 1 if is_due else room
+        # Where most only learn what they wait for, many are looked at; of those no more go than there is room for.
+        limit = max(room, LOOK_WIDE) if self._look_wide and not is_due else room
+        lanes = _LANES_BY_ROUND.get(self._rounds % LAST_LANE_EVERY, claims.LANES)
+        lines = await claims.open_lines(connection, self.sender_id, row.sender.workspace_id, now, limit)
+        called = await self._called_by_tier(connection, row, room, now)
+        known = {one.message.key for one in called}
+        due = await claims.lock_due(connection, self.sender_id, now, limit=limit, lanes=lanes, lines=lines)
+        due = [*called, *(one for one in due if one.message.key not in known)]
+        due.sort(key=lambda one: lanes.index(one.message.lane))
+        self._idle_seconds = IDLE_SECONDS
         if not due:
+            self._look_wide = False
+            await self._look_ahead(connection, now, lines)
             return row, 0, []
         is_probe = is_due and await hold_store.take_probe(connection, self.sender_id, now, now + self._probe_lease)
         if is_due and not is_probe:
-            row = replace(row, sender=replace(row.sender, hold_until=now + PROBED_ELSEWHERE))
-        verdicts, categories = await self._decide_all(connection, row, due, now)
+            return row, 0, []
+        known_of = await self._facts(connection, row, due, now)
+        allowance = Allowance(room, self._pairs, dict(lines.throttles))
+        await allowance.load_tier(connection, row.sender, due, now)
+        judged = {one.message.key: allowance.judge(one, known_of[one.message.key], now) for one in due}
+        verdicts = {key: verdict for key, verdict in judged.items() if verdict is not None}
+        reached = await allowance.save(connection, row.sender, due, verdicts, now)
+        categories = {key: known.template.category if known.template else None for key, known in known_of.items()}
         going = await self._apply(connection, due, verdicts, categories, now)
+        self._look_wide = len(going) < room <= len(due)
+        self._some_wait_for_tier |= any(_waits_for_tier(verdict) for verdict in verdicts.values())
         if is_probe and not going:
             await hold_store.give_back_probe(connection, self.sender_id)
-        return row, len(due), [replace(go, token_tag=row.token_tag, is_probe=is_probe) for go in going]
+        return (
+            row,
+            len(due),
+            [
+                replace(go, token_tag=row.token_tag, is_probe=is_probe, reached_at=reached.get(go.due.message.key))
+                for go in going
+            ],
+        )
+
+    async def _look_ahead(self, connection: Connection, now: datetime, lines: OpenLines) -> None:
+        """What is to be sent at a moment is looked at at that moment."""
+        at = await claims.next_due(connection, self.sender_id, now, lines)
+        if at is not None and at - now < timedelta(seconds=IDLE_SECONDS):
+            self._idle_seconds = max(0.001, (at - now).total_seconds())
+
+    async def _called_by_tier(self, connection: Connection, row: SenderRow, room: int, now: datetime) -> list[Due]:
+        """Who waits for a place in the messaging limit, as far as there are places."""
+        if not self._some_wait_for_tier:
+            return []
+        sender = row.sender
+        tier = await tier_store.read_tier(connection, sender.portfolio_id, sender.messaging_limit, now)
+        places = min(room, tier.places)
+        called = await claims.lock_tier_waits(connection, self.sender_id, places) if places else []
+        self._some_wait_for_tier = len(called) == places
+        if not self._some_wait_for_tier:
+            await tier_store.forget_promises(connection, sender.portfolio_id)
+        return called
 
     def _adjust_pace(self, per_second: int) -> None:
         if self._pace is None or per_second != self._per_second:
             self._per_second = per_second
             self._pace = Pace.start(per_second, time.monotonic())
-
-    async def _decide_all(
-        self, connection: Connection, row: SenderRow, due: Sequence[Due], now: datetime
-    ) -> tuple[dict[Key, Verdict], dict[Key, str | None]]:
-        known_of = await self._facts(connection, row, due, now)
-        throttles: dict[Key, Throttle] = {}
-        tier, reached = await self._tier(connection, row, due, now)
-        verdicts: dict[Key, Verdict] = {}
-        for one in due:
-            message = one.message
-            known = replace(
-                known_of[message.key],
-                pair_wait=timedelta(seconds=self._pairs.wait_seconds(message.phone, time.monotonic())),
-                tier=replace(tier, already_reached=message.phone in reached),
-            )
-            verdict = decide(message, known, now)
-            if isinstance(verdict, Send) and one.throttled and not message.slotted:
-                slot = await self._slot(connection, one, throttles, now)
-                verdict = decide(message, replace(known, slot_at=slot), now)
-            if isinstance(verdict, Send):
-                self._pairs.take(message.phone, time.monotonic())
-                if verdict.counts_for_tier and message.phone not in reached:
-                    reached.add(message.phone)
-                    tier = replace(tier, used=tier.used + 1)
-            verdicts[message.key] = verdict
-        for (workspace_id, campaign_id), throttle in throttles.items():
-            await queue_store.save_throttle(connection, workspace_id, campaign_id, throttle)
-        await self._remember_reached(connection, row, due, verdicts, now)
-        categories = {key: known.template.category if known.template else None for key, known in known_of.items()}
-        return verdicts, categories
 
     async def _facts(
         self, connection: Connection, row: SenderRow, due: Sequence[Due], now: datetime
@@ -248,39 +278,6 @@ class Driver:
         self._sync_now |= missing and (synced is None or now - synced >= SYNC_INTERVAL)
         return found
 
-    async def _tier(
-        self, connection: Connection, row: SenderRow, due: Sequence[Due], now: datetime
-    ) -> tuple[Tier, set[str]]:
-        sender = row.sender
-        if sender.messaging_limit is None or not any(one.message.template for one in due):
-            return Tier(), set()
-        tier = await people_store.lock_tier(connection, sender.portfolio_id, sender.messaging_limit, now)
-        phones = {one.message.phone for one in due}
-        return tier, await people_store.reached_people(connection, sender.portfolio_id, phones, now)
-
-    async def _slot(self, connection: Connection, one: Due, throttles: dict[Key, Throttle], now: datetime) -> datetime:
-        campaign = (one.message.funded.workspace_id, one.campaign_id or "")
-        if campaign not in throttles:
-            throttles[campaign] = await queue_store.lock_throttle(connection, *campaign)
-        slot, throttles[campaign] = next_slot(throttles[campaign], now)
-        return slot
-
-    async def _remember_reached(
-        self,
-        connection: Connection,
-        row: SenderRow,
-        due: Sequence[Due],
-        verdicts: Mapping[Key, Verdict],
-        now: datetime,
-    ) -> None:
-        phones = {
-            one.message.phone
-            for one in due
-            if isinstance(verdict := verdicts[one.message.key], Send) and verdict.counts_for_tier
-        }
-        if phones and row.sender.messaging_limit is not None:
-            await people_store.add_reached(connection, row.sender.portfolio_id, phones, now)
-
     async def _apply(
         self,
         connection: Connection,
@@ -292,18 +289,19 @@ class Driver:
         """Store what was decided, in one statement a kind; returns what is now marked in flight."""
         going: list[Go] = []
         waits: list[NewWait] = []
+        aside: list[Key] = []
         rejected: dict[Key, str] = {}
         recalled: dict[Key, str] = {}
         announcements: list[announce.Announcement] = []
         for one in due:
             message = one.message
-            verdict = verdicts[message.key]
+            verdict = verdicts.get(message.key)
+            if verdict is None:
+                continue
             if isinstance(verdict, Send):
                 going.append(Go(one, message.attempts + 1, categories[message.key]))
             elif isinstance(verdict, Wait):
-                held = self._held(message, verdict, now)
-                waits.append(NewWait(message.key, verdict.waiting_for, verdict.until, verdict.slotted, bool(held)))
-                announcements += held
+                announcements += self._let_wait(message, verdict, now, waits, aside)
             elif isinstance(verdict, Reject):
                 rejected[message.key] = verdict.reason.code
                 announcements.append(announce.rejected(message, verdict.reason, now, one.trace))
@@ -313,14 +311,31 @@ class Driver:
                 announcements.append(announce.recalled(message, verdict, now, one.trace))
         if going:
             await queue_store.mark_in_flight(connection, [go.due.message.key for go in going], self._fence)
-        if waits:
-            await queue_store.set_waits(connection, waits)
+        await self._store_waits(connection, waits, aside)
         for state, outcomes in (("rejected", rejected), ("recalled", recalled)):
             if outcomes:
                 await queue_store.finish_waiting(connection, state, outcomes)
         if announcements:
             await add_to_outbox(connection, announcements)
         return going
+
+    def _let_wait(
+        self, message: Message, verdict: Wait, now: datetime, waits: list[NewWait], aside: list[Key]
+    ) -> list[announce.Announcement]:
+        """Note in `waits` or, for what stands in its campaign's line, `aside` what a message waits for."""
+        if verdict.waiting_for in (Waiting.PAUSED, Waiting.THROTTLE):
+            aside.append(message.key)
+            return []
+        held = self._held(message, verdict, now)
+        waits.append(NewWait(message.key, verdict.waiting_for, verdict.until, bool(held)))
+        return held
+
+    @staticmethod
+    async def _store_waits(connection: Connection, waits: Sequence[NewWait], aside: Sequence[Key]) -> None:
+        if aside:
+            await claims.line_up(connection, aside)
+        if waits:
+            await queue_store.set_waits(connection, waits)
 
     @staticmethod
     def _held(message: Message, wait: Wait, now: datetime) -> list[announce.Announcement]:

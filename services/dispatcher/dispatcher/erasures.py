@@ -42,6 +42,7 @@ _PRUNE = (
     "delete from reached_person where ctid = any(array("
     "select ctid from reached_person where reached_at < $1 limit $2))",
     "delete from marketing_cap where ctid = any(array(select ctid from marketing_cap where until < $1 limit $2))",
+    "delete from campaign_use where ctid = any(array(select ctid from campaign_use where minute < $1 limit $2))",
 )
 _FORGET = (
     "delete from erased_message where noted_at < $1",

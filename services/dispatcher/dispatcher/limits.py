@@ -1,12 +1,14 @@
 """Pace and throttles, pure: time is an argument (for paces, seconds of a clock that never goes back)."""
 
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 PAIR_INTERVAL_SECONDS = 6.0
 PAIR_BURST = 45
 BURST_SHARE = 0.05
-DAY = timedelta(hours=24)
+MINUTE = timedelta(minutes=1)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(slots=True)
@@ -79,25 +81,63 @@ class PairPace:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """What an operator allows a campaign, and how much of it is given away."""
+    """What an operator allows a campaign, and what it has used. Every call counts, also one that Meta refuses.
+
+    `per_minute`: never more in any 60 s; `next_slot_at` is the end of the time that is paid for. `per_day`: never more
+    in any 24 h, from when it was set (a moving day, not a calendar's); `day_used` calls of that time, counted by
+    minutes, so that a place becomes free up to a minute later than 24 h after its call.
+    """
 
     per_minute: int | None
     per_day: int | None
-    next_slot_at: datetime | None
-    day_start: datetime | None
-    day_count: int
+    next_slot_at: datetime | None = None
+    day_used: int = 0
+
+    @property
+    def limits(self) -> bool:
+        return self.per_minute is not None or self.per_day is not None
 
 
-def next_slot(throttle: Throttle, now: datetime) -> tuple[datetime, Throttle]:
-    """The next free moment for one message, and the throttle after it was given away."""
-    slot = max(now, throttle.next_slot_at or now)
-    start, count = throttle.day_start, throttle.day_count
+def _spacing(per_minute: int) -> tuple[timedelta, int]:
+    """The time that one call pays for, and how many may go at once: n calls take at least n - burst of these times, so
+    that burst + (limit - burst) fit into a minute."""
+    burst = max(1, per_minute // 60)
+    return timedelta(microseconds=-(-MINUTE // _MICROSECOND // (per_minute - burst + 1))), burst
+
+
+def throttle_room(throttle: Throttle, now: datetime) -> int:
+    """How many calls a throttled campaign may make at this moment."""
+    room = sys.maxsize
+    if throttle.per_minute is not None:
+        each, burst = _spacing(throttle.per_minute)
+        saved = now + (burst - 1) * each - max(throttle.next_slot_at or now, now)
+        room = saved // each + 1 if saved >= timedelta() else 0
     if throttle.per_day is not None:
-        if start is None or slot >= start + DAY:
-            start, count = slot, 0
-        elif count >= throttle.per_day:
-            start, count = start + DAY, 0
-            slot = max(slot, start)
-        count += 1
-    interval = timedelta(minutes=1) / throttle.per_minute if throttle.per_minute else timedelta()
-    return slot, replace(throttle, next_slot_at=slot + interval, day_start=start, day_count=count)
+        room = min(room, throttle.per_day - throttle.day_used)
+    return max(0, room)
+
+
+def throttle_opens_at(throttle: Throttle) -> datetime:
+    """When the pace of the minute lets the next call go."""
+    assert throttle.per_minute is not None
+    assert throttle.next_slot_at is not None
+    each, burst = _spacing(throttle.per_minute)
+    return throttle.next_slot_at - (burst - 1) * each
+
+
+def throttle_take(throttle: Throttle, now: datetime) -> Throttle:
+    """The throttle after one call at this moment."""
+    slot = throttle.next_slot_at
+    if throttle.per_minute is not None:
+        slot = max(slot or now, now) + _spacing(throttle.per_minute)[0]
+    return replace(throttle, next_slot_at=slot, day_used=throttle.day_used + 1)
+
+
+def throttle_within(throttle: Throttle, seconds: float, now: datetime) -> int:
+    """How many calls it may make until so many seconds from now, without days in which a place becomes free."""
+    room = throttle_room(throttle, now + timedelta(seconds=seconds))
+    if throttle.per_minute is not None:
+        each, burst = _spacing(throttle.per_minute)
+        paid = max(throttle.next_slot_at or now, now)
+        room = max(0, (now + timedelta(seconds=seconds) - paid) // each + burst)
+    return room if throttle.per_day is None else max(0, min(room, throttle.per_day - throttle.day_used))

@@ -1,15 +1,12 @@
-"""The SQL on people: windows, copies of contacts, caps, and whom a portfolio has reached. As in store.py."""
+"""The SQL on people: windows, copies of contacts, caps. As in store.py."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sendwhy.events import ContactUpdated
 from sendwhy.postgres import Connection
 
-from dispatcher.decide import Tier
 from dispatcher.store import Key
-
-_DAY = timedelta(hours=24)
 
 
 async def windows(connection: Connection, sender_id: str, phones: Iterable[str]) -> dict[str, datetime]:
@@ -126,47 +123,4 @@ async def set_caps(connection: Connection, told: Mapping[Key, datetime]) -> None
         [key[0] for key in keys],
         [key[1] for key in keys],
         [told[key] for key in keys],
-    )
-
-
-async def lock_tier(connection: Connection, portfolio_id: str, limit: int | None, now: datetime) -> Tier:
-    """The portfolio's use of its messaging limit, under its row's lock; nothing is counted where there is no limit."""
-    if limit is None:
-        return Tier()
-    await connection.execute("insert into portfolio (portfolio_id) values ($1) on conflict do nothing", portfolio_id)
-    await connection.execute("select from portfolio where portfolio_id = $1 for update", portfolio_id)
-    return await read_tier(connection, portfolio_id, limit, now)
-
-
-async def read_tier(connection: Connection, portfolio_id: str, limit: int | None, now: datetime) -> Tier:
-    if limit is None:
-        return Tier()
-    row = await connection.fetchrow(
-        "select count(*) as used, min(reached_at) as oldest from reached_person"
-        " where portfolio_id = $1 and reached_at > $2",
-        portfolio_id,
-        now - _DAY,
-    )
-    assert row is not None
-    return Tier(limit, row["used"], room_at=row["oldest"] + _DAY if row["oldest"] else None)
-
-
-async def reached_people(connection: Connection, portfolio_id: str, phones: Iterable[str], now: datetime) -> set[str]:
-    rows = await connection.fetch(
-        "select phone from reached_person where portfolio_id = $1 and phone = any($2::text[]) and reached_at > $3",
-        portfolio_id,
-        list(phones),
-        now - _DAY,
-    )
-    return {row["phone"] for row in rows}
-
-
-async def add_reached(connection: Connection, portfolio_id: str, phones: Iterable[str], now: datetime) -> None:
-    await connection.execute(
-        "insert into reached_person (portfolio_id, phone, reached_at) select $1, phone, $3"
-        " from unnest($2::text[]) as phone"
-        " on conflict (portfolio_id, phone) do update set reached_at = excluded.reached_at",
-        portfolio_id,
-        sorted(set(phones)),
-        now,
     )

@@ -1,7 +1,7 @@
 """The SQL of the queue: messages from send.funded to their end, campaigns, cancellations. As in store.py."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -9,19 +9,18 @@ from asyncpg import Record as Row
 from sendwhy.events import Reason, SendFunded
 from sendwhy.postgres import Connection
 
-from dispatcher.decide import CAMPAIGN, UPSTREAM, Lane, Message, Waiting
-from dispatcher.limits import Throttle
+from dispatcher.decide import UPSTREAM, Lane, Message, Waiting
 from dispatcher.store import OBJECTS, Key
 
-WAKE_SECONDS = 600
+WAKE_AT_MOST = 5_000
 
-_MESSAGE_COLUMNS = """
-m.workspace_id, m.message_id, m.sender_id, m.lane, m.queued_at, m.attempts, m.tries, m.slotted, m.waiting_for,
+MESSAGE_COLUMNS = """
+m.workspace_id, m.message_id, m.sender_id, m.lane, m.queued_at, m.attempts, m.tries, m.waiting_for,
 m.waiting_since, m.told, m.funded, m.state, m.in_flight_at, m.trace
 """
 
 
-def _message(row: Row, paused_at: datetime | None = None, cancelled_by: str | None = None) -> Message:
+def message_of(row: Row, paused_at: datetime | None = None, cancelled_by: str | None = None) -> Message:
     return Message(
         funded=SendFunded.model_validate_json(row["funded"]),
         sender_id=row["sender_id"] or "",
@@ -29,7 +28,6 @@ def _message(row: Row, paused_at: datetime | None = None, cancelled_by: str | No
         queued_at=row["queued_at"],
         attempts=row["attempts"],
         tries=tuple(OBJECTS.validate_json(row["tries"])),
-        slotted=row["slotted"],
         waiting_for=Waiting(row["waiting_for"]),
         waiting_since=row["waiting_since"],
         told=frozenset(Waiting(cause) for cause in row["told"]),
@@ -41,24 +39,25 @@ def _message(row: Row, paused_at: datetime | None = None, cancelled_by: str | No
 @dataclass(frozen=True, slots=True)
 class NewMessage:
     """A message as it enters the queue. `state` is "rejected" where it can't even wait (no sender, cancelled), and
-    "unknown" where it was handled before a backup was restored."""
+    "unknown" where it was handled before a backup was restored. `lined`: in its campaign's own line."""
 
     message: Message
     campaign_id: str | None
     state: str
     outcome: str | None
     trace: bytes | None
+    lined: bool = False
 
 
 _ADD_MESSAGES = """
 insert into message (workspace_id, message_id, sender_id, lane, campaign_id, contact_id, phone, needs_subscription,
-                     not_before, expires_at, queued_at, state, outcome, funded, trace, in_flight_at)
+                     not_before, expires_at, queued_at, state, outcome, funded, trace, line, in_flight_at)
 select *, case when state = 'unknown' then clock_timestamp() end
 from unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::text[],
                      $8::boolean[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[],
-                     $13::text[], $14::bytea[], $15::bytea[])
+                     $13::text[], $14::bytea[], $15::bytea[], $16::text[])
   as new(workspace_id, message_id, sender_id, lane, campaign_id, contact_id, phone, needs_subscription, not_before,
-         expires_at, queued_at, state, outcome, funded, trace)
+         expires_at, queued_at, state, outcome, funded, trace, line)
 on conflict do nothing
 returning workspace_id, message_id
 """
@@ -124,6 +123,7 @@ async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> se
         [row.outcome for row in ordered],
         [one.to_json() for one in funded],
         [row.trace for row in ordered],
+        [f"c{row.campaign_id}" if row.lined else "" for row in ordered],
     )
     return {(row["workspace_id"], row["message_id"]) for row in added}
 
@@ -153,80 +153,6 @@ async def remember_cancellations(
     )
 
 
-_DUE = f"""
-select {_MESSAGE_COLUMNS}, c.campaign_id, c.paused_at, c.per_minute, c.per_day,
-       case when x.message_id is not null then coalesce(x.cancelled_by, '{UPSTREAM}')
-            when c.cancelled_at is not null then '{CAMPAIGN}' end as cancelled_by
-from message m
-left join campaign c on c.workspace_id = m.workspace_id and c.campaign_id = m.campaign_id
-left join cancellation x on x.workspace_id = m.workspace_id and x.message_id = m.message_id
-where m.state = 'waiting' and m.sender_id = $1 and m.not_before <= $2
-order by m.lane, m.not_before
-limit $3
-for update of m skip locked
-"""  # noqa: S608 - a constant
-
-# One lane a statement: "order by lane desc" fits no index and would sort the whole queue.
-_DUE_IN_LANE = _DUE.replace("order by m.lane,", "and m.lane = $4 order by")
-
-# In a throttled campaign all that have no slot yet are due before those whose slot has come.
-_DUE_SLOTTED = _DUE.replace("order by m.lane,", "and m.slotted order by m.lane,")
-
-# Locked, so that a resume waits for this transaction and then finds what it lets wait, or is seen here.
-_PAUSED_CAMPAIGNS = """
-select c.workspace_id, c.campaign_id from campaign c
-join unnest($1::text[], $2::text[]) as asked(workspace_id, campaign_id)
-  on c.workspace_id = asked.workspace_id and c.campaign_id = asked.campaign_id
-where c.paused_at is not null order by c.workspace_id, c.campaign_id for share of c
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A message that may be looked at now, and whether a throttle is set on its campaign."""
-
-    message: Message
-    campaign_id: str | None
-    throttled: bool
-    trace: bytes | None
-
-
-async def lock_due(
-    connection: Connection, sender_id: str, now: datetime, *, limit: int, last_lane_first: bool
-) -> list[Due]:
-    rows: list[Row] = []
-    for lane in (Lane.MARKETING, Lane.TRANSACTIONAL) if last_lane_first else ():
-        rows = rows or await connection.fetch(_DUE_IN_LANE, sender_id, now, limit, int(lane))
-    rows = rows or await connection.fetch(_DUE, sender_id, now, limit)
-    free = limit - sum(map(_may_go, rows))
-    if free and not all(map(_may_go, rows)):
-        seen = {(row["workspace_id"], row["message_id"]) for row in rows}
-        slotted = await connection.fetch(_DUE_SLOTTED, sender_id, now, limit)
-        rows += [row for row in slotted if (row["workspace_id"], row["message_id"]) not in seen][:free]
-    asked = {(row["workspace_id"], row["campaign_id"]) for row in rows if row["paused_at"]}
-    paused = await _paused_campaigns(connection, asked) if asked else set()
-    return [_due(row, paused) for row in rows]
-
-
-def _may_go(row: Row) -> bool:
-    """Whether it needs no slot any more: else it is only given one now."""
-    return bool(row["slotted"]) or (row["per_minute"] is None and row["per_day"] is None)
-
-
-async def _paused_campaigns(connection: Connection, asked: Iterable[Key]) -> set[Key]:
-    keys = sorted(asked)
-    rows = await connection.fetch(_PAUSED_CAMPAIGNS, [key[0] for key in keys], [key[1] for key in keys])
-    return {(row["workspace_id"], row["campaign_id"]) for row in rows}
-
-
-def _due(row: Row, paused: Container[Key]) -> Due:
-    still_paused = (row["workspace_id"], row["campaign_id"]) in paused
-    message = _message(row, row["paused_at"] if still_paused else None, row["cancelled_by"])
-    throttled = row["per_minute"] is not None or row["per_day"] is not None
-    origin = message.funded.request.origin
-    return Due(message, origin.id, throttled, row["trace"])
-
-
 _MARK_IN_FLIGHT = """
 update message m set state = 'in_flight', attempts = m.attempts + 1, fence = $3, in_flight_at = clock_timestamp()
 from unnest($1::text[], $2::text[]) as go(workspace_id, message_id)
@@ -244,17 +170,16 @@ class NewWait:
     key: Key
     waiting_for: Waiting
     not_before: datetime | None
-    slotted: bool
     told: bool
 
 
 _WAIT = """
 update message m set waiting_for = w.waiting_for, not_before = coalesce(w.not_before, 'infinity'),
-    slotted = m.slotted or w.slotted, told = case when w.told then m.told || w.waiting_for else m.told end,
+    told = case when w.told then m.told || w.waiting_for else m.told end,
     waiting_since = case when m.waiting_for = w.waiting_for and m.waiting_since is not null
                          then m.waiting_since else clock_timestamp() end
-from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[], $6::boolean[])
-  as w(workspace_id, message_id, waiting_for, not_before, slotted, told)
+from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[])
+  as w(workspace_id, message_id, waiting_for, not_before, told)
 where m.workspace_id = w.workspace_id and m.message_id = w.message_id and m.state = 'waiting'
 """
 
@@ -267,7 +192,6 @@ async def set_waits(connection: Connection, waits: Iterable[NewWait]) -> None:
         [row.key[1] for row in rows],
         [row.waiting_for.value for row in rows],
         [row.not_before for row in rows],
-        [row.slotted for row in rows],
         [row.told for row in rows],
     )
 
@@ -374,21 +298,42 @@ async def give_back(connection: Connection, sender_id: str, fence: int, called: 
     await connection.execute(_GIVE_BACK, sender_id, fence, [key[0] for key in keys], [key[1] for key in keys])
 
 
+# What a message waits for that nobody looks at, since its line is closed, or its sender stands still at `$1`.
+WAITS_FOR = """
+case when m.line = 'p' then 'paused'
+     when m.not_before > $1 then m.waiting_for
+     when c.paused_at is not null or s.paused_at is not null then 'paused'
+     when s.hold is not null then 'hold'
+     when m.waiting_for = 'turn' and m.line > 'c' and (c.per_minute is not null or c.per_day is not null)
+         then 'throttle'
+     else m.waiting_for end
+"""
+
 _EXPIRED = f"""
-select {_MESSAGE_COLUMNS}, s.hold from message m left join sender s on s.sender_id = m.sender_id
+select {MESSAGE_COLUMNS}, s.hold, {WAITS_FOR} as waits_for,
+       case {WAITS_FOR} when 'paused' then coalesce(m.paused_at, c.paused_at, s.paused_at) when 'hold' then s.hold_since
+            when 'throttle' then coalesce(m.waiting_since, m.not_before) else m.waiting_since end as waits_since
+from message m
+left join sender s on s.sender_id = m.sender_id
+left join campaign c on c.workspace_id = m.workspace_id and c.campaign_id = m.campaign_id
 where m.state = 'waiting' and m.expires_at <= $1 order by m.expires_at limit $2
 for update of m skip locked
 """  # noqa: S608 - a constant
 
 
 async def lock_expired(connection: Connection, now: datetime, limit: int) -> list[tuple[Message, Reason | None]]:
-    """Waiting messages whose time is over, each with its sender's hold."""
-    rows = await connection.fetch(_EXPIRED, now, limit)
-    return [(_message(row), Reason.model_validate_json(row["hold"]) if row["hold"] else None) for row in rows]
+    """Waiting messages whose time is over, with what they waited for, each with its sender's hold."""
+    return [
+        (
+            replace(message_of(row), waiting_for=Waiting(row["waits_for"]), waiting_since=row["waits_since"]),
+            Reason.model_validate_json(row["hold"]) if row["hold"] else None,
+        )
+        for row in await connection.fetch(_EXPIRED, now, limit)
+    ]
 
 
 _UNKNOWN_TOO_LONG = f"""
-select {_MESSAGE_COLUMNS} from message m
+select {MESSAGE_COLUMNS} from message m
 where m.state = 'unknown' and m.in_flight_at <= $1 order by m.in_flight_at limit $2
 for update of m skip locked
 """  # noqa: S608 - a constant
@@ -396,7 +341,7 @@ for update of m skip locked
 
 async def lock_unknown(connection: Connection, before: datetime, limit: int) -> list[tuple[Message, datetime]]:
     rows = await connection.fetch(_UNKNOWN_TOO_LONG, before, limit)
-    return [(_message(row), row["in_flight_at"]) for row in rows]
+    return [(message_of(row), row["in_flight_at"]) for row in rows]
 
 
 async def finish_unknown(connection: Connection, outcomes: Mapping[Key, str]) -> None:
@@ -417,7 +362,7 @@ from unnest($1::text[], $2::text[], $3::text[]) as t(workspace_id, message_id, w
 where m.workspace_id = t.workspace_id and m.message_id = t.message_id
   and (m.state in ('in_flight', 'unknown') or m.state = 'waiting' and m.attempts > 0
        or m.state = 'rejected' and m.outcome = 'SEND_OUTCOME_UNKNOWN')
-returning {_MESSAGE_COLUMNS}
+returning {MESSAGE_COLUMNS}
 """  # noqa: S608 - a constant
 
 
@@ -427,11 +372,11 @@ async def taken_by_webhook(connection: Connection, told: Mapping[Key, str]) -> l
     rows = await connection.fetch(
         _TAKEN_BY_WEBHOOK, [key[0] for key in keys], [key[1] for key in keys], [told[key] for key in keys]
     )
-    return [(_message(row), row["trace"]) for row in rows]
+    return [(message_of(row), row["trace"]) for row in rows]
 
 
 _LOCK_WAITING = f"""
-select {_MESSAGE_COLUMNS} from message m
+select {MESSAGE_COLUMNS} from message m
 join unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
   on m.workspace_id = asked.workspace_id and m.message_id = asked.message_id
 where m.state = 'waiting' order by m.workspace_id, m.message_id for update of m
@@ -441,23 +386,17 @@ _LOCK_MESSAGES = _LOCK_WAITING.replace("where m.state = 'waiting' order by", "or
 _READ_MESSAGES = _LOCK_MESSAGES.replace("for update of m", "")
 
 _LOCK_WAITING_OF_CONTACTS = f"""
-select {_MESSAGE_COLUMNS} from message m
+select {MESSAGE_COLUMNS} from message m
 join unnest($1::text[], $2::text[]) as asked(workspace_id, contact_id)
   on m.workspace_id = asked.workspace_id and m.contact_id = asked.contact_id
 where m.state = 'waiting' and (m.needs_subscription or m.lane = 2)
 order by m.workspace_id, m.message_id for update of m
 """  # noqa: S608 - a constant
 
-_LOCK_WAITING_OF_CAMPAIGN = f"""
-select {_MESSAGE_COLUMNS} from message m
-where m.state = 'waiting' and m.workspace_id = $1 and m.campaign_id = $2
-order by m.workspace_id, m.message_id limit $3 for update of m
-"""  # noqa: S608 - a constant
-
 
 async def lock_waiting(connection: Connection, keys: Sequence[Key]) -> list[Message]:
     rows = await connection.fetch(_LOCK_WAITING, [key[0] for key in keys], [key[1] for key in keys])
-    return [_message(row) for row in rows]
+    return [message_of(row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,91 +417,52 @@ async def read_messages(
     connection: Connection, keys: Sequence[Key], *, statement: str = _READ_MESSAGES
 ) -> list[Locked]:
     rows = await connection.fetch(statement, [key[0] for key in keys], [key[1] for key in keys])
-    return [Locked(_message(row), row["state"], row["trace"]) for row in rows]
+    return [Locked(message_of(row), row["state"], row["trace"]) for row in rows]
 
 
 async def lock_waiting_of_contacts(connection: Connection, contacts: Sequence[Key]) -> list[Message]:
     """Waiting messages to these (workspace_id, contact_id) that need a subscription."""
     rows = await connection.fetch(_LOCK_WAITING_OF_CONTACTS, [key[0] for key in contacts], [key[1] for key in contacts])
-    return [_message(row) for row in rows]
-
-
-async def lock_waiting_of_campaign(
-    connection: Connection, workspace_id: str, campaign_id: str, limit: int
-) -> list[Message]:
-    rows = await connection.fetch(_LOCK_WAITING_OF_CAMPAIGN, workspace_id, campaign_id, limit)
-    return [_message(row) for row in rows]
+    return [message_of(row) for row in rows]
 
 
 # What is locked is being decided on right now, by facts that are as new.
 _WAKE = """
 with woken as (
     select workspace_id, message_id from message
-    where state = 'waiting' and waiting_for = any($1::text[]) and {whose} for update skip locked
+    where state = 'waiting' and waiting_for in ('hold', 'sync') and waiting_for = any($1::text[]) and sender_id = $2
+    limit $3 for update skip locked
 )
-update message m set not_before = clock_timestamp(), slotted = false
+update message m set not_before = clock_timestamp()
 from woken where m.workspace_id = woken.workspace_id and m.message_id = woken.message_id
 """
-_WAKE_OF_SENDER = _WAKE.format(whose="sender_id = $2")
-_WAKE_OF_CAMPAIGN = _WAKE.format(whose="workspace_id = $2 and campaign_id = $3")
 
 
-async def wake_waiting(
-    connection: Connection, waiting_for: Sequence[Waiting], *, sender_id: str | None = None, campaign: Key | None = None
-) -> None:
-    """Look again, now, at what waits for these causes at a sender or in a campaign."""
-    causes = [cause.value for cause in waiting_for]
-    # A million rows take longer than what other statements are allowed.
-    await connection.execute(f"set local statement_timeout = '{WAKE_SECONDS}s'")
-    if sender_id is not None:
-        await connection.execute(_WAKE_OF_SENDER, causes, sender_id, timeout=WAKE_SECONDS)
-    if campaign is not None:
-        await connection.execute(_WAKE_OF_CAMPAIGN, causes, *campaign, timeout=WAKE_SECONDS)
+async def wake_waiting(connection: Connection, waiting_for: Sequence[Waiting], *, sender_id: str) -> None:
+    """Look again, now, at what a call left waiting for a hold, and at what waits for the first sync."""
+    await connection.execute(_WAKE, [cause.value for cause in waiting_for], sender_id, WAKE_AT_MOST)
 
 
-async def lock_throttle(connection: Connection, workspace_id: str, campaign_id: str) -> Throttle:
-    row = await connection.fetchrow(
-        "select per_minute, per_day, next_slot_at, day_start, day_count from campaign"
-        " where workspace_id = $1 and campaign_id = $2 for update",
-        workspace_id,
-        campaign_id,
-    )
-    assert row is not None
-    return Throttle(**dict(row))
-
-
-async def save_throttle(connection: Connection, workspace_id: str, campaign_id: str, throttle: Throttle) -> None:
-    await connection.execute(
-        "update campaign set next_slot_at = $3, day_start = $4, day_count = $5"
-        " where workspace_id = $1 and campaign_id = $2",
-        workspace_id,
-        campaign_id,
-        throttle.next_slot_at,
-        throttle.day_start,
-        throttle.day_count,
-    )
+# A new throttle of the minute starts anew; the calls of the day stand.
+_PUT_THROTTLE = """
+insert into campaign (workspace_id, campaign_id, per_minute, per_day, lined) values ($1, $2, $3, $4, true)
+on conflict (workspace_id, campaign_id) do update set per_minute = $3, per_day = $4, lined = true,
+    next_slot_at = case when campaign.per_minute is not distinct from $3 then campaign.next_slot_at end
+"""
 
 
 async def put_throttle(
     connection: Connection, workspace_id: str, campaign_id: str, per_minute: int | None, per_day: int | None
 ) -> None:
-    await connection.execute(
-        "insert into campaign (workspace_id, campaign_id, per_minute, per_day) values ($1, $2, $3, $4)"
-        " on conflict (workspace_id, campaign_id) do update"
-        " set per_minute = $3, per_day = $4, next_slot_at = null, day_start = null, day_count = 0",
-        workspace_id,
-        campaign_id,
-        per_minute,
-        per_day,
-    )
+    await connection.execute(_PUT_THROTTLE, workspace_id, campaign_id, per_minute, per_day)
 
 
 async def pause_campaign(
     connection: Connection, workspace_id: str, campaign_id: str, paused_at: datetime | None
 ) -> None:
     await connection.execute(
-        "insert into campaign (workspace_id, campaign_id, paused_at) values ($1, $2, $3)"
-        " on conflict (workspace_id, campaign_id) do update set paused_at = $3",
+        "insert into campaign (workspace_id, campaign_id, paused_at, lined) values ($1, $2, $3, true)"
+        " on conflict (workspace_id, campaign_id) do update set paused_at = $3, lined = true",
         workspace_id,
         campaign_id,
         paused_at,
@@ -581,34 +481,129 @@ async def cancel_campaign(connection: Connection, workspace_id: str, campaign_id
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Since when a campaign is paused, or cancelled."""
+    """Since when a campaign is paused, or cancelled; `lined`: it has a line of its own."""
 
     paused_at: datetime | None
     cancelled_at: datetime | None
+    lined: bool = False
 
 
 async def stopped_campaigns(connection: Connection, campaigns: Iterable[Key]) -> dict[Key, Stopped]:
+    """Those of these campaigns that are, or were, slowed down or stopped."""
     keys = sorted(campaigns)
     rows = await connection.fetch(
-        "select c.workspace_id, c.campaign_id, c.paused_at, c.cancelled_at from campaign c"
+        "select c.workspace_id, c.campaign_id, c.paused_at, c.cancelled_at, c.lined from campaign c"
         " join unnest($1::text[], $2::text[]) as asked(workspace_id, campaign_id)"
-        " on c.workspace_id = asked.workspace_id and c.campaign_id = asked.campaign_id"
-        " where c.paused_at is not null or c.cancelled_at is not null",
+        " on c.workspace_id = asked.workspace_id and c.campaign_id = asked.campaign_id",
         [key[0] for key in keys],
         [key[1] for key in keys],
     )
-    return {(row["workspace_id"], row["campaign_id"]): Stopped(row["paused_at"], row["cancelled_at"]) for row in rows}
+    return {
+        (row["workspace_id"], row["campaign_id"]): Stopped(row["paused_at"], row["cancelled_at"], row["lined"])
+        for row in rows
+    }
 
 
-async def queue_by_cause(connection: Connection, workspace_id: str | None) -> list[Row]:
-    rows: list[Row] = await connection.fetch(
-        "select lane, case when state = 'waiting' then waiting_for else state end as waiting_for,"
-        " count(*) as messages, min(queued_at) as oldest from message"
-        " where state in ('waiting', 'in_flight', 'unknown') and ($1::text is null or workspace_id = $1)"
-        " group by 1, 2 order by 1, 2",
-        workspace_id,
-    )
+# Read out of indices alone: a million messages are a few dozen megabytes of them, and a gigabyte of rows.
+_QUEUE = f"""
+with counted as materialized (
+    select m.sender_id, m.line, m.lane, m.waiting_for, m.not_before > $1 as later, count(*) as messages,
+           min(m.queued_at) as oldest
+    from message m where m.state = 'waiting' and ($2::text[] is null or m.sender_id = any($2::text[]))
+    group by 1, 2, 3, 4, 5
+), waiting as (
+    select m.lane, {WAITS_FOR.replace("m.not_before > $1", "m.later")} as waiting_for,
+           case when m.line = 'p' or m.later then null when c.paused_at is not null then c.paused_at
+                else coalesce(s.paused_at, s.hold_since) end as since,
+           m.messages, m.oldest
+    from counted m
+    left join sender s on s.sender_id = m.sender_id
+    left join campaign c on c.workspace_id = s.workspace_id and m.line > 'c' and c.campaign_id = substr(m.line, 2)
+), out as (
+    select m.lane, m.state as waiting_for, null::timestamptz as since, count(*) as messages, min(m.queued_at) as oldest
+    from message m where m.state in ('in_flight', 'unknown') and ($2::text[] is null or m.sender_id = any($2::text[]))
+    group by 1, 2
+)
+select lane, waiting_for, sum(messages)::bigint as messages, min(oldest) as oldest,
+       case when waiting_for in ('paused', 'hold') then min(since) end as since
+from (select * from waiting union all select * from out) found
+group by 1, 2 order by 1, 2
+"""  # noqa: S608 - a constant
+
+
+async def queue_by_cause(connection: Connection, senders: Sequence[str] | None, now: datetime) -> list[Row]:
+    """How many messages wait in each lane, and for what: of these senders, or of all."""
+    rows: list[Row] = await connection.fetch(_QUEUE, now, senders)
     return rows
+
+
+# Deeper than a step of a sweep, nothing is sorted; what another transaction decides on is taken by a later step.
+_LOCK_SOME = f"""
+select {MESSAGE_COLUMNS} from message m where m.state = 'waiting' and {{whose}} limit {{most}} for update skip locked
+"""  # noqa: S608 - a constant
+
+
+async def lock_some_of_campaign(connection: Connection, campaign: Key, most: int) -> list[Message]:
+    statement = _LOCK_SOME.format(whose="m.workspace_id = $1 and m.campaign_id = $2", most="$3")
+    return [message_of(row) for row in await connection.fetch(statement, *campaign, most)]
+
+
+async def lock_some_of_sender(connection: Connection, sender_id: str, until: datetime, most: int) -> list[Message]:
+    """Messages of a sender that were there at `until`."""
+    statement = _LOCK_SOME.format(whose="m.sender_id = $1 and m.queued_at <= $2", most="$3")
+    return [message_of(row) for row in await connection.fetch(statement, sender_id, until, most)]
+
+
+_COUNTS = """
+select (select count(*) from message m where m.state = 'waiting' and {whose}) as waiting,
+       (select count(*) from message m where m.state in ('in_flight', 'unknown') and {whose}) as out
+"""
+_OUT_OF_WORKSPACE = "m.sender_id in (select sender_id from sender where workspace_id = $1)"
+
+
+async def counts_of_campaign(connection: Connection, campaign: Key) -> tuple[int, int]:
+    """How many of a campaign still wait, and how many were called and have no outcome yet."""
+    whose = "m.workspace_id = $1 and m.campaign_id = $2"
+    out = f"{_OUT_OF_WORKSPACE} and m.campaign_id = $2"
+    row = await connection.fetchrow(_COUNTS.replace("{whose}", whose, 1).replace("{whose}", out), *campaign)
+    return _two(row)
+
+
+async def counts_of_sender(connection: Connection, sender_id: str) -> tuple[int, int]:
+    row = await connection.fetchrow(_COUNTS.replace("{whose}", "m.sender_id = $1"), sender_id)
+    return _two(row)
+
+
+def _two(row: Row | None) -> tuple[int, int]:
+    assert row is not None
+    return row["waiting"], row["out"]
+
+
+_PAUSE = """
+update message set line = 'p', paused_at = $3, told = case when $4 then told || 'paused'::text else told end
+where workspace_id = $1 and message_id = $2 and state = 'waiting'
+"""
+_RESUME = """
+update message set line = '', paused_at = null
+where workspace_id = $1 and message_id = $2 and state = 'waiting' and line = 'p'
+"""
+
+
+async def pause_message(connection: Connection, key: Key, at: datetime, *, told: bool) -> None:
+    """Let a waiting message stand aside; its time stays its time."""
+    await connection.execute(_PAUSE, *key, at, told)
+
+
+async def resume_message(connection: Connection, key: Key) -> None:
+    """Back into the ordinary line, from where its driver sends it into its campaign's, if that has one."""
+    await connection.execute(_RESUME, *key)
+
+
+async def paused_at(connection: Connection, key: Key) -> datetime | None:
+    at: datetime | None = await connection.fetchval(
+        "select paused_at from message where workspace_id = $1 and message_id = $2", *key
+    )
+    return at
 
 
 async def message_state(connection: Connection, key: Key) -> str | None:

@@ -14,12 +14,13 @@ from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
 from sendwhy.privacy import is_alias, redacted
 from sendwhy.service import Runtime
 
-from dispatcher import announce, holding, queue_store, store
+from dispatcher import announce, holding, queue_store, store, tier_store
 from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher.claims import Due
 from dispatcher.decide import Waiting
 from dispatcher.erasures import blur
 from dispatcher.holds import ANSWER, Refusal
-from dispatcher.queue_store import Due, Result
+from dispatcher.queue_store import Result
 from dispatcher.settings import Settings
 from dispatcher.store import Key
 
@@ -37,13 +38,15 @@ def utc_now() -> datetime:
 @dataclass(frozen=True, slots=True)
 class Go:
     """A message that was marked in flight, with the try's number, the category of its template, which token it goes
-    with, and whether it is to try if a hold still stands."""
+    with, and whether it is to try if a hold still stands. `reached_at`: by which moment the call counts for the
+    messaging limit, if it does."""
 
     due: Due
     attempt: int
     category: str | None
     token_tag: str | None = None
     is_probe: bool = False
+    reached_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Results:
                     announcements += self._announcements(ended)
             if announcements:
                 await add_to_outbox(connection, announcements)
+            await self._give_places_back(connection, batch)
         self.called -= {(ended.go.due.message.key, ended.go.attempt) for ended in batch}
         for ended in batch:
             if isinstance(ended.outcome, NotTaken) and ended.outcome.waiting_for is None:
@@ -113,6 +117,17 @@ class Results:
                     Metric.REJECTED, service=self._runtime.service, reason=ended.outcome.reason.code
                 )
         self._runtime.publish_soon()
+
+    async def _give_places_back(self, connection: Connection, batch: Sequence[Ended]) -> None:
+        """Whose call Meta surely didn't take doesn't count for its messaging limit. Last, as that lock is shared."""
+        calls = [
+            (ended.go.due.message.phone, ended.go.reached_at)
+            for ended in batch
+            if ended.go.reached_at is not None and (ended.outcome is None or isinstance(ended.outcome, NotTaken))
+        ]
+        if calls:
+            portfolio_id = await store.portfolio_of(connection, self._sender_id)
+            await tier_store.give_back(connection, portfolio_id, calls)
 
     def _result(self, ended: Ended) -> Result:
         message, outcome = ended.go.due.message, ended.outcome

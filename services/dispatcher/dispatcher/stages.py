@@ -27,7 +27,7 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
-from dispatcher import announce, holding, people_store, queue_store, store
+from dispatcher import announce, holding, people_store, queue_store, store, sweeps
 from dispatcher.answers import HoldScope, verdict
 from dispatcher.decide import (
     CAMPAIGN,
@@ -36,7 +36,6 @@ from dispatcher.decide import (
     Message,
     Recall,
     Reject,
-    Waiting,
     cancellation,
     decide,
     erased_contact,
@@ -52,7 +51,7 @@ from dispatcher.settings import Settings
 from dispatcher.store import Key, SenderRow
 
 STOP_IS_NEWS = timedelta(hours=1)
-CANCEL_AT_ONCE = 1_000
+CANCEL_STEPS_AT_ONCE = 5
 
 
 class Stages:
@@ -87,7 +86,7 @@ class Stages:
         await queue_store.enter_queues(connection, [workspace_id for workspace_id, _ in requests])
         senders = await store.sender_for_requests(connection, requests)
         cancelled = await queue_store.cancelled(connection, list(events))
-        campaigns = await self._cancelled_campaigns(connection, [one.event for one in events.values()])
+        campaigns = await self._campaigns(connection, [one.event for one in events.values()])
         categories = await self._categories(connection, senders.values(), [one.event for one in events.values()])
         parked = await queue_store.parked_below(connection)
         now = self._clock()
@@ -98,7 +97,8 @@ class Stages:
             message = _queued(record, row, categories)
             if key in aliases and not message.is_erased:
                 message = replace(message, funded=redacted(message.funded, aliases[key]))
-            why = self._refusal(message, row, cancelled.get(key), campaigns)
+            campaign = campaigns.get((message.funded.workspace_id, _campaign(message) or ""))
+            why = self._refusal(message, row, cancelled.get(key), campaign)
             state = _first_state(record, message, why, parked)
             new.append(
                 NewMessage(
@@ -107,6 +107,7 @@ class Stages:
                     state=state,
                     outcome=state if state == "recalled" else why.code if why else None,
                     trace=record.trace,
+                    lined=campaign is not None and campaign.lined,
                 )
             )
             if new[-1].state == "rejected" and why:
@@ -124,10 +125,10 @@ class Stages:
             self._fleet.wake(sender_id)
         return []
 
-    async def _cancelled_campaigns(self, connection: Connection, events: Sequence[SendFunded]) -> set[Key]:
+    @staticmethod
+    async def _campaigns(connection: Connection, events: Sequence[SendFunded]) -> Mapping[Key, queue_store.Stopped]:
         campaigns = {(one.workspace_id, one.request.origin.id) for one in events if one.request.origin.id}
-        stopped = await queue_store.stopped_campaigns(connection, campaigns) if campaigns else {}
-        return {key for key, one in stopped.items() if one.cancelled_at}
+        return await queue_store.stopped_campaigns(connection, campaigns) if campaigns else {}
 
     @staticmethod
     async def _categories(
@@ -140,18 +141,18 @@ class Stages:
                 found[waba_id, name, language] = row.template.category
         return found
 
+    @staticmethod
     def _refusal(
-        self, message: Message, row: SenderRow | None, cancelled_by: str | None, campaigns: set[Key]
+        message: Message, row: SenderRow | None, cancelled_by: str | None, campaign: queue_store.Stopped | None
     ) -> Reason | None:
         """Why a message can't even wait, or None."""
         if row is None:
             verdict = decide(message, Facts(sender=None), message.queued_at)
             assert isinstance(verdict, Reject)
             return verdict.reason
-        campaign = (message.funded.workspace_id, message.funded.request.origin.id or "")
         if cancelled_by is not None:
             return cancellation(cancelled_by)
-        if campaign in campaigns:
+        if campaign is not None and campaign.cancelled_at:
             return cancellation(CAMPAIGN)
         return None
 
@@ -160,12 +161,30 @@ class Stages:
     async def on_cancelled(
         self, connection: Connection, records: Sequence[Record[SendCancelled]]
     ) -> Sequence[Outgoing]:
-        told = {(one.event.workspace_id, one.event.message_id): one.event for one in records}
+        told = {(one.event.workspace_id, one.event.message_id): one.event for one in records if one.event.message_id}
         rows = [(*key, event.by) for key, event in told.items()]
         await queue_store.remember_cancellations(connection, rows, self._clock())
         waiting = await queue_store.lock_waiting(connection, list(told))
         await self.cancel(connection, waiting, {key: event.by or UPSTREAM for key, event in told.items()})
+        for record in records:
+            await self._cancel_many(connection, record)
         return []
+
+    async def _cancel_many(self, connection: Connection, record: Record[SendCancelled]) -> None:
+        """A campaign's cancel holds for what comes later too, a sender's for what came before it."""
+        event = record.event
+        if event.campaign_id is not None:
+            kind, target = sweeps.Kind.CANCEL_CAMPAIGN, event.campaign_id
+            await queue_store.cancel_campaign(connection, event.workspace_id, target, self._clock())
+        elif event.sender_id is not None:
+            kind, target = sweeps.Kind.CANCEL_SENDER, event.sender_id
+            row = (await store.senders(connection, [target])).get(target)
+            if row is None or row.sender.workspace_id != event.workspace_id:
+                return
+        else:
+            return
+        sweep = sweeps.Sweep(event.workspace_id, kind, target, event.by or UPSTREAM, record.at)
+        await sweeps.start(connection, sweep)
 
     async def cancel(self, connection: Connection, messages: Sequence[Message], by: dict[Key, str]) -> int:
         """Take locked, waiting messages out of the queue."""
@@ -179,16 +198,18 @@ class Stages:
         await self._announce(connection, [announce.rejected(one, reasons[one.key], now) for one in messages])
         return len(reasons)
 
-    async def cancel_campaign(self, connection: Connection, campaign: Key, by: str) -> int:
-        """Take out all that waits of a campaign, and what comes later; returns how many waited.
+    async def cancel_all(self, connection: Connection, sweep: sweeps.Sweep) -> int:
+        """Take out what waits of a campaign, and what comes of it later, or of a sender; returns how many of them now.
+        What is more than a few steps goes on by itself.
 
-        Its messages are locked before its own row: a driver that decides on some of them waits for that row, which
-        holds the throttle, and each would wait for the other.
+        Messages are locked before their campaign: a driver that decides on some of them may wait for its row.
         """
         total = 0
-        while messages := await queue_store.lock_waiting_of_campaign(connection, *campaign, CANCEL_AT_ONCE):
-            total += await self.cancel(connection, messages, {message.key: by for message in messages})
-        await queue_store.cancel_campaign(connection, *campaign, self._clock())
+        for _ in range(CANCEL_STEPS_AT_ONCE):
+            total += await sweeps.cancel_step(connection, sweep, self.cancel)
+        await sweeps.start(connection, sweep)
+        if sweep.kind is sweeps.Kind.CANCEL_CAMPAIGN:
+            await queue_store.cancel_campaign(connection, sweep.workspace_id, sweep.target, sweep.at)
         return total
 
     # --- contact.updated ---
@@ -393,7 +414,6 @@ class Stages:
         if change.number is None:
             return
         changed = await store.save_number(connection, sender_id, change.number)
-        await queue_store.wake_waiting(connection, [Waiting.TIER], sender_id=sender_id)
         await self._announce(connection, announce.senders_updated(changed, self._clock()))
 
     async def _apply_hold(

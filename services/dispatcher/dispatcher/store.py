@@ -78,6 +78,11 @@ async def senders_of(connection: Connection, column: str, value: str) -> list[Se
     return [_sender(row) for row in await connection.fetch(query, value)]
 
 
+async def portfolio_of(connection: Connection, sender_id: str) -> str:
+    portfolio: str = await connection.fetchval("select portfolio_id from sender where sender_id = $1", sender_id)
+    return portfolio
+
+
 async def sender_ids(connection: Connection) -> list[str]:
     return [row["sender_id"] for row in await connection.fetch("select sender_id from sender order by sender_id")]
 

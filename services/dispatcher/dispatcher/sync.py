@@ -33,7 +33,7 @@ async def sync_sender(pool: Pool, meta: Meta, row: store.SenderRow, access: Acce
         announcements += announce.senders_updated(latest.values(), now)
         await add_to_outbox(connection, announcements)
         for sender_id in latest:
-            await queue_store.wake_waiting(connection, [Waiting.SYNC, Waiting.TIER], sender_id=sender_id)
+            await queue_store.wake_waiting(connection, [Waiting.SYNC], sender_id=sender_id)
     return len(templates)
 
 

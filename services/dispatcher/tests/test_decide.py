@@ -103,7 +103,6 @@ SENT = [
     ("tier used up, but this person counts already", message(), replace(FACTS, tier=Tier(5, 5, True)), True),
     ("tier used up, within a window", message(), replace(FACTS, tier=Tier(5, 5), window_opened_at=NOW), False),
     ("hold that is over", message(), sender(hold=None, hold_until=NOW), True),
-    ("throttled, and its slot has come", message(slotted=True), replace(FACTS, slot_at=NOW + HOUR), True),
 ]
 
 

@@ -1,6 +1,8 @@
 """One driver on real PostgreSQL, with a Meta that answers as told: no message is lost between mark, call and result."""
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -20,9 +22,9 @@ from dispatcher.erasures import Eraser
 from dispatcher.queue_store import NewMessage
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
-from dispatcher.store import NewSender
+from dispatcher.store import NewSender, TemplateRow
 from dispatcher.tokens import TokenVault
-from dispatcher_cases import PHONE, SENDER, contact, funded, text_content
+from dispatcher_cases import PHONE, SENDER, TEMPLATE, contact, funded, text_content
 from pydantic import SecretStr
 from sendwhy.events import ContactUpdated, MarketingState, MetaError, PersonErasing, Purpose, Resolved, reason
 from sendwhy.metrics import Metrics
@@ -273,3 +275,112 @@ async def test_who_opted_out_at_the_number_gets_nothing_by_another_contact(
             await asyncio.sleep(0.05)
     assert await world.states() == ({"accepted"} if is_sent else {"accepted", "recalled"})
     assert len(world.calls) == 1 + is_sent
+
+
+async def put(world: World, ids: list[str], lane: Lane, campaign: str | None = None) -> None:
+    """Free text to people whose windows are open; each to a number of its own."""
+    rows: list[NewMessage] = []
+    phones: list[str] = []
+    for message_id in ids:
+        number = f"+5255{10_000_000 + len(phones)}{lane}"
+        life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1), "needs_subscription": False}
+        one = funded(text_content(), purpose=Purpose.CONVERSATION, message_id=message_id).model_copy(update=life)
+        one = one.model_copy(update={"resolved": one.resolved.model_copy(update={"phone": number})})
+        phones.append(number)
+        rows.append(NewMessage(Message(one, SENDER.sender_id, lane, utc_now()), campaign, "waiting", None, None))
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute(
+            "insert into conversation_window select $1, unnest($2::text[]), clock_timestamp() on conflict do nothing",
+            SENDER.sender_id,
+            phones,
+        )
+        await queue_store.add_messages(connection, rows)
+
+
+async def test_the_last_lanes_move_at_a_tenth_while_the_first_is_always_full(world: World) -> None:
+    order: list[str] = []
+
+    async def send(_sender: str, _token: str, body: bytes, **_: Any) -> Outcome:
+        order.append(json.loads(body)["biz_opaque_callback_data"].rpartition(":")[2])
+        return Taken(f"wamid.{len(order)}")
+
+    world.send = send  # type: ignore[assignment,method-assign]
+    await put(world, [f"offer-{number}" for number in range(400)], Lane.MARKETING)
+    await put(world, [f"order-{number}" for number in range(400)], Lane.TRANSACTIONAL)
+    await put(world, [f"talk-{number}" for number in range(1_000)], Lane.CONVERSATION)
+    async with world.driving():
+        await until(lambda: len(order) >= 300)
+    kinds = Counter(one.partition("-")[0] for one in order[:300])
+    assert kinds["offer"] >= 15
+    assert kinds["order"] >= 15
+    assert kinds["talk"] >= 200
+
+
+async def test_a_reply_overtakes_a_campaign(world: World) -> None:
+    seen: list[str] = []
+
+    async def send(_sender: str, _token: str, body: bytes, **_: Any) -> Outcome:
+        seen.append(json.loads(body)["biz_opaque_callback_data"].rpartition(":")[2])
+        return Taken(f"wamid.{len(seen)}")
+
+    world.send = send  # type: ignore[assignment,method-assign]
+    await put(world, [f"offer-{number}" for number in range(2_000)], Lane.MARKETING)
+    async with world.driving():
+        await until(lambda: len(seen) >= 20)
+        await put(world, ["reply"], Lane.CONVERSATION)
+        started = len(seen)
+        await until(lambda: "reply" in seen)
+    # Two rounds that were claimed already, and one in ten that begins with the last lane.
+    assert seen.index("reply") - started <= 40
+
+
+async def test_nothing_goes_while_the_sender_is_paused_and_its_messages_are_not_looked_at(world: World) -> None:
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await store.set_paused(connection, SENDER.sender_id, utc_now())
+    before = world.driver._rounds
+    async with world.driving():
+        await until(lambda: world.driver._rounds >= before + 2)
+        async with world.pool.pool.acquire(timeout=5) as connection:
+            assert await connection.fetchval("select waiting_for from message") == "turn"
+            await store.set_paused(connection, SENDER.sender_id, None)
+        await world.reach("accepted")
+    assert len(world.calls) == 1
+
+
+async def test_who_finds_no_place_goes_when_a_refused_call_gives_one_back(world: World) -> None:
+    """Two people, a limit of one: the first call is refused, so the second person is reached in its place."""
+    refused = NotTaken(reason(ReasonCode.META_ERROR, "no"), Action.REJECT)
+    released = asyncio.Event()
+
+    async def send(_sender: str, _token: str, body: bytes, **_: Any) -> Outcome:
+        world.calls.append(body)
+        if len(world.calls) > 1:
+            return Taken("wamid.2")
+        await released.wait()
+        return refused
+
+    world.send = send  # type: ignore[assignment,method-assign]
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute("update message set state = 'accepted'")
+        await connection.execute("update sender set messaging_limit = 1, templates_synced_at = clock_timestamp()")
+        await store.save_templates(connection, "300", [TemplateRow("300", TEMPLATE, "POSITIONAL", None, utc_now(), 1)])
+        rows = []
+        for number in range(3):
+            life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1), "needs_subscription": False}
+            one = funded(purpose=Purpose.TRANSACTIONAL, message_id=f"t-{number}").model_copy(update=life)
+            one = one.model_copy(update={"resolved": one.resolved.model_copy(update={"phone": f"+5255987654{number}"})})
+            message = Message(one, SENDER.sender_id, Lane.TRANSACTIONAL, utc_now())
+            rows.append(NewMessage(message, None, "waiting", None, None))
+        await queue_store.add_messages(connection, rows)
+        async with world.driving():
+            await until(lambda: bool(world.calls))
+            async with asyncio.timeout(30):
+                while await connection.fetchval("select count(*) from message where waiting_for = 'tier'") < 2:
+                    await asyncio.sleep(0.05)
+            moments = await connection.fetch("select not_before from message where waiting_for = 'tier'")
+            assert len({row["not_before"] for row in moments}) == 2
+            assert all(row["not_before"] > utc_now() + timedelta(hours=23) for row in moments)
+            released.set()
+            await until(lambda: len(world.calls) >= 2)
+        assert await connection.fetchval("select count(*) from reached_person") == 1
+    assert len(world.calls) == 2

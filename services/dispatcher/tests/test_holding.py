@@ -68,7 +68,7 @@ class Company:
         self.calls: list[str] = []
         self.answer: Callable[[], Any] = lambda: Taken(f"wamid.{len(self.calls)}")
         self.stages = Stages(self, self.settings, self, utc_now)  # type: ignore[arg-type]
-        self.api = Api(self, self.settings, self, VAULT, self, self.stages, utc_now)  # type: ignore[arg-type]
+        self.api = Api(self, self.settings, self, VAULT, self, utc_now)  # type: ignore[arg-type]
 
     def publish_soon(self) -> None: ...
 

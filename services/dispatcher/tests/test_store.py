@@ -10,15 +10,16 @@ from typing import Any
 import asyncpg
 import dispatcher
 import pytest
-from dispatcher import people_store, queue_store, store
-from dispatcher.decide import Lane, Message, Waiting
-from dispatcher.queue_store import NewMessage, NewWait, Result
+from dispatcher import claims, people_store, queue_store, store, sweeps
+from dispatcher.decide import Waiting
+from dispatcher.queue_store import NewWait, Result
 from dispatcher.results import utc_now
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender
+from dispatcher.sweeps import Kind, Sweep
 from dispatcher_cases import PHONE, SENDER, contact, funded
 from pydantic import SecretStr
-from sendwhy.events import MarketingState, SendCancelled, SendFunded, Status, StatusUpdated, event_id_of, reason
+from sendwhy.events import MarketingState, SendCancelled, Status, StatusUpdated, event_id_of, reason
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import connect_pool, migrate, unpublished
 from sendwhy.reasons import ReasonCode, Service
@@ -52,15 +53,13 @@ class Desk:
         """As a driver does it: what is due is marked in flight."""
         row = await store.hold_fence(self.connection, SENDER.sender_id, fence)
         assert row is not None
-        due = await queue_store.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100, last_lane_first=False)
+        due = await claims.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100)
         await queue_store.mark_in_flight(self.connection, [one.message.key for one in due], fence)
         return [one.message.funded.message_id for one in due]
 
     async def due(self) -> dict[str, str | None]:
         """What a driver would look at now, and by whom it was cancelled."""
-        found = await queue_store.lock_due(
-            self.connection, SENDER.sender_id, utc_now(), limit=100, last_lane_first=False
-        )
+        found = await claims.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100)
         return {one.message.funded.message_id: one.message.cancelled_by for one in found}
 
     async def states(self) -> dict[str, str]:
@@ -310,50 +309,29 @@ async def test_a_cancel_that_comes_beside_its_request_is_seen_before_the_call(de
     assert await desk.due() == {"m1": "upstream", "m2": "campaign"}
 
 
-async def test_a_resume_finds_what_was_just_about_to_wait(desk: Desk, fresh_database: str) -> None:
-    await desk.queue("m1")
-    await queue_store.pause_campaign(desk.connection, "acme", "black-friday", utc_now())
-    other = await asyncpg.connect(fresh_database)
-
-    async def resume() -> None:
-        async with other.transaction():
-            await queue_store.pause_campaign(other, "acme", "black-friday", None)
-            await queue_store.wake_waiting(other, [Waiting.PAUSED], campaign=("acme", "black-friday"))
-
-    async with desk.connection.transaction():
-        due = await queue_store.lock_due(desk.connection, SENDER.sender_id, utc_now(), limit=9, last_lane_first=False)
-        assert due[0].message.campaign_paused_at is not None
-        resuming = asyncio.create_task(resume())
-        while not await desk.connection.fetchval("select count(*) from pg_locks where not granted"):
-            await asyncio.sleep(0.01)
-        wait = NewWait(("acme", "m1"), Waiting.PAUSED, None, slotted=False, told=False)
-        await queue_store.set_waits(desk.connection, [wait])
-    await resuming
-    await other.close()
-    assert await desk.due() == {"m1": None}
-
-
 async def test_a_throttled_campaign_is_cancelled_beside_its_driver(desk: Desk, fresh_database: str) -> None:
-    await desk.queue("m1", "m2")
     campaign = ("acme", "black-friday")
     await queue_store.put_throttle(desk.connection, *campaign, 1, None)
+    await desk.queue("m1", "m2")
     driver = await asyncpg.connect(fresh_database)
+    sweep = Sweep("acme", Kind.CANCEL_CAMPAIGN, "black-friday", "operator Ana", utc_now())
 
     async def cancel() -> int:
         async with desk.connection.transaction():
-            return await desk.stages.cancel_campaign(desk.connection, campaign, "operator Ana")
+            return await desk.stages.cancel_all(desk.connection, sweep)
 
     async with driver.transaction():
-        due = await queue_store.lock_due(driver, SENDER.sender_id, utc_now(), limit=1, last_lane_first=False)
+        # A driver locks the throttle before it looks at what stands in the campaign's line.
+        lines = await claims.open_lines(driver, SENDER.sender_id, "acme", utc_now(), 1)
+        due = await claims.lock_due(driver, SENDER.sender_id, utc_now(), limit=1, lines=lines)
         cancelling = asyncio.create_task(cancel())
         while not await driver.fetchval("select count(*) from pg_locks where not granted"):
             await asyncio.sleep(0.01)
-        await queue_store.lock_throttle(driver, *campaign)
-        await queue_store.set_waits(
-            driver, [NewWait(due[0].message.key, Waiting.THROTTLE, None, slotted=True, told=False)]
-        )
-    assert await cancelling == 2
+        await queue_store.set_waits(driver, [NewWait(due[0].message.key, Waiting.RETRY, utc_now(), told=False)])
+    assert await cancelling == 1
     await driver.close()
+    # What the driver had is taken by the next step.
+    assert await sweeps.cancel_step(desk.connection, sweep, desk.stages.cancel) == 1
     assert await desk.outbox() == ["send.rejected m1", "send.rejected m2"]
     await desk.queue("m3")
     assert await desk.states() == {"m1": "rejected", "m2": "rejected", "m3": "rejected"}
@@ -407,48 +385,3 @@ async def test_a_number_that_moves_to_another_account_waits_for_its_templates(de
     assert same[-1].sender.templates_synced_at is not None
     moved = await store.put_sender(desk.connection, replace(ACME, waba_id="301"), utc_now())
     assert moved[-1].sender.templates_synced_at is None
-
-
-async def test_who_waits_for_a_slot_stands_in_nobodys_way(desk: Desk) -> None:
-    await queue_store.put_throttle(desk.connection, "acme", "black-friday", 60, None)
-    await desk.queue(*(f"m{number}" for number in range(10)))
-    now = utc_now()
-    for number in (3, 7, 8):
-        slot = now - timedelta(milliseconds=10 - number)
-        wait = NewWait(("acme", f"m{number}"), Waiting.THROTTLE, slot, slotted=True, told=False)
-        await queue_store.set_waits(desk.connection, [wait])
-
-    async def due(limit: int) -> set[str]:
-        found = await queue_store.lock_due(
-            desk.connection, SENDER.sender_id, utc_now(), limit=limit, last_lane_first=False
-        )
-        return {one.message.funded.message_id for one in found if one.message.slotted}
-
-    assert await due(2) == {"m3", "m7"}
-    assert await due(5) == {"m3", "m7", "m8"}
-
-
-async def test_the_last_lane_is_not_starved(desk: Desk) -> None:
-    await desk.queue("slow")
-    talk: SendFunded = funded(message_id="quick")
-    await queue_store.add_messages(
-        desk.connection,
-        [
-            NewMessage(
-                message=Message(talk, SENDER.sender_id, Lane.CONVERSATION, utc_now()),
-                campaign_id=None,
-                state="waiting",
-                outcome=None,
-                trace=None,
-            )
-        ],
-    )
-
-    async def first(last_lane_first: bool) -> str:
-        due = await queue_store.lock_due(
-            desk.connection, SENDER.sender_id, utc_now(), limit=1, last_lane_first=last_lane_first
-        )
-        return due[0].message.funded.message_id
-
-    assert await first(False) == "quick"
-    assert await first(True) == "slow"
