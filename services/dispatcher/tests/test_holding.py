@@ -457,9 +457,10 @@ async def test_what_expires_in_an_accounts_hold_has_its_reason(company: Company)
     await company.queue(TWO, 1)
     await company.refuse(ONE, HoldScope.ACCOUNT)
     async with company.driving(TWO):
-        await company.reach(("waiting", Waiting.HOLD))
+        await company.reach(("waiting", Waiting.TURN))  # nobody looks at it
     async with company.database() as connection:
-        ((_, hold),) = await queue_store.lock_expired(connection, utc_now() + timedelta(hours=2), 10)
+        ((message, hold),) = await queue_store.lock_expired(connection, utc_now() + timedelta(hours=2), 10)
+    assert message.waiting_for is Waiting.HOLD
     assert hold is not None
     assert hold.code is ReasonCode.META_PAYMENT_ISSUE
     assert company.calls == []
