@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -363,7 +364,11 @@ async def test_who_finds_no_place_goes_when_a_refused_call_gives_one_back(world:
     async with world.pool.pool.acquire(timeout=5) as connection:
         await connection.execute("update message set state = 'accepted'")
         await connection.execute("update sender set messaging_limit = 1, templates_synced_at = clock_timestamp()")
-        await store.save_templates(connection, "300", [TemplateRow("300", TEMPLATE, "POSITIONAL", None, utc_now(), 1)])
+        await store.save_templates(
+            connection,
+            "300",
+            [TemplateRow("300", replace(TEMPLATE, said_at=utc_now()), "POSITIONAL", None, utc_now(), 1)],
+        )
         rows = []
         for number in range(3):
             life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1), "needs_subscription": False}
