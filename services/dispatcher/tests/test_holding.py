@@ -142,7 +142,7 @@ class Company:
 
     async def states(self) -> set[tuple[str, str]]:
         rows = await self.pool.fetch(
-            f"select m.state, {queue_store.WAITS_FOR} as waiting_for from message m"  # noqa: S608 - a constant
+            f"select m.state, {queue_store.WAITS_FOR} as waiting_for from message m"
             " join sender s on s.sender_id = m.sender_id left join campaign c on c.campaign_id = m.campaign_id",
             utc_now(),
         )

@@ -1,4 +1,4 @@
--- A million waiting messages cost the others nothing (docs/adr/0017).
+-- A million waiting messages cost the others nothing (docs/adr/0018).
 --
 -- `line` is where a waiting message stands: '' in the ordinary line, 'c' and the campaign's id in the line of a campaign
 -- that is or was paused or throttled, 'p' aside, paused by itself. A line that is closed is never looked at.
