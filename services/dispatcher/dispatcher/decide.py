@@ -437,7 +437,7 @@ def _parameters(message: Message, facts: Facts) -> Check:
     first = found[0]
     evidence: Evidence = {"template": wanted.name, "mismatches": found}  # type: ignore[dict-item]
     detail = (
-        f"{first['component']}: {first['problem']} differs, expected {_words(first['expected'])},"
+        f"{first['component']}: {first['problem']}, expected {_words(first['expected'])},"
         f" given {_words(first['given'])}"
     )
     rejected = Reject(reason(ReasonCode.TEMPLATE_PARAMETERS_MISMATCH, detail, evidence))
@@ -445,6 +445,8 @@ def _parameters(message: Message, facts: Facts) -> Check:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {item}" for name, item in value.items())
     return (", ".join(str(item) for item in value) or "nothing") if isinstance(value, list) else str(value)
 
 
