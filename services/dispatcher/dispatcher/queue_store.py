@@ -52,13 +52,13 @@ class NewMessage:
 
 _ADD_MESSAGES = """
 insert into message (workspace_id, message_id, sender_id, lane, campaign_id, contact_id, phone, needs_subscription,
-                     not_before, expires_at, queued_at, state, outcome, funded, trace, in_flight_at)
+                     not_before, expires_at, queued_at, state, outcome, funded, trace, template, in_flight_at)
 select *, case when state = 'unknown' then clock_timestamp() end
 from unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::text[],
                      $8::boolean[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[],
-                     $13::text[], $14::bytea[], $15::bytea[])
+                     $13::text[], $14::bytea[], $15::bytea[], $16::text[])
   as new(workspace_id, message_id, sender_id, lane, campaign_id, contact_id, phone, needs_subscription, not_before,
-         expires_at, queued_at, state, outcome, funded, trace)
+         expires_at, queued_at, state, outcome, funded, trace, template)
 on conflict do nothing
 returning workspace_id, message_id
 """
@@ -124,8 +124,14 @@ async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> se
         [row.outcome for row in ordered],
         [one.to_json() for one in funded],
         [row.trace for row in ordered],
+        [template_name(one.name, one.language.code) if (one := row.message.template) else None for row in ordered],
     )
     return {(row["workspace_id"], row["message_id"]) for row in added}
+
+
+def template_name(name: str, language: str) -> str:
+    """As it stands in the column `template`."""
+    return f"{name}/{language}"
 
 
 async def cancelled(connection: Connection, keys: Sequence[Key]) -> dict[Key, str]:
@@ -531,6 +537,20 @@ async def lock_throttle(connection: Connection, workspace_id: str, campaign_id: 
     return Throttle(**dict(row))
 
 
+async def read_throttles(connection: Connection, campaigns: Iterable[Key]) -> dict[Key, Throttle]:
+    """The throttles of those campaigns that have one."""
+    keys = sorted(campaigns)
+    rows = await connection.fetch(
+        "select c.* from campaign c join unnest($1::text[], $2::text[]) as asked(workspace_id, campaign_id)"
+        " on c.workspace_id = asked.workspace_id and c.campaign_id = asked.campaign_id"
+        " where c.per_minute is not null or c.per_day is not null",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+    )
+    fields = ("per_minute", "per_day", "next_slot_at", "day_start", "day_count")
+    return {(row["workspace_id"], row["campaign_id"]): Throttle(*(row[field] for field in fields)) for row in rows}
+
+
 async def save_throttle(connection: Connection, workspace_id: str, campaign_id: str, throttle: Throttle) -> None:
     await connection.execute(
         "update campaign set next_slot_at = $3, day_start = $4, day_count = $5"
@@ -609,6 +629,43 @@ async def queue_by_cause(connection: Connection, workspace_id: str | None) -> li
         workspace_id,
     )
     return rows
+
+
+_LOCK_WAITING_OF_TEMPLATE = f"""
+select {_MESSAGE_COLUMNS} from message m
+where m.state = 'waiting' and not m.needs_subscription and m.sender_id = any($1::text[]) and m.template = $2
+order by m.workspace_id, m.message_id limit $3 for update of m skip locked
+"""  # noqa: S608 - a constant
+
+
+async def lock_waiting_of_template(
+    connection: Connection, sender_ids: Sequence[str], template: str, limit: int
+) -> list[Message]:
+    """Some of what waits by this template and needs no subscription; what a driver decides on now is left out."""
+    return [_message(row) for row in await connection.fetch(_LOCK_WAITING_OF_TEMPLATE, sender_ids, template, limit)]
+
+
+async def any_waiting_of_template(connection: Connection, sender_ids: Sequence[str], template: str) -> bool:
+    found: bool = await connection.fetchval(
+        "select exists (select from message where state = 'waiting' and not needs_subscription"
+        " and sender_id = any($1::text[]) and template = $2)",
+        sender_ids,
+        template,
+    )
+    return found
+
+
+async def need_subscription(connection: Connection, keys: Sequence[Key]) -> None:
+    """From now on these are marketing, and a STOP takes them out."""
+    await connection.execute(
+        "update message m set needs_subscription = true, lane = case when m.lane = $3 then $4 else m.lane end"
+        " from unnest($1::text[], $2::text[]) as t(workspace_id, message_id)"
+        " where m.workspace_id = t.workspace_id and m.message_id = t.message_id",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+        int(Lane.TRANSACTIONAL),
+        int(Lane.MARKETING),
+    )
 
 
 async def message_state(connection: Connection, key: Key) -> str | None:
