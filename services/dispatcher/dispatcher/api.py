@@ -1,50 +1,34 @@
 """The dispatcher over HTTP (contract.md, "HTTP"): senders, templates, and whether requests would be sent."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import JsonValue, StringConstraints
-from sendwhy.access import Role
-from sendwhy.evaluation import EVALUATE_PATH, Evaluate, EvaluateRequest
 from sendwhy.events import (
-    LIFE_BY_ORIGIN,
-    PURPOSE_BY_ORIGIN,
-    Gate,
-    MessageId,
     Moment,
-    Price,
-    Purpose,
-    Resolved,
     SenderId,
-    SendFunded,
     Wire,
-    event_id_of,
 )
 from sendwhy.http import (
     Admin,
-    AnyToken,
     Body,
     Caller,
     IdempotencyKey,
     Operator,
     Viewer,
-    body_schema,
     cursor_of,
-    json_body,
     once,
     position_of,
 )
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
-from sendwhy.topics import TOPICS, Topic
 
-from dispatcher import announce, holding, people_store, queue_store, store, tier_store
+from dispatcher import announce, holding, queue_store, store
 from dispatcher.answers import HoldScope
-from dispatcher.decide import CAMPAIGN, Check, Facts, Message, Tier, Waiting, evaluate, lane_of
+from dispatcher.decide import Waiting
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.settings import Settings
@@ -56,6 +40,7 @@ ACQUIRE_SECONDS = 10
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_\-]{1,64}$")]
 SenderPath = Annotated[str, Path(alias="id", pattern=r"^[0-9]{5,20}$")]
+InCapitals = Annotated[str | None, Query(pattern=r"^[A-Z_]{1,64}$")]
 
 
 class PutSender(Body):
@@ -111,16 +96,6 @@ class SyncAnswer(Wire):
     templates: int
 
 
-class EvaluateResult(Wire):
-    message_id: MessageId
-    gates: list[Gate]
-    resolved: Resolved
-
-
-class EvaluateAnswer(Wire):
-    results: list[EvaluateResult]
-
-
 class Api:
     def __init__(
         self,
@@ -149,12 +124,6 @@ class Api:
         )
         post(f"{base}/senders/{{id}}/resume", response_model=SenderAnswer, summary="Go on, and end a hold")(self.resume)
         get(f"{base}/templates", response_model=TemplatesAnswer, summary="Templates as Meta has them")(self.templates)
-        post(
-            EVALUATE_PATH,
-            response_model=EvaluateAnswer,
-            summary="What would become of requests; nothing is stored or sent",
-            openapi_extra=body_schema(Evaluate),
-        )(self.evaluate)
         return router
 
     # --- senders ---
@@ -219,8 +188,7 @@ class Api:
             row = await self._sender_of(connection, caller, id)
         now = self._clock()
         try:
-            access = self._vault.access(self._vault.open(caller.workspace, id, row.token), row.app_id)
-            count = await sync_sender(self._runtime.pool, self._meta, row, access, now)
+            count = await sync_sender(self._runtime.pool, self._meta, self._vault, row, now)
         except TokenUnreadable:
             raise Problem(409, "The stored token can't be decrypted; PUT the sender again.") from None
         except MetaRefused as refused:
@@ -263,16 +231,16 @@ class Api:
         caller: Viewer,
         cursor: str | None = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
+        status: InCapitals = None,
+        category: InCapitals = None,
     ) -> TemplatesAnswer:
         start = position_of(cursor) if cursor else ""
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             senders = await store.senders_of(connection, "workspace_id", caller.workspace)
             accounts = sorted({row.sender.waba_id for row in senders})
-            rows = [row for waba in accounts for row in (await store.templates_of(connection, waba)).values()]
-        ordered = sorted(((_template_position(row), row) for row in rows), key=lambda pair: pair[0])
-        page = [(position, row) for position, row in ordered if position > start][: limit + 1]
-        more = cursor_of(page[limit - 1][0]) if len(page) > limit else None
-        return TemplatesAnswer(items=[_template_answer(row) for _, row in page[:limit]], next_cursor=more)
+            rows = await store.templates_page(connection, accounts, start, limit + 1, status=status, category=category)
+        more = cursor_of(_template_position(rows[limit - 1])) if len(rows) > limit else None
+        return TemplatesAnswer(items=[_template_answer(row) for row in rows[:limit]], next_cursor=more)
 
     async def _write(
         self,
@@ -289,108 +257,6 @@ class Api:
         if wake:
             self._fleet.wake(wake)
         return answer
-
-    # --- evaluate ---
-
-    async def evaluate(self, token: AnyToken, body: Annotated[Evaluate, json_body(Evaluate)]) -> EvaluateAnswer:
-        if not all(token.may(Role.VIEWER, request.workspace_id) for request in body.requests):
-            raise not_found("The workspace")
-        now = body.at or self._clock()
-        past = body.asks_of_the_past(self._clock())
-        messages = [
-            _imagined(request, resolved, now)
-            for request, resolved in zip(body.requests, body.each_resolved(), strict=True)
-        ]
-        async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            messages = await self._as_stopped(connection, messages)
-            facts = await self._facts(connection, messages, now)
-        results = [
-            EvaluateResult(
-                message_id=message.funded.message_id,
-                gates=[_unknown(check) if past else check.to_gate() for check in evaluate(message, known, now)],
-                resolved=message.funded.resolved,
-            )
-            for message, known in zip(messages, facts, strict=True)
-        ]
-        return EvaluateAnswer(results=results)
-
-    @staticmethod
-    async def _as_stopped(connection: Connection, messages: Sequence[Message]) -> list[Message]:
-        campaigns = {(one.funded.workspace_id, one.funded.request.origin.id or "") for one in messages}
-        stopped = await queue_store.stopped_campaigns(connection, campaigns)
-        found = []
-        for one in messages:
-            campaign = stopped.get((one.funded.workspace_id, one.funded.request.origin.id or ""))
-            if campaign is not None:
-                by = CAMPAIGN if campaign.cancelled_at else None
-                one = replace(one, campaign_paused_at=campaign.paused_at, cancelled_by=by)
-            found.append(one)
-        return found
-
-    async def _facts(self, connection: Connection, messages: Sequence[Message], now: datetime) -> list[Facts]:
-        asked = [(one.funded.workspace_id, one.funded.request.sender_id) for one in messages]
-        rows = await store.sender_for_requests(connection, asked)
-        accounts = {row.sender.waba_id for row in rows.values()}
-        templates = {waba: await store.templates_of(connection, waba) for waba in accounts}
-        windows = {
-            sender_id: await people_store.windows(connection, sender_id, {one.phone for one in messages})
-            for sender_id in {row.sender.sender_id for row in rows.values()}
-        }
-        read_until = await people_store.inbound_read_until(connection, TOPICS[Topic.MESSAGE_RECEIVED].partitions)
-        tiers = await self._tiers(connection, rows.values(), now)
-        people = {(one.funded.workspace_id, one.funded.resolved.contact_id or "") for one in messages}
-        contacts = await people_store.contacts(connection, people)
-        found = []
-        for message, pair in zip(messages, asked, strict=True):
-            row = rows.get(pair)
-            if row is None:
-                found.append(Facts(sender=None))
-                continue
-            known = templates[row.sender.waba_id]
-            wanted = message.template
-            match = known.get((wanted.name, wanted.language.code)) if wanted else None
-            found.append(
-                Facts(
-                    sender=row.sender,
-                    template=match.template if match else None,
-                    known_templates=list(known),
-                    window_opened_at=windows[row.sender.sender_id].get(message.phone),
-                    inbound_read_until=read_until,
-                    contact=contacts.get((message.funded.workspace_id, message.funded.resolved.contact_id or "")),
-                    tier=tiers.get(row.sender.portfolio_id, Tier()),
-                    quality_policy=self._settings.quality_policy,
-                )
-            )
-        return found
-
-    @staticmethod
-    async def _tiers(connection: Connection, rows: Any, now: datetime) -> dict[str, Tier]:
-        limits = {row.sender.portfolio_id: row.sender.messaging_limit for row in rows}
-        return {one: await tier_store.read_tier(connection, one, limit, now) for one, limit in limits.items()}
-
-
-def _imagined(request: EvaluateRequest, resolved: Resolved | None, now: datetime) -> Message:
-    """The request as it would stand in the queue at this moment."""
-    purpose = request.purpose or PURPOSE_BY_ORIGIN[request.origin.kind]
-    known = resolved or Resolved(contact_id=request.to.contact_id, phone=request.to.phone, purpose=purpose)
-    requested = request.requested_at or now
-    send_at = max(request.send_at or requested, requested)
-    funded = SendFunded(
-        event_id=event_id_of(request.message_id, "evaluate"),
-        occurred_at=now,
-        request=request,
-        resolved=known,
-        needs_subscription=known.purpose is Purpose.MARKETING,
-        send_at=send_at,
-        expires_at=request.expires_at or send_at + LIFE_BY_ORIGIN[request.origin.kind],
-        price=Price(credits=0, category="unknown"),
-    )
-    return Message(funded=funded, sender_id=request.sender_id or "", lane=lane_of(known.purpose, None), queued_at=now)
-
-
-def _unknown(check: Check) -> Gate:
-    """A gate that looks at what stands now can't tell of the past."""
-    return check.to_gate() if check.gate == "expiry" else Gate(gate=check.gate, passed=None)
 
 
 def _sender_answer(row: SenderRow) -> SenderAnswer:

@@ -1,5 +1,7 @@
 """The dispatcher's wiring: the only place where its parts meet."""
 
+import time
+
 import structlog
 from fastapi import FastAPI
 from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
@@ -9,12 +11,15 @@ from sendwhy.topics import Topic
 
 from dispatcher import person_api, queue_store
 from dispatcher.api import Api
+from dispatcher.drift import Drift
 from dispatcher.driver import Driver
+from dispatcher.evaluating import Evaluation
 from dispatcher.fleet import Fleet
 from dispatcher.meta import Meta
 from dispatcher.queue_api import QueueApi
 from dispatcher.resealing import Resealer
 from dispatcher.results import utc_now
+from dispatcher.sender_api import SenderApi
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
 from dispatcher.sweeps import Sweeps
@@ -34,12 +39,16 @@ def make_app(settings: Settings) -> FastAPI:
     Timers(runtime, settings, utc_now).register()
     Resealer(runtime, vault).register()
     Sweeps(runtime, stages.cancel, utc_now).register()
+    Drift(runtime, utc_now).register()
     runtime.background("drivers", fleet.run)
+    runtime.every(5.0, "what drivers send", fleet.tell)
     runtime.before_rewind(lambda gaps: park_what_may_be_sent(runtime, gaps))
     runtime.at_end(meta.close)
     app = runtime.make_api("Sendwhy dispatcher", body_limits={EVALUATE_PATH: EVALUATE_BYTES_MAX})
     app.include_router(Api(runtime, settings, meta, vault, fleet, utc_now).routes())
     app.include_router(QueueApi(runtime, fleet, stages, utc_now).routes())
+    app.include_router(Evaluation(runtime, settings, fleet.pairs, utc_now, time.monotonic).routes())
+    app.include_router(SenderApi(runtime, settings, utc_now).routes())
     app.include_router(person_api.routes(runtime))
     return app
 

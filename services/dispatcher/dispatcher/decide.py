@@ -5,7 +5,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -33,6 +33,7 @@ WINDOW_BELIEF = timedelta(seconds=10)
 SYNC_INTERVAL = timedelta(minutes=1)
 NEAREST_NAMES = 3
 AUTHENTICATION_TTL = timedelta(minutes=10)
+MARKETING = "MARKETING"
 # Who cancelled a message, where nobody is named.
 CAMPAIGN = "campaign"
 UPSTREAM = "upstream"
@@ -141,17 +142,20 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known at this moment about one message."""
+    """What is known at this moment about one message. `pair_wait` None: only another replica knows.
+    `throttled`: its campaign lets no more go now, but perhaps from `slot_at` on."""
 
     sender: Sender | None
     template: Template | None = None
     known_templates: Sequence[tuple[str, str]] = ()
     window_opened_at: datetime | None = None
+    free_entry_at: datetime | None = None
     inbound_read_until: datetime | None = None
     contact: ContactUpdated | None = None
     capped_until: datetime | None = None
+    throttled: bool = False
     slot_at: datetime | None = None
-    pair_wait: timedelta = timedelta()
+    pair_wait: timedelta | None = timedelta()
     tier: Tier = field(default_factory=Tier)
     quality_policy: str = "block"
 
@@ -196,10 +200,17 @@ class Check:
 
     def to_gate(self) -> Gate:
         why = self.otherwise.reason if isinstance(self.otherwise, Reject) else None
+        if isinstance(self.otherwise, Wait):
+            return Gate(gate=self.gate, passed=self.passed, evidence=self.evidence | _waits(self.otherwise))
         if isinstance(self.otherwise, Recall):
             detail = f"marketing_state is {self.otherwise.contact.marketing_state}"
             why = reason(ReasonCode.CUSTOMER_IS_NOT_OPTED_IN, detail, self.evidence)
         return Gate(gate=self.gate, passed=self.passed, reason=why, evidence=self.evidence)
+
+
+def _waits(wait: Wait) -> Evidence:
+    until = _text(wait.until) if wait.until else None
+    return {"waits_for": wait.waiting_for.value, "cause": wait.cause.value, "until": until}
 
 
 def erased_contact(workspace_id: str, alias: str, erased_at: datetime) -> ContactUpdated:
@@ -219,7 +230,8 @@ def erased_contact(workspace_id: str, alias: str, erased_at: datetime) -> Contac
 def lane_of(purpose: Purpose, category: str | None) -> Lane:
     if purpose is Purpose.CONVERSATION or category == "AUTHENTICATION":
         return Lane.CONVERSATION
-    return Lane.MARKETING if purpose is Purpose.MARKETING else Lane.TRANSACTIONAL
+    is_marketing = purpose is Purpose.MARKETING or category == MARKETING
+    return Lane.MARKETING if is_marketing else Lane.TRANSACTIONAL
 
 
 def decide(message: Message, facts: Facts, now: datetime) -> Verdict:
@@ -242,7 +254,7 @@ def evaluate(message: Message, facts: Facts, now: datetime) -> list[Check]:
         Check("sender", True, {"sender_id": sender.sender_id}),
         _cancelled(message),
         _expiry(message, sender, now),
-        _subscription(message, facts),
+        subscription(message, facts),
         _quality(message, facts, sender),
         _template(message, facts, sender, now),
         _parameters(message, facts),
@@ -250,7 +262,7 @@ def evaluate(message: Message, facts: Facts, now: datetime) -> list[Check]:
         _paused(message, sender),
         _hold(sender, now),
         _cap(message, facts, now),
-        _throttle(facts, now),
+        _throttle(facts),
         _pair(facts, now),
         _tier(message, facts, now),
     ]
@@ -326,12 +338,13 @@ def expired(message: Message, hold: Reason | None = None) -> Reason:
     return reason(code, detail, evidence, hold.meta if hold and code is hold.code else None)
 
 
-def _subscription(message: Message, facts: Facts) -> Check:
+def subscription(message: Message, facts: Facts) -> Check:
     """What consent judged may have changed meanwhile, and only here the template's category is known for sure."""
     contact = facts.contact
     disguised = not message.funded.needs_subscription and facts.template is not None
-    needed = message.funded.needs_subscription or (disguised and _category(facts) == "MARKETING")
-    if contact is None and needed and disguised and message.funded.contact_version is None:
+    needed = message.funded.needs_subscription or (disguised and _category(facts) == MARKETING)
+    if contact is None and needed and disguised:
+        # Consent asked for no subscription, so nobody has ever seen one.
         contact = _nobody(message)
     if not needed or contact is None or not withdraws(contact, message):
         return Check("marketing_state", True, {"needed": needed})
@@ -357,6 +370,11 @@ def _category(facts: Facts) -> str | None:
     return facts.template.category if facts.template else None
 
 
+def _is_marketing(message: Message, facts: Facts) -> bool:
+    """By what it was sent for, or by what its template is now: Meta may move a template while its messages wait."""
+    return message.lane is Lane.MARKETING or _category(facts) == MARKETING
+
+
 def _nobody(message: Message) -> ContactUpdated:
     """The state of a person whom nobody has as a contact: they never agreed to anything."""
     resolved = message.funded.resolved
@@ -375,7 +393,7 @@ def _nobody(message: Message) -> ContactUpdated:
 
 def _quality(message: Message, facts: Facts, sender: Sender) -> Check:
     evidence: Evidence = {"quality_rating": sender.quality, "policy": facts.quality_policy}
-    red = sender.quality == "RED" and message.lane is Lane.MARKETING
+    red = sender.quality == "RED" and _is_marketing(message, facts)
     if not red or facts.quality_policy != "block":
         return Check("quality", True, evidence)
     detail = f"The number's quality rating is RED, and marketing is blocked while it is (policy {facts.quality_policy})"
@@ -442,7 +460,7 @@ def _parameters(message: Message, facts: Facts) -> Check:
     first = found[0]
     evidence: Evidence = {"template": wanted.name, "mismatches": found}  # type: ignore[dict-item]
     detail = (
-        f"{first['component']}: {first['problem']} differs, expected {_words(first['expected'])},"
+        f"{first['component']}: {first['problem']}, expected {_words(first['expected'])},"
         f" given {_words(first['given'])}"
     )
     rejected = Reject(reason(ReasonCode.TEMPLATE_PARAMETERS_MISMATCH, detail, evidence))
@@ -450,6 +468,8 @@ def _parameters(message: Message, facts: Facts) -> Check:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {item}" for name, item in value.items())
     return (", ".join(str(item) for item in value) or "nothing") if isinstance(value, list) else str(value)
 
 
@@ -463,6 +483,9 @@ def _window(message: Message, facts: Facts, now: datetime) -> Check:
         "last_message_at": _text(opened) if opened else None,
         "closed_at": _text(opened + WINDOW) if opened else None,
     }
+    if facts.free_entry_at is not None:
+        # Free of charge for 72 h once we answer, but no longer a window: Meta, "Pricing", free entry points.
+        evidence["free_entry_point_at"] = _text(facts.free_entry_at)
     if message.template is not None or _window_is_open(facts, now):
         return Check("window", True, evidence)
     requested = message.funded.request.requested_at or message.queued_at
@@ -476,6 +499,18 @@ def _window(message: Message, facts: Facts, now: datetime) -> Check:
         else "The person has never written to this number"
     )
     return Check("window", False, evidence, Reject(reason(ReasonCode.OUTSIDE_24_HOUR_WINDOW, detail, evidence)))
+
+
+def in_the_past(message: Message, facts: Facts, at: datetime, check: Check) -> Gate:
+    """A gate for a moment that is over. What looks at what stands now can't tell; the window can where the last
+    message that we know came before that moment: no other has moved it since."""
+    if check.gate == "expiry":
+        return check.to_gate()
+    opened = facts.window_opened_at
+    if check.gate == "window" and (message.template is not None or (opened is not None and opened <= at)):
+        judged = _window(message, replace(facts, inbound_read_until=at), at)
+        return judged.to_gate()
+    return Gate(gate=check.gate, passed=None)
 
 
 def _paused(message: Message, sender: Sender) -> Check:
@@ -500,20 +535,22 @@ def _hold(sender: Sender, now: datetime) -> Check:
 
 def _cap(message: Message, facts: Facts, now: datetime) -> Check:
     until = facts.capped_until
-    if message.lane is not Lane.MARKETING or until is None or now >= until:
+    if not _is_marketing(message, facts) or until is None or now >= until:
         return Check("marketing_cap", True)
     wait = Wait(Waiting.CAP, ReasonCode.MARKETING_CAP_REACHED, until)
     return Check("marketing_cap", False, {"until": _text(until)}, wait)
 
 
-def _throttle(facts: Facts, now: datetime) -> Check:
-    if facts.slot_at is None or facts.slot_at <= now:
+def _throttle(facts: Facts) -> Check:
+    if not facts.throttled:
         return Check("throttle", True)
     wait = Wait(Waiting.THROTTLE, ReasonCode.RATE_LIMIT_EXCEEDED, facts.slot_at)
-    return Check("throttle", False, {"slot_at": _text(facts.slot_at)}, wait)
+    return Check("throttle", False, {"slot_at": _text(facts.slot_at) if facts.slot_at else None}, wait)
 
 
 def _pair(facts: Facts, now: datetime) -> Check:
+    if facts.pair_wait is None:
+        return Check("pair", None, {"known_by": "the replica that drives the number"})
     if not facts.pair_wait:
         return Check("pair", True)
     until = now + facts.pair_wait

@@ -37,7 +37,7 @@ from dispatcher.decide import (
     Waiting,
     stands_still,
 )
-from dispatcher.limits import Pace, PairPace
+from dispatcher.limits import LastMinute, Pace, PairPace
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.queue_store import NewWait
 from dispatcher.results import Ended, Go, Results, utc_now
@@ -53,6 +53,7 @@ LOCK_SECONDS = 1.0
 ALIVE_SECONDS = 5.0
 SYNC_EVERY = timedelta(hours=1)
 SYNC_AGAIN_SECONDS = 5.0
+SYNC_AGAIN_MAX_SECONDS = 300.0
 # Of ten rounds one begins with the last lane, and one with the middle one.
 LAST_LANE_EVERY = 10
 _LANES_BY_ROUND = {
@@ -87,6 +88,7 @@ class Driver:
         self._pace: Pace | None = None
         self._per_second = 0
         self._pairs = PairPace()
+        self._sent = LastMinute()
         self._rounds = 0
         self._look_wide = False
         self._idle_seconds = IDLE_SECONDS
@@ -98,6 +100,7 @@ class Driver:
         self._sync: asyncio.Task[None] | None = None
         self._sync_now = False
         self._sync_not_before = 0.0
+        self._sync_failures = 0
 
     async def run(self) -> None:
         writer = asyncio.create_task(self._results.run())
@@ -122,6 +125,13 @@ class Driver:
         """End after this round: cancelled within its commit, it would leave messages in flight that nobody sends."""
         self._stopping = True
         self.wake.set()
+
+    def pairs(self) -> PairPace:
+        """A copy of what is borrowed and paid back with each person."""
+        return self._pairs.copy()
+
+    def sent_last_minute(self) -> int:
+        return self._sent.count(time.monotonic())
 
     async def _take_over(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
@@ -173,6 +183,7 @@ class Driver:
         if going:
             assert self._pace is not None
             self._pace.take(len(going), marked_at)
+            self._sent.add(len(going), marked_at)
             self._start_calls(row, going, marked_at)
         if looked_at < room:
             return self._idle_seconds
@@ -414,7 +425,8 @@ class Driver:
     async def _synchronize(self, row: SenderRow) -> None:
         now = utc_now()
         try:
-            count = await sync_sender(self._runtime.pool, self._meta, row, self._access(row), now)
+            count = await sync_sender(self._runtime.pool, self._meta, self._vault, row, now)
+            self._sync_failures = 0
             log.info("sender is synced", sender=self.sender_id, templates=count)
             self._runtime.publish_soon()
             self.wake.set()
@@ -433,3 +445,7 @@ class Driver:
 
     def _sync_failed(self, cause: str) -> None:
         self._runtime.metrics.inc(Metric.SYNC_FAILURES, cause=cause)
+        # Meta counts such calls by the hour (200 for an account), the failed ones too.
+        pause = min(SYNC_AGAIN_MAX_SECONDS, SYNC_AGAIN_SECONDS * 2.0**self._sync_failures)
+        self._sync_failures = min(self._sync_failures + 1, 10)
+        self._sync_not_before = time.monotonic() + pause

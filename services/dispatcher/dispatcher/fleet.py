@@ -11,8 +11,9 @@ from sendwhy.logs import describe
 from sendwhy.postgres import SERVER_SETTINGS, TRANSIENT_ERRORS
 from sendwhy.service import Runtime
 
-from dispatcher import store
+from dispatcher import store, sync_store
 from dispatcher.driver import ALIVE_SECONDS, LOCK_SECONDS, Driver
+from dispatcher.limits import PairPace
 
 log = structlog.get_logger("sendwhy")
 LOCK_SPACE = 2**62
@@ -36,6 +37,18 @@ class Fleet:
         known = self._drivers.get(sender_id)
         if known is not None:
             known[0].wake.set()
+
+    def pairs(self, sender_id: str) -> PairPace | None:
+        """The paces of a sender's pairs; None where another replica drives it."""
+        known = self._drivers.get(sender_id)
+        return None if known is None else known[0].pairs()
+
+    async def tell(self) -> None:
+        """Let all replicas know what this one really sends."""
+        sent = {sender_id: driver.sent_last_minute() for sender_id, (driver, _) in self._drivers.items()}
+        if sent:
+            async with self._runtime.pool.acquire(timeout=30) as connection:
+                await sync_store.tell_driving(connection, f"{self._runtime.settings.replica}", sent)
 
     async def run(self) -> None:
         while True:

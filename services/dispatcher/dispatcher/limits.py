@@ -1,6 +1,7 @@
 """Pace and throttles, pure: time is an argument (for paces, seconds of a clock that never goes back)."""
 
 import sys
+from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -68,6 +69,10 @@ class PairPace:
         self._bursts[person] = (started, paid_at + PAIR_INTERVAL_SECONDS)
         self._forget_the_paid(now)
 
+    def copy(self) -> "PairPace":
+        """For asking what would be, without taking anything."""
+        return PairPace(dict(self._bursts), self._size_max)
+
     def give_back(self, person: str) -> None:
         """A call that surely was not taken counts for nothing: else retries would wait for each other."""
         if person in self._bursts:
@@ -77,6 +82,25 @@ class PairPace:
     def _forget_the_paid(self, now: float) -> None:
         if len(self._bursts) > self._size_max:
             self._bursts = {who: burst for who, burst in self._bursts.items() if burst[1] > now}
+
+
+@dataclass(slots=True)
+class LastMinute:
+    """How many were sent in the last 60 s, by whole seconds of a clock that never goes back."""
+
+    _seconds: deque[tuple[int, int]] = field(default_factory=deque)
+
+    def add(self, count: int, now: float) -> None:
+        self._seconds.append((int(now), count))
+        self._forget(now)
+
+    def count(self, now: float) -> int:
+        self._forget(now)
+        return sum(count for _, count in self._seconds)
+
+    def _forget(self, now: float) -> None:
+        while self._seconds and self._seconds[0][0] <= int(now) - 60:
+            self._seconds.popleft()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +147,11 @@ def throttle_opens_at(throttle: Throttle) -> datetime:
     assert throttle.next_slot_at is not None
     each, burst = _spacing(throttle.per_minute)
     return throttle.next_slot_at - (burst - 1) * each
+
+
+def throttle_waits_for_minute(throttle: Throttle) -> bool:
+    """Whether only the pace of the minute is in the way, so that it is known when the next call may go."""
+    return throttle.next_slot_at is not None and (throttle.per_day is None or throttle.day_used < throttle.per_day)
 
 
 def throttle_take(throttle: Throttle, now: datetime) -> Throttle:

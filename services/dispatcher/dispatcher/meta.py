@@ -7,7 +7,7 @@ the causes on the allow-list mean that nothing was sent.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -53,6 +53,14 @@ class Number:
     quality: str | None
     messages_per_second: int | None
     messaging_limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """An account's templates; `incomplete` says why there may be more."""
+
+    entries: list[Mapping[str, Any]]
+    incomplete: str | None = None
 
 
 class Meta:
@@ -120,23 +128,33 @@ class Meta:
             messaging_limit=messaging_limit(told.get("whatsapp_business_manager_messaging_limit")),
         )
 
-    async def templates(self, waba_id: str, access: Access) -> AsyncIterator[Mapping[str, Any]]:
-        """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable."""
+    async def templates(self, waba_id: str, access: Access) -> "Listing":
+        """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable, also in the middle."""
         fields = "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason"
-        url: str | None = f"{self._base}/{waba_id}/message_templates?limit=200&fields={fields}"
-        for _page in range(PAGES_MAX):
-            if url is None:
-                return
+        url = f"{self._base}/{waba_id}/message_templates?limit=200&fields={fields}"
+        entries: list[Mapping[str, Any]] = []
+        read: set[str] = set()
+        while len(read) < PAGES_MAX:
+            read.add(url)
             told = await self._get(url, access)
-            entries = told.get("data")
-            for entry in entries if isinstance(entries, list) else ():
-                if isinstance(entry, dict):
-                    yield entry
-            url = self._next(told.get("paging"))
+            data = told.get("data")
+            if not isinstance(data, list):
+                raise MetaUnreachable("a page of templates without a list `data`")
+            # What can't be read stands in the list as nothing, so that nobody takes the list for whole.
+            entries += [entry if isinstance(entry, dict) else {} for entry in data]
+            paging = told.get("paging")
+            if not isinstance(paging, dict) or paging.get("next") is None:
+                return Listing(entries)
+            following = self._next(paging["next"])
+            if following is None:
+                return Listing(entries, "The next page is not on Meta's own address, so it was not asked for")
+            if following in read:
+                return Listing(entries, "Meta named a page that was read before")
+            url = following
+        return Listing(entries, f"Meta has more than {PAGES_MAX} pages of templates")
 
-    def _next(self, paging: Any) -> str | None:
+    def _next(self, following: Any) -> str | None:
         # Followed only on Meta's own origin: the request carries the token. Meta writes the credentials into the link.
-        following = paging.get("next") if isinstance(paging, dict) else None
         if not isinstance(following, str) or urlsplit(following)[:2] != urlsplit(self._base)[:2]:
             return None
         address = urlsplit(following)

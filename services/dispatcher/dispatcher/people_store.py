@@ -7,28 +7,32 @@ from sendwhy.events import ContactUpdated
 from sendwhy.postgres import Connection
 
 from dispatcher.store import Key
+from dispatcher.windows import Window
 
 
-async def windows(connection: Connection, sender_id: str, phones: Iterable[str]) -> dict[str, datetime]:
+async def windows(connection: Connection, sender_id: str, phones: Iterable[str]) -> dict[str, Window]:
     rows = await connection.fetch(
-        "select phone, opened_at from conversation_window where sender_id = $1 and phone = any($2::text[])",
+        "select phone, opened_at, free_entry_at from conversation_window"
+        " where sender_id = $1 and phone = any($2::text[])",
         sender_id,
         list(phones),
     )
-    return {row["phone"]: row["opened_at"] for row in rows}
+    return {row["phone"]: Window(row["opened_at"], row["free_entry_at"]) for row in rows}
 
 
-async def open_windows(connection: Connection, opened: Mapping[tuple[str, str], datetime]) -> None:
+async def open_windows(connection: Connection, opened: Mapping[tuple[str, str], Window]) -> None:
     """Note messages from people, by (sender_id, phone): a window only ever moves forward."""
     keys = sorted(opened)
     await connection.execute(
-        "insert into conversation_window (sender_id, phone, opened_at)"
-        " select * from unnest($1::text[], $2::text[], $3::timestamptz[])"
+        "insert into conversation_window (sender_id, phone, opened_at, free_entry_at)"
+        " select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[])"
         " on conflict (sender_id, phone) do update"
-        " set opened_at = greatest(conversation_window.opened_at, excluded.opened_at)",
+        " set opened_at = greatest(conversation_window.opened_at, excluded.opened_at),"
+        " free_entry_at = greatest(conversation_window.free_entry_at, excluded.free_entry_at)",
         [key[0] for key in keys],
         [key[1] for key in keys],
-        [opened[key] for key in keys],
+        [opened[key].opened_at for key in keys],
+        [opened[key].free_entry_at for key in keys],
     )
 
 

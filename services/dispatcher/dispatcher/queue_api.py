@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 from sendwhy.events import MessageId, Moment, Wire
 from sendwhy.http import Body, Caller, IdempotencyKey, Operator, Viewer, once
@@ -27,6 +27,10 @@ from dispatcher.sweeps import Kind, Sweep
 FRESH_SHARE = 10
 
 CampaignPath = Annotated[str, Path(alias="id", min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+QueueSender = Annotated[str | None, Query(pattern=r"^[0-9]{5,20}$")]
+QueueCampaign = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Asked = tuple[str, str | None, str | None]
 
 
 class PutThrottle(Body):
@@ -73,7 +77,7 @@ class QueueAnswer(Wire):
 class QueueApi:
     def __init__(self, runtime: Runtime, fleet: Fleet, stages: Stages, clock: Callable[[], datetime]) -> None:
         self._runtime, self._fleet, self._stages, self._clock = runtime, fleet, stages, clock
-        self._counted: dict[str, tuple[float, QueueAnswer]] = {}
+        self._counted: dict[Asked, tuple[float, QueueAnswer]] = {}
 
     def routes(self) -> APIRouter:
         router = APIRouter()
@@ -233,14 +237,16 @@ class QueueApi:
 
     # --- the queue ---
 
-    async def queue(self, caller: Viewer) -> QueueAnswer:
-        fresh_until, answer = self._counted.get(caller.workspace, (0.0, None))
+    async def queue(self, caller: Viewer, sender: QueueSender = None, campaign: QueueCampaign = None) -> QueueAnswer:
+        asked = (caller.workspace, sender, campaign)
+        fresh_until, answer = self._counted.get(asked, (0.0, None))
         started = time.monotonic()
         if answer is None or started >= fresh_until:
             async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
                 senders = await store.senders_of(connection, "workspace_id", caller.workspace)
-                names = [row.sender.sender_id for row in senders]
-                rows = await queue_store.queue_by_cause(connection, names, self._clock())
+                names = [row.sender.sender_id for row in senders if sender in (None, row.sender.sender_id)]
+                of_campaign = (caller.workspace, campaign) if campaign is not None else None
+                rows = await queue_store.queue_by_cause(connection, names, self._clock(), of_campaign)
             items = [
                 WaitingAnswer(
                     lane=Lane(row["lane"]).name.lower(),
@@ -254,7 +260,7 @@ class QueueApi:
             answer = QueueAnswer(items=items)
             ended = time.monotonic()
             self._counted = {w: one for w, one in self._counted.items() if one[0] > ended}
-            self._counted[caller.workspace] = (ended + FRESH_SHARE * (ended - started), answer)
+            self._counted[asked] = (ended + FRESH_SHARE * (ended - started), answer)
         return answer
 
     async def _write(

@@ -51,13 +51,14 @@ class NewMessage:
 
 _ADD_MESSAGES = """
 insert into message (workspace_id, message_id, sender_id, lane, campaign_id, contact_id, phone, needs_subscription,
-                     not_before, expires_at, queued_at, state, outcome, funded, trace, line, in_flight_at)
+                     not_before, expires_at, queued_at, state, outcome, funded, trace, line, template,
+                     in_flight_at)
 select *, case when state = 'unknown' then clock_timestamp() end
 from unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::text[],
                      $8::boolean[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[],
-                     $13::text[], $14::bytea[], $15::bytea[], $16::text[])
+                     $13::text[], $14::bytea[], $15::bytea[], $16::text[], $17::text[])
   as new(workspace_id, message_id, sender_id, lane, campaign_id, contact_id, phone, needs_subscription, not_before,
-         expires_at, queued_at, state, outcome, funded, trace, line)
+         expires_at, queued_at, state, outcome, funded, trace, line, template)
 on conflict do nothing
 returning workspace_id, message_id
 """
@@ -124,8 +125,14 @@ async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> se
         [one.to_json() for one in funded],
         [row.trace for row in ordered],
         [f"c{row.campaign_id}" if row.lined else "" for row in ordered],
+        [template_name(one.name, one.language.code) if (one := row.message.template) else None for row in ordered],
     )
     return {(row["workspace_id"], row["message_id"]) for row in added}
+
+
+def template_name(name: str, language: str) -> str:
+    """As it stands in the column `template`."""
+    return f"{name}/{language}"
 
 
 async def cancelled(connection: Connection, keys: Sequence[Key]) -> dict[Key, str]:
@@ -531,9 +538,16 @@ group by 1, 2 order by 1, 2
 """  # noqa: S608 - a constant
 
 
-async def queue_by_cause(connection: Connection, senders: Sequence[str] | None, now: datetime) -> list[Row]:
-    """How many messages wait in each lane, and for what: of these senders, or of all."""
-    rows: list[Row] = await connection.fetch(_QUEUE, now, senders)
+_OF_SENDERS = "($2::text[] is null or m.sender_id = any($2::text[]))"
+_QUEUE_OF_CAMPAIGN = _QUEUE.replace(_OF_SENDERS, f"{_OF_SENDERS} and m.workspace_id = $3 and m.campaign_id = $4")
+
+
+async def queue_by_cause(
+    connection: Connection, senders: Sequence[str] | None, now: datetime, campaign: Key | None = None
+) -> list[Row]:
+    """How many messages wait in each lane, and for what: of these senders, or of all; of one campaign, or of all."""
+    statement, more = (_QUEUE, ()) if campaign is None else (_QUEUE_OF_CAMPAIGN, campaign)
+    rows: list[Row] = await connection.fetch(statement, now, senders, *more)
     return rows
 
 
@@ -604,6 +618,43 @@ async def paused_at(connection: Connection, key: Key) -> datetime | None:
         "select paused_at from message where workspace_id = $1 and message_id = $2", *key
     )
     return at
+
+
+_LOCK_WAITING_OF_TEMPLATE = f"""
+select {MESSAGE_COLUMNS} from message m
+where m.state = 'waiting' and not m.needs_subscription and m.sender_id = any($1::text[]) and m.template = $2
+order by m.workspace_id, m.message_id limit $3 for update of m skip locked
+"""  # noqa: S608 - a constant
+
+
+async def lock_waiting_of_template(
+    connection: Connection, sender_ids: Sequence[str], template: str, limit: int
+) -> list[Message]:
+    """Some of what waits by this template and needs no subscription; what a driver decides on now is left out."""
+    return [message_of(row) for row in await connection.fetch(_LOCK_WAITING_OF_TEMPLATE, sender_ids, template, limit)]
+
+
+async def any_waiting_of_template(connection: Connection, sender_ids: Sequence[str], template: str) -> bool:
+    found: bool = await connection.fetchval(
+        "select exists (select from message where state = 'waiting' and not needs_subscription"
+        " and sender_id = any($1::text[]) and template = $2)",
+        sender_ids,
+        template,
+    )
+    return found
+
+
+async def need_subscription(connection: Connection, keys: Sequence[Key]) -> None:
+    """From now on these are marketing, and a STOP takes them out."""
+    await connection.execute(
+        "update message m set needs_subscription = true, lane = case when m.lane = $3 then $4 else m.lane end"
+        " from unnest($1::text[], $2::text[]) as t(workspace_id, message_id)"
+        " where m.workspace_id = t.workspace_id and m.message_id = t.message_id",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+        int(Lane.TRANSACTIONAL),
+        int(Lane.MARKETING),
+    )
 
 
 async def message_state(connection: Connection, key: Key) -> str | None:

@@ -1,10 +1,10 @@
 """What Meta's webhooks tell of templates, numbers and accounts, read into changes of what we know. Pure.
 
 Shapes: Meta's webhook reference pages as meta-cloud-api.md, 3.5 and 3.6, has them; spellings differ between pages, so
-everything is read tolerantly.
+everything is read tolerantly, and what isn't known changes nothing but is told on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from sendwhy.reasons import ReasonCode
 
 from dispatcher.meta import messaging_limit
 from dispatcher.store import NumberState, TemplateRow
+from dispatcher.sync_store import Report
 
 _STATUS_OF_EVENT = {
     "APPROVED": "APPROVED",
@@ -37,53 +38,116 @@ _STOPPING_RESTRICTIONS = (
     "RESTRICTED_BIZ_INITIATED_MESSAGING",
     "RESTRICTED_CUSTOMER_INITIATED_MESSAGING",
 )
+_DECISIONS = frozenset({"APPROVED", "REJECTED", "PENDING", "DEFERRED"})
+_KNOWN: Mapping[str, frozenset[str]] = {
+    "message_template_status_update": frozenset(_STATUS_OF_EVENT),
+    "message_template_quality_update": frozenset({"GREEN", "YELLOW", "RED", "UNKNOWN"}),
+    "template_category_update": frozenset({"MARKETING", "UTILITY", "AUTHENTICATION"}),
+    "phone_number_quality_update": frozenset(
+        {"ONBOARDING", "THROUGHPUT_UPGRADE", "FLAGGED", "UNFLAGGED", "UPGRADE", "DOWNGRADE"}
+    ),
+    "phone_number_name_update": _DECISIONS,
+    "account_review_update": _DECISIONS,
+    "account_update": frozenset(
+        {
+            "ACCOUNT_DELETED",
+            "ACCOUNT_OFFBOARDED",
+            "ACCOUNT_RECONNECTED",
+            "ACCOUNT_RESTRICTION",
+            "ACCOUNT_VIOLATION",
+            "AD_ACCOUNT_LINKED",
+            "AUTH_INTL_PRICE_ELIGIBILITY_UPDATE",
+            "BUSINESS_PRIMARY_LOCATION_COUNTRY_UPDATE",
+            "DISABLED_UPDATE",
+            "MM_LITE_TERMS_SIGNED",
+            "PARTNER_ADDED",
+            "PARTNER_APP_INSTALLED",
+            "PARTNER_APP_UNINSTALLED",
+            "PARTNER_CLIENT_CERTIFICATION_STATUS_UPDATE",
+            "PARTNER_REMOVED",
+            "VOLUME_BASED_PRICING_TIER_UPDATE",
+            "",
+        }
+    ),
+    "account_alerts": frozenset(
+        {
+            "INCREASED_CAPABILITIES_ELIGIBILITY_DEFERRED",
+            "INCREASED_CAPABILITIES_ELIGIBILITY_FAILED",
+            "INCREASED_CAPABILITIES_ELIGIBILITY_NEED_MORE_INFO",
+            "OBA_APPROVED",
+            "OBA_REJECTED",
+            "PROFILE_PICTURE_LOST",
+            "",
+        }
+    ),
+    "security": frozenset({"PIN_CHANGED", "PIN_RESET_REQUEST", "PIN_REQUEST_SUCCESS"}),
+    "business_capability_update": frozenset({"LIMITS"}),
+}
+UNKNOWN = "unknown"
+_NOT_TOLD_ON = ("requester", "display_phone_number", "event", "messaging_product", "metadata")
+DETAIL_MAX = 300
 
 
-def template_after(known: TemplateRow, field: str, value: Mapping[str, Any], at: datetime) -> TemplateRow:
-    """The template after a report; the same row where the report changes nothing."""
+def template_after(known: TemplateRow, field: str, value: Mapping[str, Any], at: datetime) -> TemplateRow | None:
+    """The template after a report; the same row where the report changes nothing; None where it is of a kind that we
+    don't know, so that only Meta can say what the template is now."""
     said = replace(known.template, said_by=field, said_at=at)
     if isinstance(event := value.get("event"), str):
-        status = _STATUS_OF_EVENT.get(event.upper(), event.upper())
+        event = "UNPAUSE" if _title(value) == "UNPAUSE" else event.upper()
+        if event not in _STATUS_OF_EVENT:
+            return None
+        status = _STATUS_OF_EVENT[event]
         if status is None:
             return known
         why = _rejected_reason(value) if status not in ("APPROVED", "PENDING") else None
         return replace(known, template=replace(said, status=status, rejected_reason=why))
     if isinstance(score := value.get("new_quality_score"), str):
         return replace(known, quality=score.upper())
-    if isinstance(category := value.get("new_category"), str) and "correct_category" not in value:
-        return replace(known, template=replace(said, category=category.upper()))
-    return known
+    if isinstance(category := value.get("new_category"), str):
+        # An advance notice (`correct_category`) names the present category here, and changes nothing yet.
+        return (
+            known if "correct_category" in value else replace(known, template=replace(said, category=category.upper()))
+        )
+    return None
+
+
+def _title(value: Mapping[str, Any]) -> str:
+    info = value.get("other_info")
+    return str(info.get("title")).upper() if isinstance(info, dict) else ""
 
 
 def _rejected_reason(value: Mapping[str, Any]) -> str | None:
     info = value.get("rejection_info") or value.get("other_info")
     details = (info.get("reason") or info.get("description")) if isinstance(info, dict) else None
+    disabled = value.get("disable_info")
+    date = disabled.get("disable_date") if isinstance(disabled, dict) else None
     told = value.get("reason")
     parts = [part for part in (told, details) if isinstance(part, str) and part not in ("", "NONE")]
-    return ": ".join(parts)[:500] or None
+    return ": ".join([*parts, *([f"disabled on {date}"] if date else [])])[:500] or None
 
 
 @dataclass(frozen=True, slots=True)
 class AccountChange:
-    """What a report means for senders: a new state, a hold of the account (with its end), or the end of one. `wide`:
-    the state is that of all senders of the account's portfolio."""
+    """What a report means for senders: a new state of the named number, or of all of the account's portfolio, a hold
+    (with its end), or the end of one."""
 
     number: NumberState | None = None
+    portfolio: NumberState | None = None
     hold: Reason | None = None
     hold_until: datetime | None = None
     lifted: bool = False
-    wide: bool = False
 
 
 def account_change(field: str, value: Mapping[str, Any]) -> AccountChange:
-    event = str(value.get("event", "")).upper()
+    event = _event(field, value)
     if field == "business_capability_update":
         limit = value.get("max_daily_conversations_per_business", value.get("max_daily_conversation_per_phone"))
-        return AccountChange(number=_limit(limit), wide=True)
+        return AccountChange(portfolio=_limit(limit))
     if field == "phone_number_quality_update":
+        # The limit is the portfolio's since October 2025, whichever number it is told by.
         told = _limit(value.get("max_daily_conversations_per_business", value.get("current_limit")))
-        upgraded = replace(told, messages_per_second=1000) if event == "THROUGHPUT_UPGRADE" else told
-        return AccountChange(number=upgraded)
+        upgraded = NumberState(messages_per_second=1000) if event == "THROUGHPUT_UPGRADE" else None
+        return AccountChange(number=upgraded, portfolio=told)
     if field == "account_update":
         return _account_update(event, value)
     if field == "account_review_update":
@@ -91,10 +155,10 @@ def account_change(field: str, value: Mapping[str, Any]) -> AccountChange:
     return AccountChange()
 
 
-def _limit(told: Any) -> NumberState:
+def _limit(told: Any) -> NumberState | None:
     limit = messaging_limit(told)
     unlimited = limit is None and ("UNLIMITED" in str(told).upper() or str(told) == "-1")
-    return NumberState(messaging_limit=limit, unlimited=unlimited)
+    return NumberState(messaging_limit=limit, unlimited=unlimited) if unlimited or limit is not None else None
 
 
 def _account_update(event: str, value: Mapping[str, Any]) -> AccountChange:
@@ -102,7 +166,7 @@ def _account_update(event: str, value: Mapping[str, Any]) -> AccountChange:
         return _restriction(value.get("restriction_info"))
     ban = value.get("ban_info")
     state = str(ban.get("waba_ban_state", "")).upper() if isinstance(ban, dict) else ""
-    if event == "ACCOUNT_DELETED" or state == "DISABLE":
+    if event in ("ACCOUNT_DELETED", "ACCOUNT_OFFBOARDED") or state == "DISABLE":
         return AccountChange(hold=_unavailable(event, {"event": event, "state": state}))
     return AccountChange(lifted=event == "ACCOUNT_RECONNECTED" or state == "REINSTATE")
 
@@ -121,3 +185,34 @@ def _restriction(restrictions: Any) -> AccountChange:
 
 def _unavailable(event: str, evidence: dict[str, Any]) -> Reason:
     return reason(ReasonCode.SENDER_NOT_AVAILABLE, f"Meta told by account_update: {event}", evidence)
+
+
+def report_of(field: str, value: Mapping[str, Any], at: datetime) -> Report:
+    """A webhook in a line, for operators. What we don't know stands under the one field `UNKNOWN`, with its name."""
+    event = _event(field, value)
+    known = event in _KNOWN.get(field, ())
+    detail = ", ".join(_told(value))[:DETAIL_MAX]
+    if known:
+        return Report(field=field, at=at, event=event, detail=detail, known=True)
+    return Report(field=UNKNOWN, at=at, event=f"{field[:64]} {event}".strip()[:128], detail=detail, known=False)
+
+
+def _event(field: str, value: Mapping[str, Any]) -> str:
+    """What happened, in Meta's capitals; each field of Meta's has it under another name."""
+    alert = value.get("alert_info")
+    told = value.get("event") or value.get("decision") or value.get("new_quality_score") or value.get("new_category")
+    told = told or (alert.get("alert_type") if isinstance(alert, dict) else None)
+    if told is None and field == "business_capability_update":
+        return "LIMITS"
+    return str(told or "").upper()[:64]
+
+
+def _told(value: Mapping[str, Any], depth: int = 3) -> Iterator[str]:
+    for name, part in value.items():
+        if name in _NOT_TOLD_ON or depth == 0:
+            continue
+        for one in part if isinstance(part, list) else [part]:
+            if isinstance(one, dict):
+                yield from _told(one, depth - 1)
+            elif one not in (None, ""):
+                yield f"{name}: {one}"

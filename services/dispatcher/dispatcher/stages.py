@@ -1,6 +1,6 @@
 """What the dispatcher does with what it hears from Kafka. Each handler runs in one transaction with its offsets."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,13 +21,13 @@ from sendwhy.events import (
 )
 from sendwhy.metrics import Metric
 from sendwhy.postgres import Connection, add_to_outbox
-from sendwhy.privacy import ERASURE, Tagger, redacted, spellings
+from sendwhy.privacy import ERASURE, Tagger, redacted
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
-from dispatcher import announce, holding, people_store, queue_store, store, sweeps
+from dispatcher import announce, holding, people_store, queue_store, reporting, store, sweeps
 from dispatcher.answers import HoldScope, verdict
 from dispatcher.decide import (
     CAMPAIGN,
@@ -46,9 +46,9 @@ from dispatcher.erasures import CAP, Eraser, forget_phones, of_erased
 from dispatcher.fleet import Fleet
 from dispatcher.holds import WEBHOOK, Refusal
 from dispatcher.queue_store import NewMessage
-from dispatcher.reports import AccountChange, account_change, template_after
 from dispatcher.settings import Settings
 from dispatcher.store import Key, SenderRow
+from dispatcher.windows import opened_by
 
 STOP_IS_NEWS = timedelta(hours=1)
 CANCEL_STEPS_AT_ONCE = 5
@@ -288,17 +288,10 @@ class Stages:
     async def on_inbound(
         self, connection: Connection, records: Sequence[Record[MessageReceived]]
     ) -> Sequence[Outgoing]:
-        opened: dict[tuple[str, str], datetime] = {}
         events = [record.event for record in records]
         await keep_erasures_waiting(connection, {event.workspace_id for event in events if event.workspace_id})
         erased = await of_erased(connection, self._tagger, events)
-        for position, event in enumerate(events):
-            if event.phone is None or position in erased:
-                continue
-            # Meta names Mexicans by a spelling of their number that nobody else uses any more.
-            for digits in spellings(event.phone):
-                key = (event.sender_id, f"+{digits}")
-                opened[key] = max(event.occurred_at, opened.get(key, event.occurred_at))
+        opened = opened_by(event for position, event in enumerate(events) if position not in erased)
         if opened:
             await people_store.open_windows(connection, opened)
         return []
@@ -366,69 +359,22 @@ class Stages:
         self, connection: Connection, records: Sequence[Record[TemplateReported]]
     ) -> Sequence[Outgoing]:
         for record in records:
-            await self._template_report(connection, record.event)
+            told, senders = await reporting.template_report(connection, record.event, self._clock())
+            await self._announce(connection, told)
+            self._wake(senders)
         return []
-
-    async def _template_report(self, connection: Connection, event: TemplateReported) -> None:
-        known = (await store.templates_of(connection, event.waba_id)).get((event.name or "", event.language or ""))
-        senders = await store.senders_of(connection, "waba_id", event.waba_id)
-        if known is None or event.field == "message_template_components_update":
-            for row in senders:
-                await store.want_sync(connection, row.sender.sender_id, self._clock())
-            return
-        after = template_after(known, event.field, event.raw, event.occurred_at)
-        if after == known or (known.template.said_at and event.occurred_at < known.template.said_at):
-            return
-        saved = await store.save_templates(connection, event.waba_id, [after])
-        await self._announce(connection, announce.templates_updated(saved, self._clock()))
-        for row in senders:
-            self._fleet.wake(row.sender.sender_id)
 
     async def on_sender_reports(
         self, connection: Connection, records: Sequence[Record[SenderReported]]
     ) -> Sequence[Outgoing]:
-        for record in records:
-            change = account_change(record.event.field, record.event.raw)
-            rows = await self._reported_senders(connection, record.event, change)
-            for row in rows:
-                await self._apply_number(connection, row.sender.sender_id, change)
-            await self._apply_hold(connection, record.event, change, {row.sender.workspace_id for row in rows})
-            for row in rows:
-                self._fleet.wake(row.sender.sender_id)
+        told, senders = await reporting.sender_reports(connection, [one.event for one in records], self._clock())
+        await self._announce(connection, told)
+        self._wake(senders)
         return []
 
-    @staticmethod
-    async def _reported_senders(
-        connection: Connection, event: SenderReported, change: AccountChange
-    ) -> list[SenderRow]:
-        of_account = await store.senders_of(connection, "waba_id", event.waba_id)
-        if event.display_phone_number and event.field.startswith("phone_number"):
-            digits = "".join(filter(str.isdigit, event.display_phone_number))
-            return [row for row in of_account if row.display_phone_number == digits]
-        if not change.wide:
-            return of_account
-        portfolios = {row.sender.portfolio_id for row in of_account}
-        return [row for one in portfolios for row in await store.senders_of(connection, "portfolio_id", one)]
-
-    async def _apply_number(self, connection: Connection, sender_id: str, change: AccountChange) -> None:
-        if change.number is None:
-            return
-        changed = await store.save_number(connection, sender_id, change.number)
-        await self._announce(connection, announce.senders_updated(changed, self._clock()))
-
-    async def _apply_hold(
-        self, connection: Connection, event: SenderReported, change: AccountChange, workspaces: Set[str]
-    ) -> None:
-        now = self._clock()
-        if change.hold is not None:
-            told = Refusal(
-                change.hold, f"Meta's {event.field}", event.occurred_at, change.hold_until, is_account_event=True
-            )
-            held = await holding.hold_account(connection, event.waba_id, workspaces, told, now)
-            await self._announce(connection, held)
-        if change.lifted:
-            lifted = await holding.lift_account(connection, event.waba_id, event.occurred_at)
-            await self._announce(connection, announce.senders_updated(lifted, now))
+    def _wake(self, senders: Iterable[str]) -> None:
+        for sender_id in senders:
+            self._fleet.wake(sender_id)
 
 
 def _first_state(record: Record[SendFunded], message: Message, why: Reason | None, parked: Mapping[int, int]) -> str:

@@ -103,7 +103,7 @@ async def sender_for_requests(connection: Connection, asked: Iterable[tuple[str,
 
 _TEMPLATES = """
 select waba_id, name, language, status, category, parameter_format, components, quality, rejected_reason, said_by,
-       said_at, synced_at, version
+       said_at, synced_at, version, reported_at
 from template where waba_id = $1
 """
 
@@ -116,6 +116,7 @@ class TemplateRow:
     quality: str | None
     synced_at: datetime | None
     version: int
+    reported_at: datetime | None = None
 
 
 def _template(row: Row) -> TemplateRow:
@@ -135,6 +136,7 @@ def _template(row: Row) -> TemplateRow:
         quality=row["quality"],
         synced_at=row["synced_at"],
         version=row["version"],
+        reported_at=row["reported_at"],
     )
 
 
@@ -143,16 +145,32 @@ async def templates_of(connection: Connection, waba_id: str) -> dict[tuple[str, 
     return {(row["name"], row["language"]): _template(row) for row in rows}
 
 
+_TEMPLATE_POSITION = "(waba_id || '/' || name || '/' || language) collate \"C\""
+_TEMPLATES_PAGE = (
+    _TEMPLATES.replace("waba_id = $1", "waba_id = any($1::text[])")
+    + f" and {_TEMPLATE_POSITION} > $2 and ($3::text is null or status = $3) and ($4::text is null or category = $4)"
+    + f" order by {_TEMPLATE_POSITION} limit $5"
+)
+
+
+async def templates_page(
+    connection: Connection, accounts: Sequence[str], after: str, limit: int, *, status: str | None, category: str | None
+) -> list[TemplateRow]:
+    """Templates of several accounts in the order of "account/name/language", from behind `after`."""
+    rows = await connection.fetch(_TEMPLATES_PAGE, accounts, after, status, category, limit)
+    return [_template(row) for row in rows]
+
+
 _SAVE_TEMPLATES = """
 insert into template (waba_id, name, language, status, category, parameter_format, components, quality,
-                      rejected_reason, said_by, said_at, synced_at)
+                      rejected_reason, said_by, said_at, synced_at, reported_at)
 select $1, * from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[],
-                         $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[])
+                         $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[])
 on conflict (waba_id, name, language) do update set
     status = excluded.status, category = excluded.category, parameter_format = excluded.parameter_format,
     components = excluded.components, quality = excluded.quality, rejected_reason = excluded.rejected_reason,
     said_by = excluded.said_by, said_at = excluded.said_at, synced_at = excluded.synced_at,
-    version = template.version + 1
+    reported_at = excluded.reported_at, version = template.version + 1
 returning *
 """
 
@@ -173,6 +191,7 @@ async def save_templates(connection: Connection, waba_id: str, rows: Sequence[Te
         [row.template.said_by for row in ordered],
         [row.template.said_at for row in ordered],
         [row.synced_at for row in ordered],
+        [row.reported_at for row in ordered],
     )
     return [_template(row) for row in saved]
 
@@ -262,19 +281,33 @@ class NumberState:
     unlimited: bool = False
 
 
-async def save_number(connection: Connection, sender_id: str, told: NumberState) -> list[SenderRow]:
+_FROM_SYNC = (
+    "(number_reported_at is null or number_reported_at < $7) and (number_said_at is null or number_said_at <= $7)"
+)
+_FROM_EVENT = "(number_said_at is null or date_trunc('second', number_said_at) <= $7)"
+
+
+async def save_number(
+    connection: Connection, sender_id: str, told: NumberState, *, said_at: datetime, reported_at: datetime | None = None
+) -> list[SenderRow]:
+    """Store what Meta told at `said_at`; by an event (whole seconds of Meta's clock) where `reported_at` is our time.
+    Returns nothing, and changes nothing, where newer is known."""
+    condition = _FROM_SYNC if reported_at is None else _FROM_EVENT
     return await _change(
         connection,
         "display_phone_number = coalesce($2, display_phone_number), quality = coalesce($3, quality),"
         " messages_per_second = coalesce($4, messages_per_second),"
-        " messaging_limit = case when $6 then null else coalesce($5, messaging_limit) end",
-        "sender_id = $1",
+        " messaging_limit = case when $6 then null else coalesce($5, messaging_limit) end,"
+        " number_said_at = $7, number_reported_at = coalesce($8, number_reported_at)",
+        f"sender_id = $1 and {condition}",
         sender_id,
         told.display_phone_number,
         told.quality,
         told.messages_per_second,
         told.messaging_limit,
         told.unlimited,
+        said_at,
+        reported_at,
     )
 
 
@@ -285,6 +318,16 @@ async def lock_account(connection: Connection, waba_id: str) -> None:
 
 async def mark_synced(connection: Connection, waba_id: str, at: datetime) -> list[SenderRow]:
     return await _change(connection, "templates_synced_at = $2", "waba_id = $1", waba_id, at)
+
+
+async def want_account_sync(connection: Connection, waba_id: str, now: datetime) -> None:
+    """One of the account's senders reads it anew, one whose token works if there is one."""
+    await connection.execute(
+        "update sender set sync_wanted_at = $2 where sender_id = (select sender_id from sender where waba_id = $1"
+        " order by sync_failed_since is not null, sender_id limit 1)",
+        waba_id,
+        now,
+    )
 
 
 async def want_sync(connection: Connection, sender_id: str, now: datetime) -> None:

@@ -15,6 +15,7 @@ from dispatcher.erasures import CAP, Eraser, prune
 from dispatcher.results import utc_now
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender
+from dispatcher.windows import Window
 from dispatcher_cases import FACTS, NOW, PHONE, SENDER, contact, funded, message, template_content, text_content
 from pydantic import SecretStr
 from sendwhy.events import (
@@ -178,7 +179,7 @@ async def test_what_the_person_wrote_before_opens_no_window_again(desk: Desk) ->
     assert await desk.connection.fetchval("select count(*) from conversation_window") == 0
     anew = wrote(order.erased_at + timedelta(seconds=1))
     await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, anew)])
-    assert await people_store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: anew.occurred_at}
+    assert await people_store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: Window(anew.occurred_at)}
 
 
 async def test_the_copy_of_a_contact_leads_to_its_windows_whichever_comes_first(desk: Desk) -> None:
@@ -210,7 +211,7 @@ async def test_what_began_after_the_erasure_stays(desk: Desk, told_by: str) -> N
     else:
         batch = [record(Topic.CONTACT_UPDATED, one, b"acme/c-1") for one in (last_state(order.erased_at), None)]
         await desk.stages.on_contacts(desk.connection, batch)
-    assert await people_store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: later}
+    assert await people_store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: Window(later)}
     assert await people_store.capped(desk.connection, "acme", [PHONE]) == {PHONE: later + CAP}
     assert await tier_store.reached_people(desk.connection, "200", [PHONE], later) == {PHONE}
 
@@ -218,7 +219,7 @@ async def test_what_began_after_the_erasure_stays(desk: Desk, told_by: str) -> N
 async def test_numbers_are_kept_no_longer_than_their_limits_last(desk: Desk) -> None:
     old = utc_now() - timedelta(hours=49)
     await people_store.open_windows(
-        desk.connection, {(SENDER.sender_id, PHONE): old, (SENDER.sender_id, "+1"): utc_now()}
+        desk.connection, {(SENDER.sender_id, PHONE): Window(old), (SENDER.sender_id, "+1"): Window(utc_now())}
     )
     await tier_store.add_reached(desk.connection, "200", [PHONE], old)
     await prune(desk.connection, utc_now())

@@ -1,12 +1,175 @@
-"""What Meta's webhooks change; whatever they hold, reading them never fails."""
+"""What Meta's webhooks change, value by value of meta-cloud-api.md, 3.5 and 3.6; reading them never fails."""
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from dispatcher.reports import account_change
+from dispatcher.reporting import is_older
+from dispatcher.reports import UNKNOWN, AccountChange, account_change, report_of, template_after
+from dispatcher.store import NumberState, TemplateRow
+from dispatcher_cases import NOW, TEMPLATE
+from hypothesis import given
+from hypothesis import strategies as st
 from sendwhy.events import EARLIEST, LATEST
+from sendwhy.reasons import ReasonCode
 
 STOPPING = "RESTRICTED_BIZ_INITIATED_MESSAGING"
+ROW = TemplateRow("300", TEMPLATE, "POSITIONAL", "GREEN", NOW, 1)
+STATUS = "message_template_status_update"
+CATEGORY = "template_category_update"
+
+STATUSES = [
+    ("APPROVED", "APPROVED"),
+    ("ARCHIVED", "ARCHIVED"),
+    ("UNARCHIVED", "APPROVED"),
+    ("DELETED", "DELETED"),
+    ("DISABLED", "DISABLED"),
+    ("FLAGGED", "PAUSED"),
+    ("IN_APPEAL", "IN_APPEAL"),
+    ("LIMIT_EXCEEDED", "LIMIT_EXCEEDED"),
+    ("LOCKED", "LOCKED"),
+    ("PAUSED", "PAUSED"),
+    ("paused", "PAUSED"),
+    ("PENDING", "PENDING"),
+    ("REINSTATED", "APPROVED"),
+    ("PENDING_DELETION", "PENDING_DELETION"),
+    ("REJECTED", "REJECTED"),
+    ("UNPAUSED", "APPROVED"),
+]
+
+
+@pytest.mark.parametrize(("event", "status"), STATUSES)
+def test_each_event_of_a_template_leads_to_its_state(event: str, status: str) -> None:
+    known = replace(ROW, template=replace(TEMPLATE, status="PAUSED"))
+    after = template_after(known, STATUS, {"event": event, "reason": None}, NOW)
+    assert after is not None
+    assert after.template.status == status
+    if event == "FLAGGED":
+        assert after == known
+    else:
+        assert (after.template.said_by, after.template.said_at) == (STATUS, NOW)
+
+
+REASONS: list[tuple[dict[str, Any], str | None]] = [
+    (
+        {"event": "REJECTED", "reason": "INVALID_FORMAT", "rejection_info": {"reason": "Side by side."}},
+        "INVALID_FORMAT: Side by side.",
+    ),
+    (
+        {"event": "PAUSED", "reason": "NONE", "other_info": {"title": "FIRST_PAUSE", "description": "For three hours"}},
+        "For three hours",
+    ),
+    ({"event": "DISABLED", "disable_info": {"disable_date": 1795340300}}, "disabled on 1795340300"),
+    ({"event": "APPROVED", "reason": "NONE"}, None),
+]
+
+
+@pytest.mark.parametrize(("value", "why"), REASONS)
+def test_a_state_comes_with_metas_reason(value: dict[str, Any], why: str | None) -> None:
+    after = template_after(ROW, STATUS, value, NOW)
+    assert after is not None
+    assert after.template.rejected_reason == why
+
+
+def test_an_unpause_is_known_by_its_title_whatever_the_event() -> None:
+    after = template_after(ROW, STATUS, {"event": "PAUSED", "other_info": {"title": "UNPAUSE"}}, NOW)
+    assert after is not None
+    assert after.template.status == "APPROVED"
+
+
+def test_quality_is_read_under_either_field() -> None:
+    for field in (STATUS, "message_template_quality_update"):
+        after = template_after(ROW, field, {"previous_quality_score": "GREEN", "new_quality_score": "red"}, NOW)
+        assert after is not None
+        assert (after.quality, after.template.status) == ("RED", "APPROVED")
+
+
+def test_an_advance_notice_of_a_category_changes_nothing_yet() -> None:
+    notice = {"new_category": "MARKETING", "correct_category": "UTILITY", "category_update_timestamp": 1795426702}
+    assert template_after(ROW, CATEGORY, notice, NOW) == ROW
+    done = template_after(ROW, CATEGORY, {"previous_category": "MARKETING", "new_category": "utility"}, NOW)
+    assert done is not None
+    assert done.template.category == "UTILITY"
+
+
+@pytest.mark.parametrize("value", [{"event": "BEWITCHED"}, {}, {"event": 7}, {"new_category": None}])
+def test_what_we_do_not_know_is_left_to_the_next_sync(value: dict[str, Any]) -> None:
+    assert template_after(ROW, STATUS, value, NOW) is None
+
+
+NUMBERS: list[tuple[str, dict[str, Any], AccountChange]] = [
+    (
+        "phone_number_quality_update",
+        {"event": "THROUGHPUT_UPGRADE", "current_limit": "TIER_UNLIMITED"},
+        AccountChange(NumberState(messages_per_second=1000), NumberState(unlimited=True)),
+    ),
+    (
+        "phone_number_quality_update",
+        {"event": "ONBOARDING", "max_daily_conversations_per_business": "TIER_250", "current_limit": "TIER_50"},
+        AccountChange(portfolio=NumberState(messaging_limit=250)),
+    ),
+    ("phone_number_quality_update", {"event": "ONBOARDING", "current_limit": "TIER_NOT_SET"}, AccountChange()),
+    (
+        "business_capability_update",
+        {"max_daily_conversations_per_business": 2000},
+        AccountChange(portfolio=NumberState(messaging_limit=2000)),
+    ),
+    ("business_capability_update", {"max_phone_numbers_per_waba": 25}, AccountChange()),
+    ("account_update", {"event": "ACCOUNT_RECONNECTED"}, AccountChange(lifted=True)),
+    (
+        "account_update",
+        {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "REINSTATE"}},
+        AccountChange(lifted=True),
+    ),
+    (
+        "account_update",
+        {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "SCHEDULE_FOR_DISABLE"}},
+        AccountChange(),
+    ),
+    ("account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": []}, AccountChange(lifted=True)),
+    (
+        "account_update",
+        {
+            "event": "ACCOUNT_RESTRICTION",
+            "restriction_info": [{"restriction_type": "RESTRICTED_ADD_PHONE_NUMBER_ACTION"}],
+        },
+        AccountChange(),
+    ),
+    *[
+        ("account_update", {"event": event}, AccountChange())
+        for event in (
+            "ACCOUNT_VIOLATION",
+            "AD_ACCOUNT_LINKED",
+            "PARTNER_REMOVED",
+            "VOLUME_BASED_PRICING_TIER_UPDATE",
+            "NEW",
+        )
+    ],
+    ("account_review_update", {"decision": "REJECTED"}, AccountChange()),
+    ("account_alerts", {"alert_info": {"alert_type": "OBA_APPROVED"}}, AccountChange()),
+    ("security", {"event": "PIN_CHANGED"}, AccountChange()),
+    ("phone_number_name_update", {"decision": "APPROVED"}, AccountChange()),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "change"), NUMBERS)
+def test_each_report_changes_what_it_says(field: str, value: dict[str, Any], change: AccountChange) -> None:
+    assert account_change(field, value) == change
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"event": "ACCOUNT_DELETED"},
+        {"event": "ACCOUNT_OFFBOARDED"},
+        {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "DISABLE"}},
+    ],
+)
+def test_an_account_that_is_gone_holds_its_senders(value: dict[str, Any]) -> None:
+    hold = account_change("account_update", value).hold
+    assert hold is not None
+    assert hold.code is ReasonCode.SENDER_NOT_AVAILABLE
 
 
 @pytest.mark.parametrize("expiration", [1_795_000_000, -(10**18), 10**30, 0, None, "soon", True])
@@ -20,5 +183,57 @@ def test_a_restriction_holds_until_a_moment_that_events_can_hold(expiration: Any
 @pytest.mark.parametrize("limit", ["TIER_2K", 250, "²", None, [], {"a": "³"}, -1, "9" * 40])
 def test_any_limit_can_be_read(limit: Any) -> None:
     value = {"max_daily_conversations_per_business": limit}
-    change = account_change("business_capability_update", value)
-    assert change.number is not None
+    told = account_change("business_capability_update", value).portfolio
+    assert (told is not None) == (limit in ("TIER_2K", 250, -1))
+
+
+LINES: list[tuple[str, dict[str, Any], tuple[str, str, bool]]] = [
+    (
+        "account_update",
+        {"event": "ACCOUNT_VIOLATION", "violation_info": {"violation_type": "ALCOHOL"}},
+        ("account_update", "ACCOUNT_VIOLATION", True),
+    ),
+    ("account_review_update", {"decision": "REJECTED"}, ("account_review_update", "REJECTED", True)),
+    ("account_alerts", {"alert_info": {"alert_type": "OBA_REJECTED"}}, ("account_alerts", "OBA_REJECTED", True)),
+    (
+        "security",
+        {"event": "PIN_RESET_REQUEST", "requester": "61500000011122"},
+        ("security", "PIN_RESET_REQUEST", True),
+    ),
+    ("phone_number_name_update", {"decision": "APPROVED"}, ("phone_number_name_update", "APPROVED", True)),
+    ("business_capability_update", {"max_phone_numbers_per_waba": 25}, ("business_capability_update", "LIMITS", True)),
+    ("account_update", {"event": "NEW_THING"}, (UNKNOWN, "account_update NEW_THING", False)),
+    ("moon_phase_update", {"phase": "full"}, (UNKNOWN, "moon_phase_update", False)),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "line"), LINES)
+def test_operators_read_what_was_told(field: str, value: dict[str, Any], line: tuple[str, str, bool]) -> None:
+    report = report_of(field, value, NOW)
+    assert (report.field, report.event, report.known) == line
+    assert "61500000011122" not in report.detail
+
+
+_JSON = st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one))
+
+
+@given(
+    st.sampled_from([*{field for field, _, _ in [*NUMBERS, *LINES]}, STATUS, CATEGORY]),
+    st.dictionaries(
+        st.sampled_from(
+            ["event", "decision", "alert_info", "ban_info", "restriction_info", "other_info", "new_category"]
+        ),
+        _JSON,
+    ),
+)
+def test_nothing_that_a_webhook_holds_is_fatal(field: str, value: dict[str, Any]) -> None:
+    account_change(field, value)
+    template_after(ROW, field, value, NOW)
+    assert len(report_of(field, value, NOW).detail) <= 300
+
+
+@given(st.integers(-120, 120), st.integers(0, 999_999))
+def test_an_event_is_older_by_whole_seconds_only(seconds: int, micros: int) -> None:
+    known_at = NOW + timedelta(microseconds=micros)
+    assert is_older(NOW + timedelta(seconds=seconds), known_at) == (seconds < 0)
+    assert not is_older(NOW, None)

@@ -216,7 +216,7 @@ async def test_every_call_carries_the_proof_and_the_version() -> None:
             heard.clear()
             await meta.send(SENDER, access, b"{}", attempt=1)
             await meta.number(SENDER, access)
-            assert [one async for one in meta.templates("300", access)] == []
+            assert (await meta.templates("300", access)).entries == []
             paths = [urlsplit(address).path for address, _ in heard]
             assert paths == [
                 f"/v99.0/{SENDER}/messages",
@@ -230,10 +230,16 @@ async def test_every_call_carries_the_proof_and_the_version() -> None:
                 assert TOKEN not in address
 
 
-@pytest.mark.parametrize("told", [{}, {"data": 5}, {"data": {"a": 1}}, {"data": [1, "x", None]}, {"paging": []}])
-async def test_a_list_of_templates_may_hold_anything(told: Any) -> None:
+@pytest.mark.parametrize("told", [{}, {"data": 5}, {"data": {"a": 1}}, {"paging": []}])
+async def test_an_answer_without_a_list_of_templates_is_no_empty_list(told: Any) -> None:
     async with meta_that(lambda _address: says(200, told | {"planet": "Mars"})) as (meta, _):
-        assert await lists(meta) == []
+        with pytest.raises(MetaUnreachable):
+            await lists(meta)
+
+
+async def test_a_list_of_templates_may_hold_anything() -> None:
+    async with meta_that(lambda _address: says(200, {"data": [1, "x", None]})) as (meta, _):
+        assert (await lists(meta)).entries == [{}, {}, {}]
 
 
 QUOTING = {"error": {"message": f"Malformed access token {TOKEN}", "code": 190, "error_data": {"details": PROOF}}}
@@ -249,7 +255,7 @@ async def asks(meta: Meta) -> Any:
 
 
 async def lists(meta: Meta) -> Any:
-    return [one async for one in meta.templates("300", Access(TOKEN, PROOF))]
+    return await meta.templates("300", Access(TOKEN, PROOF))
 
 
 @pytest.mark.parametrize("ask", [sends, asks, lists])

@@ -1,0 +1,62 @@
+"""What opens a person's 24 h window at a number. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sendwhy.events import EARLIEST, Inbound, MessageReceived
+from sendwhy.privacy import spellings
+
+# WhatsApp tells of these, the person doesn't: a changed number, a new security code.
+_NOT_SAID = ("system",)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When a person last opened the 24 h window of a number, and last came by a free entry point (an ad, a button)."""
+
+    opened_at: datetime
+    free_entry_at: datetime | None = None
+
+
+def opened_at(event: MessageReceived) -> datetime | None:
+    """When this opened or renewed the window; None where it doesn't.
+
+    Meta ("Send messages"): a message or a call from the user. Whether a reaction does is on no page; it is a message
+    of the person's in all else, so it does: if Meta disagrees, it says 131047, which is the same reason, and charges
+    nothing, while a wrong refusal of ours would lose an answer that could have been sent. A call counts from its
+    start, told at its end as well.
+    """
+    if event.raw.get("type") in _NOT_SAID or event.raw.get("direction") == "BUSINESS_INITIATED":
+        return None
+    if event.kind is Inbound.CALL:
+        return min(event.occurred_at, _started(event.raw.get("start_time")) or event.occurred_at)
+    return event.occurred_at
+
+
+def _started(seconds: object) -> datetime | None:
+    text = str(seconds)
+    started = datetime.fromtimestamp(int(text), UTC) if text.isascii() and text.isdigit() and len(text) < 11 else None
+    return started if started is not None and started >= EARLIEST else None
+
+
+def opened_by(events: Iterable[MessageReceived]) -> dict[tuple[str, str], Window]:
+    """The windows that these open, by (sender_id, phone), in all spellings of a number: Meta names Mexicans by one
+    that nobody else uses any more."""
+    found: dict[tuple[str, str], Window] = {}
+    for event in events:
+        at = opened_at(event)
+        if at is None or event.phone is None:
+            continue
+        free = at if _came_free(event) else None
+        for digits in spellings(event.phone):
+            key = (event.sender_id, f"+{digits}")
+            before = found.get(key, Window(at, free))
+            last_free = max((one for one in (free, before.free_entry_at) if one is not None), default=None)
+            found[key] = Window(max(at, before.opened_at), last_free)
+    return found
+
+
+def _came_free(event: MessageReceived) -> bool:
+    """By an ad that leads to WhatsApp, or a page's button: Meta puts `referral` into the message."""
+    return isinstance(event.raw.get("referral"), dict)

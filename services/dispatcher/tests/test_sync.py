@@ -1,0 +1,449 @@
+"""Templates and numbers by sync and by webhooks, on real PostgreSQL: in Meta's order, whole or not at all, and told."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import dispatcher
+import httpx
+import pytest
+from cryptography.fernet import Fernet
+from dispatcher import people_store, queue_store, reporting, store, sync_store, tier_store
+from dispatcher.decide import Lane, Message, Tier
+from dispatcher.drift import Drift
+from dispatcher.meta import PAGES_MAX, Listing, MetaRefused, MetaUnreachable, Number
+from dispatcher.queue_store import NewMessage
+from dispatcher.results import utc_now
+from dispatcher.sender_api import SenderApi, stops
+from dispatcher.settings import Settings
+from dispatcher.store import NewSender, SenderRow
+from dispatcher.sync import sync_sender
+from dispatcher.tokens import Access, TokenVault
+from dispatcher_cases import SENDER, contact, funded, template_content
+from fastapi import FastAPI
+from pydantic import SecretStr
+from sendwhy import problems
+from sendwhy.events import MarketingState, MetaError, Purpose, Resolved, SenderReported, TemplateReported, event_id_of
+from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.topics import Topic
+from test_meta import meta_at, server
+
+pytestmark = pytest.mark.postgres
+MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
+VAULT = TokenVault(SecretStr(Fernet.generate_key().decode()))
+BODY = [{"type": "BODY", "text": "Hola {{1}}"}]
+SALE = ("autumn_sale", "es_MX")
+SECOND = timedelta(seconds=1)
+
+
+def entry(
+    name: str = "autumn_sale", status: str = "APPROVED", category: str = "UTILITY", **rest: Any
+) -> dict[str, Any]:
+    return {"name": name, "language": "es_MX", "status": status, "category": category, "components": BODY} | rest
+
+
+@dataclass
+class Desk:
+    """A sender with a Meta that tells what it is told to tell."""
+
+    pool: asyncpg.Pool
+    number_told: Number = field(default_factory=lambda: Number("15550100000", "GREEN", 80, 250))
+    listing: Any = field(default_factory=lambda: Listing([entry()]))
+    while_reading: Any = None
+
+    async def number(self, _sender_id: str, _access: Access) -> Number:
+        return self.number_told
+
+    async def templates(self, _waba_id: str, _access: Access) -> Listing:
+        if self.while_reading is not None:
+            await self.while_reading()
+        if isinstance(self.listing, Exception):
+            raise self.listing
+        listing: Listing = self.listing
+        return listing
+
+    def publish_soon(self) -> None: ...
+
+    async def row(self, sender_id: str = SENDER.sender_id) -> SenderRow:
+        async with self.pool.acquire() as connection:
+            return (await store.senders(connection, [sender_id]))[sender_id]
+
+    async def sync(self, now: datetime | None = None) -> datetime:
+        now = now or utc_now()
+        await sync_sender(self.pool, self, VAULT, await self.row(), now)  # type: ignore[arg-type]
+        return now
+
+    async def template(self, *, field: str = "message_template_status_update", at: datetime, **raw: Any) -> None:
+        event = TemplateReported(
+            event_id=event_id_of(str(at), field),
+            occurred_at=at,
+            waba_id="300",
+            name=SALE[0],
+            language=SALE[1],
+            field=field,
+            raw=raw,
+        )
+        async with self.pool.acquire() as connection, connection.transaction():
+            await reporting.template_report(connection, event, utc_now())
+
+    async def report(self, field: str, at: datetime, **raw: Any) -> None:
+        event = SenderReported(
+            event_id=event_id_of(str(at), field), occurred_at=at, waba_id="300", field=field, raw=raw,
+            display_phone_number=raw.get("display_phone_number"),
+        )  # fmt: skip
+        async with self.pool.acquire() as connection, connection.transaction():
+            await reporting.sender_reports(connection, [event], utc_now())
+
+    async def known(self) -> dict[tuple[str, str], str]:
+        async with self.pool.acquire() as connection:
+            return {key: row.template.status for key, row in (await store.templates_of(connection, "300")).items()}
+
+    async def changes(self) -> list[tuple[str, str, Any, Any]]:
+        async with self.pool.acquire() as connection:
+            synced = await sync_store.synced(connection, "300")
+        assert synced is not None
+        return [(one.of, one.what, one.before, one.after) for one in synced.changes]
+
+    async def wants_sync(self) -> bool:
+        row = await self.row()
+        synced = row.sender.templates_synced_at
+        return row.sync_wanted_at is not None and (synced is None or row.sync_wanted_at > synced)
+
+    async def queue(self, message_id: str, contact_id: str) -> None:
+        life = {"send_at": utc_now() + timedelta(hours=1), "expires_at": utc_now() + timedelta(hours=2)}
+        person = Resolved(contact_id=contact_id, phone="+525512345678", purpose=Purpose.TRANSACTIONAL)
+        one = funded(template_content("x"), purpose=Purpose.TRANSACTIONAL, message_id=message_id)
+        message = Message(
+            one.model_copy(update=life | {"resolved": person}), SENDER.sender_id, Lane.TRANSACTIONAL, utc_now()
+        )
+        async with self.pool.acquire() as connection:
+            await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
+
+
+@pytest.fixture
+async def desk(fresh_database: str) -> AsyncIterator[Desk]:
+    await migrate(fresh_database, MIGRATIONS)
+    pool = await connect_pool(fresh_database, service="dispatcher-test")
+    token = VAULT.seal("acme", SENDER.sender_id, "token")
+    async with pool.acquire() as connection:
+        new = NewSender(SENDER.sender_id, "acme", "300", "200", None, True, token)
+        await store.put_sender(connection, new, utc_now() - timedelta(hours=1))
+    yield Desk(pool)
+    await pool.close()
+
+
+async def test_a_sync_tells_what_it_changed(desk: Desk) -> None:
+    await desk.sync()
+    assert ("autumn_sale (es_MX)", "added", None, "APPROVED UTILITY") in await desk.changes()
+    desk.number_told = replace(desk.number_told, quality="RED", messaging_limit=2000)
+    desk.listing = Listing([entry(status="PAUSED", category="MARKETING"), entry("order_update")])
+    first = await desk.sync()
+    assert set(await desk.changes()) == {
+        (SENDER.sender_id, "quality", "GREEN", "RED"),
+        (SENDER.sender_id, "messaging_limit", 250, 2000),
+        ("autumn_sale (es_MX)", "status", "APPROVED", "PAUSED"),
+        ("autumn_sale (es_MX)", "category", "UTILITY", "MARKETING"),
+        ("order_update (es_MX)", "added", None, "APPROVED UTILITY"),
+    }
+    # A sync that changes nothing leaves the last differences, with their time.
+    await desk.sync()
+    async with desk.pool.acquire() as connection:
+        synced = await sync_store.synced(connection, "300")
+    assert synced is not None
+    assert synced.changed_at == first < synced.synced_at
+    assert len(synced.changes) == 5
+
+
+async def test_a_template_that_is_gone_is_a_tombstone(desk: Desk) -> None:
+    await desk.sync()
+    desk.listing = Listing([])
+    await desk.sync()
+    assert await desk.known() == {}
+    assert await desk.changes() == [("autumn_sale (es_MX)", "removed", "APPROVED", None)]
+    async with desk.pool.acquire() as connection:
+        told = (await unpublished(connection, older_than_seconds=-1, limit=99)).values()
+    assert [one for one in told if one.topic == Topic.TEMPLATE_UPDATED and one.value is None]
+
+
+INCOMPLETE = [
+    Listing([], "Meta has more than 200 pages of templates"),
+    Listing([{"name": "autumn_sale", "language": "es_MX"}]),
+    Listing([{"language": "es_MX", "status": "APPROVED"}]),
+]
+
+
+@pytest.mark.parametrize("listing", INCOMPLETE)
+async def test_a_list_that_may_be_incomplete_deletes_nothing(desk: Desk, listing: Listing) -> None:
+    await desk.sync()
+    desk.listing = listing
+    await desk.sync()
+    assert await desk.known() == {SALE: "APPROVED"}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MetaUnreachable("HTTP 502"), "Meta could not be reached: HTTP 502"),
+        (MetaRefused(MetaError(code=190, title="Token expired")), "Meta refused: Token expired (code 190)"),
+    ],
+)
+async def test_a_sync_that_fails_changes_nothing_and_is_told_until_one_succeeds(
+    desk: Desk, error: Exception, words: str
+) -> None:
+    synced = await desk.sync()
+    desk.listing, desk.number_told = error, replace(desk.number_told, quality="RED")
+    failing = []
+    for _ in range(2):
+        failing.append(utc_now())
+        with pytest.raises(type(error)):
+            await desk.sync(failing[-1])
+    assert await desk.known() == {SALE: "APPROVED"}
+    row = await desk.row()
+    assert (row.sender.quality, row.sender.templates_synced_at) == ("GREEN", synced)
+    async with desk.pool.acquire() as connection:
+        assert await sync_store.failure(connection, SENDER.sender_id) == sync_store.Failure(
+            failing[0], failing[1], words
+        )
+        desk.listing = Listing([entry()])
+        await desk.sync()
+        assert await sync_store.failure(connection, SENDER.sender_id) is None
+
+
+async def test_an_event_from_before_a_sync_does_not_undo_it(desk: Desk) -> None:
+    now = await desk.sync()
+    await desk.template(at=now - timedelta(hours=1), event="PAUSED")
+    assert (await desk.known(), await desk.wants_sync()) == ({SALE: "APPROVED"}, False)
+    # So close that the clocks may disagree: Meta is asked.
+    await desk.template(at=now - timedelta(seconds=20), event="PAUSED")
+    assert (await desk.known(), await desk.wants_sync()) == ({SALE: "APPROVED"}, True)
+    await desk.template(at=now.replace(microsecond=0), event="PAUSED")
+    assert await desk.known() == {SALE: "PAUSED"}
+    await desk.template(at=now - SECOND, event="REJECTED")
+    assert await desk.known() == {SALE: "PAUSED"}
+
+
+async def test_a_list_from_before_an_event_does_not_undo_it(desk: Desk) -> None:
+    await desk.sync(utc_now() - timedelta(minutes=5))
+
+    async def meanwhile() -> None:
+        await desk.template(at=utc_now().replace(microsecond=0) - SECOND, event="PAUSED")
+        await desk.report(
+            "business_capability_update",
+            utc_now().replace(microsecond=0) - SECOND,
+            max_daily_conversations_per_business=10_000,
+        )
+
+    desk.while_reading = meanwhile
+    await desk.sync()
+    assert await desk.known() == {SALE: "PAUSED"}
+    assert (await desk.row()).sender.messaging_limit == 10_000
+    assert await desk.wants_sync()
+    desk.while_reading = None
+    await desk.sync(utc_now() + SECOND)
+    assert (await desk.known(), (await desk.row()).sender.messaging_limit) == ({SALE: "APPROVED"}, 250)
+
+
+async def test_the_sync_that_began_later_stands(desk: Desk) -> None:
+    now = await desk.sync()
+    desk.listing = Listing([entry(status="PAUSED")])
+    await desk.sync(now - SECOND)
+    assert await desk.known() == {SALE: "APPROVED"}
+    assert (await desk.row()).sender.templates_synced_at == now
+
+
+async def test_a_number_follows_the_newest_word(desk: Desk) -> None:
+    now = await desk.sync()
+    old = {"event": "ONBOARDING", "display_phone_number": "15550100000", "current_limit": "TIER_50"}
+    await desk.report("phone_number_quality_update", now - timedelta(hours=1), **old)
+    assert (await desk.row()).sender.messaging_limit == 250
+    raised = old | {"event": "THROUGHPUT_UPGRADE", "current_limit": "TIER_UNLIMITED"}
+    await desk.report("phone_number_quality_update", now + SECOND, **raised)
+    row = await desk.row()
+    assert (row.sender.messages_per_second, row.sender.messaging_limit) == (1000, None)
+
+
+async def test_an_older_restriction_holds_nobody_again(desk: Desk) -> None:
+    now = utc_now() - timedelta(minutes=1)
+    await desk.report("account_update", now - 2 * SECOND, event="ACCOUNT_DELETED")
+    await desk.report("account_update", now, event="ACCOUNT_RECONNECTED")
+    await desk.report("account_update", now - SECOND, event="ACCOUNT_DELETED")
+    assert (await desk.row()).sender.hold is None
+    await desk.report("account_update", now + SECOND, event="ACCOUNT_DELETED")
+    assert (await desk.row()).sender.hold is not None
+    await desk.report("account_update", now + 2 * SECOND, event="ACCOUNT_RECONNECTED")
+    assert (await desk.row()).sender.hold is None
+
+
+async def test_what_we_do_not_know_is_told_and_asked_for(desk: Desk) -> None:
+    now = await desk.sync()
+    await desk.template(at=now + SECOND, event="BEWITCHED")
+    assert (await desk.known(), await desk.wants_sync()) == ({SALE: "APPROVED"}, True)
+    await desk.report("moon_phase_update", now + 2 * SECOND, phase="full")
+    await desk.report("security", now, event="PIN_CHANGED")
+    async with desk.pool.acquire() as connection:
+        told = await sync_store.reports(connection, SENDER.sender_id)
+    assert [(one.field, one.event, one.known) for one in told] == [
+        ("unknown", "moon_phase_update", False),
+        ("security", "PIN_CHANGED", True),
+    ]
+
+
+async def test_a_template_that_moves_to_marketing_takes_out_whoever_is_not_subscribed(desk: Desk) -> None:
+    now = await desk.sync()
+    states = {
+        "yes": MarketingState.SUBSCRIBED,
+        "no": MarketingState.UNSUBSCRIBED,
+        "never": MarketingState.NOT_SUBSCRIBED,
+    }
+    async with desk.pool.acquire() as connection:
+        people = [
+            contact(state).model_copy(update={"contact_id": name, "phone": None}) for name, state in states.items()
+        ]
+        await people_store.save_contacts(connection, people)
+    for name in (*states, "stranger"):
+        await desk.queue(name, name)
+    await desk.template(
+        field="template_category_update", at=now + SECOND, previous_category="UTILITY", new_category="MARKETING"
+    )
+    look = Drift(desk, utc_now).look  # type: ignore[arg-type]
+    await look()
+    async with desk.pool.acquire() as connection:
+        rows = await connection.fetch("select message_id, state, needs_subscription, lane from message order by 1")
+        assert [tuple(row) for row in rows] == [
+            ("never", "recalled", False, 1),
+            ("no", "recalled", False, 1),
+            ("stranger", "recalled", False, 1),
+            ("yes", "waiting", True, 2),
+        ]
+        # Whoever stays is marked: a STOP finds them, and nothing is looked at twice.
+        assert len(await queue_store.lock_waiting_of_contacts(connection, [("acme", "yes")])) == 1
+        await look()
+        assert await connection.fetchval("select count(*) from moved_template") == 0
+
+
+async def test_templates_are_told_page_by_page(desk: Desk) -> None:
+    names = ["a", "Z", "b_1", "b-1", "é"]
+    desk.listing = Listing([entry(name, status="PAUSED" if name == "Z" else "APPROVED") for name in names])
+    await desk.sync()
+    async with desk.pool.acquire() as connection:
+        found, after = list[str](), ""
+        while rows := await store.templates_page(connection, ["300"], after, 2, status=None, category=None):
+            found += [row.template.name for row in rows]
+            after = f"300/{rows[-1].template.name}/es_MX"
+        paused = await store.templates_page(connection, ["300"], "", 9, status="PAUSED", category="UTILITY")
+    assert found == sorted(names)
+    assert [row.template.name for row in paused] == ["Z"]
+
+
+def test_what_would_stop_a_message_now() -> None:
+    now = utc_now()
+    held = replace(SENDER, paused_at=now, quality="RED", templates_synced_at=None)
+    row = SenderRow(held, None, True, b"", None, None, None, 0, 1)
+    found = stops(row, Tier(250, 250, room_at=now + SECOND), "block", None, now)
+    assert [(one.gate, one.stops) for one in found] == [
+        ("paused", "all"),
+        ("quality", "marketing"),
+        ("template", "templates"),
+        ("tier", "templates"),
+    ]
+    assert stops(replace(row, sender=SENDER), Tier(250, 249), "block", None, now) == []
+
+
+async def test_operators_see_how_a_number_does(desk: Desk) -> None:
+    await desk.sync()
+    await desk.report("account_alerts", utc_now(), alert_info={"alert_type": "OBA_APPROVED"})
+    async with desk.pool.acquire() as connection:
+        await sync_store.tell_driving(connection, "r1", {SENDER.sender_id: 42})
+        await tier_store.add_reached(connection, "200", ["+1", "+2"], utc_now())
+    settings = Settings(
+        kafka_bootstrap_servers="none",
+        database_url=SecretStr("postgresql://none"),
+        token_encryption_key=SecretStr(Fernet.generate_key().decode()),
+        privacy_key=SecretStr("a key of tests only"),
+        api_tokens=SecretStr("v" * 32 + ":viewer:acme," + "o" * 32 + ":viewer:other"),
+    )
+    app = FastAPI()
+    app.state.tokens = settings.tokens
+    problems.install(app)
+    app.include_router(SenderApi(desk, settings, utc_now).routes())  # type: ignore[arg-type]
+    base = f"/v1/workspaces/acme/senders/{SENDER.sender_id}"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
+        mine = {"authorization": "Bearer " + "v" * 32}
+        health = (await http.get(f"{base}/health", headers=mine)).json()
+        sync = (await http.get(f"{base}/sync", headers=mine)).json()
+        others = await http.get(
+            f"/v1/workspaces/other/senders/{SENDER.sender_id}/health", headers={"authorization": "Bearer " + "o" * 32}
+        )
+    assert others.status_code == 404
+    assert health["stopped_by"] == []
+    assert {name: health["tier"][name] for name in ("limit", "used", "left")} == {"limit": 250, "used": 2, "left": 248}
+    assert (health["throughput"]["allowed_per_second"], health["throughput"]["sent_last_minute"]) == (80, 42)
+    assert health["reports"][0]["event"] == "OBA_APPROVED"
+    assert sync == health["sync"]
+    assert sync["last"]["templates"] == 1
+
+
+# --- pages, over real sockets ---
+
+
+async def read_pages(pages: dict[str, Any], base: str = "") -> tuple[Listing, int]:
+    """What is read of pages by their `after`, and how many were asked for."""
+    asked = 0
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        asked += 1
+        after = head.split(" ")[1].partition("after=")[2]
+        page = pages.get(after) or pages["*"](after)
+        url = f"http://{head.partition('ost: ')[2].split(chr(13))[0]}"
+        body = json.dumps(page).replace("BASE", base or url).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    async with server(behave) as url:
+        meta = meta_at(url)
+        try:
+            return await meta.templates("300", Access("token")), asked
+        finally:
+            await meta.close()
+
+
+def page(name: str, after: str | None) -> dict[str, Any]:
+    paging = {"next": f"BASE/v25.0/300/message_templates?after={after}"} if after else {}
+    return {"data": [entry(name)], "paging": paging}
+
+
+async def test_all_pages_are_read() -> None:
+    listing, _ = await read_pages({"": page("a", "1"), "1": page("b", "2"), "2": page("c", None)})
+    assert ([one["name"] for one in listing.entries], listing.incomplete) == (["a", "b", "c"], None)
+
+
+async def test_the_same_cursor_twice_ends() -> None:
+    listing, asked = await read_pages({"": page("a", "1"), "1": page("b", "1")})
+    assert asked == 2
+    assert listing.incomplete is not None
+
+
+async def test_a_page_elsewhere_is_not_asked_for() -> None:
+    listing, asked = await read_pages({"": page("a", "1")}, base="http://127.0.0.1:9")
+    assert asked == 1
+    assert listing.incomplete is not None
+
+
+async def test_more_pages_than_we_read_are_told() -> None:
+    listing, asked = await read_pages({"": page("a", "1"), "*": lambda after: page(after, str(int(after) + 1))})
+    assert asked == PAGES_MAX
+    assert listing.incomplete is not None
+
+
+@pytest.mark.parametrize("second", [{"data": None}, {"data": {"name": "x"}}, {"error": {"code": 1, "message": "x"}}])
+async def test_a_page_that_fails_midway_is_no_list(second: dict[str, Any]) -> None:
+    with pytest.raises((MetaUnreachable, MetaRefused)):
+        await read_pages({"": page("a", "1"), "1": second})
