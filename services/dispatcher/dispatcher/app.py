@@ -11,6 +11,7 @@ from dispatcher import person_api, queue_store
 from dispatcher.api import Api
 from dispatcher.driver import Driver
 from dispatcher.fleet import Fleet
+from dispatcher.lease import SILENCE_ENDS_TRANSACTIONS
 from dispatcher.meta import Meta
 from dispatcher.resealing import Resealer
 from dispatcher.results import utc_now
@@ -23,7 +24,7 @@ log = structlog.get_logger("sendwhy")
 
 
 def make_app(settings: Settings) -> FastAPI:
-    runtime = Runtime(Service.DISPATCHER, settings)
+    runtime = Runtime(Service.DISPATCHER, settings, session=SILENCE_ENDS_TRANSACTIONS)
     meta = Meta(settings)
     vault = TokenVault(settings.token_encryption_key, settings.app_secrets)
     fleet = Fleet(runtime, lambda sender_id: Driver(sender_id, runtime, settings, meta, vault))

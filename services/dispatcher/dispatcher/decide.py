@@ -77,6 +77,14 @@ class Sender:
     messages_per_second: int = 80
 
 
+def in_outage(sender: Sender, now: datetime) -> bool:
+    """Held for some seconds because Meta answers nobody. What waits then keeps its turn: to look at a million messages
+    and put each off for these seconds, again and again, would help nobody."""
+    until = sender.hold_until
+    is_one = sender.hold is not None and sender.hold.code is ReasonCode.TEMPORARY_FAILURE
+    return is_one and until is not None and now < until
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     name: str
@@ -306,7 +314,7 @@ _WAITED_FOR: Mapping[Waiting, str] = {
 def expired(message: Message, hold: Reason | None = None) -> Reason:
     """Why a message that ran out of time failed: what it waited for is its reason."""
     code = _EXPIRED_AS.get(message.waiting_for, ReasonCode.EXPIRED_BEFORE_SENDING)
-    if message.waiting_for is Waiting.HOLD and hold is not None:
+    if message.waiting_for in (Waiting.HOLD, Waiting.TURN) and hold is not None:
         code = hold.code
     evidence: Evidence = {
         "expires_at": _text(message.funded.expires_at),
@@ -315,7 +323,8 @@ def expired(message: Message, hold: Reason | None = None) -> Reason:
         "attempts": message.attempts,
         "tries": [dict(one) for one in message.tries],
     }
-    detail = f"It waited for {_WAITED_FOR[message.waiting_for]} until it expired at {_text(message.funded.expires_at)}"
+    waited_for = Waiting.HOLD if hold is not None and code is hold.code else message.waiting_for
+    detail = f"It waited for {_WAITED_FOR[waited_for]} until it expired at {_text(message.funded.expires_at)}"
     if message.waiting_for is Waiting.RETRY:
         detail = f"All {message.attempts} tries failed until it expired at {_text(message.funded.expires_at)}"
     return reason(code, detail, evidence, hold.meta if hold and code is hold.code else None)

@@ -2,7 +2,8 @@
 
 The lock that makes a driver the only one lives on a connection of its own outside the pool (asyncpg's pool gives
 session locks back). The lock can be lost without the driver knowing, so every claim also checks the fence: a number
-that each take-over raises.
+that each take-over raises. Meta checks no fence, so a call starts only while the lease lasts, which ends before anybody
+else can have the lock (ADR 17): a driver that was frozen and wakes calls nobody.
 """
 
 import asyncio
@@ -34,7 +35,9 @@ from dispatcher.decide import (
     Wait,
     Waiting,
     decide,
+    in_outage,
 )
+from dispatcher.lease import Lease
 from dispatcher.limits import Pace, PairPace, Throttle, next_slot
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.queue_store import Due, NewWait
@@ -70,6 +73,7 @@ class Driver:
         self.wake = asyncio.Event()
         self._runtime, self._settings, self._meta, self._vault = runtime, settings, meta, vault
         self._fence = 0
+        self._lease = Lease()
         # Longer than any call takes, so that a second one only tries after a first whose outcome stayed open.
         call_seconds = settings.meta_connect_timeout_seconds + settings.meta_read_timeout_seconds
         self._probe_lease = timedelta(seconds=call_seconds + 15)
@@ -85,10 +89,13 @@ class Driver:
         self._sync_now = False
         self._sync_not_before = 0.0
 
-    async def run(self) -> None:
+    async def run(self, fence: int, lease: Lease) -> None:
+        """`fence` is of the take-over that made this driver the sender's."""
+        self._fence = self._results.fence = fence
+        self._lease = lease
+        log.info("driving sender", sender=self.sender_id, fence=fence)
         writer = asyncio.create_task(self._results.run())
         try:
-            await self._take_over()
             while not self._stopping:
                 try:
                     pause = await self._round()
@@ -108,14 +115,6 @@ class Driver:
         """End after this round: cancelled within its commit, it would leave messages in flight that nobody sends."""
         self._stopping = True
         self.wake.set()
-
-    async def _take_over(self) -> None:
-        async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            fence = await queue_store.take_over(connection, self.sender_id)
-        if fence is None:
-            raise Lost
-        self._fence = fence
-        log.info("driving sender", sender=self.sender_id, fence=fence)
 
     async def _pause(self, seconds: float) -> None:
         if seconds < IDLE_SECONDS:
@@ -141,9 +140,12 @@ class Driver:
 
     async def _round(self) -> float:
         """Returns the seconds until the next look; `IDLE_SECONDS` when nothing is due."""
+        now_seconds = time.monotonic()
+        if not self._lease.holds(now_seconds) or self._results.circuit.is_open:
+            # In a moment it is known whether the sender still is ours, or the hold is stored.
+            return IDLE_SECONDS
         if self._commit_is_unsure:
             await self._give_back()
-        now_seconds = time.monotonic()
         pace = self._pace
         free = self._settings.calls_in_flight_max - len(self._calls)
         room = LOOK_AT_MOST if pace is None else min(pace.available(now_seconds), free, LOOK_AT_MOST)
@@ -151,14 +153,15 @@ class Driver:
             return max(0.005, pace.wait_seconds(now_seconds) if pace and free > 0 else 0.02)
         self._rounds += 1
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            # Before the mark, not behind its commit: a process may freeze in between.
+            marked_at = time.monotonic()
             row, looked_at, going = await self._claim(connection, room)
-        marked_at = time.monotonic()
         self._start_sync(row)
         if looked_at:
             self._runtime.publish_soon()
         if going:
             assert self._pace is not None
-            self._pace.take(len(going), marked_at)
+            self._pace.take(len(going), time.monotonic())
             self._start_calls(row, going, marked_at)
         if looked_at < room:
             return IDLE_SECONDS
@@ -186,8 +189,12 @@ class Driver:
         assert self._pace is not None
         room = min(room, self._pace.available(time.monotonic()))
         now = utc_now()
+        if in_outage(row.sender, now):
+            return row, 0, []
         # One message tries whether a hold still stands, whichever of its senders has one first.
         is_due = row.sender.hold_until is not None and row.sender.hold_until <= now
+        if is_due:
+            self._results.circuit.suspect()
         limit = 1 if is_due else room
         last_first = self._rounds % LAST_LANE_EVERY == 0
         due = await queue_store.lock_due(connection, self.sender_id, now, limit=limit, last_lane_first=last_first)
@@ -370,9 +377,14 @@ class Driver:
             return NotTaken(why, Action.HOLD, waiting_for=Waiting.HOLD, delay=timedelta())
         body = message_body(go.due.message)
         started = time.monotonic()
-        if started - marked_at > CALL_STARTS_WITHIN_SECONDS:
+
+        def may_start() -> bool:
+            now = time.monotonic()
+            return now - marked_at <= CALL_STARTS_WITHIN_SECONDS and self._lease.holds(now)
+
+        outcome = await self._meta.send(self.sender_id, access, body, attempt=go.attempt, may_start=may_start)
+        if outcome is None:
             return None
-        outcome = await self._meta.send(self.sender_id, access, body, attempt=go.attempt)
         self._observe(outcome, time.monotonic() - started)
         return in_light_of(outcome, go.due.message)
 

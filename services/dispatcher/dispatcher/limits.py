@@ -7,6 +7,10 @@ PAIR_INTERVAL_SECONDS = 6.0
 PAIR_BURST = 45
 BURST_SHARE = 0.05
 DAY = timedelta(hours=24)
+# So many tries in a row without a word of Meta's are no chance any more.
+SILENT_MAX = 8
+OUTAGE_FIRST = timedelta(seconds=2)
+OUTAGE_MAX = timedelta(seconds=60)
 
 
 @dataclass(slots=True)
@@ -75,6 +79,34 @@ class PairPace:
     def _forget_the_paid(self, now: float) -> None:
         if len(self._bursts) > self._size_max:
             self._bursts = {who: burst for who, burst in self._bursts.items() if burst[1] > now}
+
+
+@dataclass(slots=True)
+class Circuit:
+    """Whether anybody answers at the other end. A try that may have been taken is never made again, so an outage must
+    cost a handful of messages, not a campaign: after `SILENT_MAX` in a row the sender is held for `outage_pause`, and
+    then tried with one message at a time."""
+
+    is_open: bool = False
+    _silent: int = 0
+
+    def note(self, *, answered: bool) -> None:
+        """A try has ended: Meta said something of its own, or it did not."""
+        self._silent = 0 if answered else self._silent + 1
+        self.is_open = not answered and (self.is_open or self._silent >= SILENT_MAX)
+
+    def close(self) -> None:
+        """The hold is stored, and stands instead."""
+        self.is_open = False
+
+    def suspect(self) -> None:
+        """A sender that comes out of a hold is held again at the first silent try."""
+        self._silent = max(self._silent, SILENT_MAX - 1)
+
+
+def outage_pause(strikes: int) -> timedelta:
+    """Until the next message is tried: 2 s, then twice as long each time, a minute at most."""
+    return min(OUTAGE_MAX, OUTAGE_FIRST * (1 << min(strikes, 8)))
 
 
 @dataclass(frozen=True, slots=True)

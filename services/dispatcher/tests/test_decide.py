@@ -193,6 +193,12 @@ def test_tries_that_ran_out_of_time_are_all_counted_and_the_last_are_shown() -> 
 def test_a_hold_gives_its_own_reason_when_the_message_expires() -> None:
     hold = reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says so")
     assert expired(message(waiting_for=Waiting.HOLD), hold).code is ReasonCode.META_PAYMENT_ISSUE
+    # In an outage what waits keeps its turn.
+    down = reason(ReasonCode.TEMPORARY_FAILURE, "Meta doesn't answer")
+    told = expired(message(waiting_for=Waiting.TURN), down)
+    assert told.code is ReasonCode.TEMPORARY_FAILURE
+    assert "waited for the sender to become available" in told.detail
+    assert expired(message(waiting_for=Waiting.TURN)).code is ReasonCode.EXPIRED_BEFORE_SENDING
 
 
 def test_a_driver_that_finds_it_expired_gives_the_holds_reason_too() -> None:

@@ -2,7 +2,18 @@
 
 from datetime import UTC, datetime, timedelta
 
-from dispatcher.limits import DAY, PAIR_BURST, Pace, PairPace, Throttle, next_slot
+from dispatcher.limits import (
+    DAY,
+    OUTAGE_MAX,
+    PAIR_BURST,
+    SILENT_MAX,
+    Circuit,
+    Pace,
+    PairPace,
+    Throttle,
+    next_slot,
+    outage_pause,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +94,38 @@ def test_slots_keep_both_throttles(per_minute: int, per_day: int, count: int) ->
     for index in range(len(slots) - per_minute):
         assert slots[index + per_minute] - slots[index] >= timedelta(seconds=59)
     assert sum(slot < NOW + DAY for slot in slots) <= per_day
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_a_circuit_opens_after_so_many_silent_tries_in_a_row_and_closes_at_any_answer(answers: list[bool]) -> None:
+    circuit = Circuit()
+    for count, answered in enumerate(answers, start=1):
+        circuit.note(answered=answered)
+        assert circuit.is_open == (count >= SILENT_MAX and not any(answers[count - SILENT_MAX : count]))
+
+
+def test_who_comes_out_of_an_outage_is_held_again_at_the_first_silent_try() -> None:
+    circuit = Circuit()
+    for _ in range(SILENT_MAX):
+        circuit.note(answered=False)
+    assert circuit.is_open
+    circuit.close()
+    circuit.note(answered=False)
+    assert circuit.is_open
+    successor = Circuit()
+    successor.suspect()
+    successor.note(answered=True)
+    successor.note(answered=False)
+    states = [successor.is_open]
+    successor.suspect()
+    successor.note(answered=False)
+    assert [*states, successor.is_open] == [False, True]
+
+
+def test_an_outage_of_ten_minutes_costs_some_fifteen_tries() -> None:
+    now, tries = timedelta(), 0
+    while now < timedelta(minutes=10):
+        now += outage_pause(tries)
+        tries += 1
+    assert tries < 16
+    assert outage_pause(100) == OUTAGE_MAX
