@@ -1,12 +1,14 @@
 """A campaign with every answer of Meta's at random, two replicas, one killed and one frozen on the way."""
 
 import asyncio
+import contextlib
 import random
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import httpx
 from rig import Account, Dispatcher, Rig, Verdict, judge, until
 
 SENDERS = 4
@@ -73,7 +75,7 @@ class Campaign:
             await self.rig.ready(one)
         accounts = [await self.rig.account(replicas[0], per_second=self.per_second) for _ in range(SENDERS)]
         await self.rig.sim("PUT", "/settings", {"latency_ms": 20, "answers": ANSWERS})
-        operator = asyncio.create_task(self._repair(accounts))
+        operator = asyncio.create_task(self._repair(accounts, replicas))
         try:
             await self._publish(accounts)
             self.say(f"{time.monotonic() - began:.0f} s: {self.messages} are published")
@@ -137,21 +139,19 @@ class Campaign:
             victim.signal(signal.SIGCONT)
         self.say(f"{victim.name} was frozen, and replaced")
 
-    async def _repair(self, accounts: list[Account]) -> None:
+    async def _repair(self, accounts: list[Account], replicas: list[Dispatcher]) -> None:
         """What an operator does about a hold: the token is put again."""
         while True:
             await asyncio.sleep(0.2)
             for account in accounts:
-                await self.rig.sql(
-                    "update sender set hold = null, hold_until = null, hold_since = null, hold_strikes = 0"
-                    " where sender_id = $1 and hold is not null",
-                    account.sender_id,
+                held = await self.rig.sql(
+                    "select from sender where sender_id = $1 and hold is not null", account.sender_id
                 )
-                await self.rig.sql(
-                    "update message set not_before = now() where sender_id = $1 and state = 'waiting'"
-                    " and waiting_for = 'hold'",
-                    account.sender_id,
-                )
+                for one in replicas if held else ():
+                    # Who is asked may be dead or frozen just now.
+                    with contextlib.suppress(httpx.TransportError):
+                        await self.rig.put_sender(one, account, seconds=3)
+                        break
 
     async def _is_settled(self, accounts: list[Account]) -> bool:
         """Nothing is out, and what waits does so for more than some seconds."""

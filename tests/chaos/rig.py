@@ -267,11 +267,11 @@ class Rig:
         }
         await self.sim("PUT", f"/numbers/{account.sender_id}", number)
 
-    async def put_sender(self, through: Dispatcher, account: Account) -> None:
+    async def put_sender(self, through: Dispatcher, account: Account, *, seconds: float = 60) -> None:
         body = {"access_token": account.credential, "waba_id": account.waba_id, "default": True}
         body["portfolio_id"] = account.waba_id
         url = f"{through.url}/v1/workspaces/{account.workspace}/senders/{account.sender_id}"
-        answer = await self.http.put(url, json=body, headers=HEADERS)
+        answer = await self.http.put(url, json=body, headers=HEADERS, timeout=seconds)
         assert answer.status_code == 200, answer.text
 
     async def sender(self, through: Dispatcher, account: Account) -> Json:

@@ -50,9 +50,9 @@ async def outage(rig: Rig, account: Account, count: int) -> None:
     assert during["waiting"] > count / 2
     (told,) = await rig.sql("select hold from sender where sender_id = $1", account.sender_id)
     assert b"TEMPORARY_FAILURE" in told["hold"]
-    sender_held = await held(rig, account, "sender")
-    assert {one["cause"] for one in sender_held} == {"TEMPORARY_FAILURE"}
-    assert all(one["until"] for one in sender_held)
+    # Told once, however many tries find the same.
+    (sender_held,) = await held(rig, account, "sender")
+    assert sender_held["cause"] == "TEMPORARY_FAILURE"
     await rig.publish([account.funded(1, reply=True)])
 
 
@@ -130,8 +130,8 @@ async def test_a_token_expires_in_mid_campaign_and_is_repaired(chaos: Rig) -> No
         return hold is not None and hold["code"] == "SENDER_CREDENTIALS_REJECTED"
 
     await until(is_held, "the sender is held")
-    (told,) = await held(chaos, account, "sender")
-    assert told["cause"] == "SENDER_CREDENTIALS_REJECTED"
+    told = [event for each in (await chaos.events(account))["send.held"].values() for event in each]
+    assert [one["cause"] for one in told if one["scope"]["kind"] != "message"] == ["SENDER_CREDENTIALS_REJECTED"]
     assert (await chaos.states(account))["rejected"] == 0
     await chaos.put_sender(one, account)
     assert (await settle(chaos, account, count)).table == {"accepted": count}
