@@ -26,7 +26,7 @@ FAR = "'infinity'"
 # Name of a step -> what its statement looks like. A commit is told by what stands in its transaction.
 STATEMENTS = {
     "the fence is held": r"from sender where sender_id = \$1 and fence = \$2 for share",
-    "what is due is locked": r"from message m .*for update of m skip locked",
+    "what is due is locked": r"from message m .*not_before <= .*for update of m skip locked",
     "the templates are read": r"from template",
     "the people reached are counted": r"from reached_person",
     "the people reached are noted": r"insert into reached_person",
