@@ -38,6 +38,8 @@ TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.InterfaceError,
     asyncpg.InvalidCachedStatementError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    # What asyncpg makes of the server's last word to a session that was silent for too long, if a statement meets it.
+    asyncpg.InternalClientError,
 )
 # What the database refuses because of the data itself (SQLSTATE classes 22 and 23): the guilty row is put aside.
 DATA_ERRORS: tuple[type[BaseException], ...] = (
