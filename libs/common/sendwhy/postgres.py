@@ -5,7 +5,7 @@ Nothing here wraps a transaction in a timeout of ours: cancelling during COMMIT 
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +37,9 @@ TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.LockNotAvailableError,
     asyncpg.InterfaceError,
     asyncpg.InvalidCachedStatementError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # What asyncpg makes of the server's last word to a session that was silent for too long, if a statement meets it.
+    asyncpg.InternalClientError,
 )
 # What the database refuses because of the data itself (SQLSTATE classes 22 and 23): the guilty row is put aside.
 DATA_ERRORS: tuple[type[BaseException], ...] = (
@@ -47,14 +50,16 @@ DATA_ERRORS: tuple[type[BaseException], ...] = (
 )
 
 
-async def connect_pool(url: str, *, service: str, size: int = 10) -> asyncpg.Pool:
+async def connect_pool(
+    url: str, *, service: str, size: int = 10, server_settings: Mapping[str, str] = SERVER_SETTINGS
+) -> asyncpg.Pool:
     pool: asyncpg.Pool = await asyncpg.create_pool(
         url,
         min_size=1,
         max_size=size,
         timeout=10,
         command_timeout=60,
-        server_settings={**SERVER_SETTINGS, "application_name": f"sendwhy-{service}"},
+        server_settings={**server_settings, "application_name": f"sendwhy-{service}"},
     )
     return pool
 

@@ -27,6 +27,7 @@ from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import (
     PRUNE_AT_ONCE,
+    SERVER_SETTINGS,
     TRANSIENT_ERRORS,
     connect_pool,
     load_reached,
@@ -73,11 +74,16 @@ class DatabaseIsOlder(Exception):
 
 
 class Runtime:
-    """One service's connections and tasks. Register stages and timers before the app starts, then `make_api`."""
+    """One service's connections and tasks. Register stages and timers before the app starts, then `make_api`.
 
-    def __init__(self, service: Service, settings: ServiceSettings) -> None:
+    `session`: what its sessions ask of PostgreSQL beyond, or otherwise than, `SERVER_SETTINGS`."""
+
+    def __init__(
+        self, service: Service, settings: ServiceSettings, *, session: Mapping[str, str] | None = None
+    ) -> None:
         self.service = service
         self.settings = settings
+        self._session = {**SERVER_SETTINGS, **(session or {})}
         self.metrics = Metrics(service)
         self.producer = Producer(settings, self.metrics)
         self.group = f"sendwhy-{service}"
@@ -154,7 +160,7 @@ class Runtime:
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         url = self.settings.database_url.get_secret_value()
         async with contextlib.AsyncExitStack() as stack:
-            self._pool = await connect_pool(url, service=self.service)
+            self._pool = await connect_pool(url, service=self.service, server_settings=self._session)
             stack.push_async_callback(_close_pool, self._pool)
             for close in self._closers:
                 stack.push_async_callback(close)

@@ -115,6 +115,26 @@ class MaybeTaken:
 
 
 Outcome = Taken | NotTaken | MaybeTaken
+# About Meta as a whole, and not about the message or the sender: overloaded, unavailable, down.
+_DOWN = frozenset({2, 131016, 133004})
+
+
+def is_answered(outcome: Outcome) -> bool:
+    """Whether Meta served the call, whatever it said: not in silence, through a proxy's page, or by "I am down"."""
+    if isinstance(outcome, NotTaken):
+        return outcome.reason.meta is not None and outcome.reason.meta.code not in _DOWN
+    return isinstance(outcome, Taken)
+
+
+def outage(last: Outcome) -> Reason:
+    """Why a sender is held while Meta answers nobody."""
+    told = last.cause if isinstance(last, MaybeTaken) else last.reason.detail if isinstance(last, NotTaken) else ""
+    status = last.http_status if isinstance(last, MaybeTaken) else None
+    detail = (
+        "Meta doesn't answer. The number waits, tries one message now and then, and goes on by itself"
+        f" (the last try: {told}{f', HTTP {status}' if status else ''})"
+    )
+    return reason(ReasonCode.TEMPORARY_FAILURE, detail, {"last_try": told, "http_status": status})
 
 
 def read_answer(

@@ -15,6 +15,7 @@ from dispatcher.drift import Drift
 from dispatcher.driver import Driver
 from dispatcher.evaluating import Evaluation
 from dispatcher.fleet import Fleet
+from dispatcher.lease import SILENCE_ENDS_TRANSACTIONS
 from dispatcher.meta import Meta
 from dispatcher.queue_api import QueueApi
 from dispatcher.resealing import Resealer
@@ -30,7 +31,7 @@ log = structlog.get_logger("sendwhy")
 
 
 def make_app(settings: Settings) -> FastAPI:
-    runtime = Runtime(Service.DISPATCHER, settings)
+    runtime = Runtime(Service.DISPATCHER, settings, session=SILENCE_ENDS_TRANSACTIONS)
     meta = Meta(settings)
     vault = TokenVault(settings.token_encryption_key, settings.app_secrets)
     fleet = Fleet(runtime, lambda sender_id: Driver(sender_id, runtime, settings, meta, vault))

@@ -323,7 +323,7 @@ _WAITED_FOR: Mapping[Waiting, str] = {
 def expired(message: Message, hold: Reason | None = None) -> Reason:
     """Why a message that ran out of time failed: what it waited for is its reason."""
     code = _EXPIRED_AS.get(message.waiting_for, ReasonCode.EXPIRED_BEFORE_SENDING)
-    if message.waiting_for is Waiting.HOLD and hold is not None:
+    if message.waiting_for in (Waiting.HOLD, Waiting.TURN) and hold is not None:
         code = hold.code
     evidence: Evidence = {
         "expires_at": _text(message.funded.expires_at),
@@ -332,7 +332,8 @@ def expired(message: Message, hold: Reason | None = None) -> Reason:
         "attempts": message.attempts,
         "tries": [dict(one) for one in message.tries],
     }
-    detail = f"It waited for {_WAITED_FOR[message.waiting_for]} until it expired at {_text(message.funded.expires_at)}"
+    waited_for = Waiting.HOLD if hold is not None and code is hold.code else message.waiting_for
+    detail = f"It waited for {_WAITED_FOR[waited_for]} until it expired at {_text(message.funded.expires_at)}"
     if message.waiting_for is Waiting.RETRY:
         detail = f"All {message.attempts} tries failed until it expired at {_text(message.funded.expires_at)}"
     return reason(code, detail, evidence, hold.meta if hold and code is hold.code else None)

@@ -2,7 +2,8 @@
 
 The lock that makes a driver the only one lives on a connection of its own outside the pool (asyncpg's pool gives
 session locks back). The lock can be lost without the driver knowing, so every claim also checks the fence: a number
-that each take-over raises.
+that each take-over raises. Meta checks no fence, so a call starts only while the lease lasts, which ends before anybody
+else can have the lock (ADR 20): a driver that was frozen and wakes calls nobody.
 """
 
 import asyncio
@@ -37,6 +38,7 @@ from dispatcher.decide import (
     Waiting,
     stands_still,
 )
+from dispatcher.lease import Lease
 from dispatcher.limits import LastMinute, Pace, PairPace
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.queue_store import NewWait
@@ -82,6 +84,7 @@ class Driver:
         self.wake = asyncio.Event()
         self._runtime, self._settings, self._meta, self._vault = runtime, settings, meta, vault
         self._fence = 0
+        self._lease = Lease()
         # Longer than any call takes, so that a second one only tries after a first whose outcome stayed open.
         call_seconds = settings.meta_connect_timeout_seconds + settings.meta_read_timeout_seconds
         self._probe_lease = timedelta(seconds=call_seconds + 15)
@@ -102,10 +105,13 @@ class Driver:
         self._sync_not_before = 0.0
         self._sync_failures = 0
 
-    async def run(self) -> None:
+    async def run(self, fence: int, lease: Lease) -> None:
+        """`fence` is of the take-over that made this driver the sender's."""
+        self._fence = self._results.fence = fence
+        self._lease = lease
+        log.info("driving sender", sender=self.sender_id, fence=fence)
         writer = asyncio.create_task(self._results.run())
         try:
-            await self._take_over()
             while not self._stopping:
                 try:
                     pause = await self._round()
@@ -133,14 +139,6 @@ class Driver:
     def sent_last_minute(self) -> int:
         return self._sent.count(time.monotonic())
 
-    async def _take_over(self) -> None:
-        async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            fence = await queue_store.take_over(connection, self.sender_id)
-        if fence is None:
-            raise Lost
-        self._fence = fence
-        log.info("driving sender", sender=self.sender_id, fence=fence)
-
     async def _pause(self, seconds: float) -> None:
         if seconds < IDLE_SECONDS:
             await asyncio.sleep(seconds)
@@ -165,9 +163,12 @@ class Driver:
 
     async def _round(self) -> float:
         """Returns the seconds until the next look; `IDLE_SECONDS` when nothing is due."""
+        now_seconds = time.monotonic()
+        if not self._lease.holds(now_seconds) or self._results.circuit.is_open:
+            # In a moment it is known whether the sender still is ours, or the hold is stored.
+            return IDLE_SECONDS
         if self._commit_is_unsure:
             await self._give_back()
-        now_seconds = time.monotonic()
         pace = self._pace
         free = self._settings.calls_in_flight_max - len(self._calls)
         room = LOOK_AT_MOST if pace is None else min(pace.available(now_seconds), free, LOOK_AT_MOST)
@@ -175,15 +176,16 @@ class Driver:
             return max(0.005, pace.wait_seconds(now_seconds) if pace and free > 0 else 0.02)
         self._rounds += 1
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            # Before the mark, not behind its commit: a process may freeze in between.
+            marked_at = time.monotonic()
             row, looked_at, going = await self._claim(connection, room)
-        marked_at = time.monotonic()
         self._start_sync(row)
         if looked_at:
             self._runtime.publish_soon()
         if going:
             assert self._pace is not None
-            self._pace.take(len(going), marked_at)
-            self._sent.add(len(going), marked_at)
+            self._pace.take(len(going), time.monotonic())
+            self._sent.add(len(going), time.monotonic())
             self._start_calls(row, going, marked_at)
         if looked_at < room:
             return self._idle_seconds
@@ -215,6 +217,8 @@ class Driver:
             return row, 0, []
         # One message tries whether a hold still stands, whichever of its senders has one first.
         is_due = row.sender.hold_until is not None and row.sender.hold_until <= now
+        if is_due:
+            self._results.circuit.suspect()
         room = 1 if is_due else room
         # Where most only learn what they wait for, many are looked at; of those no more go than there is room for.
         limit = max(room, LOOK_WIDE) if self._look_wide and not is_due else room
@@ -396,9 +400,14 @@ class Driver:
             return NotTaken(why, Action.HOLD, waiting_for=Waiting.HOLD, delay=timedelta())
         body = message_body(go.due.message)
         started = time.monotonic()
-        if started - marked_at > CALL_STARTS_WITHIN_SECONDS:
+
+        def may_start() -> bool:
+            now = time.monotonic()
+            return now - marked_at <= CALL_STARTS_WITHIN_SECONDS and self._lease.holds(now)
+
+        outcome = await self._meta.send(self.sender_id, access, body, attempt=go.attempt, may_start=may_start)
+        if outcome is None:
             return None
-        outcome = await self._meta.send(self.sender_id, access, body, attempt=go.attempt)
         self._observe(outcome, time.monotonic() - started)
         return in_light_of(outcome, go.due.message)
 

@@ -1,7 +1,12 @@
-"""Which replica drives which sender: session locks on one connection of its own, senders shared fairly."""
+"""Which replica drives which sender: session locks on one connection of its own, senders shared fairly.
+
+A take-over raises the fence over the very connection that holds the lock: a replica that was frozen in between, and
+whose lock has gone to another, finds that connection closed.
+"""
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,13 +16,16 @@ from sendwhy.logs import describe
 from sendwhy.postgres import SERVER_SETTINGS, TRANSIENT_ERRORS
 from sendwhy.service import Runtime
 
-from dispatcher import store, sync_store
+from dispatcher import queue_store, store, sync_store
 from dispatcher.driver import ALIVE_SECONDS, LOCK_SECONDS, Driver
+from dispatcher.lease import SILENCE_ENDS_SESSIONS, Lease
 from dispatcher.limits import PairPace
 
 log = structlog.get_logger("sendwhy")
 LOCK_SPACE = 2**62
 STOP_SECONDS = 15.0
+# Who waits longer for a sender's row waits for somebody frozen, or at long work: the other senders come first.
+TAKE_OVER_LOCK_SECONDS = 1
 
 
 def lock_key(sender_id: str) -> int:
@@ -31,6 +39,8 @@ class Fleet:
     def __init__(self, runtime: Runtime, make_driver: Callable[[str], Driver]) -> None:
         self._runtime, self._make_driver = runtime, make_driver
         self._drivers: dict[str, tuple[Driver, asyncio.Task[None]]] = {}
+        self._stopping: set[str] = set()
+        self._lease = Lease()
 
     def wake(self, sender_id: str) -> None:
         """Tell a sender's driver, if it runs here, that something is due; others look by themselves twice a second."""
@@ -61,45 +71,91 @@ class Fleet:
             except TRANSIENT_ERRORS as error:
                 log.warning("the lock connection failed, drivers stop", error=describe(error))
             finally:
-                await self._stop(list(self._drivers))
-                if connection is not None:
-                    with suppress(*TRANSIENT_ERRORS):
-                        await connection.close(timeout=3)
+                self._lease.end()
+                await _outlast(asyncio.create_task(self._stop_all(connection)))
             await asyncio.sleep(LOCK_SECONDS)
 
     async def _connect(self) -> asyncpg.Connection:
         url = self._runtime.settings.database_url.get_secret_value()
-        settings = {**SERVER_SETTINGS, "application_name": "sendwhy-dispatcher-locks"}
+        settings = {**SERVER_SETTINGS, **SILENCE_ENDS_SESSIONS, "application_name": "sendwhy-dispatcher-locks"}
         return await asyncpg.connect(url, timeout=10, command_timeout=10, server_settings=settings)
 
     async def _share_out(self, connection: asyncpg.Connection) -> None:
-        name = f"{self._runtime.settings.replica}"
-        alive = await store.seen_replicas(connection, name, ALIVE_SECONDS)
+        asked_at = time.monotonic()
+        alive = await store.seen_replicas(connection, f"{self._runtime.settings.replica}", ALIVE_SECONDS)
+        self._lease.renew(asked_at)
         senders = await store.sender_ids(connection)
         share = math.ceil(len(senders) / max(1, alive))
-        ended = [sender for sender, (_, task) in self._drivers.items() if task.done() or sender not in senders]
-        surplus = [sender for sender in self._drivers if sender not in ended][share:]
-        await self._stop([*ended, *surplus])
-        for sender in [*ended, *surplus]:
-            await connection.execute("select pg_advisory_unlock($1)", lock_key(sender))
+        await self._release_ended(connection)
+        working = [sender for sender in self._drivers if sender in senders]
+        self._ask_to_stop({*working[share:], *(self._drivers.keys() - set(senders))})
         for sender in senders:
-            free = sender not in self._drivers and len(self._drivers) < share
-            if free and await connection.fetchval("select pg_try_advisory_lock($1)", lock_key(sender)):
-                self._start(sender)
+            if sender not in self._drivers and len(self._drivers) - len(self._stopping) < share:
+                asked_at = time.monotonic()
+                fence = await self._take_over(connection, sender)
+                self._lease.renew(asked_at)
+                if fence is not None:
+                    self._start(sender, fence)
 
-    def _start(self, sender_id: str) -> None:
+    @staticmethod
+    async def _take_over(connection: asyncpg.Connection, sender_id: str) -> int | None:
+        """The new fence, or None where another replica drives the sender, or it is gone or busy."""
+        if not await connection.fetchval("select pg_try_advisory_lock($1)", lock_key(sender_id)):
+            return None
+        fence = None
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = '{TAKE_OVER_LOCK_SECONDS}s'")
+                fence = await queue_store.take_over(connection, sender_id)
+        except (asyncpg.LockNotAvailableError, asyncpg.TransactionRollbackError) as error:
+            log.info("a sender can't be taken over yet", sender=sender_id, error=describe(error))
+        if fence is None:
+            await connection.execute("select pg_advisory_unlock($1)", lock_key(sender_id))
+        return fence
+
+    def _start(self, sender_id: str, fence: int) -> None:
         driver = self._make_driver(sender_id)
-        self._drivers[sender_id] = (driver, asyncio.create_task(driver.run(), name=f"driver {sender_id}"))
+        run = driver.run(fence, self._lease)
+        self._drivers[sender_id] = (driver, asyncio.create_task(run, name=f"driver {sender_id}"))
 
-    async def _stop(self, sender_ids: list[str]) -> None:
-        stopping = [self._drivers.pop(sender) for sender in sender_ids if sender in self._drivers]
-        for driver, _ in stopping:
+    def _ask_to_stop(self, sender_ids: set[str]) -> None:
+        """Nothing here waits for them: a lock connection that is silent for some seconds loses all its locks."""
+        for sender_id in sender_ids - self._stopping:
+            self._stopping.add(sender_id)
+            driver, task = self._drivers[sender_id]
             driver.stop()
-        tasks = [task for _, task in stopping]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
-            for task in late:
-                task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                log.error("a driver failed", exc_info=result)
+            asyncio.get_running_loop().call_later(STOP_SECONDS, task.cancel)
+
+    async def _release_ended(self, connection: asyncpg.Connection) -> None:
+        for sender_id in [sender_id for sender_id, (_, task) in self._drivers.items() if task.done()]:
+            self._forget(sender_id)
+            await connection.execute("select pg_advisory_unlock($1)", lock_key(sender_id))
+
+    def _forget(self, sender_id: str) -> None:
+        _, task = self._drivers.pop(sender_id)
+        self._stopping.discard(sender_id)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("a driver failed", sender=sender_id, exc_info=error)
+
+    async def _stop_all(self, connection: asyncpg.Connection | None) -> None:
+        self._ask_to_stop(set(self._drivers))
+        if self._drivers:
+            await asyncio.wait([task for _, task in self._drivers.values()])
+        for sender_id in list(self._drivers):
+            self._forget(sender_id)
+        if connection is not None:
+            with suppress(*TRANSIENT_ERRORS):
+                await connection.close(timeout=3)
+
+
+async def _outlast(task: "asyncio.Task[None]") -> None:
+    """Wait for a task to its end, however often we are cancelled meanwhile: a service that ends cancels each second."""
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

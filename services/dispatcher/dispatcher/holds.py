@@ -9,11 +9,13 @@ from datetime import datetime, timedelta
 from sendwhy.events import Reason
 
 from dispatcher.answers import HoldScope
+from dispatcher.limits import outage_pause
 
 PROBE_FIRST = timedelta(minutes=5)
 PROBE_MAX = timedelta(hours=1)
 ANSWER = "Meta's answer"
 WEBHOOK = "Meta's webhook on a message"
+SILENCE = "nobody: Meta doesn't answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def after(known: Hold | None, name: tuple[str, HoldScope, str], told: Refusal, n
         if known.probe_at is None or known.probe_at > told.at:
             return None
         strikes = known.strikes + 1
-    return replace(hold, strikes=strikes, probe_at=now + probe_delay(strikes))
+    delay = outage_pause(strikes) if told.said_by == SILENCE else probe_delay(strikes)
+    return replace(hold, strikes=strikes, probe_at=now + delay)
 
 
 def is_news(known: Hold | None, hold: Hold) -> bool:

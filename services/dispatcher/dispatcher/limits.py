@@ -10,6 +10,10 @@ PAIR_BURST = 45
 BURST_SHARE = 0.05
 MINUTE = timedelta(minutes=1)
 _MICROSECOND = timedelta(microseconds=1)
+# So many tries in a row without a word of Meta's are no chance any more.
+SILENT_MAX = 8
+OUTAGE_FIRST = timedelta(seconds=2)
+OUTAGE_MAX = timedelta(seconds=60)
 
 
 @dataclass(slots=True)
@@ -101,6 +105,34 @@ class LastMinute:
     def _forget(self, now: float) -> None:
         while self._seconds and self._seconds[0][0] <= int(now) - 60:
             self._seconds.popleft()
+
+
+@dataclass(slots=True)
+class Circuit:
+    """Whether anybody answers at the other end. A try that may have been taken is never made again, so an outage must
+    cost a handful of messages, not a campaign: after `SILENT_MAX` in a row the sender is held for `outage_pause`, and
+    then tried with one message at a time."""
+
+    is_open: bool = False
+    _silent: int = 0
+
+    def note(self, *, answered: bool) -> None:
+        """A try has ended: Meta said something of its own, or it did not."""
+        self._silent = 0 if answered else self._silent + 1
+        self.is_open = not answered and (self.is_open or self._silent >= SILENT_MAX)
+
+    def close(self) -> None:
+        """The hold is stored, and stands instead."""
+        self.is_open = False
+
+    def suspect(self) -> None:
+        """A sender that comes out of a hold is held again at the first silent try."""
+        self._silent = max(self._silent, SILENT_MAX - 1)
+
+
+def outage_pause(strikes: int) -> timedelta:
+    """Until the next message is tried: 2 s, then twice as long each time, a minute at most."""
+    return min(OUTAGE_MAX, OUTAGE_FIRST * (1 << min(strikes, 8)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,15 @@
 httpx on the aiohttp transport raises `ConnectTimeout` for a refused connection and for one that was cut after the
 whole request had been read (reliability-security.md, finding 1): only the exception's cause tells them apart, and only
 the causes on the allow-list mean that nothing was sent.
+
+Between the order to call and the first byte lie the wait for a connection and its making, seconds in which the right to
+call may end: the last look at it is taken where the request is written.
 """
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -31,6 +35,36 @@ KEEP_ALIVE_SECONDS = 8.0
 PAGES_MAX = 200
 CREDENTIALS = frozenset({"access_token", "appsecret_proof"})
 _JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
+
+
+# Of the call that the present task makes. aiohttp makes its request object itself and lets nothing else through to it.
+_may_start: ContextVar[Callable[[], bool] | None] = ContextVar("may_start", default=None)
+
+
+class NotStarted(Exception):
+    """The connection was there too late: nothing of the request was written."""
+
+
+class _Request(aiohttp.ClientRequest):
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        may_start = _may_start.get()
+        if may_start is not None and not may_start():
+            raise NotStarted
+        return await super().send(conn)
+
+
+class _Transport(AiohttpTransport):
+    def get_client(self) -> aiohttp.ClientSession:
+        if isinstance(self.client, aiohttp.ClientSession):
+            return self.client
+        connector = aiohttp.TCPConnector(
+            limit=self.limits.max_connections or 0,
+            keepalive_timeout=self.limits.keepalive_expiry,
+            ssl=self.ssl_context,
+        )
+        # One client for all tenants: what Meta sets in one's cookie is not told of another.
+        jar = aiohttp.DummyCookieJar()
+        return aiohttp.ClientSession(connector=connector, request_class=_Request, cookie_jar=jar)
 
 
 class MetaRefused(Exception):
@@ -80,7 +114,7 @@ class Meta:
             max_keepalive_connections=settings.calls_in_flight_max,
             keepalive_expiry=KEEP_ALIVE_SECONDS,
         )
-        self._transport = AiohttpTransport(limits=limits)
+        self._transport = _Transport(limits=limits)
 
     async def close(self) -> None:
         await self._transport.aclose()
@@ -91,14 +125,20 @@ class Meta:
             url = f"{url}{'&' if '?' in url else '?'}appsecret_proof={access.proof}"
         return httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": self._timeouts})
 
-    async def send(self, sender_id: str, access: Access, body: bytes, *, attempt: int) -> Outcome:
-        """POST /{sender_id}/messages, once. Never raises for what Meta or the network does."""
+    async def send(
+        self, sender_id: str, access: Access, body: bytes, *, attempt: int, may_start: Callable[[], bool]
+    ) -> Outcome | None:
+        """POST /{sender_id}/messages, once; None where `may_start` said no before the first byte. Never raises for what
+        Meta or the network does."""
+        _may_start.set(may_start)
         request = self._request("POST", f"{self._base}/{sender_id}/messages", access, body)
         jitter = random.random()
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 response = await self._transport.handle_async_request(request)
                 answer = await _read(response)
+        except NotStarted:
+            return None
         except Exception as error:  # noqa: BLE001 - whatever is not on the allow-list may have been taken
             if isinstance(error.__cause__, SURELY_NOT_SENT):
                 return unreachable(attempt=attempt, jitter=jitter, cause=type(error.__cause__).__name__)

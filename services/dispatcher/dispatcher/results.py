@@ -12,14 +12,16 @@ from sendwhy.logs import describe
 from sendwhy.metrics import Metric
 from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
 from sendwhy.privacy import is_alias, redacted
+from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 
 from dispatcher import announce, holding, queue_store, store, tier_store
-from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken, is_answered, outage
 from dispatcher.claims import Due
 from dispatcher.decide import Waiting
 from dispatcher.erasures import blur
-from dispatcher.holds import ANSWER, Refusal
+from dispatcher.holds import ANSWER, SILENCE, Refusal
+from dispatcher.limits import Circuit
 from dispatcher.queue_store import Result
 from dispatcher.settings import Settings
 from dispatcher.store import Key
@@ -59,14 +61,19 @@ class Ended:
 
 
 class Results:
-    """The results of one sender's tries. `called`: tries (message, number) that were started and are not stored yet."""
+    """The results of one sender's tries. `called`: tries (message, number) that were started and are not stored yet.
+    `fence` is the driver's: how a try ended stays true after it lost the sender, but holds are its successor's then."""
 
     def __init__(self, sender_id: str, runtime: Runtime, settings: Settings, wake: asyncio.Event) -> None:
         self.called: set[tuple[Key, int]] = set()
+        self.fence = 0
+        self.circuit = Circuit()
         self._sender_id, self._runtime, self._settings, self._wake = sender_id, runtime, settings, wake
         self._ended: asyncio.Queue[Ended] = asyncio.Queue()
 
     def put(self, ended: Ended) -> None:
+        if ended.outcome is not None:
+            self.circuit.note(answered=is_answered(ended.outcome))
         self._ended.put_nowait(ended)
 
     async def stored(self) -> None:
@@ -93,6 +100,7 @@ class Results:
 
     async def _store_results(self, batch: Sequence[Ended]) -> None:
         results = {ended.go.due.message.key: self._result(ended) for ended in batch}
+        was_open = self.circuit.is_open
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             holding = await self._hold_or_lift(connection, batch)
             changed = await queue_store.record_results(connection, results.values())
@@ -110,6 +118,8 @@ class Results:
             if announcements:
                 await add_to_outbox(connection, announcements)
             await self._give_places_back(connection, batch)
+        if was_open:
+            self.circuit.close()
         self.called -= {(ended.go.due.message.key, ended.go.attempt) for ended in batch}
         for ended in batch:
             if isinstance(ended.outcome, NotTaken) and ended.outcome.waiting_for is None:
@@ -163,24 +173,50 @@ class Results:
         return _held_by_answer(ended)
 
     async def _hold_or_lift(self, connection: Connection, batch: Sequence[Ended]) -> list[announce.Announcement]:
+        refusals = _refusals(batch)
+        silent = [ended.outcome for ended in batch if ended.outcome is not None] if self.circuit.is_open else []
+        probes = [ended.outcome for ended in batch if ended.go.is_probe and ended.outcome is not None]
+        if not (refusals or silent or probes):
+            return []
         now = utc_now()
-        refusals: dict[tuple[HoldScope, str | None], Refusal] = {}
-        for ended in batch:
-            outcome = ended.outcome
-            if isinstance(outcome, NotTaken) and outcome.holds_sender:
-                name = (outcome.scope or HoldScope.SENDER, ended.go.token_tag)
-                refusals.setdefault(name, Refusal(outcome.reason, ANSWER, ended.at))
+        row = (await store.senders(connection, [self._sender_id])).get(self._sender_id)
+        if row is None or row.fence != self.fence:
+            return []
         announcements: list[announce.Announcement] = []
-        for (scope, token_tag), told in sorted(refusals.items(), key=lambda pair: pair[0][0]):
+        for (scope, token_tag), told in refusals:
             announcements += await holding.hold_sender(
                 connection, self._sender_id, scope, told, now, token_tag=token_tag
             )
-        if not refusals and any(ended.go.is_probe and isinstance(ended.outcome, Taken) for ended in batch):
-            row = (await store.senders(connection, [self._sender_id]))[self._sender_id]
-            lifted = await holding.lift(connection, row, tuple(HoldScope), now, only_due=True)
+        if refusals:
+            return announcements
+        if silent:
+            told = Refusal(outage(silent[-1]), SILENCE, now)
+            return await holding.hold_sender(connection, self._sender_id, HoldScope.SENDER, told, now, token_tag=None)
+        scopes = _freed(row, probes)
+        if scopes:
+            lifted = await holding.lift(connection, row, scopes, now, only_due=True)
             announcements += announce.senders_updated(lifted, now)
             self._wake.set()
         return announcements
+
+
+def _refusals(batch: Sequence[Ended]) -> list[tuple[tuple[HoldScope, str | None], Refusal]]:
+    """What is refused, each scope and token once."""
+    found: dict[tuple[HoldScope, str | None], Refusal] = {}
+    for ended in batch:
+        outcome = ended.outcome
+        if isinstance(outcome, NotTaken) and outcome.holds_sender:
+            name = (outcome.scope or HoldScope.SENDER, ended.go.token_tag)
+            found.setdefault(name, Refusal(outcome.reason, ANSWER, ended.at))
+    return sorted(found.items(), key=lambda pair: pair[0][0])
+
+
+def _freed(row: store.SenderRow, probes: Sequence[Outcome]) -> tuple[HoldScope, ...]:
+    """What the tries of a held sender lift: all holds if one was taken; an outage's at any answer of Meta's."""
+    if any(isinstance(outcome, Taken) for outcome in probes):
+        return tuple(HoldScope)
+    in_outage = row.sender.hold is not None and row.sender.hold.code is ReasonCode.TEMPORARY_FAILURE
+    return (HoldScope.SENDER,) if in_outage and any(map(is_answered, probes)) else ()
 
 
 def _held_by_answer(ended: Ended) -> list[announce.Announcement]:

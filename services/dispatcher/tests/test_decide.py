@@ -74,7 +74,7 @@ WAITING = [
     ("paused sender", message(), sender(paused_at=NOW), Waiting.PAUSED),
     ("paused campaign", message(campaign_paused_at=NOW), FACTS, Waiting.PAUSED),
     ("marketing cap", message(), replace(FACTS, capped_until=NOW + HOUR), Waiting.CAP),
-    ("throttle", message(), replace(FACTS, slot_at=NOW + HOUR), Waiting.THROTTLE),
+    ("throttle", message(), replace(FACTS, throttled=True, slot_at=NOW + HOUR), Waiting.THROTTLE),
     ("pair", message(), replace(FACTS, pair_wait=timedelta(seconds=6)), Waiting.PAIR),
     ("tier used up", message(), replace(FACTS, tier=Tier(limit=5, used=5)), Waiting.TIER),
     ("window not yet believed closed", FREE, replace(FREE_FACTS, inbound_read_until=None), Waiting.WINDOW),
@@ -192,6 +192,12 @@ def test_tries_that_ran_out_of_time_are_all_counted_and_the_last_are_shown() -> 
 def test_a_hold_gives_its_own_reason_when_the_message_expires() -> None:
     hold = reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says so")
     assert expired(message(waiting_for=Waiting.HOLD), hold).code is ReasonCode.META_PAYMENT_ISSUE
+    # In an outage what waits keeps its turn.
+    down = reason(ReasonCode.TEMPORARY_FAILURE, "Meta doesn't answer")
+    told = expired(message(waiting_for=Waiting.TURN), down)
+    assert told.code is ReasonCode.TEMPORARY_FAILURE
+    assert "waited for the sender to become available" in told.detail
+    assert expired(message(waiting_for=Waiting.TURN)).code is ReasonCode.EXPIRED_BEFORE_SENDING
 
 
 def test_a_driver_that_finds_it_expired_gives_the_holds_reason_too() -> None:

@@ -16,10 +16,12 @@ import dispatcher
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import people_store, queue_store, store
-from dispatcher.answers import Action, NotTaken, Outcome, Taken
-from dispatcher.decide import Lane, Message
+from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher.decide import Lane, Message, Waiting
 from dispatcher.driver import Driver
 from dispatcher.erasures import Eraser
+from dispatcher.lease import Lease
+from dispatcher.limits import SILENT_MAX
 from dispatcher.queue_store import NewMessage
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
@@ -76,11 +78,16 @@ class World:
         )
         self.answers: list[Any] = []
         self.calls: list[bytes] = []
+        self.lease = Lease()
         self.driver = Driver(SENDER.sender_id, self, self.settings, self, VAULT)  # type: ignore[arg-type]
 
     def publish_soon(self) -> None: ...
 
-    async def send(self, _sender_id: str, _token: str, body: bytes, *, attempt: int) -> Outcome:
+    async def send(
+        self, _sender_id: str, _token: str, body: bytes, *, may_start: Callable[[], bool], **_: Any
+    ) -> Outcome | None:
+        if not may_start():
+            return None
         self.calls.append(body)
         answer = self.answers.pop(0) if self.answers else Taken(f"wamid.{len(self.calls)}")
         if isinstance(answer, Exception):
@@ -104,7 +111,11 @@ class World:
 
     @asynccontextmanager
     async def driving(self) -> AsyncIterator["asyncio.Task[None]"]:
-        task = asyncio.create_task(self.driver.run())
+        async with self.pool.pool.acquire(timeout=5) as connection:
+            fence = await queue_store.take_over(connection, SENDER.sender_id)
+        assert fence is not None
+        self.lease.renew(float("inf"))
+        task = asyncio.create_task(self.driver.run(fence, self.lease))
         yield task
         self.driver.stop()
         await asyncio.gather(task, return_exceptions=True)
@@ -169,6 +180,78 @@ async def test_a_call_that_is_out_is_not_given_back(world: World) -> None:
         answered.set()
         await world.reach("accepted")
     assert len(world.calls) == 1
+
+
+async def test_who_wakes_after_its_commit_calls_nobody_and_gives_back(world: World) -> None:
+    async def frozen() -> bool:
+        if await world.states() == {"in_flight"}:
+            world.lease.end()
+        return False
+
+    world.pool.breaks_after = frozen
+    async with world.driving():
+        await until(lambda: not world.lease.holds(0))
+        await world.reach("waiting")
+        assert world.calls == []
+        world.pool.breaks_after = None
+        world.lease.renew(float("inf"))
+        await world.reach("accepted")
+    assert len(world.calls) == 1
+
+
+async def test_a_silent_meta_holds_the_sender_and_one_answer_frees_it(world: World) -> None:
+    """Eight tries are unknown and never repeated; the ninth message finds Meta back, and the others follow."""
+    life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1)}
+    resolved = funded(text_content()).resolved
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        for number in range(2, 13):
+            phone = f"+5255123456{number:02d}"
+            talk = funded(text_content(), purpose=Purpose.CONVERSATION, message_id=f"m-{number}")
+            talk = talk.model_copy(update=life | {"resolved": resolved.model_copy(update={"phone": phone})})
+            await connection.execute(
+                "insert into conversation_window values ($1, $2, clock_timestamp())", SENDER.sender_id, phone
+            )
+            message = Message(talk, SENDER.sender_id, Lane.CONVERSATION, utc_now())
+            await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
+        world.answers = [MaybeTaken("unreadable answer", 502)] * SILENT_MAX
+        async with world.driving(), asyncio.timeout(30):
+            while not (hold := await connection.fetchval("select hold from sender")):
+                await asyncio.sleep(0.01)
+            assert b"TEMPORARY_FAILURE" in hold
+            assert b"HTTP 502" in hold
+            assert len(world.calls) == SILENT_MAX
+            while "waiting" in await world.states() or "in_flight" in await world.states():
+                await asyncio.sleep(0.05)
+        rows = await connection.fetch("select state, count(*) as n from message group by 1")
+        assert {row["state"]: row["n"] for row in rows} == {"unknown": SILENT_MAX, "accepted": 12 - SILENT_MAX}
+        assert await connection.fetchval("select hold is null from sender")
+        told = [
+            one.value or b""
+            for one in (await unpublished(connection, older_than_seconds=-1, limit=100)).values()
+            if one.topic is Topic.SEND_HELD
+        ]
+    (held,) = told
+    assert b'"cause":"TEMPORARY_FAILURE"' in held
+    assert b'"kind":"sender"' in held
+
+
+async def test_who_lost_its_sender_tells_how_its_call_ended_but_holds_nobody(world: World) -> None:
+    answered = asyncio.Event()
+
+    async def send(*_: Any, **__: Any) -> Outcome:
+        world.calls.append(b"")
+        await answered.wait()
+        why = reason(ReasonCode.SENDER_CREDENTIALS_REJECTED, "by the former token", meta=MetaError(code=190))
+        return NotTaken(why, Action.HOLD, Waiting.HOLD, timedelta())
+
+    world.send = send  # type: ignore[method-assign]
+    async with world.driving(), world.pool.pool.acquire(timeout=5) as connection:
+        await until(lambda: bool(world.calls))
+        await queue_store.take_over(connection, SENDER.sender_id)
+        assert await world.states() == {"unknown"}
+        answered.set()
+        await world.reach("waiting")
+        assert await connection.fetchval("select hold is null from sender")
 
 
 REFUSED = NotTaken(
@@ -367,7 +450,11 @@ async def test_who_finds_no_place_goes_when_a_refused_call_gives_one_back(world:
         await store.save_templates(
             connection,
             "300",
-            [TemplateRow("300", replace(TEMPLATE, said_at=utc_now()), "POSITIONAL", None, utc_now(), 1)],
+            [
+                TemplateRow(
+                    "300", replace(TEMPLATE, category="UTILITY", said_at=utc_now()), "POSITIONAL", None, utc_now(), 1
+                )
+            ],
         )
         rows = []
         for number in range(3):

@@ -18,6 +18,7 @@ from dispatcher.api import Api, PutSender
 from dispatcher.decide import Lane, Message, Waiting
 from dispatcher.driver import Driver
 from dispatcher.holds import ANSWER, Refusal
+from dispatcher.lease import Lease
 from dispatcher.queue_store import NewMessage
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
@@ -74,7 +75,7 @@ class Company:
 
     def wake(self, sender_id: str) -> None: ...
 
-    async def send(self, sender_id: str, _token: Any, _body: bytes, *, attempt: int) -> Outcome:
+    async def send(self, sender_id: str, _token: Any, _body: bytes, *, attempt: int, **_: Any) -> Outcome:
         self.calls.append(sender_id)
         told = self.answer()
         outcome: Outcome = await told if asyncio.iscoroutine(told) else told
@@ -156,7 +157,11 @@ class Company:
     @asynccontextmanager
     async def driving(self, *sender_ids: str) -> AsyncIterator[None]:
         drivers = [Driver(one, self, self.settings, self, VAULT) for one in sender_ids]  # type: ignore[arg-type]
-        tasks = [asyncio.create_task(driver.run()) for driver in drivers]
+        lease = Lease()
+        lease.renew(float("inf"))
+        async with self.database() as connection:
+            fences = [await queue_store.take_over(connection, one) or 0 for one in sender_ids]
+        tasks = [asyncio.create_task(driver.run(fence, lease)) for driver, fence in zip(drivers, fences, strict=True)]
         yield
         for driver in drivers:
             driver.stop()

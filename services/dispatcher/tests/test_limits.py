@@ -4,10 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from dispatcher.limits import (
+    OUTAGE_MAX,
     PAIR_BURST,
+    SILENT_MAX,
+    Circuit,
     Pace,
     PairPace,
     Throttle,
+    outage_pause,
     throttle_room,
     throttle_take,
     throttle_within,
@@ -121,3 +125,38 @@ def test_who_goes_within_ten_seconds_is_known() -> None:
     assert throttle_within(Throttle(60, 5), 10, NOW) == 5
     assert throttle_within(Throttle(60, None, NOW + timedelta(seconds=8)), 10, NOW) == 3
     assert throttle_within(Throttle(1, None, NOW + timedelta(seconds=30)), 10, NOW) == 0
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_a_circuit_opens_after_so_many_silent_tries_in_a_row_and_closes_at_any_answer(answers: list[bool]) -> None:
+    circuit = Circuit()
+    for count, answered in enumerate(answers, start=1):
+        circuit.note(answered=answered)
+        assert circuit.is_open == (count >= SILENT_MAX and not any(answers[count - SILENT_MAX : count]))
+
+
+def test_who_comes_out_of_an_outage_is_held_again_at_the_first_silent_try() -> None:
+    circuit = Circuit()
+    for _ in range(SILENT_MAX):
+        circuit.note(answered=False)
+    assert circuit.is_open
+    circuit.close()
+    circuit.note(answered=False)
+    assert circuit.is_open
+    successor = Circuit()
+    successor.suspect()
+    successor.note(answered=True)
+    successor.note(answered=False)
+    states = [successor.is_open]
+    successor.suspect()
+    successor.note(answered=False)
+    assert [*states, successor.is_open] == [False, True]
+
+
+def test_an_outage_of_ten_minutes_costs_some_fifteen_tries() -> None:
+    now, tries = timedelta(), 0
+    while now < timedelta(minutes=10):
+        now += outage_pause(tries)
+        tries += 1
+    assert tries < 16
+    assert outage_pause(100) == OUTAGE_MAX

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import aiohttp
 import pytest
@@ -19,6 +20,7 @@ from dispatcher.settings import Settings
 from dispatcher.tokens import Access
 from pydantic import SecretStr
 
+BODY = b'{"to":"x"}'
 OK = b'{"messages":[{"id":"wamid.A"}]}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
 Behave = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -64,7 +66,9 @@ async def server(behave: Behave) -> AsyncIterator[str]:
         running.add(task)
         try:
             await behave(reader, writer)
-        except (ConnectionError, asyncio.CancelledError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
             writer.close()
 
     listening = await asyncio.start_server(handle, "127.0.0.1", 0)
@@ -77,7 +81,8 @@ async def server(behave: Behave) -> AsyncIterator[str]:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def meta_at(url: str) -> Meta:
+def meta_at(url: str, **settings: Any) -> Meta:
+    timeouts = {"meta_connect_timeout_seconds": 0.5, "meta_read_timeout_seconds": 0.5}
     return Meta(
         Settings(
             kafka_bootstrap_servers="unused:1",
@@ -85,16 +90,19 @@ def meta_at(url: str) -> Meta:
             meta_graph_url=url,
             privacy_key=SecretStr("a key of tests only"),
             token_encryption_key=SecretStr(Fernet.generate_key().decode()),
-            meta_connect_timeout_seconds=0.5,
-            meta_read_timeout_seconds=0.5,
+            **(timeouts | settings),
         )
     )
 
 
-async def call(url: str) -> Outcome:
+async def send(meta: Meta, may_start: Callable[[], bool]) -> Outcome | None:
+    return await meta.send("100000000000001", Access("token"), BODY, attempt=1, may_start=may_start)
+
+
+async def call(url: str, may_start: Callable[[], bool] = lambda: True) -> Outcome | None:
     meta = meta_at(url)
     try:
-        return await meta.send("100000000000001", Access("token"), b'{"to":"x"}', attempt=1)
+        return await send(meta, may_start)
     finally:
         await meta.close()
         await asyncio.sleep(0)
@@ -142,10 +150,96 @@ async def test_once_the_request_has_left_nobody_knows(behave: Behave) -> None:
         assert isinstance(await call(url), MaybeTaken)
 
 
-async def test_a_cut_at_every_byte_of_the_answer_is_never_a_refusal() -> None:
-    for cut in range(0, len(WHOLE), 7):
-        async with server(says(WHOLE[:cut])) as url:
-            assert isinstance(await call(url), MaybeTaken), cut
+REFUSED = b'{"error":{"message":"x","code":131026}}'
+CHUNKED = (
+    b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (REFUSED[:7], REFUSED[7:20], REFUSED[20:]))
+    + b"0\r\n\r\n"
+)
+TO_THE_END = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" + REFUSED
+
+
+async def taken_for_sure_or_not(cut_at: Callable[[int], Behave], count: int) -> dict[int, Outcome | None]:
+    """The cuts after 0 to `count - 1` bytes by which the outcome isn't unknown."""
+    at = 0
+
+    async def cuts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await cut_at(at)(reader, writer)
+
+    found: dict[int, Outcome | None] = {}
+    async with server(cuts) as url:
+        meta = meta_at(url)
+        try:
+            for at in range(count):
+                outcome = await send(meta, lambda: True)
+                if not isinstance(outcome, MaybeTaken):
+                    found[at] = outcome
+        finally:
+            await meta.close()
+    return found
+
+
+@pytest.mark.parametrize("end", ["fin", "rst"])
+@pytest.mark.parametrize("answer", [WHOLE, CHUNKED, TO_THE_END], ids=["with its length", "in chunks", "to the end"])
+async def test_a_cut_at_every_byte_of_the_answer_is_never_a_refusal(answer: bytes, end: str) -> None:
+    """Where only the very last line end of the last chunk is missing, the JSON is whole and was read."""
+    complete = len(answer) - (2 if answer is CHUNKED else 0)
+    assert await taken_for_sure_or_not(lambda cut: says(answer[:cut], then=end), complete) == {}
+
+
+def reads(count: int, end: str) -> Behave:
+    """Reads so many bytes of the request and ends the connection."""
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(count)
+        if end == "rst":
+            sock: socket.socket = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    return behave
+
+
+async def request_as_written() -> bytes:
+    came: list[bytes] = []
+
+    async def notes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        came.append(head + await reader.readexactly(len(BODY)))
+        writer.write(WHOLE)
+
+    async with server(notes) as url:
+        await call(url)
+    return came[0]
+
+
+@pytest.mark.parametrize("end", ["fin", "rst"])
+async def test_a_cut_at_every_byte_of_the_request_is_never_repeated(end: str) -> None:
+    """What left us may have been acted on, even where the other side read nothing: it stood in its buffer."""
+    whole = await request_as_written()
+    assert await taken_for_sure_or_not(lambda cut: reads(cut, end), len(whole) + 1) == {}
+
+
+@pytest.mark.parametrize("end", ["fin", "rst"])
+async def test_a_kept_connection_that_is_cut_by_the_next_call_is_never_repeated(end: str) -> None:
+    """The one case in which HTTP clients like to repeat by themselves."""
+    came: list[int] = []
+
+    async def answers_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        came.append(1)
+        writer.write(WHOLE)
+        await reads(1, end)(reader, writer)
+        came.append(2)
+
+    async with server(answers_once) as url:
+        meta = meta_at(url)
+        try:
+            assert isinstance(await send(meta, lambda: True), Taken)
+            assert isinstance(await send(meta, lambda: True), MaybeTaken)
+        finally:
+            await meta.close()
+    assert came == [1, 2]
 
 
 async def test_a_whole_answer_is_taken() -> None:
@@ -204,6 +298,56 @@ def unused_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+async def test_what_may_not_start_any_more_writes_no_byte() -> None:
+    came: list[bytes] = []
+
+    async def listens(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        came.append(await reader.read())
+
+    async with server(listens) as url:
+        assert await call(url, may_start=lambda: False) is None
+        async with asyncio.timeout(5):
+            while not came:
+                await asyncio.sleep(0.01)
+    assert came == [b""]
+
+
+async def test_the_last_look_at_the_right_to_call_is_taken_after_the_wait_for_a_connection() -> None:
+    """One connection for two calls: the second one's time runs out while it waits for the first."""
+    came: list[int] = []
+    answers = asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            came.append(1)
+            await answers.wait()
+            writer.write(WHOLE)
+
+    async with server(slow) as url:
+        meta = meta_at(url, calls_in_flight_max=1, meta_read_timeout_seconds=10, meta_connect_timeout_seconds=10)
+        try:
+            first = asyncio.create_task(send(meta, lambda: True))
+            async with asyncio.timeout(5):
+                while not came:
+                    await asyncio.sleep(0.01)
+            asked: list[int] = []
+
+            def too_late() -> bool:
+                asked.append(1)
+                return False
+
+            second = asyncio.create_task(send(meta, too_late))
+            await asyncio.sleep(0)
+            assert not asked
+            answers.set()
+            assert await first == Taken("wamid.A")
+            assert await second is None
+            assert (len(came), len(asked)) == (1, 1)
+        finally:
+            await meta.close()
 
 
 async def test_a_refused_connection_sent_nothing() -> None:

@@ -214,7 +214,7 @@ async def test_every_call_carries_the_proof_and_the_version() -> None:
         here = urlsplit(meta._base).netloc
         for access in (Access(TOKEN, PROOF), Access(TOKEN)):
             heard.clear()
-            await meta.send(SENDER, access, b"{}", attempt=1)
+            await meta.send(SENDER, access, b"{}", attempt=1, may_start=lambda: True)
             await meta.number(SENDER, access)
             assert (await meta.templates("300", access)).entries == []
             paths = [urlsplit(address).path for address, _ in heard]
@@ -247,7 +247,7 @@ Ask = Callable[[Meta], Awaitable[Any]]
 
 
 async def sends(meta: Meta) -> Any:
-    return await meta.send(SENDER, Access(TOKEN, PROOF), b"{}", attempt=1)
+    return await meta.send(SENDER, Access(TOKEN, PROOF), b"{}", attempt=1, may_start=lambda: True)
 
 
 async def asks(meta: Meta) -> Any:

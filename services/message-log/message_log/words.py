@@ -86,7 +86,9 @@ def event_detail(event: Mapping[str, Any]) -> str:
     if isinstance(price, dict):
         return f"{price.get('credits')} for category {price.get('category')}"
     if event.get("kind") == "held":
-        return f"{title_of(str(event.get('cause')))}, until {event.get('until') or 'somebody repairs it'}"
+        until = event.get("until")
+        end = f"{absolute(datetime.fromisoformat(str(until)))} at the latest" if until else "somebody repairs it"
+        return f"{title_of(str(event.get('cause')))}: it waits, until {end}"
     wamid = event.get("provider_message_id") if event.get("kind") == "accepted" else None
     return str(event.get("note") or wamid or "")
 
