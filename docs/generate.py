@@ -72,7 +72,7 @@ MEANINGS: Mapping[str, str] = {
     " templates: 10 minutes at most)",
     "meta_connect_timeout_seconds": "for a connection, or a free one from the pool",
     "meta_read_timeout_seconds": "for Meta's answer; afterwards the outcome is unknown",
-    "calls_in_flight_max": "calls to Meta at once, per driver and in the connection pool",
+    "calls_in_flight_max": "calls to Meta at once, of one replica: all its numbers share them",
     "quality_policy": "marketing from a number with a RED rating: block (reject it), warn (send it) or off",
     "meta_app_secrets": "`app_id:secret`, comma-separated, several per app while rotating: webhooks signed with any of"
     " them are believed, and calls carry the `appsecret_proof` of the first. The dispatcher sends none for an app that"

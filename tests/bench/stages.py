@@ -28,6 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -223,16 +224,15 @@ class Bench:
     async def post(self, bodies: list[bytes]) -> None:
         waiting = iter(bodies)
 
-        async def post_some(http: httpx.AsyncClient) -> None:
+        async def post_some(http: aiohttp.ClientSession) -> None:
             for body in waiting:
                 signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
                 headers = {"x-hub-signature-256": f"sha256={signature}"}
-                answer = await http.post(f"{self.urls['webhook_ingest']}/webhooks/meta", content=body, headers=headers)
-                answer.raise_for_status()
+                url = f"{self.urls['webhook_ingest']}/webhooks/meta"
+                async with http.post(url, data=body, headers=headers) as answer:
+                    answer.raise_for_status()
 
-        from httpx_aiohttp import AiohttpTransport
-
-        async with httpx.AsyncClient(transport=AiohttpTransport(), timeout=60) as http:
+        async with aiohttp.ClientSession() as http:
             await asyncio.gather(*(post_some(http) for _ in range(POSTS_AT_ONCE)))
 
     async def read_messages(self) -> int:

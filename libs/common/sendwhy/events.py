@@ -249,9 +249,14 @@ class SendRequested(Wire):
 
     @cached_property
     def template(self) -> TemplateContent | None:
-        # Cached: every gate that looks at a template asks for it.
-        body = self.content.get("template") if self.content["type"] == "template" else None
-        return None if body is None else _TEMPLATE.validate_python(body)
+        # Cached: every gate that looks at a template asks for it. Not validated: the content was, as a whole.
+        if self.content["type"] != "template":
+            return None
+        body: Any = self.content["template"]
+        language = _Language.model_construct(code=body["language"]["code"])
+        return TemplateContent.model_construct(
+            name=body["name"], language=language, components=body.get("components", [])
+        )
 
 
 class MetaError(Wire):

@@ -37,6 +37,7 @@ class Metric(StrEnum):
     QUEUE_MESSAGES = "sendwhy_queue_messages"
     QUEUE_OLDEST_SECONDS = "sendwhy_queue_oldest_age_seconds"
     META_CALL_SECONDS = "sendwhy_meta_call_seconds"
+    META_CALLS_IN_FLIGHT = "sendwhy_meta_calls_in_flight"
     META_ERRORS = "sendwhy_meta_errors_total"
     HOLDS = "sendwhy_holds"
     SYNC_FAILURES = "sendwhy_sync_failures_total"
@@ -95,6 +96,7 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         Metric.META_CALL_SECONDS: MetricSpec(
             "calls to Meta, by outcome (taken, refused, unknown)", ("outcome",), _SECONDS
         ),
+        Metric.META_CALLS_IN_FLIGHT: MetricSpec("calls to Meta that are out at this moment"),
         Metric.META_ERRORS: MetricSpec("errors that Meta answered, by code and what was done", ("code", "action")),
         Metric.HOLDS: MetricSpec(
             "holds that stand, by cause and by what is held (sender, token, account, portfolio)", ("cause", "scope")

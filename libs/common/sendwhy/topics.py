@@ -192,6 +192,11 @@ def topic_of(model: type[Wire]) -> Topic:
     return _ROUTES[model][0]
 
 
+def source_header(service: str) -> bytes:
+    """The value of the header `ce_source`."""
+    return f"/sendwhy/{service}".encode()
+
+
 def outgoing(event: Wire, *, source: str, trace: bytes | None = None) -> Outgoing:
     """The record that carries `event`, with CloudEvents 1.0 headers; `source` is the service, `trace` a traceparent."""
     topic, key_of = _ROUTES[type(event)]
@@ -200,7 +205,7 @@ def outgoing(event: Wire, *, source: str, trace: bytes | None = None) -> Outgoin
         headers += (
             ("ce_specversion", b"1.0"),
             ("ce_id", str(event.event_id).encode()),
-            ("ce_source", f"/sendwhy/{source}".encode()),
+            ("ce_source", source_header(source)),
             ("ce_type", f"sendwhy.{topic}.v1".encode()),
             ("ce_time", event.occurred_at.isoformat().replace("+00:00", "Z").encode()),
         )

@@ -1,9 +1,8 @@
 """What one round of a driver may use up of the limits that messages share: its room in the pace, pairs, throttles and
 the messaging limit. Asked message by message, stored once."""
 
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -19,12 +18,13 @@ from dispatcher.store import Key
 
 @dataclass(slots=True)
 class Allowance:
-    """`room`: how many may still go; `throttles`: of the campaigns whose lines are open, by id, locked; `reached`: who
-    of these people counts for the messaging limit already."""
+    """`room`: how many may still go; `throttles`: of the campaigns whose lines are open, by id, locked;
+    `clock`: seconds, of the pairs' time; `reached`: who of these people counts for the messaging limit already."""
 
     room: int
     pairs: PairPace
     throttles: dict[str, Throttle]
+    clock: Callable[[], float]
     tier: Tier = field(default_factory=Tier)
     reached: set[str] = field(default_factory=set)
     _calls: Counter[str] = field(default_factory=Counter)
@@ -42,7 +42,7 @@ class Allowance:
         message = one.message
         facts = replace(
             known,
-            pair_wait=timedelta(seconds=self.pairs.wait_seconds(message.phone, time.monotonic())),
+            pair_wait=timedelta(seconds=self.pairs.wait_seconds(message.phone, self.clock())),
             tier=replace(self.tier, already_reached=message.phone in self.reached),
         )
         verdict = decide(message, facts, now)
@@ -53,7 +53,7 @@ class Allowance:
         if one.throttled and not self._throttle_lets(one.campaign_id or "", now):
             return Wait(Waiting.THROTTLE, ReasonCode.RATE_LIMIT_EXCEEDED, None)
         self.room -= 1
-        self.pairs.take(message.phone, time.monotonic())
+        self.pairs.take(message.phone, self.clock())
         if verdict.counts_for_tier and message.phone not in self.reached:
             self.reached.add(message.phone)
             self.tier = replace(self.tier, used=self.tier.used + 1)

@@ -16,6 +16,7 @@ from dispatcher.driver import Driver
 from dispatcher.evaluating import Evaluation
 from dispatcher.fleet import Fleet
 from dispatcher.lease import SILENCE_ENDS_TRANSACTIONS
+from dispatcher.limits import Budget
 from dispatcher.meta import Meta
 from dispatcher.queue_api import QueueApi
 from dispatcher.resealing import Resealer
@@ -34,7 +35,8 @@ def make_app(settings: Settings) -> FastAPI:
     runtime = Runtime(Service.DISPATCHER, settings, session=SILENCE_ENDS_TRANSACTIONS)
     meta = Meta(settings)
     vault = TokenVault(settings.token_encryption_key, settings.app_secrets)
-    fleet = Fleet(runtime, lambda sender_id: Driver(sender_id, runtime, settings, meta, vault))
+    budget = Budget(settings.calls_in_flight_max)
+    fleet = Fleet(runtime, lambda sender_id: Driver(sender_id, runtime, settings, meta, vault, budget))
     stages = Stages(runtime, settings, fleet, utc_now)
     stages.register()
     Timers(runtime, settings, utc_now).register()

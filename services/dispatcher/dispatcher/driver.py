@@ -8,7 +8,7 @@ else can have the lock (ADR 20): a driver that was frozen and wakes calls nobody
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -39,17 +39,16 @@ from dispatcher.decide import (
     stands_still,
 )
 from dispatcher.lease import Lease
-from dispatcher.limits import LastMinute, Pace, PairPace
+from dispatcher.limits import Budget, LastMinute, PairPace
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.queue_store import NewWait
 from dispatcher.results import Ended, Go, Results, utc_now
 from dispatcher.settings import Settings
+from dispatcher.starts import AHEAD_SECONDS, Marked, Starts
 from dispatcher.store import Key, SenderRow
 from dispatcher.sync import sync_sender
 from dispatcher.tokens import Access, TokenUnreadable, TokenVault
 
-CALL_STARTS_WITHIN_SECONDS = 5.0
-LOOK_AT_MOST = 100
 IDLE_SECONDS = 0.5
 LOCK_SECONDS = 1.0
 ALIVE_SECONDS = 5.0
@@ -79,24 +78,32 @@ def _waits_for_tier(verdict: Verdict) -> bool:
 class Driver:
     """Drives one sender until it loses the sender or is stopped."""
 
-    def __init__(self, sender_id: str, runtime: Runtime, settings: Settings, meta: Meta, vault: TokenVault) -> None:
+    def __init__(
+        self,
+        sender_id: str,
+        runtime: Runtime,
+        settings: Settings,
+        meta: Meta,
+        vault: TokenVault,
+        budget: Budget,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.sender_id = sender_id
         self.wake = asyncio.Event()
         self._runtime, self._settings, self._meta, self._vault = runtime, settings, meta, vault
         self._fence = 0
         self._lease = Lease()
+        self._clock, self._budget = clock, budget
         # Longer than any call takes, so that a second one only tries after a first whose outcome stayed open.
         call_seconds = settings.meta_connect_timeout_seconds + settings.meta_read_timeout_seconds
         self._probe_lease = timedelta(seconds=call_seconds + 15)
-        self._pace: Pace | None = None
-        self._per_second = 0
-        self._pairs = PairPace()
+        self._pairs = PairPace(AHEAD_SECONDS)
         self._sent = LastMinute()
         self._rounds = 0
         self._look_wide = False
         self._idle_seconds = IDLE_SECONDS
         self._some_wait_for_tier = True
-        self._calls: set[asyncio.Task[None]] = set()
+        self._starts = Starts(sender_id, budget, clock, self._call, self._not_started)
         self._commit_is_unsure = False
         self._stopping = False
         self._results = Results(sender_id, runtime, settings, self.wake)
@@ -110,6 +117,7 @@ class Driver:
         self._fence = self._results.fence = fence
         self._lease = lease
         log.info("driving sender", sender=self.sender_id, fence=fence)
+        self._budget.join(self.sender_id)
         writer = asyncio.create_task(self._results.run())
         try:
             while not self._stopping:
@@ -124,6 +132,7 @@ class Driver:
                     await writer
         except Lost:
             log.info("another driver has taken over", sender=self.sender_id)
+            self._starts.drop()
         finally:
             await self._finish(writer)
 
@@ -152,8 +161,9 @@ class Driver:
         """Let the calls that are out end, and store how; what doesn't end in time is parked by the next driver."""
         if self._sync is not None:
             self._sync.cancel()
-        if self._calls:
-            await asyncio.wait(self._calls, timeout=8)
+        self._budget.leave(self.sender_id)
+        await self._starts.ended(8)
+        self._starts.drop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._results.stored(), 5)
         writer.cancel()
@@ -163,40 +173,29 @@ class Driver:
 
     async def _round(self) -> float:
         """Returns the seconds until the next look; `IDLE_SECONDS` when nothing is due."""
-        now_seconds = time.monotonic()
-        if not self._lease.holds(now_seconds) or self._results.circuit.is_open:
+        if not self._lease.holds(self._clock()) or self._results.circuit.is_open:
             # In a moment it is known whether the sender still is ours, or the hold is stored.
             return IDLE_SECONDS
         if self._commit_is_unsure:
             await self._give_back()
-        pace = self._pace
-        free = self._settings.calls_in_flight_max - len(self._calls)
-        room = LOOK_AT_MOST if pace is None else min(pace.available(now_seconds), free, LOOK_AT_MOST)
+        room = self._starts.reserve()
         if room <= 0:
-            return max(0.005, pace.wait_seconds(now_seconds) if pace and free > 0 else 0.02)
+            return min(IDLE_SECONDS / 2, self._starts.worth_a_claim_in())
         self._rounds += 1
-        async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            # Before the mark, not behind its commit: a process may freeze in between.
-            marked_at = time.monotonic()
-            row, looked_at, going = await self._claim(connection, room)
+        marked: list[Marked] = []
+        try:
+            async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+                # Before the mark, not behind its commit: a process may freeze in between.
+                marked_at = self._clock()
+                row, looked_at, going = await self._claim(connection, room)
+            self._starts.set_limit(row.sender.messages_per_second)
+            marked = self._marked(row, going, marked_at)
+        finally:
+            self._starts.claimed(marked)
         self._start_sync(row)
         if looked_at:
             self._runtime.publish_soon()
-        if going:
-            assert self._pace is not None
-            self._pace.take(len(going), time.monotonic())
-            self._sent.add(len(going), time.monotonic())
-            self._start_calls(row, going, marked_at)
-        if looked_at < room:
-            return self._idle_seconds
-        return self._until_worth_a_round(now_seconds) if going else 0.0
-
-    def _until_worth_a_round(self, started: float) -> float:
-        """A round costs the same for one message as for a burst: wait until about a burst may go again, counted from
-        the start of the last round, so that its own time is not lost."""
-        assert self._pace is not None
-        now = time.monotonic()
-        return max(self._pace.wait_seconds(now), self._pace.tolerance - (now - started), 0.0)
+        return self._idle_seconds if looked_at < room else 0.0
 
     async def _give_back(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
@@ -209,14 +208,11 @@ class Driver:
         row = await store.hold_fence(connection, self.sender_id, self._fence)
         if row is None:
             raise Lost
-        self._adjust_pace(row.sender.messages_per_second)
-        assert self._pace is not None
-        room = min(room, self._pace.available(time.monotonic()))
         now = utc_now()
-        if stands_still(row.sender, now):
-            return row, 0, []
         # One message tries whether a hold still stands, whichever of its senders has one first.
         is_due = row.sender.hold_until is not None and row.sender.hold_until <= now
+        if stands_still(row.sender, now) or (is_due and self._starts.is_busy):
+            return row, 0, []
         if is_due:
             self._results.circuit.suspect()
         room = 1 if is_due else room
@@ -238,7 +234,7 @@ class Driver:
         if is_due and not is_probe:
             return row, 0, []
         known_of = await self._facts(connection, row, due, now)
-        allowance = Allowance(room, self._pairs, dict(lines.throttles))
+        allowance = Allowance(room, self._pairs, dict(lines.throttles), self._clock)
         await allowance.load_tier(connection, row.sender, due, now)
         judged = {one.message.key: allowance.judge(one, known_of[one.message.key], now) for one in due}
         verdicts = {key: verdict for key, verdict in judged.items() if verdict is not None}
@@ -276,11 +272,6 @@ class Driver:
         if not self._some_wait_for_tier:
             await tier_store.forget_promises(connection, sender.portfolio_id)
         return called
-
-    def _adjust_pace(self, per_second: int) -> None:
-        if self._pace is None or per_second != self._per_second:
-            self._per_second = per_second
-            self._pace = Pace.start(per_second, time.monotonic())
 
     async def _facts(
         self, connection: Connection, row: SenderRow, due: Sequence[Due], now: datetime
@@ -365,50 +356,65 @@ class Driver:
 
     # --- calls ---
 
-    def _start_calls(self, row: SenderRow, going: Sequence[Go], marked_at: float) -> None:
+    def _marked(self, row: SenderRow, going: Sequence[Go], marked_at: float) -> list[Marked]:
+        if not going:
+            return []
         access = None
         try:
             access = self._access(row)
         except TokenUnreadable:
             log.error("the stored token can't be decrypted", sender=self.sender_id)
-        for go in going:
-            self._results.called.add((go.due.message.key, go.attempt))
-            task = asyncio.create_task(self._call(go, access, marked_at))
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+        self._results.called.update((go.due.message.key, go.attempt) for go in going)
+        return [Marked(go, access, marked_at) for go in going]
 
     def _access(self, row: SenderRow) -> Access:
         token = self._vault.open(row.sender.workspace_id, self.sender_id, row.token)
         return self._vault.access(token, row.app_id)
 
-    async def _call(self, go: Go, access: Access | None, marked_at: float) -> None:
+    async def _call(self, marked: Marked) -> None:
+        metrics = self._runtime.metrics
+        metrics.inc(Metric.META_CALLS_IN_FLIGHT)
+        self._sent.add(1, self._clock())
         try:
-            outcome = await self._outcome(go, access, marked_at)
+            outcome = await self._outcome(marked)
         except Exception as error:
             log.error("a call failed unexpectedly", sender=self.sender_id, exc_info=error)
             outcome = MaybeTaken(type(error).__name__)
-        if isinstance(outcome, NotTaken) and outcome.action is Action.PACE and self._pace is not None:
-            self._pace.rest(PACE_REST_SECONDS, time.monotonic())
-        if outcome is None or (isinstance(outcome, NotTaken) and outcome.action is not Action.PAIR):
-            self._pairs.give_back(go.due.message.phone)
-        self._results.put(Ended(go, outcome, utc_now()))
+        finally:
+            metrics.inc(Metric.META_CALLS_IN_FLIGHT, -1)
+        self._ended(marked, outcome)
+        if isinstance(outcome, NotTaken) and outcome.action is Action.PACE:
+            self._starts.rest(PACE_REST_SECONDS)
+        is_held = isinstance(outcome, NotTaken) and outcome.action is Action.HOLD
+        if is_held or self._results.circuit.is_open:
+            # The others would fare no better; they wait again as soon as the hold is stored.
+            self._starts.drop()
 
-    async def _outcome(self, go: Go, access: Access | None, marked_at: float) -> Outcome | None:
+    def _not_started(self, marked: Marked) -> None:
+        self._ended(marked, None)
+
+    def _ended(self, marked: Marked, outcome: Outcome | None) -> None:
+        if outcome is None or (isinstance(outcome, NotTaken) and outcome.action is not Action.PAIR):
+            self._pairs.give_back(marked.go.due.message.phone)
+        self._results.put(Ended(marked.go, outcome, utc_now()))
+
+    async def _outcome(self, marked: Marked) -> Outcome | None:
         """How the call ended; None where it was not made in time."""
-        if access is None:
+        if marked.access is None:
             why = reason(ReasonCode.SENDER_CREDENTIALS_REJECTED, "The stored token can't be decrypted with our keys")
             return NotTaken(why, Action.HOLD, waiting_for=Waiting.HOLD, delay=timedelta())
+        go = marked.go
         body = message_body(go.due.message)
-        started = time.monotonic()
+        started = self._clock()
 
         def may_start() -> bool:
-            now = time.monotonic()
-            return now - marked_at <= CALL_STARTS_WITHIN_SECONDS and self._lease.holds(now)
+            now = self._clock()
+            return marked.may_start(now) and self._lease.holds(now)
 
-        outcome = await self._meta.send(self.sender_id, access, body, attempt=go.attempt, may_start=may_start)
+        outcome = await self._meta.send(self.sender_id, marked.access, body, attempt=go.attempt, may_start=may_start)
         if outcome is None:
             return None
-        self._observe(outcome, time.monotonic() - started)
+        self._observe(outcome, self._clock() - started)
         return in_light_of(outcome, go.due.message)
 
     def _observe(self, outcome: Outcome, seconds: float) -> None:
@@ -426,9 +432,9 @@ class Driver:
         synced, wanted = row.sender.templates_synced_at, row.sync_wanted_at
         due = synced is None or utc_now() - synced > SYNC_EVERY or (wanted is not None and wanted > synced)
         running = self._sync is not None and not self._sync.done()
-        if (due or self._sync_now) and not running and time.monotonic() >= self._sync_not_before:
+        if (due or self._sync_now) and not running and self._clock() >= self._sync_not_before:
             self._sync_now = False
-            self._sync_not_before = time.monotonic() + SYNC_AGAIN_SECONDS
+            self._sync_not_before = self._clock() + SYNC_AGAIN_SECONDS
             self._sync = asyncio.create_task(self._synchronize(row))
 
     async def _synchronize(self, row: SenderRow) -> None:

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 PAIR_INTERVAL_SECONDS = 6.0
 PAIR_BURST = 45
-BURST_SHARE = 0.05
+AVERAGE_SHARE = 0.98
+CATCH_UP_SECONDS = 0.02
 MINUTE = timedelta(minutes=1)
 _MICROSECOND = timedelta(microseconds=1)
 # So many tries in a row without a word of Meta's are no chance any more.
@@ -18,27 +19,30 @@ OUTAGE_MAX = timedelta(seconds=60)
 
 @dataclass(slots=True)
 class Pace:
-    """GCRA: never more than `per_second` messages in any one second.
+    """GCRA: never more than `per_second` calls started in any one second.
 
-    The average is 95 % of the limit and the burst 5 %, so that even a saved-up burst stays within the limit.
-    `start` begins with nothing saved up: a driver that takes over, or wakes from a freeze, adds no burst to what was
-    sent before.
+    The average is 98 % of the limit; a call that comes late may catch up, by 2 % of a second at most. So in any second
+    there are at most 1 + floor(1.02 * 0.98 * per_second) calls, which is at most `per_second` for every whole number.
     """
 
-    interval: float
-    tolerance: float
+    per_second: float
     next_at: float
 
     @classmethod
     def start(cls, per_second: float, now: float) -> "Pace":
-        interval = 1 / (per_second * (1 - BURST_SHARE))
-        burst = max(1, int(per_second * BURST_SHARE))
-        tolerance = (burst - 1) * interval
-        return cls(interval, tolerance, now + tolerance)
+        """Begin with nothing saved up and one interval's wait: whoever takes over, or wakes from a freeze, adds nothing
+        to what was sent just before."""
+        pace = cls(per_second, 0.0)
+        pace.next_at = now + pace.interval + CATCH_UP_SECONDS
+        return pace
+
+    @property
+    def interval(self) -> float:
+        return 1 / (self.per_second * AVERAGE_SHARE)
 
     def available(self, now: float) -> int:
-        """How many may go at this moment."""
-        saved = now + self.tolerance - max(self.next_at, now)
+        """How many may start at this moment."""
+        saved = now + CATCH_UP_SECONDS - max(self.next_at, now)
         return int(saved / self.interval + 1e-9) + 1 if saved >= -1e-9 else 0
 
     def take(self, count: int, now: float) -> None:
@@ -46,36 +50,87 @@ class Pace:
 
     def rest(self, seconds: float, now: float) -> None:
         """Nothing goes for so long: whoever counts on the other side counts differently."""
-        self.next_at = max(self.next_at, now + seconds + self.tolerance)
+        self.next_at = max(self.next_at, now + seconds + CATCH_UP_SECONDS)
+
+    def change(self, per_second: float, now: float) -> "Pace":
+        """Another limit from now on: what was saved up is lost, a rest goes on."""
+        changed = Pace.start(per_second, now)
+        changed.next_at = max(changed.next_at, self.next_at)
+        return changed
 
     def wait_seconds(self, now: float) -> float:
-        """Until the next one may go; 0 if one may go now."""
-        return max(0.0, self.next_at - self.tolerance - now)
+        """Until the next one may start; 0 if one may start now."""
+        return max(0.0, self.next_at - CATCH_UP_SECONDS - now)
+
+
+@dataclass(slots=True)
+class Budget:
+    """Calls to Meta at once, shared by the senders that one replica drives.
+
+    Half of them is kept for all in even shares, the other half goes to whoever needs more: a sender that Meta keeps
+    waiting can't take the calls of the others, and one alone can have all.
+    """
+
+    most: int
+    _held: dict[str, int] = field(default_factory=dict)
+    _senders: set[str] = field(default_factory=set)
+
+    def join(self, sender: str) -> None:
+        self._senders.add(sender)
+
+    def leave(self, sender: str) -> None:
+        """What it still holds, it gives back later."""
+        self._senders.discard(sender)
+
+    @property
+    def used(self) -> int:
+        return sum(self._held.values())
+
+    def room(self, sender: str) -> int:
+        """How many more this sender may take."""
+        share = max(1, self.most // 2 // max(1, len(self._senders)))
+        common = self.most - share * len(self._senders)
+        beyond = sum(max(0, held - share) for held in self._held.values())
+        kept = share - self._held.get(sender, 0)
+        return max(0, min(self.most - self.used, max(0, kept) + max(0, common - beyond)))
+
+    def take(self, sender: str, count: int) -> None:
+        self._held[sender] = self._held.get(sender, 0) + count
+
+    def give_back(self, sender: str, count: int) -> None:
+        left = self._held.get(sender, 0) - count
+        if left:
+            self._held[sender] = left
+        else:
+            self._held.pop(sender, None)
 
 
 @dataclass(slots=True)
 class PairPace:
     """One message per 6 s to one person; up to 45 within 6 s borrow from the future, and then silence pays it back
-    (Meta, "About the platform": 20 at once are about 2 minutes of silence)."""
+    (Meta, "About the platform": 20 at once are about 2 minutes of silence). A call may start up to `slack` seconds
+    after it was let go."""
 
+    slack: float = 0.0
     _bursts: dict[str, tuple[float, float]] = field(default_factory=dict)
     _size_max: int = 100_000
 
     def wait_seconds(self, person: str, now: float) -> float:
         started, paid_at = self._bursts.get(person, (now, now))
-        borrowing = now < started + PAIR_INTERVAL_SECONDS and paid_at - started < PAIR_BURST * PAIR_INTERVAL_SECONDS
+        within = now + self.slack < started + PAIR_INTERVAL_SECONDS
+        borrowing = within and paid_at - started < PAIR_BURST * PAIR_INTERVAL_SECONDS + self.slack
         return 0.0 if borrowing else max(0.0, paid_at - now)
 
     def take(self, person: str, now: float) -> None:
         started, paid_at = self._bursts.get(person, (now, now))
         if paid_at <= now:
-            started = paid_at = now
+            started, paid_at = now, now + self.slack
         self._bursts[person] = (started, paid_at + PAIR_INTERVAL_SECONDS)
         self._forget_the_paid(now)
 
     def copy(self) -> "PairPace":
         """For asking what would be, without taking anything."""
-        return PairPace(dict(self._bursts), self._size_max)
+        return PairPace(self.slack, dict(self._bursts), self._size_max)
 
     def give_back(self, person: str) -> None:
         """A call that surely was not taken counts for nothing: else retries would wait for each other."""

@@ -28,6 +28,8 @@ from dispatcher.store import Key
 
 RESULTS_AT_MOST = 200
 RESULTS_WITHIN_SECONDS = 0.01
+# A busy sender's results are stored in fewer transactions.
+BUSY_RESULTS, BUSY_WITHIN_SECONDS = 5, 0.04
 TRIES_KEPT = 20
 
 log = structlog.get_logger("sendwhy")
@@ -84,6 +86,8 @@ class Results:
         while True:
             batch = [await self._ended.get()]
             await asyncio.sleep(RESULTS_WITHIN_SECONDS)
+            if self._ended.qsize() >= BUSY_RESULTS:
+                await asyncio.sleep(BUSY_WITHIN_SECONDS)
             while len(batch) < RESULTS_AT_MOST and not self._ended.empty():
                 batch.append(self._ended.get_nowait())
             pause = 0.1

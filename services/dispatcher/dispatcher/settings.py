@@ -16,7 +16,8 @@ class Settings(PrivacySettings):
     receipt_ttl_seconds: int = Field(default=30 * 24 * 3600, ge=1)
     meta_connect_timeout_seconds: float = Field(default=5, gt=0)
     meta_read_timeout_seconds: float = Field(default=30, gt=0)
-    calls_in_flight_max: int = Field(default=200, ge=1, le=5000)
+    # Each is a connection: below the 1,024 open files that a process may have by default.
+    calls_in_flight_max: int = Field(default=800, ge=1, le=5000)
     quality_policy: Literal["block", "warn", "off"] = "block"
 
     @field_validator("token_encryption_key")

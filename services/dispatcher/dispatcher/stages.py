@@ -25,7 +25,7 @@ from sendwhy.privacy import ERASURE, Tagger, redacted
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
-from sendwhy.topics import Outgoing, Topic
+from sendwhy.topics import Outgoing, Topic, source_header
 
 from dispatcher import announce, holding, people_store, queue_store, reporting, store, sweeps
 from dispatcher.answers import HoldScope, verdict
@@ -54,6 +54,18 @@ STOP_IS_NEWS = timedelta(hours=1)
 CANCEL_STEPS_AT_ONCE = 5
 
 
+_OUR_SOURCE = source_header(Service.DISPATCHER)
+_STATUS = parse_json(StatusUpdated)
+
+
+def status_of_others(record: Record[None]) -> StatusUpdated | None:
+    """A status that somebody else tells; None for one of ours, which isn't read: that is one for every message."""
+    if record.header("ce_source") == _OUR_SOURCE:
+        return None
+    told: StatusUpdated = _STATUS(record)
+    return told
+
+
 class Stages:
     def __init__(self, runtime: Runtime, settings: Settings, fleet: Fleet, clock: Callable[[], datetime]) -> None:
         self._runtime, self._settings, self._fleet, self._clock = runtime, settings, fleet, clock
@@ -65,7 +77,7 @@ class Stages:
         stage(Topic.SEND_CANCELLED, parse_json(SendCancelled), self.on_cancelled)
         stage(Topic.CONTACT_UPDATED, parse_state(ContactUpdated), self.on_contacts)
         stage(Topic.MESSAGE_RECEIVED, parse_json(MessageReceived), self.on_inbound)
-        stage(Topic.STATUS_UPDATED, parse_json(StatusUpdated), self.on_statuses)
+        stage(Topic.STATUS_UPDATED, status_of_others, self.on_statuses)
         stage(Topic.TEMPLATE_REPORTED, parse_json(TemplateReported), self.on_template_reports)
         stage(Topic.SENDER_REPORTED, parse_json(SenderReported), self.on_sender_reports)
         erase = Eraser(self._clock, self._runtime.publish_soon).erase
@@ -298,11 +310,13 @@ class Stages:
 
     # --- status.updated ---
 
-    async def on_statuses(self, connection: Connection, records: Sequence[Record[StatusUpdated]]) -> Sequence[Outgoing]:
+    async def on_statuses(
+        self, connection: Connection, records: Sequence[Record[StatusUpdated | None]]
+    ) -> Sequence[Outgoing]:
+        events = [record.event for record in records if record.event is not None]
         told: dict[Key, StatusUpdated] = {}
         capped: dict[Key, datetime] = {}
-        for record in records:
-            event = record.event
+        for event in events:
             if event.service is Service.DISPATCHER or event.message_id is None or event.workspace_id is None:
                 continue
             key = (event.workspace_id, event.message_id)
@@ -311,7 +325,7 @@ class Stages:
             if event.reason and event.reason.code is ReasonCode.MARKETING_CAP_REACHED:
                 capped[key] = event.occurred_at + CAP
         # Senders are locked before messages, as everywhere.
-        await self._hold_senders(connection, [record.event for record in records])
+        await self._hold_senders(connection, events)
         if told:
             await self._taken(connection, told)
         if capped:

@@ -1,13 +1,16 @@
-"""When a wait is told: once a message and cause, and only above 10 s in all."""
+"""When a wait is told: once a message and cause, and only above 10 s in all; and what we tell we don't read again."""
 
 from datetime import timedelta
 
 import pytest
 from dispatcher import announce
 from dispatcher.decide import Waiting
+from dispatcher.stages import status_of_others
 from dispatcher_cases import NOW, message
-from sendwhy.events import SendHeld
-from sendwhy.reasons import ReasonCode
+from sendwhy.events import SendHeld, Status, StatusUpdated, event_id_of
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.stage import Record
+from sendwhy.topics import Outgoing, Topic, outgoing
 
 SECOND = timedelta(seconds=1)
 CODE = ReasonCode.TEMPORARY_FAILURE
@@ -40,3 +43,21 @@ def test_the_end_that_is_told_is_never_after_the_expiry() -> None:
         assert told is not None
         event = SendHeld.model_validate_json(told[1].value or b"")
         assert event.until == message().funded.expires_at
+
+
+def test_of_statuses_only_those_of_others_are_read() -> None:
+    def read(record: Outgoing) -> StatusUpdated | None:
+        return status_of_others(Record(None, Topic.STATUS_UPDATED, 0, 0, NOW, record.key, record.value, record.headers))
+
+    _, ours = announce.accepted(message(), "wamid.1", at=NOW, now=NOW, category=None, ttl=SECOND)
+    sent = StatusUpdated(
+        event_id=event_id_of("1", "sent"),
+        occurred_at=NOW,
+        observed_at=NOW,
+        service=Service.WEBHOOK_INGEST,
+        status=Status.SENT,
+    )
+    assert read(ours) is None
+    assert read(outgoing(sent, source=Service.WEBHOOK_INGEST)) == sent
+    # What carries no header may come from anybody, and is read.
+    assert read(Outgoing(Topic.STATUS_UPDATED, b"1", sent.to_json())) == sent

@@ -21,7 +21,7 @@ from dispatcher.decide import Lane, Message, Waiting
 from dispatcher.driver import Driver
 from dispatcher.erasures import Eraser
 from dispatcher.lease import Lease
-from dispatcher.limits import SILENT_MAX
+from dispatcher.limits import SILENT_MAX, Budget
 from dispatcher.queue_store import NewMessage
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
@@ -79,7 +79,7 @@ class World:
         self.answers: list[Any] = []
         self.calls: list[bytes] = []
         self.lease = Lease()
-        self.driver = Driver(SENDER.sender_id, self, self.settings, self, VAULT)  # type: ignore[arg-type]
+        self.driver = Driver(SENDER.sender_id, self, self.settings, self, VAULT, Budget(50))  # type: ignore[arg-type]
 
     def publish_soon(self) -> None: ...
 

@@ -156,7 +156,7 @@ async def test_evaluate_and_the_driver_agree(world: World, change: Change) -> No
         judged = await evaluation.judge(connection, [one.message for one in due], now)
         known_of = await world.driver._facts(connection, row, due, now)
         throttles = await claims.read_throttles(connection, "acme", ["black-friday"], now)
-        allowance = Allowance(100, world.driver._pairs, throttles)
+        allowance = Allowance(100, world.driver._pairs, throttles, lambda: 100.0)
         await allowance.load_tier(connection, row.sender, due, now)
         verdicts = {one.message.key: allowance.judge(one, known_of[one.message.key], now) for one in due}
     for one, (_, checks) in zip(due, judged, strict=True):

@@ -19,6 +19,7 @@ from dispatcher.decide import Lane, Message, Waiting
 from dispatcher.driver import Driver
 from dispatcher.holds import ANSWER, Refusal
 from dispatcher.lease import Lease
+from dispatcher.limits import Budget
 from dispatcher.queue_store import NewMessage
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
@@ -156,7 +157,7 @@ class Company:
 
     @asynccontextmanager
     async def driving(self, *sender_ids: str) -> AsyncIterator[None]:
-        drivers = [Driver(one, self, self.settings, self, VAULT) for one in sender_ids]  # type: ignore[arg-type]
+        drivers = [Driver(one, self, self.settings, self, VAULT, Budget(100)) for one in sender_ids]  # type: ignore[arg-type]
         lease = Lease()
         lease.renew(float("inf"))
         async with self.database() as connection:

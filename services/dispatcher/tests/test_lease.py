@@ -1,7 +1,7 @@
 """A lease ends before anybody else can have the lock, whatever happened to the process in between."""
 
-from dispatcher.driver import CALL_STARTS_WITHIN_SECONDS
 from dispatcher.lease import FROZEN_AFTER_SECONDS, SILENCE_ENDS_SESSIONS, Lease
+from dispatcher.starts import CALL_STARTS_WITHIN_SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 

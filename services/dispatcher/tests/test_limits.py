@@ -1,12 +1,14 @@
 """Paces hold in every stretch of time, whatever the moments at which somebody asks."""
 
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 from dispatcher.limits import (
     OUTAGE_MAX,
     PAIR_BURST,
     SILENT_MAX,
+    Budget,
     Circuit,
     Pace,
     PairPace,
@@ -16,6 +18,7 @@ from dispatcher.limits import (
     throttle_take,
     throttle_within,
 )
+from dispatcher.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,9 +43,9 @@ def test_never_more_than_the_limit_in_any_one_second(per_second: int, gaps: list
 
 
 def test_a_driver_that_wakes_adds_no_burst() -> None:
-    pace = Pace.start(80, 0.0)
-    assert pace.available(0.0) == 1
-    assert pace.available(3600.0) <= 4
+    pace = Pace.start(1000, 0.0)
+    assert pace.available(0.0) == 0
+    assert pace.available(3600.0) <= 20
 
 
 @given(st.sampled_from([1, 10, 80, 1000]))
@@ -125,6 +128,63 @@ def test_who_goes_within_ten_seconds_is_known() -> None:
     assert throttle_within(Throttle(60, 5), 10, NOW) == 5
     assert throttle_within(Throttle(60, None, NOW + timedelta(seconds=8)), 10, NOW) == 3
     assert throttle_within(Throttle(1, None, NOW + timedelta(seconds=30)), 10, NOW) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.05, 0.3, 1.0, 5.9, 6.0, 7.0, 40.0, 300.0]), st.booleans()), max_size=200
+    ),
+    st.sampled_from([0.0, 0.2]),
+    st.randoms(use_true_random=False),
+)
+def test_meta_never_sees_a_person_too_often(gaps: list[tuple[float, bool]], slack: float, dice: Random) -> None:
+    """Meta's rule: a burst of up to 45 within 6 s, then 6 s of silence for each of it, whenever calls start within the
+    slack, and whether we ask every second or only at the moment that we were told."""
+    pairs = PairPace(slack)
+    now, starts = 0.0, [-1e9]
+    for gap, waits in gaps:
+        now += gap
+        if waits:
+            now += pairs.wait_seconds("ines", now)
+        if pairs.wait_seconds("ines", now) <= 0:
+            pairs.take("ines", now)
+            starts.append(max(starts[-1], now + dice.uniform(0, slack)))
+    burst_at, count = -1e9, 0
+    for at in starts[1:]:
+        if at < burst_at + 6:
+            count += 1
+        else:
+            assert at >= burst_at + 6 * count - 1e-6
+            burst_at, count = at, 1
+        assert count <= PAIR_BURST
+
+
+@given(st.integers(1, 2000), st.lists(st.integers(1, 2000), min_size=1, max_size=60))
+def test_no_sender_takes_the_calls_of_the_others(most: int, wants: list[int]) -> None:
+    """However much each sender wants and never gives back, the last to come still gets its share."""
+    budget = Budget(most)
+    for sender in map(str, range(len(wants) + 1)):
+        budget.join(sender)
+    for _ in range(3):
+        for number, want in enumerate(wants):
+            budget.take(str(number), min(want, budget.room(str(number))))
+    assert budget.used <= most
+    share = most // 2 // (len(wants) + 1)
+    assert budget.room(str(len(wants))) >= share
+
+
+def test_a_sender_alone_can_have_all_and_gives_it_back() -> None:
+    budget = Budget(Settings.model_fields["calls_in_flight_max"].default)
+    budget.join("a")
+    # Meta's fastest number, at 300 ms, twice over.
+    assert budget.room("a") >= 1000 * 0.3 * 2
+    budget.take("a", budget.room("a"))
+    assert budget.room("a") == 0
+    budget.leave("a")
+    budget.join("b")
+    assert budget.room("b") == 0
+    budget.give_back("a", budget.used)
+    assert budget.room("b") == budget.most
 
 
 @given(st.lists(st.booleans(), max_size=60))
