@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from meta_simulator.messages import Addressed, addressee, check_body, check_template, read_json
+from meta_simulator.components import check_template
+from meta_simulator.messages import Addressed, addressee, check_body, read_json
 
 TEXT = {"messaging_product": "whatsapp", "to": "447700900142", "type": "text", "text": {"body": "Hi"}}
 
@@ -88,8 +89,8 @@ def _call(*, texts: tuple[Any, ...] = ("Ines", "4711"), header: str = "image", u
         (_call(), None),
         (_call(texts=("Ines",)), 132000),
         (_call(texts=("Ines", "4711", "more")), 132000),
-        (_call(url=False), 132000),
-        ({}, 132000),
+        (_call(url=False), 131008),
+        ({}, 132012),
         (_call(header="video"), 132012),
         (_call(texts=("Ines", None)), 131008),
         (_call(texts=("Ines", "a\nb")), 132018),
