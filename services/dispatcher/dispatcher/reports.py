@@ -6,7 +6,7 @@ everything is read tolerantly.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sendwhy.events import EARLIEST, LATEST, Reason, reason
@@ -37,6 +37,12 @@ _STOPPING_RESTRICTIONS = (
     "RESTRICTED_BIZ_INITIATED_MESSAGING",
     "RESTRICTED_CUSTOMER_INITIATED_MESSAGING",
 )
+
+
+def told_at(occurred_at: datetime) -> datetime:
+    """Until when a report may have been made: Meta dates it in whole seconds, so one of the same second as a reading of
+    ours may tell what came after it."""
+    return occurred_at if occurred_at.microsecond else occurred_at + timedelta(microseconds=999_999)
 
 
 def template_after(known: TemplateRow, field: str, value: Mapping[str, Any], at: datetime) -> TemplateRow:

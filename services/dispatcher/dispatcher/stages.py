@@ -47,7 +47,7 @@ from dispatcher.erasures import CAP, Eraser, forget_phones, of_erased
 from dispatcher.fleet import Fleet
 from dispatcher.holds import WEBHOOK, Refusal
 from dispatcher.queue_store import NewMessage
-from dispatcher.reports import AccountChange, account_change, template_after
+from dispatcher.reports import AccountChange, account_change, template_after, told_at
 from dispatcher.settings import Settings
 from dispatcher.store import Key, SenderRow
 
@@ -355,8 +355,9 @@ class Stages:
             for row in senders:
                 await store.want_sync(connection, row.sender.sender_id, self._clock())
             return
-        after = template_after(known, event.field, event.raw, event.occurred_at)
-        if after == known or (known.template.said_at and event.occurred_at < known.template.said_at):
+        at = told_at(event.occurred_at)
+        after = template_after(known, event.field, event.raw, at)
+        if after == known or (known.template.said_at and at < known.template.said_at):
             return
         saved = await store.save_templates(connection, event.waba_id, [after])
         await self._announce(connection, announce.templates_updated(saved, self._clock()))
