@@ -21,9 +21,7 @@ _NODE = "/v{major:int}.{minor:int}/{node}"
 _SEND = re.compile(r"/v\d+\.\d+/([^/]+)/messages")
 
 
-def make_app(seed: Seed) -> ASGIApp:
-    world = World()
-
+def make_app(world: World, seed: Seed) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         world.seed(seed)
@@ -36,9 +34,8 @@ def make_app(seed: Seed) -> ASGIApp:
         Route(_NODE, recorded(world, get_node), methods=["GET"]),
         *control_routes(world),
     ]
-    return _SendsFirst(
-        world, Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
-    )
+    others = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    return _SendsFirst(world, others)
 
 
 class _SendsFirst:

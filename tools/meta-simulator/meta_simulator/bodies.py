@@ -149,6 +149,12 @@ class Settings(Body):
         return self
 
 
+class Outage(Body):
+    """For how many (real) seconds every connection is refused, the controls' too."""
+
+    seconds: float = Field(gt=0, le=3600)
+
+
 class Event(Body):
     """A webhook made by hand: `field` and `value` of an account, or a whole `body` for a number."""
 

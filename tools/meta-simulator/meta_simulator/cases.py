@@ -19,7 +19,7 @@ from meta_simulator.world import Line, World, make_wamid, written
 MINUTE, DAY = 60.0, 86_400.0
 ALMOST_A_DAY = DAY - 60
 BATCH = 1000
-BATCH_TEXT = 2_600
+BATCH_TEXT = 2_500
 STRANGER = "15550000000"
 UNICODE = "Grüße 50 % <a/b> & “€” 🙂 \\ / é"
 

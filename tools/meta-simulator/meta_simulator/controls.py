@@ -13,7 +13,18 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from meta_simulator.accounts import change_template
-from meta_simulator.bodies import Account, Body, CasePlay, Event, Inbound, Number, Recipient, Settings, TemplatePatch
+from meta_simulator.bodies import (
+    Account,
+    Body,
+    CasePlay,
+    Event,
+    Inbound,
+    Number,
+    Outage,
+    Recipient,
+    Settings,
+    TemplatePatch,
+)
 from meta_simulator.cases import Unplayable, play_case, verify
 from meta_simulator.errors import Json
 from meta_simulator.messages import digits, read_json
@@ -22,6 +33,7 @@ from meta_simulator.webhooks import Webhook
 from meta_simulator.world import Call, World, written
 
 LINES_AT_ONCE = 500
+ANSWER_SECONDS = 0.05
 
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
@@ -160,6 +172,23 @@ async def post_case(world: World, request: Request) -> Response:
         raise Unreadable(str(error)) from error
 
 
+async def post_down(world: World, request: Request) -> Response:
+    outage = await _read(request, Outage)
+    go_down = world.go_down
+    if go_down is None:
+        raise Unreadable("this server can't go down", 501)
+
+    async def soon() -> None:
+        # After this answer, which would be cut too.
+        await asyncio.sleep(ANSWER_SECONDS)
+        await go_down(outage.seconds)
+
+    task = asyncio.create_task(soon())
+    world.playing.add(task)
+    task.add_done_callback(world.playing.discard)
+    return JSONResponse({"success": True}, headers={"connection": "close"})
+
+
 async def get_calls(world: World, request: Request) -> Response:
     return _lines(request, world.calls, _call_line)
 
@@ -270,6 +299,7 @@ def control_routes(world: World) -> list[Route]:
         route("/inbound", post_inbound, "POST"),
         route("/cases/{name}", post_case, "POST"),
         route("/settings", put_settings, "PUT"),
+        route("/down", post_down, "POST"),
         route("/events", post_event, "POST"),
         route("/verify/{number_id}", post_verify, "POST"),
         route("/calls", get_calls, "GET"),

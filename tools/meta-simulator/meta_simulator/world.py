@@ -8,7 +8,9 @@ import secrets
 import time
 import zlib
 from collections import deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from meta_simulator.bodies import Account, Delays, Inbound, Number, Recipient, Seed, Settings, Template
 from meta_simulator.clock import Clock
@@ -109,6 +111,7 @@ class World:
         self.webhooks: deque[Webhook] = deque(maxlen=WEBHOOKS_KEPT)
         self.pairs = PairRate()
         self.playing: set[asyncio.Task[None]] = set()
+        self.go_down: Callable[[float], Coroutine[Any, Any, None]] | None = None
         self._templates: dict[tuple[str, str, str], Template] = {}
         self._accounts_of: dict[str, set[str]] = {}
         self._people: dict[str, Person] = {}
