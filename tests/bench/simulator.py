@@ -102,7 +102,7 @@ async def main(sends: int) -> None:
         }
         await control(http, f"{base}/_sim/numbers/{NUMBER}", number)
         silent = {"latency_ms": 0, "answers": {"accepted_then_silence": 1.0}}
-        took = []
+        took: list[float] = []
         for settings, webhooks in ((silent, 0), ({"latency_ms": 0}, 3)):
             await control(http, f"{base}/_sim/settings", settings)
             before = cpu(process)
