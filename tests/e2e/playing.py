@@ -319,8 +319,10 @@ async def _hears(scene: Scene, contact_id: str, messages: int = 1) -> None:
     """An agent answers what stands in the thread: until the person's messages do."""
 
     async def heard() -> bool:
-        thread = await scene.ok("GET", "message-log", f"/threads/{contact_id}")
-        return len([item for item in thread["items"] if item["direction"] == "in"]) >= messages
+        path = f"/v1/workspaces/{scene.workspace}/threads/{contact_id}"
+        answer = await scene.call("GET", scene.at("message-log", path))
+        items = answer.json()["items"] if answer.status_code == 200 else []
+        return len([item for item in items if item["direction"] == "in"]) >= messages
 
     await until(heard, f"{contact_id} wrote", PATIENCE_SECONDS)
 
