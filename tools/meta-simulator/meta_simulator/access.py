@@ -23,7 +23,8 @@ class Credentials:
 
 def credentials(request: Request) -> Credentials:
     """Of the header Authorization, else of the query; the proof is always a query parameter."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    given = next((value for name, value in request.scope["headers"] if name == b"authorization"), b"").decode("latin-1")
+    scheme, _, token = given.partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else None
     if not request.scope["query_string"]:
         return Credentials(bearer)

@@ -128,7 +128,7 @@ def upgrade_throughput(world: World, line: Line) -> None:
     world.set_number(line.id, line.number.model_copy(update={"messages_per_second": HIGH_THROUGHPUT}))
     limit = tier(world.account_of(line).messaging_limit)
     value = {
-        "display_phone_number": line.metadata["display_phone_number"],
+        "display_phone_number": line.display,
         "event": "THROUGHPUT_UPGRADE",
         "current_limit": limit,
         "max_daily_conversations_per_business": limit,

@@ -1,9 +1,11 @@
 """The bodies of the simulator's own controls, and what it keeps of them."""
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
 
+from meta_simulator.components import Plan, plan_of
 from meta_simulator.errors import Json
 from meta_simulator.messages import digits
 
@@ -26,6 +28,11 @@ class Template(Body):
     components: list[Json] | None = None
     quality_score: str = "GREEN"
     rejected_reason: str = "NONE"
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """What a call must bring; None where anything goes."""
+        return None if self.components is None else plan_of(self.components)
 
 
 class Account(Body):

@@ -160,7 +160,7 @@ def _upgrades(world: World, line: Line, play: CasePlay) -> Json:
 
 def _pin_is_reset(world: World, line: Line, _play: CasePlay) -> Json:
     value = {
-        "display_phone_number": line.metadata["display_phone_number"],
+        "display_phone_number": line.display,
         "event": "PIN_RESET_REQUEST",
         "requester": "61500000011122",
     }
@@ -297,7 +297,7 @@ def _several(world: World, line: Line, play: CasePlay) -> Json:
     entry = world.entry(line, {"contacts": contacts, "messages": [first, second]})
     statuses = world.entry(line, {"statuses": [_stray_status(), _stray_status()], "errors": [_some_error()]})
     entry["changes"] += statuses["changes"]
-    security = {"display_phone_number": line.metadata["display_phone_number"], "event": "PIN_CHANGED"}
+    security = {"display_phone_number": line.display, "event": "PIN_CHANGED"}
     other = {
         "id": line.number.waba_id,
         "time": int(time.time()),

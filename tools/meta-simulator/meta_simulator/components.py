@@ -8,8 +8,7 @@ from typing import Any
 from meta_simulator.checks import objects, one_of
 from meta_simulator.errors import Json, Refusal
 
-BODY_MAX = 1024
-HEADER_MAX = 60
+LENGTHS = {"body": 1024, "header": 60}
 COUPON_MAX = 20
 COMPONENTS = ("BODY", "BUTTON", "CAROUSEL", "FOOTER", "HEADER", "LIMITED_TIME_OFFER", "ORDER_STATUS")
 SUB_TYPES = (
@@ -24,12 +23,48 @@ _MEDIA = ("IMAGE", "VIDEO", "DOCUMENT", "GIF")
 _LOCALIZED = {"CURRENCY": "currency", "DATE_TIME": "date_time"}
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """`kind`: TEXT, a medium, LOCATION, COUPON_CODE, LIMITED_TIME_OFFER; `names` of its placeholders."""
+
+    kind: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a template needs, by place; `lengths` of the texts around its placeholders; a plan for each card."""
+
+    wanted: dict[str, _Wanted]
+    buttons: tuple[str, ...]
+    lengths: dict[str, int]
+    cards: "tuple[Plan, ...] | None"
+
+
+def plan_of(components: list[Json]) -> Plan:
+    carousel = next((each for each in components if _kind(each) == "CAROUSEL"), None)
+    cards = None
+    if carousel is not None:
+        cards = tuple(plan_of(objects(card.get("components"))) for card in objects(carousel.get("cards")))
+    texts = {_kind(each).lower(): str(each.get("text", "")) for each in reversed(components)}
+    lengths = {place: len(_PLACEHOLDER.sub("", texts.get(place, ""))) for place in LENGTHS}
+    return Plan(dict(_wanted(components)), _buttons_of(components), lengths, cards)
+
+
 def check_template(call: Json, components: list[Json], parameter_format: str) -> Refusal | None:
+    return check_call(call, plan_of(components), parameter_format)
+
+
+def check_call(call: Json, plan: Plan, parameter_format: str) -> Refusal | None:
     given = objects(call.get("components"))
     for number, component in enumerate(given):
         if wrong := _check_component(component, number):
             return wrong
-    return _check_places(given, components, parameter_format) or _check_cards(given, components, parameter_format)
+    return _check_places(given, plan, parameter_format) or _check_cards(given, plan, parameter_format)
+
+
+def _kind(component: Json) -> str:
+    return str(component.get("type", "")).upper()
 
 
 def _check_component(component: Json, number: int) -> Refusal | None:
@@ -47,27 +82,19 @@ def _check_component(component: Json, number: int) -> Refusal | None:
     return one_of(component.get("sub_type"), SUB_TYPES, f"{place}['sub_type']")
 
 
-def _check_places(given: list[Json], components: list[Json], style: str) -> Refusal | None:
+def _check_places(given: list[Json], plan: Plan, style: str) -> Refusal | None:
     by_place = {_place(each): each for each in given}
-    wanted = dict(_wanted(components))
-    for place, want in wanted.items():
+    for place, want in plan.wanted.items():
         if refusal := _check_place(place, want, objects(by_place.get(place, {}).get("parameters")), style):
             return refusal
-    buttons = _buttons_of(components)
     for place, component in by_place.items():
-        if place not in wanted and (refusal := _check_unwanted(place, component, buttons)):
+        if place not in plan.wanted and (refusal := _check_unwanted(place, component, plan.buttons)):
             return refusal
-    body = objects(by_place.get("body", {}).get("parameters"))
-    header = objects(by_place.get("header", {}).get("parameters"))
-    return _check_length(components, "BODY", body, BODY_MAX) or _check_length(components, "HEADER", header, HEADER_MAX)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """`kind`: TEXT, a medium, LOCATION, COUPON_CODE, LIMITED_TIME_OFFER; `names` of its placeholders."""
-
-    kind: str
-    names: tuple[str, ...]
+    for place, longest in LENGTHS.items():
+        texts = [str(each.get("text", "")) for each in objects(by_place.get(place, {}).get("parameters"))]
+        if plan.lengths[place] + sum(map(len, texts)) > longest:
+            return Refusal(132005)
+    return None
 
 
 def _place(component: Json) -> str:
@@ -77,7 +104,7 @@ def _place(component: Json) -> str:
 
 def _wanted(components: list[Json]) -> Iterable[tuple[str, _Wanted]]:
     for component in components:
-        kind = str(component.get("type", "")).upper()
+        kind = _kind(component)
         media = str(component.get("format", "TEXT")).upper()
         if kind == "HEADER" and media != "TEXT":
             yield "header", _Wanted(media, ("1",))
@@ -96,7 +123,7 @@ def _has_expiration(component: Json) -> bool:
 
 def _wanted_buttons(buttons: list[Json]) -> Iterable[tuple[str, _Wanted]]:
     for index, button in enumerate(buttons):
-        kind = str(button.get("type", "")).upper()
+        kind = _kind(button)
         if (kind == "URL" and (names := _placeholders(button.get("url")))) or (kind == "OTP" and (names := ("1",))):
             yield f"button {index}", _Wanted("TEXT", names)
         elif kind == "COPY_CODE":
@@ -107,12 +134,12 @@ def _placeholders(text: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_PLACEHOLDER.findall(text))) if isinstance(text, str) else ()
 
 
-def _buttons_of(components: list[Json]) -> list[str]:
-    found = [each for each in components if str(each.get("type", "")).upper() == "BUTTONS"]
-    return [str(button.get("type", "")).upper() for each in found for button in objects(each.get("buttons"))]
+def _buttons_of(components: list[Json]) -> tuple[str, ...]:
+    found = [each for each in components if _kind(each) == "BUTTONS"]
+    return tuple(_kind(button) for each in found for button in objects(each.get("buttons")))
 
 
-def _check_unwanted(place: str, component: Json, buttons: list[str]) -> Refusal | None:
+def _check_unwanted(place: str, component: Json, buttons: tuple[str, ...]) -> Refusal | None:
     """Parameters where the template has nothing to fill in. A quick reply or a flow may carry a payload."""
     parameters = objects(component.get("parameters"))
     if not place.startswith("button"):
@@ -192,24 +219,16 @@ def _count_mismatch(place: str, got: int, wanted: int) -> Refusal:
     )
 
 
-def _check_length(components: list[Json], kind: str, parameters: list[Json], longest: int) -> Refusal | None:
-    component = next((each for each in components if str(each.get("type", "")).upper() == kind), {})
-    length = len(_PLACEHOLDER.sub("", str(component.get("text", ""))))
-    length += sum(len(str(each.get("text", ""))) for each in parameters)
-    return Refusal(132005) if length > longest else None
-
-
-def _check_cards(given: list[Json], components: list[Json], style: str) -> Refusal | None:
+def _check_cards(given: list[Json], plan: Plan, style: str) -> Refusal | None:
     """A carousel needs each of its cards, with parameters that fit the card's own components."""
-    carousel = next((each for each in components if str(each.get("type", "")).upper() == "CAROUSEL"), None)
-    called = next((each for each in given if str(each.get("type", "")).lower() == "carousel"), None)
-    if carousel is None:
+    called = next((each for each in given if _kind(each) == "CAROUSEL"), None)
+    if plan.cards is None:
         return None if called is None else Refusal(132012, "carousel: The template has no carousel")
-    wanted, cards = objects(carousel.get("cards")), objects((called or {}).get("cards"))
+    cards = objects((called or {}).get("cards"))
     by_index = {str(card.get("card_index", index)): card for index, card in enumerate(cards)}
-    if len(cards) != len(wanted) or set(by_index) != {str(index) for index in range(len(wanted))}:
-        return Refusal(132012, f"carousel: expected {len(wanted)} cards, received {len(cards)}")
-    for index, card in enumerate(wanted):
-        if refusal := check_template(by_index[str(index)], objects(card.get("components")), style):
+    if len(cards) != len(plan.cards) or set(by_index) != {str(index) for index in range(len(plan.cards))}:
+        return Refusal(132012, f"carousel: expected {len(plan.cards)} cards, received {len(cards)}")
+    for index, card in enumerate(plan.cards):
+        if refusal := check_call(by_index[str(index)], card, style):
             return refusal
     return None

@@ -53,7 +53,7 @@ class Addressed:
 def read_json(raw: bytes) -> Any:
     """Strict UTF-8 JSON, whatever it holds. Raises ValueError."""
     try:
-        return json.loads(raw.decode(), parse_constant=_no_constant)
+        return _DECODER.decode(raw.decode())
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -62,8 +62,12 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_NO_DIGITS = re.compile(r"[^0-9]")
+
+
 def digits(phone: str) -> str:
-    return re.sub(r"[^0-9]", "", phone)
+    return _NO_DIGITS.sub("", phone)
 
 
 def addressee(body: Json) -> Addressed | Refusal:
@@ -73,9 +77,10 @@ def addressee(body: Json) -> Addressed | Refusal:
         return Addressed(recipient, recipient, by_user_id=True)
     if to is None or to == "":
         return Refusal(100, message="(#100) The parameter to is required.")
-    if not isinstance(to, str | int) or not 5 <= len(digits(str(to))) <= 20:
+    phone = digits(str(to)) if isinstance(to, str | int) else ""
+    if not 5 <= len(phone) <= 20:
         return Refusal(131009, "Recipient phone number is not valid")
-    return Addressed(str(to), digits(str(to)), by_user_id=False)
+    return Addressed(str(to), phone, by_user_id=False)
 
 
 def check_body(body: Json) -> Refusal | None:

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from meta_simulator.access import BAD_TOKEN, Credentials, check_proof, credentials
 from meta_simulator.bodies import Template
-from meta_simulator.components import check_template
+from meta_simulator.components import check_call
 from meta_simulator.errors import Json, Refusal, error_answer, unknown_object
 from meta_simulator.following import follow
-from meta_simulator.messages import Addressed, addressee, check_body, digits, read_json
+from meta_simulator.messages import Addressed, addressee, check_body, read_json
 from meta_simulator.scenarios import OK, SCENARIOS, Scenario
 from meta_simulator.wire import Fault, NoAnswer, break_answer
 from meta_simulator.world import Call, Line, Message, Person, World, make_wamid
@@ -187,12 +187,12 @@ class _Send:
         wrong = check_body(self.body)
         if wrong:
             return wrong
-        if self.to.key == digits(self.line.number.display_phone_number):
+        if self.to.key == self.line.display:
             return Refusal(131021)
         if isinstance(template, Refusal):
             return template
-        if template and template.components is not None:
-            wrong = check_template(self.body["template"], template.components, template.parameter_format)
+        if template and template.plan is not None:
+            wrong = check_call(self.body["template"], template.plan, template.parameter_format)
         if wrong:
             return wrong
         paced = self.world.pairs.take(self.line.id, self.to.key, self.world.clock.now())

@@ -53,14 +53,12 @@ class Line:
     number: Number
     throughput: Throughput
     outbox: Outbox
+    display: str = ""
     maintenance_until: float = 0.0
 
     @property
     def metadata(self) -> Json:
-        return {
-            "display_phone_number": digits(self.number.display_phone_number),
-            "phone_number_id": self.id,
-        }
+        return {"display_phone_number": self.display, "phone_number_id": self.id}
 
 
 @dataclass(slots=True)
@@ -162,7 +160,7 @@ class World:
             self.lines[number_id] = line
         if line.number.messages_per_second != number.messages_per_second:
             line.throughput = Throughput(number.messages_per_second)
-        line.number = number
+        line.number, line.display = number, digits(number.display_phone_number)
         self._accounts_of = {}
         for each in self.lines.values():
             if each.number.access_token:
@@ -339,9 +337,12 @@ def _scenario_of(recipient: Recipient) -> Scenario:
     return known if recipient.times is None else known.lasting(recipient.times)
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
 def written(entry: Json) -> bytes:
     r"""As Meta writes it, unicode as \uXXXX and slashes escaped: whoever signs a re-serialised body finds out."""
-    return json.dumps(entry, separators=(",", ":")).replace("/", "\\/").encode()
+    return _ENCODER.encode(entry).replace("/", "\\/").encode()
 
 
 def make_wamid(phone: str, *, inbound: bool = False) -> str:
