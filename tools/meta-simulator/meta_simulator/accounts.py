@@ -103,17 +103,17 @@ def tier(limit: int | None) -> str:
 # Account and number
 
 
-def tell_of_restriction(world: World, waba_id: str, ends_at: float) -> None:
+def tell_of_restriction(world: World, waba_id: str, expiration: int) -> None:
     world.tell_account(
         waba_id, "account_update", {"event": "ACCOUNT_VIOLATION", "violation_info": {"violation_type": "ALCOHOL"}}
     )
     restrictions = [
         {
             "restriction_type": "RESTRICTED_BIZ_INITIATED_MESSAGING",
-            "expiration": int(ends_at),
+            "expiration": expiration,
             "remediation": "Review your messaging practices.",
         },
-        {"restriction_type": "RESTRICTED_ADD_PHONE_NUMBER_ACTION", "expiration": int(ends_at)},
+        {"restriction_type": "RESTRICTED_ADD_PHONE_NUMBER_ACTION", "expiration": expiration},
     ]
     world.tell_account(waba_id, "account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": restrictions})
 

@@ -90,10 +90,11 @@ def _limit_raised(world: World, line: Line, _play: CasePlay) -> Json:
 
 def _restricted(world: World, line: Line, play: CasePlay) -> Json:
     seconds = play.seconds or MINUTE
-    ends_at = time.time() + world.clock.real(seconds)
+    # Told in whole seconds: whoever comes at that moment must not be too early.
+    expiration = math.ceil(time.time() + world.clock.real(seconds))
     world.block(line.number.waba_id, 368, seconds)
-    accounts.tell_of_restriction(world, line.number.waba_id, ends_at)
-    return {"expiration": int(ends_at)}
+    accounts.tell_of_restriction(world, line.number.waba_id, expiration)
+    return {"expiration": expiration}
 
 
 def _disabled(world: World, line: Line, play: CasePlay) -> Json:
