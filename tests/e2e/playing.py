@@ -515,9 +515,10 @@ async def _gather(someone: Outside, facts: Facts) -> None:
 
     with suppress(AssertionError):  # the test of the case that lacks one tells so
         await until(all_told, "all texts are told", PATIENCE_SECONDS)
-    for topic in ("status.updated", "send.rejected", "sender.reported", "template.reported", "dead.letters"):
-        records = await someone.records(topic, holding="{")
-        facts.events[topic] = [_event(record) for record in records]
+    for topic in ("status.updated", "sender.reported"):
+        told = [_event(record) for record in await someone.records(topic, holding="{")]
+        # A record may come twice, with the same id.
+        facts.events[topic] = list({event["event_id"]: event for event in told if "event_id" in event}.values())
     for what, rows in (("calls", facts.calls), ("webhooks", facts.webhooks)):
         rows += [json.loads(line) for line in (await someone.sim("GET", f"/{what}")).text.splitlines()]
     facts.scenes["scenarios"] = {"names": (await someone.sim("GET", "/scenarios")).json()}
@@ -528,6 +529,6 @@ async def _gather(someone: Outside, facts: Facts) -> None:
 def _event(record: Any) -> Json:
     try:
         told = json.loads(record.value)
-    except ValueError:
-        return {}
+    except (ValueError, RecursionError):
+        return {}  # rubbish of another test
     return told if isinstance(told, dict) else {}
