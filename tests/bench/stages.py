@@ -308,8 +308,8 @@ async def simulator() -> AsyncIterator[tuple[psutil.Process, str]]:
 
 
 def show(took: dict[str, list[Took]]) -> None:
-    columns = ("service", "messages/s", "own µs", "Kafka µs", "PostgreSQL µs", "simulator µs", "start s")
-    table = Table(*columns, title="CPU per message, and of the start")
+    columns = ("service", "messages/s", "own", "Kafka", "PostgreSQL", "simulator", "start s")
+    table = Table(*columns, title="CPU per message in µs, and of the start in s")
     for service, (small, large) in took.items():
         each = (large.own - small.own) / (large.messages - small.messages)
         servers = [seconds / large.messages for seconds in (large.kafka, large.postgres, large.simulator)]
