@@ -22,6 +22,8 @@ ORDER_UPDATE: Json = {
     "content": template("4711", name="order_update", language="en_US"),
 }
 PATIENCE_SECONDS = 110
+# How long a passing state lasts: a message must get into it also on a machine that is busy with other things.
+STATE_SECONDS = 25
 _people = itertools.count(int(str(uuid.uuid4().int)[:7]) + 10_000_000)
 
 
@@ -75,7 +77,8 @@ class Scene(Outside):
         while True:
             told = await self.message(message_id) or {}
             said = (told.get("waiting") or {}).get("cause") if status == "waiting" else code_of(told)
-            if (told.get("status"), said) == (status, cause) or time.monotonic() > deadline:
+            too_late = status == "waiting" and told.get("status") == "read"
+            if (told.get("status"), said) == (status, cause) or too_late or time.monotonic() > deadline:
                 return told
             await asyncio.sleep(0.3)
 
@@ -200,10 +203,10 @@ async def failed_and_held(cast: Cast, scenario: str, reason: str) -> Json:
 
 
 async def throughput(cast: Cast) -> Json:
-    """Meta allows a quarter of the pace that it tells."""
+    """Meta allows less than any machine sends, and far less than it tells."""
     scene = cast()
-    await scene.set_up(per_second=20)
-    names = [f"m{number}" for number in range(80)]
+    await scene.set_up(per_second=2)
+    names = [f"m{number}" for number in range(20)]
     people = [(name, scene.person()) for name in names]
     await scene.contacts(people)
     await scene.publish(*(scene.request(name, name) for name in names))
@@ -215,7 +218,7 @@ async def upgrade(cast: Cast) -> Json:
     scene = cast()
     await scene.set_up()
     await scene.meets("during")
-    await scene.play("throughput_upgrade", seconds=4)
+    await scene.play("throughput_upgrade", seconds=STATE_SECONDS)
     await scene.publish(scene.request("during", "during"))
     during = await scene.becomes("during", "read")
     sender = await scene.sender_becomes(lambda sender: sender["messages_per_second"] == 1000, "1,000 a second")
@@ -269,7 +272,7 @@ async def category(cast: Cast) -> Json:
     phone = scene.person()
     await scene.behaves(phone, "ok")
     await scene.contact("nobody", phone, "NOT_SUBSCRIBED")
-    await scene.play("template_category_moved", template={"name": "order_update"}, seconds=8)
+    await scene.play("template_category_moved", template={"name": "order_update"}, seconds=STATE_SECONDS)
     await scene.publish(scene.request("noticed", "nobody", **ORDER_UPDATE))
     noticed = await scene.becomes("noticed", "read")
     moved = await scene.template_becomes(
@@ -421,7 +424,7 @@ async def unavailable(cast: Cast, case: str) -> Json:
     scene = cast()
     await scene.set_up()
     await scene.meets("waits")
-    played = await scene.play(case, seconds=9)
+    played = await scene.play(case, seconds=STATE_SECONDS)
     sender = await scene.sender_becomes(lambda sender: sender["hold"] is not None, case)
     await scene.publish(scene.request("waits", "waits"))
     waits = await scene.becomes("waits", "waiting", "SENDER_NOT_AVAILABLE")
