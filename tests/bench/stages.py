@@ -7,7 +7,8 @@ the service runs alone, and ends when nothing is left. Its CPU counts from the b
 goes unseen. What of that its start takes is found by going the way twice, with a fifth and with all of the messages:
 what the difference costs is the price of a message, the rest is the start.
 
-Each service's CPU is that of its process only; Kafka's and PostgreSQL's, of the larger round, stand in their own
+Each service's CPU is that of its process only; Kafka's, PostgreSQL's and the simulator's (which takes the sends and
+makes three webhooks each, but posts none here: see tests/bench/simulator.py), of the larger round, stand in their own
 columns. Figures are printed, never asserted: machines are shared, and starts differ by some 0.1 s of CPU, which is
 40 µs a message with --messages 3000 and 6 with 20,000.
 """
@@ -51,19 +52,23 @@ console = Console()
 
 @dataclass
 class Took:
-    """What one stage took for a round: CPU seconds of the service since its birth, of Kafka and PostgreSQL meanwhile;
-    and its pace, messages/s from the first result seen to the last (None: all came at once)."""
+    """What one stage took for a round: CPU seconds of the service since its birth, of the servers meanwhile; and its
+    pace, messages/s from the first result seen to the last (None: all came at once)."""
 
     messages: int
     own: float
     kafka: float
     postgres: float
+    simulator: float
     pace: float | None
 
 
 class Bench:
-    def __init__(self, kafka: Kafka, postgres: Postgres, consumer: AIOKafkaConsumer, meta: str) -> None:
-        self.kafka, self.postgres, self.consumer, self.meta = kafka, postgres, consumer, meta
+    def __init__(
+        self, kafka: Kafka, postgres: Postgres, consumer: AIOKafkaConsumer, meta: tuple[psutil.Process, str]
+    ) -> None:
+        self.kafka, self.postgres, self.consumer = kafka, postgres, consumer
+        self.simulator, self.meta = meta
         self.numbers = range(0)
         self.took: dict[str, list[Took]] = {}
         self.urls: dict[str, str] = {}
@@ -114,9 +119,8 @@ class Bench:
     ) -> None:
         """Run the service until it has given `each` results more for every message of this round."""
         before = await results()
-        servers = [
-            cpu(psutil.Process(pid), children=True) for pid in (self.kafka.process.pid, self.postgres.process.pid)
-        ]
+        servers = [*map(psutil.Process, (self.kafka.process.pid, self.postgres.process.pid)), self.simulator]
+        early = [cpu(server, children=True) for server in servers]
         async with self.running(service) as process:
             working = asyncio.create_task(meanwhile()) if meanwhile else None
             first: tuple[float, int] | None = None
@@ -128,11 +132,10 @@ class Bench:
             if working:
                 await working
             own = cpu(process)
-            kafka, postgres = (
-                cpu(psutil.Process(pid), children=True) - early
-                for pid, early in zip((self.kafka.process.pid, self.postgres.process.pid), servers, strict=True)
+            kafka, postgres, meta = (
+                cpu(server, children=True) - then for server, then in zip(servers, early, strict=True)
             )
-        self.took.setdefault(service, []).append(Took(len(self.numbers), own, kafka, postgres, pace))
+        self.took.setdefault(service, []).append(Took(len(self.numbers), own, kafka, postgres, meta, pace))
         console.print(f"{service}: {len(self.numbers)} messages, {own:.2f} s of CPU with its start")
 
     def records_on(self, topic: Topic) -> Callable[[], Awaitable[int]]:
@@ -264,7 +267,7 @@ async def run(environment: dict[str, str], *arguments: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def simulator() -> AsyncIterator[str]:
+async def simulator() -> AsyncIterator[tuple[psutil.Process, str]]:
     port = 21100
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -293,24 +296,23 @@ async def simulator() -> AsyncIterator[str]:
                 "access_token": "bench-token",
                 "app_id": "1",
                 "app_secret": SECRET,
-                # Nobody listens: the door gets its webhooks from this script.
-                "webhook_url": "http://127.0.0.1:9/",
+                # No webhook_url: the door gets its webhooks from this script.
                 "messages_per_second": 1000,
             }
             (await http.put(f"{url}/_sim/numbers/{SENDER}", json=number)).raise_for_status()
             await http.put(f"{url}/_sim/settings", json={"latency_ms": 20})
-        yield url
+        yield psutil.Process(process.pid), url
     finally:
         process.terminate()
         await process.wait()
 
 
 def show(took: dict[str, list[Took]]) -> None:
-    columns = ("service", "messages/s", "own µs", "Kafka µs", "PostgreSQL µs", "start s")
-    table = Table(*columns, title="CPU per message, and of the start")
+    columns = ("service", "messages/s", "own", "Kafka", "PostgreSQL", "simulator", "start s")
+    table = Table(*columns, title="CPU per message in µs, and of the start in s")
     for service, (small, large) in took.items():
         each = (large.own - small.own) / (large.messages - small.messages)
-        servers = [seconds / large.messages for seconds in (large.kafka, large.postgres)]
+        servers = [seconds / large.messages for seconds in (large.kafka, large.postgres, large.simulator)]
         table.add_row(
             service,
             f"{large.pace:,.0f}" if large.pace else "all at once",

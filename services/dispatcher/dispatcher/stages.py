@@ -52,8 +52,6 @@ from dispatcher.windows import opened_by
 
 STOP_IS_NEWS = timedelta(hours=1)
 CANCEL_STEPS_AT_ONCE = 5
-
-
 _OUR_SOURCE = source_header(Service.DISPATCHER)
 _STATUS = parse_json(StatusUpdated)
 

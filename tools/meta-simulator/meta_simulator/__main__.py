@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 import uvloop
@@ -19,6 +20,7 @@ from meta_simulator.bodies import Seed
 from meta_simulator.controls import check_scenario
 from meta_simulator.scenarios import listing
 from meta_simulator.wire import SimulatorProtocol
+from meta_simulator.world import World
 
 
 class Server(uvicorn.Server):
@@ -31,23 +33,44 @@ class Server(uvicorn.Server):
     def port(self) -> int:
         return int(self.servers[0].sockets[0].getsockname()[1])
 
+    async def go_down(self, seconds: float) -> None:
+        """Cut all connections and refuse new ones for so long; the port stays ours."""
+        address = self.servers[0].sockets[0].getsockname()
+        family = self.servers[0].sockets[0].family
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            cast(SimulatorProtocol, connection).transport.abort()
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.servers = [await asyncio.get_running_loop().create_server(self._protocol, sock=bound)]
+
+    def _protocol(self) -> SimulatorProtocol:
+        return SimulatorProtocol(self.config, self.server_state, self.lifespan.state)
+
 
 def make_server(seed: Seed, host: str, port: int) -> Server:
-    return Server(
-        uvicorn.Config(
-            make_app(seed),
-            host=host,
-            port=port,
-            http=SimulatorProtocol,
-            ws="none",
-            proxy_headers=False,
-            lifespan="on",
-            access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=1,
-            timeout_keep_alive=75,
-        )
+    world = World()
+    config = uvicorn.Config(
+        make_app(world, seed),
+        host=host,
+        port=port,
+        http=SimulatorProtocol,
+        ws="none",
+        proxy_headers=False,
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=75,
     )
+    server = Server(config)
+    world.go_down = server.go_down
+    return server
 
 
 def read_seed(path: Path | None) -> Seed:
@@ -58,10 +81,10 @@ def read_seed(path: Path | None) -> Seed:
 
 
 def print_scenarios() -> None:
-    """The table of README.md."""
-    print("| scenario | case | number ends in | what happens |\n|---|---|---|---|")
+    print("| name | case | played by | number ends in | what happens |\n|---|---|---|---|---|")
     for row in listing():
-        print(f"| {row['name']} | {row['case'] or ''} | {row['number_suffix'] or ''} | {row['says']} |")
+        cells = (row["name"], row["case"] or "", row["play"], row["number_suffix"] or "", row["says"])
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
 """The bodies of the simulator's own controls, and what it keeps of them."""
 
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
 
+from meta_simulator.components import Plan, plan_of
 from meta_simulator.errors import Json
 from meta_simulator.messages import digits
 
@@ -27,6 +29,11 @@ class Template(Body):
     quality_score: str = "GREEN"
     rejected_reason: str = "NONE"
 
+    @cached_property
+    def plan(self) -> Plan | None:
+        """What a call must bring; None where anything goes."""
+        return None if self.components is None else plan_of(self.components)
+
 
 class Account(Body):
     portfolio_id: Id | None = None
@@ -45,6 +52,7 @@ class Number(Body):
     webhook_url: str | None = None
     quality_rating: Literal["GREEN", "YELLOW", "RED", "UNKNOWN"] = "GREEN"
     messages_per_second: PositiveFloat = 80
+    require_appsecret_proof: bool = False
 
 
 class Delays(Body):
@@ -88,14 +96,70 @@ class Inbound(Body):
     seconds_ago: float = Field(default=0, ge=0)
 
 
+class TemplateName(Body):
+    name: str
+    language: str = "en_US"
+
+
+class CasePlay(Body):
+    """What a case may need: for how many (simulated) `seconds` its state lasts, how many tries it takes (`times`)."""
+
+    phone_number_id: Id
+    phone: Phone | None = None
+    template: TemplateName | None = None
+    seconds: float | None = Field(default=None, gt=0, le=30 * 86_400)
+    times: int = Field(default=2, ge=1, le=1000)
+    verify_token: str | None = None
+    old_secret: str | None = None
+    delays_ms: Delays = Delays()
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Posting(Body):
+    """How webhooks come: up to `batch` updates in a POST, each delayed by a time between the two of `delay_ms`, and
+    shares of them held back so that later ones overtake, or posted twice."""
+
+    batch: int = Field(default=1, ge=1, le=1000)
+    reorder: Share = 0
+    double: Share = 0
+    delay_ms: tuple[Annotated[float, Field(ge=0, le=86_400_000)], Annotated[float, Field(ge=0, le=86_400_000)]] = (0, 0)
+
+    @model_validator(mode="after")
+    def _is_a_span(self) -> Self:
+        if self.delay_ms[0] > self.delay_ms[1]:
+            raise ValueError("delay_ms: the shortest delay comes first")
+        return self
+
+    @property
+    def is_usual(self) -> bool:
+        return not self.reorder and not self.double and not self.delay_ms[1]
+
+
 class Settings(Body):
     """`time_scale`: simulated seconds per second, for delays, retries, windows, pair rate and caps, not for
-    `latency_ms` and throughput. `answers`: shares of calls answered by an HTTP status or a scenario."""
+    `latency_ms` and throughput. `answers`: shares of calls answered by an HTTP status or a scenario.
+    `retry_after_seconds`: the header Retry-After of answers about a rate (null: none)."""
 
     latency_ms: float = Field(default=50, ge=0)
     time_scale: float = Field(default=1, gt=0)
-    answers: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    answers: dict[str, Share] = {}
     suffixes: bool = False
+    retry_after_seconds: int | None = Field(default=None, ge=0, le=86_400)
+    webhooks: Posting = Posting()
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if sum(self.answers.values()) > 1 + 1e-9:
+            raise ValueError("answers: the shares add up to more than 1")
+        return self
+
+
+class Outage(Body):
+    """For how many (real) seconds every connection is refused, the controls' too."""
+
+    seconds: float = Field(gt=0, le=3600)
 
 
 class Event(Body):

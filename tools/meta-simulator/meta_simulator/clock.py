@@ -19,6 +19,10 @@ class Clock:
     def now(self) -> float:
         return self._simulated + (time.monotonic() - self._real) * self._scale
 
+    def real(self, seconds: float) -> float:
+        """How long so many simulated seconds take."""
+        return seconds / self._scale
+
     def rescale(self, scale: float) -> None:
         self._simulated, self._real = self.now(), time.monotonic()
         self._scale = scale

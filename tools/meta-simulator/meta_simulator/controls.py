@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -13,14 +12,28 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from meta_simulator.bodies import Account, Body, Event, Inbound, Number, Recipient, Settings, TemplatePatch
+from meta_simulator.accounts import change_template
+from meta_simulator.bodies import (
+    Account,
+    Body,
+    CasePlay,
+    Event,
+    Inbound,
+    Number,
+    Outage,
+    Recipient,
+    Settings,
+    TemplatePatch,
+)
+from meta_simulator.cases import Unplayable, play_case, verify
 from meta_simulator.errors import Json
 from meta_simulator.messages import digits, read_json
 from meta_simulator.scenarios import SCENARIOS, listing
 from meta_simulator.webhooks import Webhook
-from meta_simulator.world import Call, World, as_meta_writes
+from meta_simulator.world import Call, World, written
 
 LINES_AT_ONCE = 500
+ANSWER_SECONDS = 0.05
 
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
@@ -76,23 +89,7 @@ async def patch_template(world: World, request: Request) -> Response:
     template = world.template(path["waba_id"], path["name"], path["language"])
     if template is None:
         raise Unreadable("no such template", 404)
-    if patch.category and patch.category != template.category:
-        value = {
-            "message_template_id": int(template.id),
-            "message_template_name": template.name,
-            "message_template_language": template.language,
-            "previous_category": template.category,
-            "new_category": patch.category,
-        }
-        template.category = patch.category
-        world.tell_account(path["waba_id"], "template_category_update", value)
-    if patch.quality_score:
-        world.tell_quality(path["waba_id"], template, patch.quality_score)
-    if patch.status:
-        event = patch.status.upper()
-        template.status = {"UNPAUSE": "APPROVED", "REINSTATED": "APPROVED"}.get(event, event)
-        template.rejected_reason = (patch.reason or "NONE") if event == "REJECTED" else "NONE"
-        world.tell_template(path["waba_id"], template, event, patch.reason)
+    change_template(world, path["waba_id"], template, patch)
     return JSONResponse(template.model_dump())
 
 
@@ -135,13 +132,15 @@ def _post_body(world: World, event: Event) -> Response:
     line = world.lines.get(event.phone_number_id or "")
     if line is None or event.body is None:
         raise Unreadable(f"no number {event.phone_number_id}", 404)
-    body = event.body.encode() if isinstance(event.body, str) else as_meta_writes(event.body)
-    world.tell(line, Webhook(body, event.field or "", signature=event.signature, secret=event.secret, is_json=None))
+    body = event.body.encode() if isinstance(event.body, str) else written(event.body)
+    webhook = Webhook(
+        None, event.field or "", own_body=body, signature=event.signature, secret=event.secret, is_json=None
+    )
+    world.tell(line, webhook)
     return JSONResponse({"success": True, "posted": 1})
 
 
 async def post_verify(world: World, request: Request) -> Response:
-    """Meta's handshake with a number's webhook_url."""
     line = world.lines.get(request.path_params["number_id"])
     if line is None or line.number.webhook_url is None:
         raise Unreadable("no such number, or it has no webhook_url", 404)
@@ -149,14 +148,45 @@ async def post_verify(world: World, request: Request) -> Response:
         token = read_json(await request.body())["verify_token"]
     except (ValueError, KeyError, TypeError) as error:
         raise Unreadable("verify_token is missing") from error
-    challenge = str(secrets.randbelow(10**10))
-    params = {"hub.mode": "subscribe", "hub.challenge": challenge, "hub.verify_token": str(token)}
-    answer = await world.receivers.get(line.number.webhook_url, params)
-    if answer is None:
-        return JSONResponse({"verified": False, "http_status": None})
-    http_status, text = answer
-    verified = http_status == 200 and text == challenge
-    return JSONResponse({"verified": verified, "http_status": http_status, "answer": text[:200]})
+    return JSONResponse(await verify(world, line, str(token)))
+
+
+async def post_case(world: World, request: Request) -> Response:
+    """Play a case now, or for the next send to `phone`."""
+    name = request.path_params["name"]
+    scenario = SCENARIOS.get(name)
+    if scenario is None:
+        raise Unreadable(f"{name!r} is none of those at GET /_sim/scenarios", 404)
+    play = await _read(request, CasePlay)
+    if play.phone_number_id not in world.lines:
+        raise Unreadable(f"no number {play.phone_number_id}", 404)
+    head: Json = {"success": True, "case": scenario.case}
+    if not scenario.by_control:
+        if play.phone is None:
+            raise Unreadable("phone: this case needs one")
+        world.set_recipient(play.phone, Recipient(scenario=name, delays_ms=play.delays_ms))
+        return JSONResponse(head | {"waits_for": f"a send to {play.phone}"})
+    try:
+        return JSONResponse(head | await play_case(world, name, play))
+    except Unplayable as error:
+        raise Unreadable(str(error)) from error
+
+
+async def post_down(world: World, request: Request) -> Response:
+    outage = await _read(request, Outage)
+    go_down = world.go_down
+    if go_down is None:
+        raise Unreadable("this server can't go down", 501)
+
+    async def soon() -> None:
+        # After this answer, which would be cut too.
+        await asyncio.sleep(ANSWER_SECONDS)
+        await go_down(outage.seconds)
+
+    task = asyncio.create_task(soon())
+    world.playing.add(task)
+    task.add_done_callback(world.playing.discard)
+    return JSONResponse({"success": True}, headers={"connection": "close"})
 
 
 async def get_calls(world: World, request: Request) -> Response:
@@ -226,6 +256,7 @@ def _webhook_line(webhook: Webhook) -> bytes:
         "status": webhook.status,
         "tries": [{"at": _when(at), "http_status": http_status} for at, http_status in webhook.tries],
         "delivered": webhook.delivered,
+        "batch": webhook.batch,
     }
     return _line(head, body=_as_json(webhook.body, webhook.is_json))
 
@@ -266,7 +297,9 @@ def control_routes(world: World) -> list[Route]:
         route("/scenarios", get_scenarios, "GET"),
         route("/templates/{waba_id}/{name}/{language}", patch_template, "PATCH"),
         route("/inbound", post_inbound, "POST"),
+        route("/cases/{name}", post_case, "POST"),
         route("/settings", put_settings, "PUT"),
+        route("/down", post_down, "POST"),
         route("/events", post_event, "POST"),
         route("/verify/{number_id}", post_verify, "POST"),
         route("/calls", get_calls, "GET"),

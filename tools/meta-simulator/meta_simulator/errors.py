@@ -107,13 +107,14 @@ CODES: dict[int, ErrorCode] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error Meta answers at once."""
+    """An error Meta answers at once; a `bare` one has no error_data."""
 
     code: int
     details: str | None = None
     subcode: int | None = None
     message: str | None = None
     type: str | None = None
+    bare: bool = False
 
     @property
     def http_status(self) -> int:
@@ -130,7 +131,7 @@ def error_answer(refusal: Refusal) -> Json:
     }
     if refusal.subcode is not None:
         error["error_subcode"] = refusal.subcode
-    if refusal.code not in (190, 10, 200) and refusal.subcode is None:
+    if refusal.code not in (190, 10, 200) and refusal.subcode is None and not refusal.bare:
         error["error_data"] = {
             "messaging_product": "whatsapp",
             "details": refusal.details or known.details,

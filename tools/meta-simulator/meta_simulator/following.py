@@ -1,12 +1,17 @@
 """The webhooks that follow a message Meta took."""
 
+import asyncio
 import time
+from contextlib import suppress
 from functools import partial
 
-from meta_simulator.bodies import Inbound
+from meta_simulator.accounts import tell_quality, tell_template
+from meta_simulator.bodies import CasePlay, Inbound, TemplateName
+from meta_simulator.cases import Unplayable, play_case
 from meta_simulator.errors import Json, error_webhook
 from meta_simulator.scenarios import (
     Effect,
+    PlayCase,
     Preference,
     Reply,
     Scenario,
@@ -68,6 +73,19 @@ def _happen(world: World, message: Message, effect: Effect) -> None:
             world.hear(Inbound(phone_number_id=message.line.id, sender=message.to, message=body))
         case TemplateDropped():
             _drop_template(world, message)
+        case PlayCase(name=name):
+            played = asyncio.get_running_loop().create_task(_play(world, message, name))
+            world.playing.add(played)
+            played.add_done_callback(world.playing.discard)
+
+
+async def _play(world: World, message: Message, name: str) -> None:
+    """The case, with what the message tells of it; one that needs more than that can't be played so."""
+    template = message.template and TemplateName(name=message.template.name, language=message.template.language)
+    with suppress(Unplayable):
+        await play_case(
+            world, name, CasePlay(phone_number_id=message.line.id, phone=message.to, template=template or None)
+        )
 
 
 def _drop_template(world: World, message: Message) -> None:
@@ -75,8 +93,8 @@ def _drop_template(world: World, message: Message) -> None:
         return
     waba_id = message.line.number.waba_id
     message.template.status = "PAUSED"
-    world.tell_quality(waba_id, message.template, "RED")
-    world.tell_template(waba_id, message.template, "PAUSED", None)
+    tell_quality(world, waba_id, message.template, "RED")
+    tell_template(world, waba_id, message.template, "PAUSED")
 
 
 def _status_value(message: Message, effect: Status) -> Json:

@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from meta_simulator.access import BAD_TOKEN, check_proof, credentials
+from meta_simulator.accounts import tier
 from meta_simulator.bodies import Account, Template
 from meta_simulator.errors import Json, Refusal, error_answer, unknown_object
-from meta_simulator.sending import bearer
 from meta_simulator.world import Call, Line, World
 
 PAGE = 25
@@ -70,11 +71,13 @@ def recorded(world: World, handler: Handler) -> Callable[[Request], Awaitable[Re
 
 
 def _may_see(world: World, request: Request, waba_id: str, node: str) -> None:
-    token = bearer(request)
-    if not world.knows(token):
-        raise Refused(Refusal(190, message="Invalid OAuth access token - Cannot parse access token"))
-    if not world.may_see(token, waba_id):
+    who = credentials(request)
+    if not world.knows(who.token):
+        raise Refused(BAD_TOKEN)
+    if not world.may_see(who.token, waba_id):
         raise Refused(unknown_object(node))
+    if wrong := check_proof(world, who, waba_id):
+        raise Refused(wrong)
 
 
 _NUMBER_BASICS = (
@@ -93,7 +96,7 @@ def _number(world: World, line: Line) -> Json:
     number = line.number
     account = world.accounts.get(number.waba_id, Account())
     rate = number.messages_per_second
-    tier = _tier(account.messaging_limit)
+    limit = tier(account.messaging_limit)
     return {
         "id": line.id,
         "verified_name": number.verified_name,
@@ -109,8 +112,8 @@ def _number(world: World, line: Line) -> Json:
         "status": "CONNECTED",
         "is_official_business_account": False,
         "is_pin_enabled": True,
-        "messaging_limit_tier": tier,
-        "whatsapp_business_manager_messaging_limit": tier,
+        "messaging_limit_tier": limit,
+        "whatsapp_business_manager_messaging_limit": limit,
         "whatsapp_business_account": {"id": number.waba_id, "name": account.name},
         "health_status": {
             "can_send_message": "AVAILABLE",
@@ -120,12 +123,6 @@ def _number(world: World, line: Line) -> Json:
             ],
         },
     }
-
-
-def _tier(limit: int | None) -> str:
-    if limit is None:
-        return "TIER_UNLIMITED"
-    return f"TIER_{limit // 1000}K" if limit % 1000 == 0 else f"TIER_{limit}"
 
 
 def _account(waba_id: str, account: Account) -> Json:
@@ -141,7 +138,7 @@ def _account(waba_id: str, account: Account) -> Json:
         "status": "ACTIVE",
         "owner_business_info": portfolio,
         "on_behalf_of_business_info": portfolio,
-        "whatsapp_business_manager_messaging_limit": _tier(account.messaging_limit),
+        "whatsapp_business_manager_messaging_limit": tier(account.messaging_limit),
         "health_status": {
             "can_send_message": "AVAILABLE",
             "entities": [{"entity_type": "WABA", "id": waba_id, "can_send_message": "AVAILABLE"}],

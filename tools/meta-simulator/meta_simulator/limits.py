@@ -67,11 +67,15 @@ class UniqueRecipients:
     def __init__(self) -> None:
         self._since: OrderedDict[str, float] = OrderedDict()
 
-    def take(self, to: str, limit: int, now: float) -> bool:
+    def count(self, now: float) -> int:
         day_ago = now - 86_400
         while self._since and next(iter(self._since.values())) <= day_ago:
             self._since.popitem(last=False)
-        if to not in self._since and len(self._since) >= limit:
+        return len(self._since)
+
+    def take(self, to: str, limit: int | None, now: float) -> bool:
+        reached = self.count(now)
+        if limit is not None and to not in self._since and reached >= limit:
             return False
         self._since.setdefault(to, now)
         return True

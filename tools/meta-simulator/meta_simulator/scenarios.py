@@ -59,7 +59,15 @@ class TemplateDropped:
     at: str
 
 
-Effect = Status | ValueErrors | Preference | Reply | TemplateDropped
+@dataclass(frozen=True, slots=True)
+class PlayCase:
+    """A case that is no answer to a send is played at the number that wrote (cases.py)."""
+
+    at: str
+    name: str
+
+
+Effect = Status | ValueErrors | Preference | Reply | TemplateDropped | PlayCase
 
 
 def _failed(*codes: int, at: str = "sent") -> Status:
@@ -96,6 +104,8 @@ class Scenario:
     capped_hours: float | None = None
     in_turn: tuple[Refusal, ...] = ()
     effects: tuple[Effect, ...] = STREAM
+    by_control: bool = False
+    needs: tuple[str, ...] = ("phone",)
 
     @property
     def raw_bytes(self) -> bytes:
@@ -410,7 +420,42 @@ _PEOPLE = (
     ),
 )
 
-SCENARIOS: dict[str, Scenario] = {each.name: each for each in (*_ANSWERS, *_TRANSPORT, *_FAILURES, *_STREAMS, *_PEOPLE)}
+
+def _case(name: str, case: int, says: str, *needs: str) -> Scenario:
+    return Scenario(name, case, says, by_control=True, needs=needs, effects=(*STREAM, PlayCase("read", name)))
+
+
+# No answer to a send. A recipient may have them too: the case is then played once a message was read.
+_CASES = (
+    _case("window_opens", 62, "the person writes now", "phone"),
+    _case("window_renewed_at_23_h_59", 63, "the person wrote 23 h 59 min ago, and writes again", "phone"),
+    _case("window_closed_at_24_h", 64, "the person wrote 24 h ago", "phone"),
+    _case("marketing_stopped", 66, "the person stops marketing by WhatsApp's own control", "phone"),
+    _case("marketing_resumed", 67, "the person resumes marketing", "phone"),
+    _case("messaging_limit_reached", 69, "the portfolio's limit falls to what its numbers reached together"),
+    _case("messaging_limit_raised", 70, "the portfolio's limit rises by a step, told by business_capability_update"),
+    _case("account_restricted", 72, "violation, and restriction for `seconds`: sends get 368 meanwhile"),
+    _case("account_disabled", 72, "disabled for `seconds`, then reinstated: sends get 131031 meanwhile"),
+    _case("template_paused", 73, "quality RED, then PAUSED: sends get 132015"),
+    _case("template_unpaused", 73, "quality GREEN, then APPROVED again"),
+    _case("template_disabled", 73, "DISABLED: sends get 132016"),
+    _case("template_category_moved", 74, "notice of the move to MARKETING, and the move after `seconds`"),
+    _case("throughput_upgrade", 75, "131057 for `seconds`, then 1,000 a second, told by phone_number_quality_update"),
+    _case("pin_reset", 76, "somebody asks to reset the two-step PIN"),
+    _case("verification", 77, "Meta's GET with the right `verify_token` and with a wrong one", "verify_token"),
+    _case("signatures", 78, "a status signed right, wrong, not at all, and with `old_secret`; posted once each"),
+    _case("escaped_body", 79, "unicode and slashes escaped: a re-serialised body breaks its signature", "phone"),
+    _case("batch_of_1000", 80, "1,000 texts in one POST of nearly 3 MB"),
+    _case("webhook_unanswered", 81, "a text whose first `times` answers get lost, so that it is repeated", "phone"),
+    _case("webhook_never_answered", 81, "a text that is repeated for 7 days, whatever is answered", "phone"),
+    _case("concurrent_webhooks", 82, "statuses at 3 times the number's rate for `seconds` (real); tells latencies"),
+    _case("several_in_one_post", 83, "several entries, changes, fields and elements in one POST", "phone"),
+    _case("unknown_field_and_type", 84, "a field, a message type and a key that nobody knows", "phone"),
+)
+
+SCENARIOS: dict[str, Scenario] = {
+    each.name: each for each in (*_ANSWERS, *_TRANSPORT, *_FAILURES, *_STREAMS, *_PEOPLE, *_CASES)
+}
 OK = SCENARIOS["ok"]
 
 # Several scenarios of one case: the first has the number.
@@ -420,14 +465,20 @@ BY_SUFFIX: dict[str, Scenario] = {
 
 
 def listing() -> list[Json]:
-    """What GET /_sim/scenarios tells: name, case, and the four last digits that choose it (or null)."""
+    """What GET /_sim/scenarios tells: name, case, the four last digits that choose it (or null), how it is played."""
     suffixes = {scenario.name: suffix for suffix, scenario in BY_SUFFIX.items()}
-    rows: list[Json] = [
-        {"name": each.name, "case": each.case, "number_suffix": suffixes.get(each.name), "says": each.says}
-        for each in SCENARIOS.values()
-    ]
-    rows += [
-        {"name": "answer", "case": None, "number_suffix": None, "says": "any http_status and body; times: n"},
-        {"name": "failed", "case": None, "number_suffix": None, "says": "any errors in a failed status; times: n"},
-    ]
+    rows = [_row(each, suffixes.get(each.name)) for each in SCENARIOS.values()]
+    rows.append(_row(Scenario("answer", None, "any http_status and body; times: n"), None))
+    rows.append(_row(Scenario("failed", None, "any errors in a failed status; times: n"), None))
     return rows
+
+
+def _row(scenario: Scenario, suffix: str | None) -> Json:
+    return {
+        "name": scenario.name,
+        "case": scenario.case,
+        "number_suffix": suffix,
+        "play": f"POST /_sim/cases/{scenario.name}" if scenario.by_control else "PUT /_sim/recipients/{phone}",
+        "needs": list(scenario.needs),
+        "says": scenario.says,
+    }

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from meta_simulator.access import BAD_TOKEN, Credentials, check_proof, credentials
 from meta_simulator.bodies import Template
+from meta_simulator.components import check_call
 from meta_simulator.errors import Json, Refusal, error_answer, unknown_object
 from meta_simulator.following import follow
-from meta_simulator.messages import Addressed, addressee, check_body, check_template, digits, read_json
+from meta_simulator.messages import Addressed, addressee, check_body, read_json
 from meta_simulator.scenarios import OK, SCENARIOS, Scenario
 from meta_simulator.wire import Fault, NoAnswer, break_answer
 from meta_simulator.world import Call, Line, Message, Person, World, make_wamid
 
 _RANDOM_CODES = {"400": 100, "401": 190, "403": 10, "404": 132001, "429": 130429, "500": 131000, "503": 2}
+_RATES = frozenset({4, 613, 80007, 130429, 131056})
 _HTML = b"<html><body><h1>Sorry, something went wrong.</h1></body></html>"
 _UNSENDABLE = {"PAUSED": 132015, "DISABLED": 132016}
 
@@ -30,17 +33,18 @@ class Outcome:
     message: Message | None = None
     scenario: Scenario = OK
     fault: Fault | None = None
+    is_rate: bool = False
 
 
-async def post_message(world: World, request: Request) -> Response:
-    call = Call(request.method, request.url.path, request.path_params["node"])
+async def post_message(world: World, request: Request, number_id: str) -> Response:
+    call = Call(request.method, request.scope["path"], number_id)
     world.calls.append(call)
     try:
         call.body = await request.body()
     except ClientDisconnect:
         call.whole = False
         return NoAnswer()
-    outcome = judge(world, call, bearer(request))
+    outcome = judge(world, call, credentials(request))
     latency = world.settings.latency_ms / 1000
     if outcome.message:
         call.wamid = outcome.message.wamid
@@ -50,26 +54,23 @@ async def post_message(world: World, request: Request) -> Response:
     if outcome.fault:
         return await break_answer(request, outcome.fault, outcome.body)
     call.http_status, call.answer = outcome.http_status, outcome.body
-    media_type = "application/json" if outcome.body[:1] == b"{" else "text/html; charset=utf-8"
-    return Response(outcome.body, outcome.http_status, media_type=media_type)
+    headers = {"content-type": "application/json" if outcome.body[:1] == b"{" else "text/html; charset=utf-8"}
+    if outcome.is_rate and world.settings.retry_after_seconds is not None:
+        headers["retry-after"] = str(world.settings.retry_after_seconds)
+    return Response(outcome.body, outcome.http_status, headers)
 
 
-def bearer(request: Request) -> str | None:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else request.query_params.get("access_token")
-
-
-def find_line(world: World, token: str | None, number_id: str) -> Line | Refusal:
-    if not world.knows(token):
-        return Refusal(190, message="Invalid OAuth access token - Cannot parse access token")
+def find_line(world: World, who: Credentials, number_id: str) -> Line | Refusal:
+    if not world.knows(who.token):
+        return BAD_TOKEN
     line = world.lines.get(number_id)
-    if line is None or not world.may_see(token, line.number.waba_id):
+    if line is None or not world.may_see(who.token, line.number.waba_id):
         return unknown_object(number_id)
-    return line
+    return check_proof(world, who, line.number.waba_id) or line
 
 
-def judge(world: World, call: Call, token: str | None) -> Outcome:
-    """Token, number, throughput, random answers, then the person's scenario."""
+def judge(world: World, call: Call, who: Credentials) -> Outcome:
+    """Token, number, its account's state, throughput, random answers, then the person's scenario."""
     body = _parse(call.body)
     to = addressee(body or {})
     if body is not None:
@@ -77,9 +78,11 @@ def judge(world: World, call: Call, token: str | None) -> Outcome:
         callback_data = body.get("biz_opaque_callback_data")
         call.callback_data = callback_data if isinstance(callback_data, str) else None
         call.to = to.key if isinstance(to, Addressed) else None
-    line = find_line(world, token, call.phone_number_id or "")
+    line = find_line(world, who, call.phone_number_id or "")
     if isinstance(line, Refusal):
         return _refused(line)
+    if code := world.refusing_code(line):
+        return _refused(Refusal(code))
     if body is None:
         return _refused(Refusal(100, message="(#100) The request body is not a JSON object."))
     if body.get("status") == "read" and "to" not in body:
@@ -104,12 +107,14 @@ def _parse(raw: bytes) -> Json | None:
 
 
 def _refused(refusal: Refusal) -> Outcome:
-    return Outcome(refusal.http_status, json.dumps(error_answer(refusal)).encode())
+    body = json.dumps(error_answer(refusal)).encode()
+    return Outcome(refusal.http_status, body, is_rate=refusal.code in _RATES)
 
 
 def _by_status(http_status: int) -> Outcome:
     code = _RANDOM_CODES.get(str(http_status))
-    return Outcome(http_status, json.dumps(error_answer(Refusal(code))).encode() if code else _HTML)
+    body = json.dumps(error_answer(Refusal(code))).encode() if code else _HTML
+    return Outcome(http_status, body, is_rate=http_status in (429, 503))
 
 
 @dataclass(slots=True)
@@ -182,12 +187,12 @@ class _Send:
         wrong = check_body(self.body)
         if wrong:
             return wrong
-        if self.to.key == digits(self.line.number.display_phone_number):
+        if self.to.key == self.line.display:
             return Refusal(131021)
         if isinstance(template, Refusal):
             return template
-        if template and template.components is not None:
-            wrong = check_template(self.body["template"], template.components, template.parameter_format)
+        if template and template.plan is not None:
+            wrong = check_call(self.body["template"], template.plan, template.parameter_format)
         if wrong:
             return wrong
         paced = self.world.pairs.take(self.line.id, self.to.key, self.world.clock.now())

@@ -1,5 +1,6 @@
 """Everything the simulator knows: accounts, numbers, people, windows, and what went to and fro."""
 
+import asyncio
 import base64
 import json
 import random
@@ -7,19 +8,23 @@ import secrets
 import time
 import zlib
 from collections import deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from meta_simulator.bodies import Account, Delays, Inbound, Number, Recipient, Seed, Settings, Template
 from meta_simulator.clock import Clock
 from meta_simulator.errors import Json
 from meta_simulator.limits import PairRate, Throughput, UniqueRecipients
 from meta_simulator.messages import digits
+from meta_simulator.poster import Poster
 from meta_simulator.scenarios import BY_SUFFIX, OK, SCENARIOS, Scenario, Status
-from meta_simulator.webhooks import Outbox, Receivers, Webhook
+from meta_simulator.webhooks import Outbox, Webhook
 
 CALLS_KEPT = 200_000
 WEBHOOKS_KEPT = 200_000
 WINDOW_SECONDS = 86_400.0
+OVERTAKEN_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -48,13 +53,12 @@ class Line:
     number: Number
     throughput: Throughput
     outbox: Outbox
+    display: str = ""
+    maintenance_until: float = 0.0
 
     @property
     def metadata(self) -> Json:
-        return {
-            "display_phone_number": digits(self.number.display_phone_number),
-            "phone_number_id": self.id,
-        }
+        return {"display_phone_number": self.display, "phone_number_id": self.id}
 
 
 @dataclass(slots=True)
@@ -95,8 +99,8 @@ USUAL = Person(OK)
 
 
 class World:
-    def __init__(self, receivers: Receivers) -> None:
-        self.receivers = receivers
+    def __init__(self) -> None:
+        self.poster = Poster()
         self.clock = Clock()
         self.settings = Settings()
         self.accounts: dict[str, Account] = {}
@@ -104,12 +108,15 @@ class World:
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.webhooks: deque[Webhook] = deque(maxlen=WEBHOOKS_KEPT)
         self.pairs = PairRate()
+        self.playing: set[asyncio.Task[None]] = set()
+        self.go_down: Callable[[float], Coroutine[Any, Any, None]] | None = None
         self._templates: dict[tuple[str, str, str], Template] = {}
         self._accounts_of: dict[str, set[str]] = {}
         self._people: dict[str, Person] = {}
         self._windows: dict[tuple[str, str], float] = {}
         self._stopped: set[tuple[str, str]] = set()
         self._reached: dict[str, UniqueRecipients] = {}
+        self._blocked: dict[str, tuple[int, float]] = {}
 
     # accounts and numbers
 
@@ -125,6 +132,8 @@ class World:
     def set_settings(self, settings: Settings) -> None:
         self.settings = settings
         self.clock.rescale(settings.time_scale)
+        for line in self.lines.values():
+            line.outbox.batch = settings.webhooks.batch
 
     def set_account(self, waba_id: str, account: Account) -> None:
         before = self.accounts.get(waba_id)
@@ -146,12 +155,12 @@ class World:
                 number_id,
                 number,
                 Throughput(number.messages_per_second),
-                Outbox(self.receivers, self.clock),
+                Outbox(self.poster, self.clock, self.settings.webhooks.batch),
             )
             self.lines[number_id] = line
         if line.number.messages_per_second != number.messages_per_second:
             line.throughput = Throughput(number.messages_per_second)
-        line.number = number
+        line.number, line.display = number, digits(number.display_phone_number)
         self._accounts_of = {}
         for each in self.lines.values():
             if each.number.access_token:
@@ -160,6 +169,21 @@ class World:
 
     def lines_of(self, waba_id: str) -> list[Line]:
         return [line for line in self.lines.values() if line.number.waba_id == waba_id]
+
+    def account_of(self, line: Line) -> Account:
+        return self.accounts.get(line.number.waba_id) or Account()
+
+    def block(self, waba_id: str, code: int, seconds: float) -> None:
+        """All sends of the account are refused with that code, for so long."""
+        self._blocked[waba_id] = (code, self.clock.now() + seconds)
+
+    def refusing_code(self, line: Line) -> int | None:
+        """Why this number takes nothing at all at the moment."""
+        now = self.clock.now()
+        if now < line.maintenance_until:
+            return 131057
+        code, until = self._blocked.get(line.number.waba_id, (0, 0.0))
+        return code if now < until else None
 
     def may_see(self, token: str | None, waba_id: str) -> bool:
         return waba_id in self._accounts_of.get(token or "", ())
@@ -212,81 +236,59 @@ class World:
         return (line.number.waba_id, phone) in self._stopped
 
     def within_messaging_limit(self, line: Line, to: str) -> bool:
-        account = self.accounts.get(line.number.waba_id)
-        if account is None or account.messaging_limit is None:
-            return True
-        portfolio = account.portfolio_id or line.number.waba_id
-        reached = self._reached.setdefault(portfolio, UniqueRecipients())
+        account = self.account_of(line)
+        reached = self._reached.setdefault(account.portfolio_id or line.number.waba_id, UniqueRecipients())
         return reached.take(to, account.messaging_limit, self.clock.now())
+
+    def reached(self, portfolio: str) -> int:
+        """How many people the portfolio reached in 24 h."""
+        people = self._reached.get(portfolio)
+        return people.count(self.clock.now()) if people else 0
+
+    def reach(self, portfolio: str, to: str) -> None:
+        self._reached.setdefault(portfolio, UniqueRecipients()).take(to, None, self.clock.now())
 
     # webhooks
 
     def tell(self, line: Line, webhook: Webhook) -> None:
+        """Post a webhook, as `settings.webhooks` has it."""
         webhook.url = line.number.webhook_url
         self.webhooks.append(webhook)
-        line.outbox.put(webhook)
+        how = self.settings.webhooks
+        if how.is_usual:
+            line.outbox.put(webhook)
+            return
+        for _ in range(2 if random.random() < how.double else 1):
+            seconds = random.uniform(*how.delay_ms) / 1000
+            if random.random() < how.reorder:
+                seconds += random.uniform(0.1, OVERTAKEN_SECONDS)
+            self.clock.later(seconds, line.outbox.put, webhook)
 
     def tell_messages(self, line: Line, value: Json, webhook_field: str = "messages") -> None:
         self.tell(line, self.make_webhook(line, value, webhook_field))
 
+    def entry(self, line: Line, value: Json, webhook_field: str = "messages") -> Json:
+        """`value` is without messaging_product and metadata."""
+        whole = {"messaging_product": "whatsapp", "metadata": line.metadata, **value}
+        return {"id": line.number.waba_id, "changes": [{"value": whole, "field": webhook_field}]}
+
     def make_webhook(self, line: Line, value: Json, webhook_field: str = "messages") -> Webhook:
         """A webhook of a number; `value` is without messaging_product and metadata."""
-        whole = {"messaging_product": "whatsapp", "metadata": line.metadata, **value}
-        entry = {"id": line.number.waba_id, "changes": [{"value": whole, "field": webhook_field}]}
-        status = value.get("statuses", [{}])[0]
-        return Webhook(
-            as_meta_writes({"object": "whatsapp_business_account", "entry": [entry]}),
-            webhook_field,
-            status.get("status"),
-            status.get("biz_opaque_callback_data"),
-        )
+        entry = written(self.entry(line, value, webhook_field))
+        statuses = value.get("statuses")
+        if not statuses:
+            return Webhook(entry, webhook_field)
+        return Webhook(entry, webhook_field, statuses[0]["status"], statuses[0].get("biz_opaque_callback_data"))
 
     def tell_account(self, waba_id: str, webhook_field: str, value: Json) -> int:
         """Post a webhook of an account, once to each address its numbers have. Answers how many."""
-        entry = {
-            "id": waba_id,
-            "time": int(time.time()),
-            "changes": [{"value": value, "field": webhook_field}],
-        }
-        body = as_meta_writes({"object": "whatsapp_business_account", "entry": [entry]})
+        entry = written(
+            {"id": waba_id, "time": int(time.time()), "changes": [{"value": value, "field": webhook_field}]}
+        )
         by_url = {line.number.webhook_url: line for line in self.lines_of(waba_id) if line.number.webhook_url}
         for line in by_url.values():
-            self.tell(line, Webhook(body, webhook_field))
+            self.tell(line, Webhook(entry, webhook_field))
         return len(by_url)
-
-    def tell_template(self, waba_id: str, template: Template, event: str, reason: str | None) -> None:
-        value: Json = {
-            "event": event,
-            "message_template_id": int(template.id),
-            "message_template_name": template.name,
-            "message_template_language": template.language,
-            "reason": reason or "NONE",
-            "message_template_category": template.category,
-        }
-        if event == "PAUSED":
-            value["other_info"] = {
-                "title": "FIRST_PAUSE",
-                "description": "Paused for three hours after low quality feedback.",
-            }
-        if event == "DISABLED":
-            value["disable_info"] = {"disable_date": int(time.time())}
-        if reason == "INVALID_FORMAT":
-            value["rejection_info"] = {
-                "reason": "Two placeholders stand side by side.",
-                "recommendation": "Put words between them.",
-            }
-        self.tell_account(waba_id, "message_template_status_update", value)
-
-    def tell_quality(self, waba_id: str, template: Template, score: str) -> None:
-        value = {
-            "previous_quality_score": template.quality_score,
-            "new_quality_score": score,
-            "message_template_id": int(template.id),
-            "message_template_name": template.name,
-            "message_template_language": template.language,
-        }
-        template.quality_score = score
-        self.tell_account(waba_id, "message_template_quality_update", value)
 
     def hear(self, inbound: Inbound) -> str:
         """A person writes, or uses the stop control. Answers the wamid, "" for the control."""
@@ -335,9 +337,12 @@ def _scenario_of(recipient: Recipient) -> Scenario:
     return known if recipient.times is None else known.lasting(recipient.times)
 
 
-def as_meta_writes(payload: Json) -> bytes:
-    r"""Unicode as \uXXXX and slashes escaped: whoever signs a re-serialised body finds out."""
-    return json.dumps(payload, separators=(",", ":")).replace("/", "\\/").encode()
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+def written(entry: Json) -> bytes:
+    r"""As Meta writes it, unicode as \uXXXX and slashes escaped: whoever signs a re-serialised body finds out."""
+    return _ENCODER.encode(entry).replace("/", "\\/").encode()
 
 
 def make_wamid(phone: str, *, inbound: bool = False) -> str:
