@@ -215,15 +215,24 @@ class BodyLimit:
 
     @staticmethod
     async def _refuse(scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        # Whoever is still sending sees the answer only if we take in the rest, up to a bound.
-        drained = 0
-        more = True
-        while more and drained < DRAINED_BYTES_MAX:
-            message = await receive()
-            drained += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
         detail = f"The body is longer than {limit} bytes."
-        await problem_response(413, detail, headers={"connection": "close"})(scope, receive, send)
+        await answer_early(problem_response(413, detail, headers={"connection": "close"}), scope, receive, send)
+
+
+async def answer_early(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer before the body is read (and before `Expect: 100-continue` lets it come), then take in the rest of it up
+    to a bound: a connection that is closed while its client still sends is reset, and the answer never seen."""
+
+    async def hold_open(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    await response(scope, receive, hold_open)
+    drained, more = 0, True
+    while more and drained < DRAINED_BYTES_MAX:
+        message = await receive()
+        drained += len(message.get("body", b""))
+        more = message["type"] == "http.request" and message.get("more_body", False)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +325,12 @@ async def once(
 
 
 def serve(app: FastAPI, *, host: str, port: int) -> int:
-    """Serve until SIGTERM or SIGINT, or until the app's runtime asks for an end; returns the exit code."""
+    """Serve until SIGTERM or SIGINT, or until the app's runtime asks for an end; returns the exit code.
+
+    `app.state.entrance`, if there is one, is an ASGI app before the app with all its middleware, and hands on to it.
+    """
     config = uvicorn.Config(
-        app,
+        getattr(app.state, "entrance", app),
         host=host,
         port=port,
         http=GuardedProtocol,

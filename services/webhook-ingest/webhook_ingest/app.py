@@ -11,7 +11,7 @@ from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
-from sendwhy.topics import MAX_WEBHOOK_BYTES, Outgoing, Topic
+from sendwhy.topics import Outgoing, Topic
 
 from webhook_ingest import api, erasures, parsing, store
 from webhook_ingest.door import Door
@@ -31,10 +31,8 @@ def make_app(settings: Settings) -> FastAPI:
     runtime = Runtime(Service.WEBHOOK_INGEST, settings)
     _add_stages(runtime, settings)
     _add_timers(runtime, settings)
-    app = runtime.make_api("Sendwhy webhook-ingest", body_limits={"/webhooks/": MAX_WEBHOOK_BYTES})
-    door = Door(runtime, settings)
-    app.add_route("/webhooks/meta", door.meta, methods=["GET", "POST"], include_in_schema=False)
-    app.add_route("/webhooks/shopify/{workspace_id}", door.shopify, methods=["POST"], include_in_schema=False)
+    app = runtime.make_api("Sendwhy webhook-ingest")
+    app.state.entrance = Door(app, runtime, settings)
     app.include_router(api.routes(runtime, settings))
     app.include_router(erasures.routes(runtime, settings))
     return app
