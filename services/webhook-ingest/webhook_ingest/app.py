@@ -1,6 +1,7 @@
 """The wiring of webhook-ingest: the only place that knows all its parts."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -13,7 +14,7 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
-from webhook_ingest import api, erasures, parsing, store
+from webhook_ingest import api, erasures, parsing, shopify, store
 from webhook_ingest.door import Door
 from webhook_ingest.fragments import Delivery
 from webhook_ingest.parsing import Outcome
@@ -76,6 +77,7 @@ def _add_timers(runtime: Runtime, settings: Settings) -> None:
     async def prune() -> None:
         async with runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             await store.prune(connection)
+            await shopify.prune(connection, datetime.now(UTC))
 
     runtime.every(DEADLINES_SECONDS, "deadlines", deadlines.tick)
     runtime.every(COUNT_SECONDS, "count awaited receipts", deadlines.count)
