@@ -54,7 +54,6 @@ CONNECTIONS_MAX = 2_000
 TICK_SECONDS = 0.004
 ANSWER_SECONDS = 30.0
 CAUGHT_UP_SECONDS = 300.0
-CPU_OF = "door and parser"
 console = Console(width=120)
 
 
@@ -214,7 +213,7 @@ async def generate(first: int, count: int, rate: float, out: Path) -> None:
 
 @dataclass
 class Measured:
-    """Of one run: `cpu` seconds, `memory` peak bytes, by process; `lag` when the last webhook was answered."""
+    """Of one run: `cpu` seconds by process; `lag` when the last webhook was answered."""
 
     first: int
     offered_seconds: float
@@ -222,7 +221,7 @@ class Measured:
     statuses: list[int]
     seconds: list[float]
     cpu: dict[str, float] = field(default_factory=dict)
-    memory: dict[str, int] = field(default_factory=dict)
+    peak_bytes: int = 0
     lag: int = 0
     caught_up_seconds: float = 0.0
 
@@ -231,13 +230,14 @@ class Bench:
     def __init__(self, kafka: Kafka, postgres: Postgres, database: str, state: Path) -> None:
         self.kafka, self.postgres, self.database, self.state = kafka, postgres, database, state
         self.settings = KafkaSettings(kafka_bootstrap_servers=kafka.bootstrap)
-        self.roles: dict[str, psutil.Process] = {}
+        self.service: psutil.Process
+        self.peak_bytes = 0
 
-    def environment(self, port: int) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         settings = {
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap,
             "DATABASE_URL": self.database,
-            "HTTP_PORT": str(port),
+            "HTTP_PORT": str(PORT),
             "META_APP_SECRETS": f"{APP}:{SECRET}",
             "META_VERIFY_TOKEN": "bench-verify",
             "PRIVACY_KEY": "bench-privacy-key-0123456789",
@@ -267,29 +267,24 @@ class Bench:
         await producer.stop()
 
     @contextlib.asynccontextmanager
-    async def running(self, *, apart: bool) -> AsyncIterator[None]:
-        await run(self.environment(PORT), "webhook_ingest", "migrate")
-        commands = {"door": ["serve", "door"], "parser": ["serve", "parser"]} if apart else {CPU_OF: ["serve"]}
-        processes = []
-        for place, (name, command) in enumerate(commands.items()):
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "webhook_ingest",
-                *command,
-                env=self.environment(PORT + place),
-                stderr=(self.state / f"{name}.log").open("wb"),
-            )
-            processes.append(process)
-            self.roles[name] = psutil.Process(process.pid)
-            await ready(PORT + place)
+    async def running(self) -> AsyncIterator[None]:
+        environment = self.environment()
+        await run(environment, "webhook_ingest", "migrate")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "webhook_ingest",
+            "serve",
+            env=environment,
+            stderr=(self.state / "webhook_ingest.log").open("wb"),
+        )
         try:
+            await ready()
+            self.service = psutil.Process(process.pid)
             yield
         finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                await process.wait()
+            process.terminate()
+            await process.wait()
 
     async def known(self, count: int) -> None:
         """Wait until the service knows that many messages."""
@@ -305,7 +300,7 @@ class Bench:
         process = await asyncio.create_subprocess_exec(
             sys.executable, __file__, "--generate", f"{first}:{count}", "--rate", str(rate), "--out", str(out)
         )
-        watching = asyncio.create_task(self.peaks())
+        watching = asyncio.create_task(self.watch_memory())
         assert await process.wait() == 0
         load = json.loads(out.read_text())
         result = Measured(first, load["offered_seconds"], load["lasted_seconds"], load["statuses"], load["seconds"])
@@ -318,21 +313,20 @@ class Bench:
         watching.cancel()
         result.cpu = {name: cpu(process, children=True) - before[name] for name, process in watched.items()}
         result.cpu["load generator"] = load["cpu"]
-        result.memory = self.memory
+        result.peak_bytes = self.peak_bytes
         return result
 
     def watched(self) -> dict[str, psutil.Process]:
-        servers = {
+        return {
+            "door and parser": self.service,
             "Kafka": psutil.Process(self.kafka.process.pid),
             "PostgreSQL": psutil.Process(self.postgres.process.pid),
         }
-        return self.roles | servers
 
-    async def peaks(self) -> None:
-        self.memory: dict[str, int] = {}
+    async def watch_memory(self) -> None:
+        self.peak_bytes = 0
         while True:
-            for name, process in self.roles.items():
-                self.memory[name] = max(self.memory.get(name, 0), process.memory_info().rss)
+            self.peak_bytes = max(self.peak_bytes, self.service.memory_info().rss)
             await asyncio.sleep(0.25)
 
     async def lag(self) -> int:
@@ -394,11 +388,11 @@ async def run(environment: dict[str, str], *arguments: str) -> None:
     assert await process.wait() == 0
 
 
-async def ready(port: int) -> None:
+async def ready() -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         while True:
             with contextlib.suppress(httpx.TransportError):
-                if (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200:
+                if (await http.get(f"http://127.0.0.1:{PORT}/readyz")).status_code == 200:
                     return
             await asyncio.sleep(0.1)
 
@@ -414,14 +408,12 @@ def show(result: Measured) -> None:
         table.add_row(name, value)
     refusals = ", ".join(f"{n:,} × {status or 'no answer'}" for status, n in answers.items() if status != 200)
     table.add_row("not taken", refusals or "none")
+    table.add_row("door and parser, memory", f"{result.peak_bytes / 2**20:,.0f} MB at most")
     table.add_row("parser's lag at the end", f"{result.lag:,}, caught up after {result.caught_up_seconds:.1f} s")
     console.print(table)
-    spent = Table("process", "CPU s", "µs per webhook offered", "peak MB", title="CPU")
-    for name, seconds in result.cpu.items():
-        memory = result.memory.get(name)
-        each = f"{seconds / offered * 1e6:,.0f}"
-        spent.add_row(name, f"{seconds:.2f}", each, f"{memory / 2**20:,.0f}" if memory else "")
-    spent.add_row("all", f"{sum(result.cpu.values()):.2f}", f"{sum(result.cpu.values()) / offered * 1e6:,.0f}", "")
+    spent = Table("process", "CPU s", "µs per webhook offered", title="CPU")
+    for name, seconds in (*result.cpu.items(), ("all", sum(result.cpu.values()))):
+        spent.add_row(name, f"{seconds:.2f}", f"{seconds / offered * 1e6:,.0f}")
     console.print(spent)
 
 
@@ -451,14 +443,14 @@ def check(results: Sequence[Measured], received: Counter[bytes]) -> bool:
     return not missing and not doubled
 
 
-async def main(rate: float, seconds: float, warm_up: float, *, apart: bool) -> bool:
+async def main(rate: float, seconds: float, warm_up: float) -> bool:
     state = Path(tempfile.mkdtemp(prefix="sendwhy-bench-"))
     async with Kafka(state) as kafka, Postgres(state) as postgres:
         await create_topics(KafkaSettings(kafka_bootstrap_servers=kafka.bootstrap))
         bench = Bench(kafka, postgres, await postgres.ensure_database("webhook_ingest"), state)
         first, count = int(rate * warm_up), int(rate * seconds)
         await bench.tell_of_messages(first + count)
-        async with bench.running(apart=apart):
+        async with bench.running():
             await bench.known(first + count)
             results = [await bench.offer(0, first, rate)] if first else []
             results.append(await bench.offer(first, count, rate))
@@ -472,7 +464,6 @@ if __name__ == "__main__":
     parser.add_argument("--times", type=float, default=1, help="so many times that rate (1)")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--warm-up", type=float, default=5, help="seconds before, in which Kafka's JVM compiles (5)")
-    parser.add_argument("--apart", action="store_true", help="door and parser as two processes")
     parser.add_argument("--generate", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -481,4 +472,4 @@ if __name__ == "__main__":
         uvloop.run(generate(start, number, given.rate, given.out))
     else:
         rate = given.rate * given.times
-        sys.exit(0 if asyncio.run(main(rate, given.seconds, given.warm_up, apart=given.apart)) else 1)
+        sys.exit(0 if asyncio.run(main(rate, given.seconds, given.warm_up)) else 1)

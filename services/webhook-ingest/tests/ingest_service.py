@@ -66,6 +66,11 @@ class Ingest:
         self._process.terminate()
         self._process.wait(30)
 
+    def kill(self) -> None:
+        """As the machine's end would: nothing is said or finished."""
+        self._process.kill()
+        self._process.wait(30)
+
     def logs(self) -> str:
         return self._out.read_text()
 

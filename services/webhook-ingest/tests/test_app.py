@@ -6,13 +6,8 @@ import hashlib
 import hmac
 import json
 import os
-import shutil
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -291,27 +286,6 @@ def test_no_secret_and_no_phone_is_logged(ingest: Ingest) -> None:
     ingest.hook(hook("100000000000110", status("sent", "wamid.log"), 7))
     ingest.get(f"/webhooks/meta?hub.mode=subscribe&hub.verify_token={VERIFY_TOKEN}")
     assert not [secret for secret in (SECRET, VERIFY_TOKEN, SHOPIFY_SECRET, "447700900142") if secret in ingest.logs()]
-
-
-@pytest.fixture
-def own_kafka() -> Iterator[Any]:
-    """A broker that a test may stop: `run(kafka.stop())`."""
-    folder = Path(tempfile.mkdtemp(prefix="sendwhy-test-"))
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    def run(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
-
-    kafka = import_module("local_stack.kafka").Kafka(folder)
-    run(kafka.start())
-    yield kafka, run
-    run(kafka.stop())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-    shutil.rmtree(folder)
 
 
 async def _limit_records(bootstrap: str, size: int) -> None:

@@ -67,6 +67,16 @@ def test_a_body_of_unknown_length_grows_as_far_as_there_is_room() -> None:
     assert not guests.room.grow(guests.places["a"], 101, LATER)
 
 
+def test_whoever_was_turned_out_counts_no_more_even_if_all_of_it_comes_at_that_moment() -> None:
+    guests = Guests(1, 100)
+    assert guests.enter("a", 10)
+    assert guests.enter("b", 20, now=LATER)
+    assert not guests.room.grow(guests.places["a"], 30, LATER)
+    guests.room.arrived(guests.places["a"], 5)
+    guests.room.leave(guests.places["a"])
+    assert (guests.room.places, guests.room.bytes) == (1, 20)
+
+
 STEPS = st.lists(
     st.tuples(st.sampled_from(["enter", "grow", "arrived", "leave"]), st.integers(0, 9), st.integers(0, 60))
 )

@@ -33,7 +33,7 @@ def make_app(settings: Settings) -> FastAPI:
     _add_stages(runtime, settings)
     _add_timers(runtime, settings)
     app = runtime.make_api("Sendwhy webhook-ingest")
-    app.state.entrance = Door(app, runtime, settings)
+    app.state.entrance = Door(app, runtime.producer.publish, runtime.metrics, settings)
     app.include_router(api.routes(runtime, settings))
     app.include_router(erasures.routes(runtime, settings))
     return app

@@ -9,10 +9,10 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Protocol
 from urllib.parse import parse_qsl
 
 import structlog
@@ -20,9 +20,8 @@ from aiokafka.errors import KafkaError
 from sendwhy.http import answer_early
 from sendwhy.kafka import PublishError
 from sendwhy.logs import describe
-from sendwhy.metrics import Metric
+from sendwhy.metrics import Metric, Metrics
 from sendwhy.problems import problem_response
-from sendwhy.service import Runtime
 from sendwhy.settings import Secrets
 from sendwhy.topics import MAX_WEBHOOK_BYTES, Headers, Outgoing, Topic
 from starlette.responses import Response
@@ -160,17 +159,25 @@ _AWAY = _busy("Kafka didn't take the webhook in time. Send it again.")
 _SLOW = _busy("The body came slowly, and others waited. Send it again.", connection="close")
 
 
+class Publish(Protocol):
+    """Returns once Kafka has all records; raises PublishError (`Producer.publish`)."""
+
+    async def __call__(self, records: Sequence[Outgoing], *, timeout_seconds: float) -> None: ...
+
+
 class Door:
     """ASGI: answers webhook requests, and hands all others on to `app`."""
 
-    def __init__(self, app: ASGIApp, runtime: Runtime, settings: Settings) -> None:
-        self._app, self._runtime = app, runtime
+    def __init__(
+        self, app: ASGIApp, publish: Publish, metrics: Metrics, settings: Settings, room: Room | None = None
+    ) -> None:
+        self._app, self._publish, self._metrics = app, publish, metrics
         self._app_secrets = settings.app_secrets
         self._shopify_secrets = settings.shopify_secrets
         self._verify_token = settings.meta_verify_token.get_secret_value().encode()
-        self._room = Room(INSIDE_MAX, INSIDE_BYTES_MAX)
-        self._refused = _Budget(REFUSED_PER_SECOND)
-        self._logged = _Budget(1)
+        self._room = room or Room(INSIDE_MAX, INSIDE_BYTES_MAX)
+        self._refused = Budget(REFUSED_PER_SECOND)
+        self._logged = Budget(1)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,8 +216,8 @@ class Door:
             await self._take(post, receive)
         except Refused as refused:
             result, response, early = refused.result, refused.response, refused.early
-        self._runtime.metrics.inc(Metric.WEBHOOK_DELIVERIES, source=post.source, result=result)
-        self._runtime.metrics.observe(Metric.WEBHOOK_ACK_SECONDS, time.monotonic() - started, source=post.source)
+        self._metrics.inc(Metric.WEBHOOK_DELIVERIES, source=post.source, result=result)
+        self._metrics.observe(Metric.WEBHOOK_ACK_SECONDS, time.monotonic() - started, source=post.source)
         if early:
             await answer_early(response, scope, receive, send)
         else:
@@ -227,7 +234,7 @@ class Door:
                 if place is None:
                     raise Refused(_FULL, "overloaded")
                 try:
-                    body = await self._read(place, receive)
+                    body = await self._read(place, receive, grows=size is None)
                 except BaseException:
                     self._room.leave(place)
                     raise
@@ -238,7 +245,7 @@ class Door:
         finally:
             self._room.leave(place)
 
-    async def _read(self, place: Place, receive: Receive) -> bytes:
+    async def _read(self, place: Place, receive: Receive, *, grows: bool) -> bytes:
         parts: list[bytes] = []
         size, more = 0, True
         while more:
@@ -250,7 +257,7 @@ class Door:
             if size > MAX_WEBHOOK_BYTES:
                 raise _too_large()
             more = message["more_body"]
-            if more and not self._room.grow(place, size + CHUNKED_BYTES, time.monotonic()):
+            if more and grows and not self._room.grow(place, size + CHUNKED_BYTES, time.monotonic()):
                 raise Refused(_SLOW, "overloaded")
         self._room.arrived(place, size)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -287,11 +294,11 @@ class Door:
             ("content-type", b"application/json"),
         )
         try:
-            await self._runtime.producer.publish(
+            await self._publish(
                 [Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers)], timeout_seconds=ACK_TIMEOUT_SECONDS
             )
         except (PublishError, KafkaError, TimeoutError, OSError) as error:
-            unlogged = self._logged.take()
+            unlogged = self._logged.take(time.monotonic())
             if unlogged is not None:
                 what = "webhooks were not kept, their senders repeat them"
                 log.warning(what, count=unlogged + 1, error=describe(error))
@@ -299,7 +306,7 @@ class Door:
 
     def _record_refusal(self, post: Post, body: bytes) -> None:
         """Put a trace of the refused delivery on webhook.refused, without making the answer wait."""
-        unrecorded = self._refused.take()
+        unrecorded = self._refused.take(time.monotonic())
         if unrecorded is None:
             return
         digest = hashlib.sha256(body).hexdigest().encode()
@@ -318,21 +325,21 @@ class Door:
 
     async def _record(self, record: Outgoing) -> None:
         try:
-            await self._runtime.producer.publish([record], timeout_seconds=ACK_TIMEOUT_SECONDS)
+            await self._publish([record], timeout_seconds=ACK_TIMEOUT_SECONDS)
         except (PublishError, KafkaError, TimeoutError, OSError) as error:
             log.warning("a refused webhook was not recorded", error=describe(error))
 
 
-class _Budget:
+class Budget:
     """So many a second; the rest is counted and told with the next one."""
 
     def __init__(self, per_second: int) -> None:
         self._per_second = per_second
         self._second, self._used, self._over = 0, 0, 0
 
-    def take(self) -> int | None:
+    def take(self, now: float) -> int | None:
         """How many were turned away since the last one that passed, or None to be turned away."""
-        second = int(time.monotonic())
+        second = int(now)
         if second != self._second:
             self._second, self._used = second, 0
         if self._used >= self._per_second:

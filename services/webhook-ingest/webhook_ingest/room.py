@@ -42,8 +42,8 @@ class Room:
     def grow(self, place: Place, size: int, now: float) -> bool:
         """Whether a body that announced nothing may go on to `size` bytes."""
         more = size - place.size
-        if more <= 0:
-            return True
+        if place.is_out or more <= 0:
+            return not place.is_out
         if not self._make_room(0, more, now, asking=place):
             return False
         place.size += more
@@ -52,6 +52,8 @@ class Room:
 
     def arrived(self, place: Place, size: int) -> None:
         """All of the body is here; it was `size` bytes."""
+        if place.is_out:
+            return
         self._coming.pop(place, None)
         place.give_up = None
         self.bytes += size - place.size
