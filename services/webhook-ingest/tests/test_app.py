@@ -152,9 +152,9 @@ def test_a_signed_but_unreadable_webhook_is_200_and_put_aside(ingest: Ingest, ra
     )
 
 
-def shopify(ingest: Ingest, workspace: str, raw: bytes, secret: str = SHOPIFY_SECRET) -> httpx.Response:
+def shopify(ingest: Ingest, workspace: str, raw: bytes, secret: str = SHOPIFY_SECRET, **more: str) -> httpx.Response:
     signed = base64.b64encode(hmac.new(secret.encode(), raw, hashlib.sha256).digest()).decode()
-    headers = {"x-shopify-hmac-sha256": signed, "x-shopify-topic": "customers/update"}
+    headers = {"x-shopify-hmac-sha256": signed, "x-shopify-topic": "customers/update", **more}
     return ingest.post(f"/webhooks/shopify/{workspace}", content=raw, headers=headers)
 
 
@@ -164,6 +164,23 @@ def test_a_shops_customer_reaches_consent(ingest: Ingest) -> None:
     (event,) = ingest.wait_for(lambda: ingest.bodies(Topic.CUSTOMER_UPDATED, "shopify:771233"))
     customer = CustomerUpdated.model_validate_json(event)
     assert (customer.workspace_id, customer.phone, customer.detail) == ("acme", "+525512345678", "customers/update")
+
+
+def test_a_shops_event_is_told_once_however_often_it_comes(ingest: Ingest) -> None:
+    for note in ("first", "again", "and again"):
+        raw = json.dumps({"id": 771234, "note": note}).encode()
+        assert shopify(ingest, "acme", raw, **{"x-shopify-event-id": "event-771234"}).status_code == 200
+    assert shopify(ingest, "acme", json.dumps({"id": 771235}).encode()).status_code == 200
+    ingest.wait_for(lambda: ingest.bodies(Topic.CUSTOMER_UPDATED, "shopify:771235"))
+
+    def read() -> list[bytes]:
+        return ingest.bodies(Topic.CUSTOMER_UPDATED, "shopify:771234")
+
+    ingest.wait_for(read)
+    # The parser has read all three once the deadlines' mark, taken now, is behind it.
+    mark = asyncio.run(take_mark(KafkaSettings(kafka_bootstrap_servers=ingest.bootstrap)))
+    ingest.wait_for(lambda: ingest.has_read(mark.ends))
+    assert len(read()) == 1
 
 
 def test_an_unknown_workspace_answers_as_a_wrong_signature_does(ingest: Ingest) -> None:

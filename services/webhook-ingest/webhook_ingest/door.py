@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal, Protocol
 from urllib.parse import parse_qsl
 
@@ -171,7 +172,11 @@ class Door:
     def __init__(
         self, app: ASGIApp, publish: Publish, metrics: Metrics, settings: Settings, room: Room | None = None
     ) -> None:
-        self._app, self._publish, self._metrics = app, publish, metrics
+        self._app, self._publish = app, publish
+        self._counter = lru_cache(
+            lambda source, result: metrics.bound(Metric.WEBHOOK_DELIVERIES, source=source, result=result)
+        )
+        self._seconds = {source: metrics.bound(Metric.WEBHOOK_ACK_SECONDS, source=source) for source in _SIGNATURES}
         self._app_secrets = settings.app_secrets
         self._shopify_secrets = settings.shopify_secrets
         self._verify_token = settings.meta_verify_token.get_secret_value().encode()
@@ -216,8 +221,8 @@ class Door:
             await self._take(post, receive)
         except Refused as refused:
             result, response, early = refused.result, refused.response, refused.early
-        self._metrics.inc(Metric.WEBHOOK_DELIVERIES, source=post.source, result=result)
-        self._metrics.observe(Metric.WEBHOOK_ACK_SECONDS, time.monotonic() - started, source=post.source)
+        self._counter(post.source, result).inc()
+        self._seconds[post.source].observe(time.monotonic() - started)
         if early:
             await answer_early(response, scope, receive, send)
         else:
