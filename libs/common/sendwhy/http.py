@@ -1,7 +1,7 @@
 """The HTTP side of a service: health, metrics, bearer tokens, idempotent writes, body limits, slow clients.
 
-uvicorn has no timer on idle, half-sent heads or half-sent bodies (reliability-security.md, finding 8): the protocol
-subclass here has, and the whole house serves through `serve`.
+uvicorn has no timer on idle, half-sent heads or half-sent bodies, and no bound on connections (reliability-security.md,
+finding 8): the protocol subclass here has, and the whole house serves through `serve`.
 """
 
 import asyncio
@@ -10,10 +10,11 @@ import binascii
 import hashlib
 import hmac
 import re
+import resource
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import uvicorn
 from fastapi import Depends, FastAPI, Header, Request, Response
@@ -32,10 +33,19 @@ BODY_TIMEOUT_SECONDS = 30.0
 # What has arrived buys more time, so that a large file may come over a slow line and a trickle may not.
 BODY_BYTES_PER_SECOND_MIN = 32 * 1024
 HEAD_BYTES_MAX = 64 * 1024
+WIRE_BYTES_PER_BODY_BYTE = 8
+# Requests that wait on one connection for the answer to an earlier one.
+PIPELINED_MAX = 16
+# With 64 KB of each in buffers at most. Files that a process may have open are raised to it where the system lets us.
+CONNECTIONS_MAX = 2048
+OTHER_FILES_MAX = 1024
 BODY_BYTES_MAX = 1024 * 1024
 DRAINED_BYTES_MAX = 16 * 1024 * 1024
 _WORKSPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 GRACE_SECONDS = 5
+_NO_CONNECTION_LEFT = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)
 
 
 class Body(BaseModel):
@@ -88,55 +98,97 @@ def position_of(cursor: str) -> str:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Ends connections whose request head or body doesn't arrive in time, or whose head is too large."""
+    """Ends connections whose request head or body doesn't arrive in time, or costs more than a body of its size may.
+
+    Connections are bounded: beyond `connections_max` the one that has been without a request for longest makes room,
+    so that those who only hold a connection open keep nobody out.
+    """
 
     head_timeout_seconds = HEAD_TIMEOUT_SECONDS
     body_timeout_seconds = BODY_TIMEOUT_SECONDS
     body_bytes_per_second_min = BODY_BYTES_PER_SECOND_MIN
+    connections_max = CONNECTIONS_MAX
+    # Of all connections of this process, those that no request runs on, longest first.
+    _waiting: ClassVar[dict["GuardedProtocol", None]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
+        self._is_begun = False
+        self._finished = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._body_bytes = 0
+        self._earned_bytes = 0
+        self._wire_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._waiting[self] = None
         self._await_within(self.head_timeout_seconds)
+        if len(self.connections) > self.connections_max:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        longest = next(iter(self._waiting))
+        if longest is self:
+            self.transport.write(_NO_CONNECTION_LEFT)
+        del self._waiting[longest]
+        longest.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._waiting.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        finished = self._finished
+        super().data_received(data)
+        if self._finished != finished and not self._is_begun:
+            # Whole requests and nothing else, as nearly always: no timer is needed.
+            return
+        if self._deadline is None:
+            self._await_within(self.head_timeout_seconds if self._in_head else self.body_timeout_seconds)
         if self._in_head:
             self._head_bytes += len(data)
-            if self._deadline is None:
-                self._await_within(self.head_timeout_seconds)
-        super().data_received(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
+        elif self._finished == finished:
+            self._wire_bytes += len(data)
+        # Chunks of a byte each, endless extensions and trailers: what isn't body is held to a bound, too.
+        overhead = self._wire_bytes - WIRE_BYTES_PER_BODY_BYTE * self._body_bytes
+        if self._head_bytes > HEAD_BYTES_MAX or overhead > 2 * HEAD_BYTES_MAX:
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        if len(self.pipeline) >= PIPELINED_MAX:
+            # The parser stops at it, and uvicorn answers 400.
+            raise TooManyPipelined
+        self._in_head = self._is_begun = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head_bytes = 0
-        self._body_bytes = 0
-        self._await_within(self.body_timeout_seconds)
+        self._head_bytes = self._body_bytes = self._earned_bytes = self._wire_bytes = 0
+        self._disarm()
+        self._waiting.pop(self, None)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        self._earned_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._disarm()
-        self._in_head = True
+        self._in_head, self._is_begun = True, False
+        self._wire_bytes = 0
+        self._finished += 1
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # With pipelining the latest request's answer may be still to come.
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._waiting[self] = None
 
     def _await_within(self, seconds: float) -> None:
         self._disarm()
@@ -149,13 +201,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._deadline = None
-        if not self._in_head and (earned := self._body_bytes / self.body_bytes_per_second_min) > 0:
+        if not self._in_head and (earned := self._earned_bytes / self.body_bytes_per_second_min) > 0:
             # What comes from now on earns the time after that.
-            self._body_bytes = 0
+            self._earned_bytes = 0
             self._await_within(min(earned, self.body_timeout_seconds))
             return
         if not self.transport.is_closing():
             self.transport.close()
+
+
+class TooManyPipelined(Exception):
+    pass
 
 
 class BodyTooLarge(Exception):
@@ -215,15 +271,24 @@ class BodyLimit:
 
     @staticmethod
     async def _refuse(scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        # Whoever is still sending sees the answer only if we take in the rest, up to a bound.
-        drained = 0
-        more = True
-        while more and drained < DRAINED_BYTES_MAX:
-            message = await receive()
-            drained += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
         detail = f"The body is longer than {limit} bytes."
-        await problem_response(413, detail, headers={"connection": "close"})(scope, receive, send)
+        await answer_early(problem_response(413, detail, headers={"connection": "close"}), scope, receive, send)
+
+
+async def answer_early(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer before the body is read (and before `Expect: 100-continue` lets it come), then take in the rest of it up
+    to a bound: a connection that is closed while its client still sends is reset, and the answer never seen."""
+
+    async def hold_open(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    await response(scope, receive, hold_open)
+    drained, more = 0, True
+    while more and drained < DRAINED_BYTES_MAX:
+        message = await receive()
+        drained += len(message.get("body", b""))
+        more = message["type"] == "http.request" and message.get("more_body", False)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +381,12 @@ async def once(
 
 
 def serve(app: FastAPI, *, host: str, port: int) -> int:
-    """Serve until SIGTERM or SIGINT, or until the app's runtime asks for an end; returns the exit code."""
+    """Serve until SIGTERM or SIGINT, or until the app's runtime asks for an end; returns the exit code.
+
+    `app.state.entrance`, if there is one, is an ASGI app before the app with all its middleware, and hands on to it.
+    """
     config = uvicorn.Config(
-        app,
+        getattr(app.state, "entrance", app),
         host=host,
         port=port,
         http=GuardedProtocol,
@@ -333,6 +401,7 @@ def serve(app: FastAPI, *, host: str, port: int) -> int:
         timeout_graceful_shutdown=GRACE_SECONDS,
         backlog=2048,
     )
+    _allow_files(CONNECTIONS_MAX + OTHER_FILES_MAX)
     server = uvicorn.Server(config)
     app.state.end = lambda: setattr(server, "should_exit", True)
     # For endless answers: uvicorn waits for them before it lets the app end.
@@ -340,3 +409,10 @@ def serve(app: FastAPI, *, host: str, port: int) -> int:
     server.run()
     failed = getattr(app.state, "failed", None)
     return 70 if failed else 0 if server.started else 1
+
+
+def _allow_files(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

@@ -17,9 +17,14 @@ class Hasty(GuardedProtocol):
     body_bytes_per_second_min = 10_000
 
 
+class Crowded(GuardedProtocol):
+    connections_max = 10
+
+
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
+async def serving(protocol: type[GuardedProtocol] = Hasty) -> AsyncIterator[int]:
     app = FastAPI()
+    waits = app.state.waits = asyncio.Event()
     app.add_middleware(BodyLimit, limits={"/large": 200_000, "POST /*/file": 2_000_000})
 
     @app.put("/{path:path}")
@@ -27,8 +32,21 @@ async def serving() -> AsyncIterator[int]:
     async def echo(path: str, request: Request) -> int:
         return len(await request.body())
 
+    @app.get("/wait")
+    async def wait() -> int:
+        await waits.wait()
+        return 1
+
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, http=Hasty, ws="none", log_config=None, access_log=False, timeout_keep_alive=1
+        app,
+        host="127.0.0.1",
+        port=0,
+        http=protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=1,
+        timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -37,6 +55,7 @@ async def serving() -> AsyncIterator[int]:
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
+        waits.set()
         server.should_exit = True
         await task
 
@@ -61,6 +80,9 @@ SLOW = [
     ("half a request line", b"POST /x HT"),
     ("half a head", b"POST /x HTTP/1.1\r\nHost: a\r\nX-Slow: "),
     ("half a body", b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc"),
+    ("blank lines", b"\r\n" * 10),
+    ("blank lines after a request", b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n\r\n"),
+    ("half a trailer", b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-T: "),
     ("half a chunked body", b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"),
 ]
 
@@ -75,6 +97,88 @@ async def test_an_endless_head_is_cut_off() -> None:
     async with serving() as port:
         head = b"POST /x HTTP/1.1\r\nHost: a\r\n"
         assert b" 200 " not in await talk(port, head, *[b"X-H: " + b"y" * 4000 + b"\r\n"] * 40)
+
+
+CHUNKED = b"POST /large HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"X-T: " + b"y" * 4000 + b"\r\n", b"y" * 4000],
+    ids=["trailers", "one trailer"],
+)
+async def test_endless_trailers_are_cut_off(part: bytes) -> None:
+    async with serving(GuardedProtocol) as port:
+        assert b" 200 " not in await talk(port, CHUNKED + b"1\r\na\r\n0\r\n" + b"X-T: ", *[part] * 40)
+
+
+async def test_an_endless_chunk_extension_is_cut_off() -> None:
+    async with serving(GuardedProtocol) as port:
+        assert b" 200 " not in await talk(port, CHUNKED + b"1;x=", *[b"y" * 4000] * 40)
+
+
+async def test_a_body_in_small_chunks_is_taken() -> None:
+    async with serving(GuardedProtocol) as port:
+        answer = await talk(
+            port, CHUNKED.replace(b"Host: a", b"Connection: close"), *[b"2\r\nab\r\n" * 1000] * 40, b"0\r\n\r\n"
+        )
+        assert b"80000" in answer
+
+
+FRAMING = [
+    b"Content-Length: 3\r\nContent-Length: 3",
+    b"Content-Length: 3\r\nContent-Length: 4",
+    b"Content-Length: 3\r\nTransfer-Encoding: chunked",
+    b"Content-Length: -3",
+    b"Content-Length: +3",
+    b"Content-Length: ",
+    b"Content-Length: 3, 3",
+    b"Transfer-Encoding: gzip",
+    b"Transfer-Encoding: chunked, gzip",
+    b"Transfer-Encoding: xchunked",
+]
+
+
+@pytest.mark.parametrize("header", FRAMING)
+async def test_a_body_whose_end_is_in_doubt_is_refused(header: bytes) -> None:
+    async with serving() as port:
+        answer = await talk(port, b"POST /x HTTP/1.1\r\nHost: a\r\n" + header + b"\r\n\r\nabc")
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 413"))
+
+
+async def test_a_flood_of_pipelined_requests_is_cut_off() -> None:
+    async with serving() as port:
+        answer = await talk(port, b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)
+        assert b" 400 " in answer
+
+
+async def test_who_holds_a_connection_open_keeps_nobody_out() -> None:
+    one = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
+    async with serving(Crowded) as port:
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        half = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        for _, writer in half:
+            writer.write(b"POST /x HTTP/1.1\r\nHost: a\r\nX-Slow: ")
+        for _ in range(30):
+            assert b" 200 " in await talk(port, one)
+        # Those who have waited longest made room.
+        assert await asyncio.wait_for(idle[0][0].read(), 20) == b""
+        for _, writer in (*idle, *half):
+            writer.close()
+
+
+async def test_where_all_connections_are_at_work_a_further_one_is_told_so() -> None:
+    async with serving(Crowded) as port:
+        busy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
+        for _, writer in busy:
+            writer.write(
+                b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /wait HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            )
+        for reader, _ in busy:
+            assert b" 405 " in await asyncio.wait_for(reader.readuntil(b"}"), 20)
+        assert b" 503 " in await talk(port, b"")
+        for _, writer in busy:
+            writer.close()
 
 
 async def test_whoever_finishes_in_time_is_served_and_may_go_on() -> None:
@@ -155,6 +259,13 @@ LARGE = [
         b" 400 ",
     ),
 ]
+
+
+async def test_a_body_that_is_too_large_is_refused_before_it_is_asked_for() -> None:
+    async with serving() as port:
+        head = b"POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2000000\r\n\r\n"
+        answer = await talk(port, head)
+        assert answer.startswith(b"HTTP/1.1 413")
 
 
 @pytest.mark.parametrize(("head", "body", "answer"), [case[1:] for case in LARGE], ids=[case[0] for case in LARGE])

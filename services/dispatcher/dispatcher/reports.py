@@ -6,7 +6,7 @@ everything is read tolerantly, and what isn't known changes nothing but is told 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sendwhy.events import EARLIEST, LATEST, Reason, reason

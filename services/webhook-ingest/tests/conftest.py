@@ -6,10 +6,15 @@ tests keep apart by numbers and workspaces instead.
 
 import asyncio
 import os
+import shutil
 import sys
+import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -41,3 +46,24 @@ async def _create_database(url: str, name: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute(f"create database {name}")
     await connection.close()
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[Any]:
+    """A broker that a test may stop: `run(kafka.stop())`, `kafka.process.signal(…)`."""
+    folder = Path(tempfile.mkdtemp(prefix="sendwhy-test-"))
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
+
+    kafka = import_module("local_stack.kafka").Kafka(folder)
+    run(kafka.start())
+    yield kafka, run
+    run(kafka.stop())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    shutil.rmtree(folder)

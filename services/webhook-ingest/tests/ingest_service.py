@@ -11,12 +11,14 @@ from typing import Any
 
 import httpx
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from ingest_webhooks import APP, OTHER_APP, OTHER_SECRET, SECRET, signature
 from sendwhy.events import Wire
 from sendwhy.kafka import Producer
 from sendwhy.metrics import Metrics
 from sendwhy.reasons import Service
 from sendwhy.settings import KafkaSettings
+from sendwhy.stage import consumer_group
 from sendwhy.topics import TOPICS, Topic, outgoing
 
 START_SECONDS = 60.0
@@ -66,6 +68,11 @@ class Ingest:
         self._process.terminate()
         self._process.wait(30)
 
+    def kill(self) -> None:
+        """As the machine's end would: nothing is said or finished."""
+        self._process.kill()
+        self._process.wait(30)
+
     def logs(self) -> str:
         return self._out.read_text()
 
@@ -97,6 +104,11 @@ class Ingest:
         """The values on a topic that contain a text."""
         return [record.value for record in self.records(topic) if text.encode() in (record.value or b"")]
 
+    def has_read(self, ends: Mapping[int, int]) -> bool:
+        """Whether the parsing half has committed all of webhook.received up to these offsets."""
+        reached = asyncio.run(_committed(self.bootstrap, Topic.WEBHOOK_RECEIVED))
+        return all(reached.get(partition, 0) >= end for partition, end in ends.items())
+
     def wait_for(self, found: Callable[[], Any], seconds: float = SEEN_SECONDS) -> Any:
         end = time.monotonic() + seconds
         while not (result := found()):
@@ -115,3 +127,13 @@ async def _all_of(bootstrap: str, topic: Topic) -> Records:
             for records in (await consumer.getmany(timeout_ms=1000)).values():
                 found += records
         return found
+
+
+async def _committed(bootstrap: str, topic: Topic) -> dict[int, int]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        offsets = await admin.list_consumer_group_offsets(consumer_group(Service.WEBHOOK_INGEST, topic))
+    finally:
+        await admin.close()
+    return {place.partition: known.offset for place, known in offsets.items()}

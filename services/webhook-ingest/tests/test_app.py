@@ -6,13 +6,8 @@ import hashlib
 import hmac
 import json
 import os
-import shutil
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +152,9 @@ def test_a_signed_but_unreadable_webhook_is_200_and_put_aside(ingest: Ingest, ra
     )
 
 
-def shopify(ingest: Ingest, workspace: str, raw: bytes, secret: str = SHOPIFY_SECRET) -> httpx.Response:
+def shopify(ingest: Ingest, workspace: str, raw: bytes, secret: str = SHOPIFY_SECRET, **more: str) -> httpx.Response:
     signed = base64.b64encode(hmac.new(secret.encode(), raw, hashlib.sha256).digest()).decode()
-    headers = {"x-shopify-hmac-sha256": signed, "x-shopify-topic": "customers/update"}
+    headers = {"x-shopify-hmac-sha256": signed, "x-shopify-topic": "customers/update", **more}
     return ingest.post(f"/webhooks/shopify/{workspace}", content=raw, headers=headers)
 
 
@@ -169,6 +164,23 @@ def test_a_shops_customer_reaches_consent(ingest: Ingest) -> None:
     (event,) = ingest.wait_for(lambda: ingest.bodies(Topic.CUSTOMER_UPDATED, "shopify:771233"))
     customer = CustomerUpdated.model_validate_json(event)
     assert (customer.workspace_id, customer.phone, customer.detail) == ("acme", "+525512345678", "customers/update")
+
+
+def test_a_shops_event_is_told_once_however_often_it_comes(ingest: Ingest) -> None:
+    for note in ("first", "again", "and again"):
+        raw = json.dumps({"id": 771234, "note": note}).encode()
+        assert shopify(ingest, "acme", raw, **{"x-shopify-event-id": "event-771234"}).status_code == 200
+    assert shopify(ingest, "acme", json.dumps({"id": 771235}).encode()).status_code == 200
+    ingest.wait_for(lambda: ingest.bodies(Topic.CUSTOMER_UPDATED, "shopify:771235"))
+
+    def read() -> list[bytes]:
+        return ingest.bodies(Topic.CUSTOMER_UPDATED, "shopify:771234")
+
+    ingest.wait_for(read)
+    # The parser has read all three once the deadlines' mark, taken now, is behind it.
+    mark = asyncio.run(take_mark(KafkaSettings(kafka_bootstrap_servers=ingest.bootstrap)))
+    ingest.wait_for(lambda: ingest.has_read(mark.ends))
+    assert len(read()) == 1
 
 
 def test_an_unknown_workspace_answers_as_a_wrong_signature_does(ingest: Ingest) -> None:
@@ -291,27 +303,6 @@ def test_no_secret_and_no_phone_is_logged(ingest: Ingest) -> None:
     ingest.hook(hook("100000000000110", status("sent", "wamid.log"), 7))
     ingest.get(f"/webhooks/meta?hub.mode=subscribe&hub.verify_token={VERIFY_TOKEN}")
     assert not [secret for secret in (SECRET, VERIFY_TOKEN, SHOPIFY_SECRET, "447700900142") if secret in ingest.logs()]
-
-
-@pytest.fixture
-def own_kafka() -> Iterator[Any]:
-    """A broker that a test may stop: `run(kafka.stop())`."""
-    folder = Path(tempfile.mkdtemp(prefix="sendwhy-test-"))
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    def run(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
-
-    kafka = import_module("local_stack.kafka").Kafka(folder)
-    run(kafka.start())
-    yield kafka, run
-    run(kafka.stop())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-    shutil.rmtree(folder)
 
 
 async def _limit_records(bootstrap: str, size: int) -> None:

@@ -21,13 +21,12 @@ BODY = '{"text":"Gr\\u00fc\\u00dfe \\/ üß"}'.encode()
     ("secret", "app"), [(SECRET, APP), ("an-older-secret", APP), (OTHER_SECRET, OTHER_APP), ("nobodys-secret", None)]
 )
 def test_a_signature_names_its_app(secret: str, app: str | None) -> None:
-    assert meta_signer(SECRETS, BODY, signature(BODY, secret)) == app
+    assert meta_signer(SECRETS, BODY, signature(BODY, secret).encode()) == app
 
 
 @pytest.mark.parametrize(
     "given_header",
     [
-        None,
         "",
         "sha256=",
         signature(BODY)[:-1],
@@ -36,11 +35,11 @@ def test_a_signature_names_its_app(secret: str, app: str | None) -> None:
         signature(BODY).removeprefix("sha256="),
         "sha1=" + hmac.new(SECRET.encode(), BODY, hashlib.sha1).hexdigest(),
         " " + signature(BODY),
-        "sha256=ÿ\u20ac",
+        "sha256=ÿ€",
     ],
 )
-def test_signatures_of_the_wrong_form(given_header: str | None) -> None:
-    assert meta_signer(SECRETS, BODY, given_header) is None
+def test_signatures_of_the_wrong_form(given_header: str) -> None:
+    assert meta_signer(SECRETS, BODY, given_header.encode()) is None
 
 
 @given(st.binary(min_size=1, max_size=200), st.data())
@@ -48,23 +47,23 @@ def test_one_changed_bit_of_the_body_is_noticed(raw: bytes, data: st.DataObject)
     position = data.draw(st.integers(0, len(raw) * 8 - 1))
     changed = bytearray(raw)
     changed[position // 8] ^= 1 << position % 8
-    assert meta_signer(SECRETS, raw, signature(raw)) == APP
-    assert meta_signer(SECRETS, bytes(changed), signature(raw)) is None
+    assert meta_signer(SECRETS, raw, signature(raw).encode()) == APP
+    assert meta_signer(SECRETS, bytes(changed), signature(raw).encode()) is None
 
 
 @given(st.integers(0, 71 * 8 - 1))
 def test_one_changed_bit_of_the_signature_is_noticed(position: int) -> None:
     changed = bytearray(signature(BODY).encode())
     changed[position // 8] ^= 1 << position % 8
-    assert meta_signer(SECRETS, BODY, changed.decode("latin-1")) is None
+    assert meta_signer(SECRETS, BODY, bytes(changed)) is None
 
 
 def test_shopifys_signature() -> None:
-    right = base64.b64encode(hmac.new(b"old-secret", BODY, hashlib.sha256).digest()).decode()
+    right = base64.b64encode(hmac.new(b"old-secret", BODY, hashlib.sha256).digest())
     assert shopify_is_signed([b"new-secret", b"old-secret"], BODY, right)
     assert not shopify_is_signed([b"new-secret"], BODY, right)
     assert not shopify_is_signed([b"old-secret"], BODY + b" ", right)
-    assert not shopify_is_signed([b"old-secret"], BODY, None)
+    assert not shopify_is_signed([b"old-secret"], BODY, b"")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The wiring of webhook-ingest: the only place that knows all its parts."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -11,9 +12,9 @@ from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
-from sendwhy.topics import MAX_WEBHOOK_BYTES, Outgoing, Topic
+from sendwhy.topics import Outgoing, Topic
 
-from webhook_ingest import api, erasures, parsing, store
+from webhook_ingest import api, erasures, parsing, shopify, store
 from webhook_ingest.door import Door
 from webhook_ingest.fragments import Delivery
 from webhook_ingest.parsing import Outcome
@@ -31,10 +32,8 @@ def make_app(settings: Settings) -> FastAPI:
     runtime = Runtime(Service.WEBHOOK_INGEST, settings)
     _add_stages(runtime, settings)
     _add_timers(runtime, settings)
-    app = runtime.make_api("Sendwhy webhook-ingest", body_limits={"/webhooks/": MAX_WEBHOOK_BYTES})
-    door = Door(runtime, settings)
-    app.add_route("/webhooks/meta", door.meta, methods=["GET", "POST"], include_in_schema=False)
-    app.add_route("/webhooks/shopify/{workspace_id}", door.shopify, methods=["POST"], include_in_schema=False)
+    app = runtime.make_api("Sendwhy webhook-ingest")
+    app.state.entrance = Door(app, runtime.producer.publish, runtime.metrics, settings)
     app.include_router(api.routes(runtime, settings))
     app.include_router(erasures.routes(runtime, settings))
     return app
@@ -78,6 +77,7 @@ def _add_timers(runtime: Runtime, settings: Settings) -> None:
     async def prune() -> None:
         async with runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             await store.prune(connection)
+            await shopify.prune(connection, datetime.now(UTC))
 
     runtime.every(DEADLINES_SECONDS, "deadlines", deadlines.tick)
     runtime.every(COUNT_SECONDS, "count awaited receipts", deadlines.count)

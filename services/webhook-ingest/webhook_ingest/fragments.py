@@ -89,7 +89,7 @@ _ESCAPES = re.compile(
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One signed POST. `signer` is the app's id (Meta) or the workspace (Shopify), `at` when Kafka stored it,
-    `topic` Shopify's; partition and offset are where it stands on webhook.received."""
+    `topic` and `event_id` Shopify's; partition and offset are where it stands on webhook.received."""
 
     source: Literal["meta", "shopify"]
     signer: str
@@ -99,6 +99,7 @@ class Delivery:
     offset: int
     topic: str = ""
     trace: bytes | None = None
+    event_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from sendwhy.reasons import Service
 from sendwhy.stage import Record, dead_letter
 from sendwhy.topics import Outgoing, Topic, outgoing
 
-from webhook_ingest import store
+from webhook_ingest import shopify, store
 from webhook_ingest.decide import MessageKey, Sorted, Told, Verdict, joined, judge_statuses, sort_out
 from webhook_ingest.erasures import recipient_of
 from webhook_ingest.fragments import Delivery, Element, Unreadable, read
@@ -61,9 +61,15 @@ def delivery_of(record: Record[None]) -> Delivery:
         record.at,
         record.partition,
         record.offset,
-        (record.header("shopify_topic") or b"").decode(errors="replace"),
+        _text(record.header("shopify_topic")),
         record.trace,
+        _text(record.header("shopify_event_id")),
     )
+
+
+def _text(header: bytes | None) -> str:
+    # The database takes no NUL in a text.
+    return (header or b"").decode(errors="replace").replace("\0", "\ufffd")
 
 
 def accepted_of(record: Record[None]) -> StatusUpdated | None:
@@ -91,7 +97,7 @@ async def apply(
     With `only_workspace` everything else is left out, also what can't be read: it has been put aside before.
     """
     outcome = Outcome()
-    elements = await _read_all(deliveries, outcome)
+    elements = await _read_all(await shopify.without_repeats(connection, deliveries), outcome)
     if only_workspace is not None:
         outcome.publish.clear()
     origins = [element.origin for _, element in elements if not isinstance(element, Unreadable)]

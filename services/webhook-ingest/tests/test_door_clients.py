@@ -1,0 +1,375 @@
+"""The door before clients of all kinds, over real sockets; what stands for Kafka here is a list."""
+
+import asyncio
+import base64
+import gzip
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from ingest_webhooks import APP, SECRET, signature
+from sendwhy.http import GuardedProtocol
+from sendwhy.kafka import PublishError
+from sendwhy.metrics import Metrics
+from sendwhy.reasons import Service
+from sendwhy.topics import MAX_WEBHOOK_BYTES, Outgoing, Topic
+from webhook_ingest.door import REFUSED_PER_SECOND, Budget, Door
+from webhook_ingest.room import PATIENCE_SECONDS, Room
+from webhook_ingest.settings import Settings
+
+VERIFY_TOKEN = "the-verify-token"
+SETTINGS = Settings.model_validate(
+    {
+        "kafka_bootstrap_servers": "127.0.0.1:1",
+        "database_url": "postgresql://x",
+        "meta_app_secrets": f"{APP}:{SECRET}",
+        "meta_verify_token": VERIFY_TOKEN,
+        "shopify_webhook_secrets": "acme:the-shopify-secret",
+        "privacy_key": "a key of tests only",
+    }
+)
+BODY = b'{"object":"whatsapp_business_account","entry":[]}'
+META = b"POST /webhooks/meta HTTP/1.1\r\nHost: a\r\n"
+SIGNED = b"X-Hub-Signature-256: " + signature(BODY).encode() + b"\r\n"
+
+
+class Topics:
+    """Takes what is published, unless it is away; `open` lets it answer."""
+
+    def __init__(self) -> None:
+        self.records: list[Outgoing] = []
+        self.waiting = 0
+        self.is_away = False
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def publish(self, records: Sequence[Outgoing], *, timeout_seconds: float) -> None:
+        self.waiting += 1
+        async with asyncio.timeout(timeout_seconds):
+            await self.open.wait()
+        self.waiting -= 1
+        if self.is_away:
+            raise PublishError
+        self.records += records
+
+    def on(self, topic: Topic) -> list[Outgoing]:
+        return [record for record in self.records if record.topic is topic]
+
+
+class House:
+    """The door at `port`, and what it has published."""
+
+    def __init__(self, port: int, topics: Topics, metrics: Metrics, room: Room) -> None:
+        self.port, self.topics, self._metrics, self.room = port, topics, metrics, room
+
+    @property
+    def kept(self) -> list[bytes | None]:
+        return [record.value for record in self.topics.on(Topic.WEBHOOK_RECEIVED)]
+
+    def counted(self, result: str) -> float:
+        lines = [line for line in self._metrics.text().decode().splitlines() if f'result="{result}"' in line]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    async def connect(self, *parts: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        return reader, writer
+
+    async def ask(self, *parts: bytes) -> bytes:
+        """Send parts on a connection of their own; the first answer, head and body."""
+        reader, writer = await self.connect(*parts)
+        answer = await answer_of(reader)
+        writer.close()
+        return answer
+
+    async def post(self, body: bytes = BODY, *, headers: bytes = b"") -> bytes:
+        signed = b"X-Hub-Signature-256: " + signature(body).encode() + b"\r\n"
+        length = f"Content-Length: {len(body)}\r\n\r\n".encode()
+        return await self.ask(META + signed + headers + length, body)
+
+
+async def answer_of(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(20):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+        return head + await reader.readexactly(length)
+
+
+async def until(found: object) -> None:
+    assert callable(found)
+    async with asyncio.timeout(20):
+        while not found():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def opened(places: int = 100, size: int = 50 * 2**20) -> AsyncIterator[House]:
+    topics, metrics = Topics(), Metrics(Service.WEBHOOK_INGEST)
+    room = Room(places, size)
+    door = Door(FastAPI(), topics.publish, metrics, SETTINGS, room)
+    config = uvicorn.Config(
+        door,
+        host="127.0.0.1",
+        port=0,
+        http=GuardedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=2,
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield House(server.servers[0].sockets[0].getsockname()[1], topics, metrics, room)
+    finally:
+        topics.open.set()
+        server.should_exit = True
+        await task
+
+
+async def test_a_signed_body_is_kept_as_it_came() -> None:
+    async with opened() as house:
+        assert (await house.post()).startswith(b"HTTP/1.1 200")
+        (record,) = house.topics.records
+        assert (record.topic, record.value, record.key) == (
+            Topic.WEBHOOK_RECEIVED,
+            BODY,
+            hashlib.sha256(BODY).hexdigest().encode(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        (f"hub.mode=subscribe&hub.challenge=115%2620&hub.verify_token={VERIFY_TOKEN}", b"115&20"),
+        (f"hub.mode=unsubscribe&hub.challenge=1&hub.verify_token={VERIFY_TOKEN}", None),
+        (f"hub.challenge=1&hub.verify_token={VERIFY_TOKEN}", None),
+        (f"hub.mode=subscribe&hub.challenge={'1' * 1025}&hub.verify_token={VERIFY_TOKEN}", None),
+        ("hub.mode=subscribe&hub.challenge=1&hub.verify_token=wrong", None),
+        ("hub.mode=subscribe&hub.challenge=1&hub.verify_token=", None),
+        ("hub.mode=subscribe&hub.challenge=1&hub.verify_token=%ff%00", None),
+        ("", None),
+    ],
+)
+async def test_verification(query: str, answer: bytes | None) -> None:
+    async with opened() as house:
+        told = await house.ask(f"GET /webhooks/meta?{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert told.startswith(b"HTTP/1.1 403" if answer is None else b"HTTP/1.1 200")
+        assert told.endswith(b"\r\n\r\n" + (answer or b""))
+
+
+WRONG = [
+    ("a packed body", b"Content-Encoding: gzip\r\nContent-Length: 20", 415, "encoded"),
+    ("an unknown packing", b"Content-Encoding: identity, br\r\nContent-Length: 20", 415, "encoded"),
+    ("two packings", b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\nContent-Length: 20", 400, "malformed"),
+    ("a packed transfer", b"Transfer-Encoding: gzip, chunked", 400, "malformed"),
+    ("one byte too many", f"Content-Length: {MAX_WEBHOOK_BYTES + 1}".encode(), 413, "too_large"),
+    ("a length beyond all numbers", b"Content-Length: " + b"9" * 19, 413, "too_large"),
+]
+
+
+@pytest.mark.parametrize(("headers", "status", "result"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+async def test_what_is_refused_by_its_head_is_refused_before_its_body_comes(
+    headers: bytes, status: int, result: str
+) -> None:
+    async with opened() as house:
+        answer = await house.ask(META + SIGNED + b"Expect: 100-continue\r\n" + headers + b"\r\n\r\n")
+        assert answer.startswith(f"HTTP/1.1 {status}".encode())
+        assert b"application/problem+json" in answer
+        assert b"connection: close" in answer.lower()
+        assert house.counted(result) == 1
+        assert house.topics.records == []
+
+
+async def test_a_packed_body_with_a_right_signature_is_refused_as_well() -> None:
+    async with opened() as house:
+        assert (await house.post(gzip.compress(BODY), headers=b"Content-Encoding: gzip\r\n")).startswith(
+            b"HTTP/1.1 415"
+        )
+        assert (await house.post(headers=b"Content-Encoding: identity\r\n")).startswith(b"HTTP/1.1 200")
+        assert house.kept == [BODY]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/webhooks/meta", b"allow: GET, POST"),
+        ("HEAD", "/webhooks/meta", b"allow: GET, POST"),
+        ("DELETE", "/webhooks/shopify/acme", b"allow: POST"),
+        ("GET", "/webhooks/shopify/acme", b"allow: POST"),
+    ],
+)
+async def test_other_methods(method: str, path: str, allowed: bytes) -> None:
+    async with opened() as house:
+        reader, writer = await house.connect(f"{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert answer.startswith(b"HTTP/1.1 405")
+        assert allowed in answer
+        writer.close()
+
+
+@pytest.mark.parametrize("path", ["/webhooks/", "/webhooks/meta/", "/webhooks/shopify", "/webhooks/shopify/a/b", "/"])
+async def test_other_paths_are_not_found(path: str) -> None:
+    async with opened() as house:
+        assert (await house.ask(f"POST {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())).startswith(b"HTTP/1.1 404")
+
+
+async def test_a_sender_that_asks_first_is_told_to_go_on() -> None:
+    async with opened() as house:
+        head = META + SIGNED + f"Expect: 100-continue\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+        reader, writer = await house.connect(head)
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 100")
+        writer.write(BODY)
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+async def test_a_body_in_chunks_is_put_together() -> None:
+    async with opened() as house:
+        chunks = b"".join(b"1\r\n" + BODY[at : at + 1] + b"\r\n" for at in range(len(BODY)))
+        head = META + SIGNED + b"Transfer-Encoding: chunked\r\n\r\n"
+        assert (await house.ask(head, chunks[:40], chunks[40:] + b"0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert house.kept == [BODY]
+
+
+async def test_a_body_in_chunks_is_413_once_it_is_too_large() -> None:
+    async with opened() as house:
+        chunk = f"{2**20:x}\r\n".encode() + b"x" * 2**20 + b"\r\n"
+        answer = await house.ask(META + SIGNED + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 4)
+        assert answer.startswith(b"HTTP/1.1 413")
+
+
+SHOPIFY = b"POST /webhooks/shopify/acme HTTP/1.1\r\nHost: a\r\n"
+SHOPIFY_SIGNED = (
+    b"X-Shopify-Hmac-Sha256: "
+    + base64.b64encode(hmac.digest(b"the-shopify-secret", BODY, "sha256"))
+    + b"\r\n"
+    + f"Content-Length: {len(BODY)}\r\n\r\n".encode()
+)
+
+
+async def test_shopifys_headers_go_with_the_body() -> None:
+    async with opened() as house:
+        headers = (
+            b"X-Shopify-Topic: customers/update\r\nX-Shopify-Shop-Domain: acme.example.com\r\n"
+            b"X-Shopify-Event-Id: e-1\r\nX-Shopify-Webhook-Id: w-1\r\nX-Shopify-Triggered-At: 2026-11-22T10:00:00Z\r\n"
+            b"X-Shopify-Api-Version: 2026-10\r\n"
+        )
+        assert (await house.ask(SHOPIFY + headers + SHOPIFY_SIGNED + BODY)).startswith(b"HTTP/1.1 200")
+        found = dict(house.topics.records[0].headers)
+        assert {name: value for name, value in found.items() if name.startswith("shopify_")} == {
+            "shopify_topic": b"customers/update",
+            "shopify_shop": b"acme.example.com",
+            "shopify_event_id": b"e-1",
+            "shopify_webhook_id": b"w-1",
+            "shopify_triggered_at": b"2026-11-22T10:00:00Z",
+        }
+        assert (found["source"], found["workspace_id"]) == (b"shopify", b"acme")
+
+
+async def test_a_header_that_comes_twice_decides_nothing() -> None:
+    async with opened() as house:
+        topics = b"X-Shopify-Topic: customers/update\r\nX-Shopify-Topic: customers/delete\r\n"
+        assert (await house.ask(SHOPIFY + topics + SHOPIFY_SIGNED + BODY)).startswith(b"HTTP/1.1 400")
+        wrong = b"X-Hub-Signature-256: sha256=" + b"0" * 64 + b"\r\n"
+        for both in (SIGNED + wrong, wrong + SIGNED, SIGNED + SIGNED):
+            answer = await house.ask(META + both + f"Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY)
+            assert answer.startswith(b"HTTP/1.1 401")
+        await until(lambda: len(house.topics.on(Topic.WEBHOOK_REFUSED)) == 3)
+        assert {dict(record.headers)["cause"] for record in house.topics.records} == {b"signature is repeated"}
+
+
+async def test_kafka_away_is_a_503_that_asks_for_a_repeat() -> None:
+    async with opened() as house:
+        house.topics.is_away = True
+        answer = (await house.post()).lower()
+        assert answer.startswith(b"http/1.1 503")
+        assert b"retry-after: 5" in answer
+        assert b"connection: close" not in answer
+        house.topics.is_away = False
+        assert (await house.post()).startswith(b"HTTP/1.1 200")
+
+
+async def test_more_than_the_door_holds_are_503_and_the_others_are_kept() -> None:
+    async with opened(places=5) as house:
+        house.topics.open.clear()
+        inside = [asyncio.create_task(house.post(b"%d" % number)) for number in range(5)]
+        await until(lambda: house.topics.waiting == 5)
+        # Of a webhook beyond that the body is not even asked for.
+        answer = await house.ask(
+            META + SIGNED + f"Expect: 100-continue\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+        )
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 5" in answer.lower()
+        house.topics.open.set()
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in await asyncio.gather(*inside))
+        assert sorted(house.kept, key=str) == [b"%d" % number for number in range(5)]
+        assert (await house.post()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_refused_webhooks_connection_serves_the_next_one() -> None:
+    async with opened(places=1) as house:
+        house.topics.open.clear()
+        inside = asyncio.create_task(house.post(b"{}"))
+        await until(lambda: house.topics.waiting == 1)
+        request = META + SIGNED + f"Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+        reader, writer = await house.connect(request)
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 503")
+        house.topics.open.set()
+        await inside
+        writer.write(request)
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 1000\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
+)
+async def test_bodies_that_never_end_keep_nobody_out(framing: bytes) -> None:
+    async with opened(places=10) as house:
+        slow = [await house.connect(META + framing) for _ in range(10)]
+        loop = asyncio.get_running_loop()
+        came = loop.time()
+        while not (answer := await house.post()).startswith(b"HTTP/1.1 200"):
+            # Whoever has just come is given some time.
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert loop.time() < came + PATIENCE_SECONDS + 20
+            await asyncio.sleep(0.1)
+        told = await answer_of(slow[0][0])
+        assert told.startswith(b"HTTP/1.1 503")
+        assert await asyncio.wait_for(slow[0][0].read(), 20) == b""
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_large_bodies_count_as_they_announce_themselves_and_leave_room_when_they_break_off() -> None:
+    async with opened(size=10 * 2**20) as house:
+        head = META + SIGNED + f"Content-Length: {3 * 2**20}\r\n\r\n".encode()
+        large = [await house.connect(head + b"x") for _ in range(3)]
+        await until(lambda: house.room.places == 3)
+        assert (await house.ask(head)).startswith(b"HTTP/1.1 503")
+        assert (await house.post()).startswith(b"HTTP/1.1 200")
+        for _, writer in large:
+            writer.close()
+        await until(lambda: house.counted("cut") == 3)
+        reader, writer = await house.connect(head)
+        writer.write(b"x" * (3 * 2**20))
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 401")
+        writer.close()
+
+
+def test_the_budget_of_refusals_tells_of_all_others() -> None:
+    budget = Budget(REFUSED_PER_SECOND)
+    taken = [budget.take(1000 + number / 100) for number in range(350)]
+    assert [sum(1 for told in taken[at : at + 100] if told is not None) for at in (0, 100, 200)] == [10, 10, 10]
+    told = [one for one in taken if one is not None]
+    assert len(told) + sum(told) == 310
