@@ -12,7 +12,6 @@ from ingest_webhooks import APP, AT, NUMBER, OTHER_APP, WABA, WORKSPACE, callbac
 from sendwhy.events import Status, StatusUpdated
 from sendwhy.reasons import ReasonCode
 from webhook_ingest.decide import (
-    Awaited,
     Message,
     Owner,
     Seen,
@@ -23,10 +22,10 @@ from webhook_ingest.decide import (
     climb,
     judge_statuses,
     owner_of,
-    silence,
     sort_out,
 )
 from webhook_ingest.fragments import read
+from webhook_ingest.silence import Awaited, silence
 
 OURS = Sender(NUMBER, WORKSPACE, WABA, APP)
 THEIRS = Sender("415566778899002", "globex", "77", OTHER_APP)
@@ -108,7 +107,7 @@ def test_one_element_with_callback_data_names_its_neighbours() -> None:
 
 def test_a_status_stands_once_and_its_own_record_repeats_it() -> None:
     book = Book(KNOWN)
-    first = book.post(statuses(status("sent"), status("sent", timestamp="7")), offset=5)
+    first = book.post(statuses(status("sent"), status("sent")), offset=5)
     assert len(first) == 1
     assert book.post(statuses(status("sent")), offset=6) == []
     assert book.post(statuses(status("sent")), offset=5) == first
@@ -124,9 +123,9 @@ def test_a_record_repeats_what_it_said_while_the_message_was_unknown() -> None:
 
 def test_foreign_elements_are_kept_whole_and_not_applied() -> None:
     result = sort(statuses(status("read")), signer=OTHER_APP)
-    assert (result.told, result.events, result.unclaimed) == ([], [], {})
-    ((_, fragment),) = result.foreign
-    assert json.loads(fragment)["entry"][0]["changes"][0]["value"]["statuses"] == [status("read")]
+    assert (result.told, result.reports, result.unclaimed) == ([], {}, {})
+    ((_, origin),) = result.foreign
+    assert json.loads(origin.alone())["entry"][0]["changes"][0]["value"]["statuses"] == [status("read")]
 
 
 def test_an_unknown_number_names_no_workspace() -> None:

@@ -9,18 +9,9 @@ import pytest
 from ingest_webhooks import AT, NUMBER, T0, WABA, body, callback, delivery, status, statuses, value
 from sendwhy.events import CustomerUpdated, Inbound, MessageReceived, SenderReported, Status, TemplateReported
 from sendwhy.reasons import ReasonCode
-from webhook_ingest.fragments import (
-    AHEAD_MAX,
-    DEPTH_MAX,
-    ELEMENTS_MAX,
-    Delivery,
-    Reading,
-    Report,
-    StatusTold,
-    Unreadable,
-    moment_of,
-    read,
-)
+from webhook_ingest.elements import Delivery, Reading, Report, StatusTold, Unreadable
+from webhook_ingest.fragments import DEPTH_MAX, ELEMENTS_MAX, read
+from webhook_ingest.values import AHEAD_MAX, moment_of
 
 NOT_ON_WHATSAPP = ReasonCode.RECIPIENT_NOT_ON_WHATSAPP
 EXAMPLES: dict[str, dict[str, Any]] = {
