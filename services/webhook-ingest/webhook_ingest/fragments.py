@@ -144,7 +144,7 @@ class _MetaReader:
         self._spend()
         value = change.get("value") if isinstance(change, dict) else None
         if not isinstance(change, dict) or not isinstance(value, dict):
-            self.unknown["field"] += isinstance(change, dict) and change.get("field") not in KNOWN_FIELDS
+            self.unknown["field"] += isinstance(change, dict) and line(change.get("field"), 128) not in KNOWN_FIELDS
             yield self._unreadable(change, "a change without an object `value`")
             return
         place = _Change(entry, line(change.get("field"), 128) or "unknown", value)

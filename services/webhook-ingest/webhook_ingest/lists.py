@@ -20,7 +20,8 @@ MATCH_WITHIN = timedelta(hours=1)
 LIMIT_MAX = 500
 
 _UNMATCHED = """
-select u.sender_id, u.wamid, u.status, u.reading, u.observed_at, u.body, u.observed_at < clock_timestamp() - $1::interval as old
+select u.sender_id, u.wamid, u.status, u.reading, u.observed_at, u.body,
+       u.observed_at < clock_timestamp() - $1::interval as old
 from sender s
 cross join lateral (
     select * from seen_status t
