@@ -22,7 +22,7 @@ except ImportError:
     sys.exit("atheris is missing: .uv/bin/uv sync --frozen --all-packages --inexact --group fuzz")
 
 with atheris.instrument_imports(include=["webhook_ingest"]):
-    from webhook_ingest import fragments, shopify, values
+    from webhook_ingest import customers, fragments, values
     from webhook_ingest.decide import sort_out, status_event
     from webhook_ingest.elements import Delivery, StatusTold, Unreadable
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--seconds", type=int, default=60, help="how long (default 60)")
     seconds = parser.parse_args().seconds
-    assert {shopify.__name__, values.__name__} <= set(sys.modules)
+    assert {customers.__name__, values.__name__} <= set(sys.modules)
     with tempfile.TemporaryDirectory(prefix="sendwhy-fuzz-") as folder:
         for number, line in enumerate(EXAMPLES.read_text().splitlines()):
             (Path(folder) / str(number)).write_bytes(b"\x0f" + json.dumps(json.loads(line)["payload"]).encode())

@@ -293,7 +293,7 @@ def test_a_bare_control_character_costs_nothing_else(control: bytes) -> None:
 
 def elements_in(payload: Any) -> int:
     """How many things a payload tells, counted as Meta's page has the levels, without our reader."""
-    count = bool(payload.keys() - {"object", "entry"})
+    count = int(bool(payload.keys() - {"object", "entry"}))
     for entry in payload["entry"]:
         if not isinstance(entry, dict) or not isinstance(entry.get("changes"), list):
             count += 1
@@ -345,7 +345,7 @@ def places_in(payload: Any) -> list[tuple[Any, Any]]:
 @st.composite
 def mutated(draw: st.DrawFn) -> dict[str, Any]:
     """Examples joined into one payload, with parts replaced, dropped, added, or swapped for those of others."""
-    payload = copy.deepcopy(draw(st.sampled_from(EXAMPLES)))
+    payload: dict[str, Any] = copy.deepcopy(draw(st.sampled_from(EXAMPLES)))
     payload["entry"] += copy.deepcopy(draw(st.sampled_from(EXAMPLES)))["entry"]
     for _ in range(draw(st.integers(0, 4))):
         container, key = draw(st.sampled_from(places_in(payload)))

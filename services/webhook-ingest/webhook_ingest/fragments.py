@@ -37,7 +37,7 @@ from webhook_ingest.elements import (
     digest_of,
     report_of,
 )
-from webhook_ingest.shopify import read_shopify
+from webhook_ingest.customers import read_shopify
 from webhook_ingest.values import (
     DETAIL_LENGTH_MAX,
     JSON,

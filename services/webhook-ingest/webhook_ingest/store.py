@@ -414,13 +414,13 @@ select count(*) from gone
 """
 
 
-async def prune(connection: Connection, now: datetime) -> bool:
+async def prune(connection: Connection, now: datetime, limit: int = PRUNE_LIMIT) -> bool:
     """Forget what can't come back; one bounded step. Returns whether there may be more."""
-    messages = await connection.fetchval(_PRUNE_MESSAGES, now, PRUNE_LIMIT)
-    reports = await connection.fetchval(_PRUNE_REPORTS, now - KEEP_REPORTS, PRUNE_LIMIT)
+    messages = await connection.fetchval(_PRUNE_MESSAGES, now, limit)
+    reports = await connection.fetchval(_PRUNE_REPORTS, now - KEEP_REPORTS, limit)
     await connection.execute("delete from unclaimed where received_at < $1", now - KEEP_UNCLAIMED)
     await connection.execute("delete from idempotency_key where created_at < $1", now - KEEP_IDEMPOTENCY_KEYS)
-    return PRUNE_LIMIT in (messages, reports)
+    return limit in (messages, reports)
 
 
 async def reached(connection: Connection, group: str, topic: str) -> dict[int, int]:
