@@ -26,6 +26,7 @@ from sendwhy.events import (
 )
 from sendwhy.reasons import ReasonCode
 
+from webhook_ingest.customers import read_shopify
 from webhook_ingest.elements import (
     Delivery,
     Element,
@@ -37,7 +38,6 @@ from webhook_ingest.elements import (
     digest_of,
     report_of,
 )
-from webhook_ingest.customers import read_shopify
 from webhook_ingest.values import (
     DETAIL_LENGTH_MAX,
     JSON,
