@@ -2,18 +2,25 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import asyncpg
 import pytest
-from ingest_webhooks import AT, NUMBER, WABA, WORKSPACE
-from sendwhy.postgres import connect_pool, migrate
+from ingest_webhooks import AT, NUMBER, WABA, WORKSPACE, status, statuses
+from pydantic import SecretStr
+from sendwhy.kafka import Producer, create_topics
+from sendwhy.metrics import Metrics
+from sendwhy.postgres import connect_pool, migrate, store_reached
+from sendwhy.reasons import Service
+from sendwhy.service import Runtime
+from sendwhy.topics import Outgoing, Topic
 from webhook_ingest import store
 from webhook_ingest.app import MIGRATIONS
 from webhook_ingest.parsing import Beat
+from webhook_ingest.settings import Settings
 from webhook_ingest.silence import READ_WITHIN, UNANSWERED_MIN, WHAT_TO_DO, Cause, SenderFacts, silence_of_sender
-from webhook_ingest.watch import Pulse, facts_of, note_beats, save_silent, unanswered
+from webhook_ingest.watch import Pulse, Watch, facts_of, note_beats, save_silent, unanswered
 
 PATIENCE = timedelta(minutes=10)
 MINUTE = timedelta(minutes=1)
@@ -144,6 +151,76 @@ async def test_the_facts_of_a_number(connection: asyncpg.Connection) -> None:
     assert silence_of_sender(facts_of(row, AT, AT, None), PATIENCE) is None
     assert await save_silent(connection, {}, AT) == {NUMBER: Cause.SIGNATURE_REFUSED}
     assert await connection.fetchval("select count(*) from silent_sender") == 0
+
+
+class Running:
+    """As much of a runtime as the watch needs."""
+
+    def __init__(self, pool: asyncpg.Pool, settings: Settings) -> None:
+        self.pool, self.settings = pool, settings
+        self.group, self.metrics = "sendwhy-webhook-ingest", Metrics(Service.WEBHOOK_INGEST)
+
+
+@pytest.mark.kafka
+@pytest.mark.postgres
+async def test_the_watch_finds_out_whose_fault_it_is(kafka_bootstrap: str, fresh_database: str) -> None:
+    await migrate(fresh_database, MIGRATIONS)
+    configured = Settings(
+        kafka_bootstrap_servers=kafka_bootstrap,
+        database_url=SecretStr(fresh_database),
+        api_tokens=SecretStr("viewer-1:viewer:acme"),
+        meta_app_secrets=SecretStr("700:the-secret-of-tests"),
+        meta_verify_token=SecretStr("the-token-of-tests"),
+        privacy_key=SecretStr("a key of tests only"),
+    )
+    await create_topics(configured)
+    pool = await connect_pool(fresh_database, service="webhook-ingest-test", size=4)
+    running, now = Running(pool, configured), datetime.now(UTC)
+    watch = Watch(cast("Runtime", running), configured, Pulse())
+    producer = Producer(configured, running.metrics)
+    await producer.start()
+
+    async def cause() -> str | None:
+        found: str | None = await pool.fetchval("select cause from silent_sender where sender_id = $1", number)
+        shown = f'sendwhy_senders_silent{{cause="{found}"}} 1.0'
+        assert found is None or shown in running.metrics.text().decode()
+        return found
+
+    number, other = "415566778899771", "415566778899772"
+    for one in (number, other):
+        await pool.execute("insert into sender values ($1, 'acme', $2, null, 1)", one, f"9{one}")
+    await pool.execute(
+        "insert into message (sender_id, wamid, workspace_id, message_id, accepted_at, deadline, rank, prune_after)"
+        " select $1, n::text, 'acme', n::text, $2, $2, 0, $2 from generate_series(1, 5) n",
+        number,
+        now - 20 * MINUTE,
+    )
+    # One raw delivery that we have not handled: nobody else can be blamed, and after a while it is us.
+    await producer.publish([Outgoing(Topic.WEBHOOK_RECEIVED, b"k", b"{}", (("source", b"meta"), ("app_id", b"700")))])
+    await watch.judge(now)
+    assert await cause() is None
+    await watch.judge(now + 2 * MINUTE)
+    assert await cause() == Cause.INGEST_LAGS
+
+    reached = {(str(Topic.WEBHOOK_RECEIVED), partition): 10**9 for partition in range(6)}
+    async with pool.acquire() as connection:
+        await store_reached(connection, running.group, reached)
+    await watch.judge(now)
+    assert await cause() == Cause.NOTHING_ARRIVES
+    async with pool.acquire() as connection:
+        await note_beats(connection, {other: Beat(now)})
+    await watch.judge(now)
+    assert await cause() == Cause.SUBSCRIPTION_GONE
+    refused = Outgoing(Topic.WEBHOOK_REFUSED, b"digest", statuses(status("sent"), number=number), ())
+    await producer.publish([refused])
+    await watch.judge(now + MINUTE)
+    assert await cause() == Cause.SIGNATURE_REFUSED
+    async with pool.acquire() as connection:
+        await note_beats(connection, {number: Beat(now + MINUTE)})
+    await watch.judge(now + MINUTE)
+    assert await cause() is None
+    await producer.stop()
+    await pool.close()
 
 
 @pytest.mark.postgres

@@ -107,8 +107,10 @@ class Watch:
         self._read_until: datetime | None = None
 
     async def tick(self) -> None:
-        now = datetime.now(UTC)
         await self._note_beats()
+        await self.judge(datetime.now(UTC))
+
+    async def judge(self, now: datetime) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection:
             rows = await unanswered(connection, now, self._patience)
         read_until = await self._look_how_far_we_read(now, is_needed=bool(rows))
