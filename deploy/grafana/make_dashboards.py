@@ -213,7 +213,7 @@ def what_must_hold() -> Dashboard:
             ),
             lines(
                 "Share of messages without final receipt",
-                "Of those accepted 10 minutes to 24 hours ago. A few phones are always off; more is a template, or a block.",
+                "Of those accepted 10 minutes to 24 hours ago. Some phones are off; more is a template or a block.",
                 "percentunit",
                 "max(sendwhy_receipts_missing_ratio)",
                 "share",
