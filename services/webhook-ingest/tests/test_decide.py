@@ -135,7 +135,7 @@ def test_one_element_with_callback_data_names_its_neighbours() -> None:
 
 def test_a_status_stands_once_and_its_own_record_repeats_it() -> None:
     book = Book(KNOWN)
-    first = book.post(statuses(status("sent"), status("sent")), offset=5)
+    first = book.post(statuses(status("sent"), status("sent", timestamp=str(T0 + 1))), offset=5)
     assert len(first) == 1
     assert book.post(statuses(status("sent")), offset=6) == []
     assert book.post(statuses(status("sent")), offset=5) == first
@@ -233,7 +233,7 @@ def test_any_history_in_any_order_with_any_repeats_ends_in_the_same(
             for event in book.accept() if step is None else book.post(statuses(step), offset):
                 if event.message_id is not None:
                     assert event.event_id not in said
-                    said[event.event_id] = event.status, event.occurred_at, event.reason, event.pricing, event.extra
+                    said[event.event_id] = event.status, event.reason, event.pricing, event.conversation, event.extra
         return said
 
     assert play(storm, shuffled) == play(calm, steps)

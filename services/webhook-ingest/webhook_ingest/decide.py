@@ -184,21 +184,20 @@ def judge_statuses(
     told_by = {(*key[:3], stands.partition, stands.offset) for key, stands in seen.items()} if replayed_at else set()
     done: set[StatusKey] = set()
     for entry in told:
-        if entry.status_key in done:
-            verdict.applied[entry.status.status, "stale"] += 1
-            continue
-        done.add(entry.status_key)
-        place = entry.delivery.partition, entry.delivery.offset
-        corrects = (*entry.status_key[:3], *place) in told_by
-        observed_at = replayed_at if corrects and replayed_at is not None else entry.delivery.at
         stands = seen.get(entry.status_key)
-        if stands is None:
+        place = entry.delivery.partition, entry.delivery.offset
+        is_first = entry.status_key not in done
+        done.add(entry.status_key)
+        if is_first and stands is None:
+            corrects = (*entry.status_key[:3], *place) in told_by
+            observed_at = replayed_at if corrects and replayed_at is not None else entry.delivery.at
             state[entry.key] = _judge(entry, state[entry.key], observed_at, verdict)
-        elif replayed_at is None and (stands.partition, stands.offset) == place:
+            continue
+        if is_first and stands is not None and replayed_at is None and (stands.partition, stands.offset) == place:
             verdict.events.append((entry.delivery, _repeated(entry, state[entry.key], stands)))
-            verdict.applied[entry.status.status, "stale"] += 1
-        else:
-            verdict.applied[entry.status.status, "stale"] += 1
+        verdict.applied[entry.status.status, "stale"] += 1
+        # A repeat may tell of an earlier moment.
+        state[entry.key] = climb(state[entry.key], entry.status.status, entry.status.occurred_at)
     verdict.messages = {key: message for key, message in state.items() if message != messages.get(key)}
     return verdict
 

@@ -53,7 +53,7 @@ class Origin:
 @dataclass(frozen=True, slots=True)
 class StatusTold:
     """One element of `statuses`. `callback` is (workspace_id, message_id) of our own biz_opaque_callback_data;
-    `reading` stands for all that was understood: a repeat has the same, whenever and with whatever else it comes."""
+    `reading` stands for all that was understood but the time: a repeat has the same, whenever it comes."""
 
     origin: Origin
     wamid: str

@@ -199,14 +199,13 @@ class _MetaReader:
         extra = {name: part for name, part in item.items() if name not in STATUS_KEYS}
         self.unknown["field"] += bool(extra)
         extra |= _odd_parts(item, failed=failed)
-        told = told_time(item.get("timestamp"))
         return StatusTold(
             origin=place.origin(key, item),
             wamid=wamid_of(item),
             status=status,
             occurred_at=moment_of(item.get("timestamp"), self.observed),
             callback=(callback[1], callback[2]) if callback else None,
-            reading=_reading(told, why, (pricing, conversation, extra)),
+            reading=_reading(why, (pricing, conversation, extra)),
             reason=why,
             pricing=pricing,
             conversation=conversation,
@@ -430,9 +429,9 @@ def _is_fine(part: JsonValue) -> bool:
     return part is None or isinstance(part, dict)
 
 
-def _reading(told: datetime | None, why: Reason | None, rest: tuple[Fragment | None, ...]) -> bytes:
-    at = b"" if told is None else told.isoformat().encode()
-    return digest_of((at, b"" if why is None else why.to_json(), JSON.dump_json(list(rest))))
+def _reading(why: Reason | None, rest: tuple[Fragment | None, ...]) -> bytes:
+    # Not the time: the same status told again a second later, or by another device, is a repeat.
+    return digest_of((b"" if why is None else why.to_json(), JSON.dump_json(list(rest))))
 
 
 def _template_field(name: str, item: Fragment) -> str:
