@@ -364,6 +364,10 @@ def test_what_nobody_knows_is_listed(ingest: Ingest) -> None:
     assert unclaimed[0]["app_id"] == APP
     assert unclaimed[0]["body"]["entry"][0]["changes"][0]["value"]["statuses"] == [status("read", "wamid.stranger")]
     assert ingest.look("/v1/workspaces/acme/webhooks/silence").json() == {"items": []}
+    told = ingest.get("/metrics").text
+    assert 'sendwhy_senders_silent{cause="subscription_gone"} 0.0' in told
+    assert 'sendwhy_webhook_unknown_total{kind="sender"}' in told
+    assert "sendwhy_receipts_missing_ratio" in told
 
 
 def test_no_secret_and_no_phone_is_logged(ingest: Ingest) -> None:
