@@ -211,6 +211,20 @@ def what_must_hold() -> Dashboard:
                 "max(sendwhy_receipts_missing_messages)",
                 "messages",
             ),
+            lines(
+                "Share of messages without final receipt",
+                "Of those accepted 10 minutes to 24 hours ago. Some phones are off; more is a template or a block.",
+                "percentunit",
+                "max(sendwhy_receipts_missing_ratio)",
+                "share",
+            ),
+            lines(
+                "Age of the oldest awaited receipt",
+                "Ends at the message's own deadline: 30 days at most, minutes for an authentication template.",
+                "s",
+                "max(sendwhy_receipts_oldest_age_seconds)",
+                "age",
+            ),
         ],
     )
 
@@ -226,6 +240,13 @@ def senders_and_meta() -> Dashboard:
                 "sum by (cause, scope) (max by (cause, scope) (sendwhy_holds))",
                 "{{cause}}: {{scope}}",
                 stacked=True,
+            ),
+            lines(
+                "Silent numbers, by cause",
+                "Meta took their messages and nothing is heard. …/webhooks/silence says which, and what to do.",
+                "short",
+                "max by (cause) (sendwhy_senders_silent)",
+                "{{cause}}",
             ),
             lines(
                 "Syncs that failed",

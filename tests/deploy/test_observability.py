@@ -196,6 +196,7 @@ PAUSED = 'sendwhy_queue_messages{job="dispatcher",lane="marketing",waiting_for="
 KEPT = 'sendwhy_webhook_deliveries_total{job="webhook-ingest",source="meta",result="received"}'
 LOST = 'sendwhy_webhook_deliveries_total{job="webhook-ingest",source="meta",result="unavailable"}'
 DEAD = 'sendwhy_dead_letters_total{job="consent",topic="send.requested",error="unreadable"}'
+SILENT = 'sendwhy_senders_silent{job="webhook-ingest",cause="subscription_gone"}'
 LAG = 'sendwhy_consumer_lag_messages{job="billing",stage="send.consented"}'
 DONE = 'sendwhy_stage_batch_records_count{job="billing",stage="send.consented"}'
 RETRIED = 'sendwhy_stage_failures_total{job="billing",stage="send.consented",error="TypeError"}'
@@ -213,6 +214,10 @@ CASES = [
     Case("OutcomeUnknown", {REJECTED: "1x120"}, "20m", fires=False),
     Case("WebhooksTurnedAway", {LOST: "_x8 1x40"}, "4m", fires=True),
     Case("WebhooksTurnedAway", {KEPT: "0+9x40"}, "4m", fires=False),
+    Case("SenderIsSilent", {SILENT: "0x8 1x40"}, "6m", fires=True),
+    Case("SenderIsSilent", {SILENT: "0x8 1x3 0x40"}, "6m", fires=False),
+    Case("ReceiptsMissing", {'sendwhy_receipts_missing_ratio{job="webhook-ingest"}': "0.9x100"}, "20m", fires=True),
+    Case("ReceiptsMissing", {'sendwhy_receipts_missing_ratio{job="webhook-ingest"}': "0.2x100"}, "20m", fires=False),
     Case("DeadLetters", {DEAD: "_x8 1x40"}, "5m", fires=True),
     Case("DeadLetters", {DEAD: "1x120"}, "25m", fires=False),
     Case("ConsumerStandsStill", {LAG: "0x8 7x60", DONE: "9x80"}, "15m", fires=True),

@@ -358,7 +358,8 @@ class Status(StrEnum):
 
 class StatusUpdated(Event):
     """`occurred_at` is Meta's time, `observed_at` ours. `to`, `origin`, `metadata` and `receipt_deadline` only with
-    `accepted`. `message_id` is null while a wamid is not known to be ours."""
+    `accepted`. `message_id` is null while a wamid is not known to be ours. `conversation` as Meta's versions up to 23
+    tell it; `extra`: what its element held besides that Sendwhy doesn't know."""
 
     observed_at: Moment
     message_id: MessageId | None = None
@@ -369,6 +370,8 @@ class StatusUpdated(Event):
     status: Status
     reason: Reason | None = None
     pricing: dict[str, JsonValue] | None = None
+    conversation: dict[str, JsonValue] | None = None
+    extra: dict[str, JsonValue] | None = None
     to: To | None = None
     origin: Origin | None = None
     metadata: Metadata | None = None
@@ -460,7 +463,8 @@ class Inbound(StrEnum):
 
 class MessageReceived(Event):
     """A message (or call) from a person; `occurred_at` is Meta's message time, `observed_at` when its webhook came.
-    `raw` is Meta's own fragment."""
+    `free_entry_point`: it came by an ad or a page's button (null: not told). `reason`: by Meta's error in it (a type or
+    a media file that can't be had). `raw` is Meta's own fragment."""
 
     workspace_id: WorkspaceId | None = None
     sender_id: SenderId
@@ -472,6 +476,8 @@ class MessageReceived(Event):
     text: str | None = None
     payload: str | None = None
     context_wamid: str | None = None
+    free_entry_point: bool | None = None
+    reason: Reason | None = None
     observed_at: Moment | None = None
     raw: dict[str, JsonValue]
 
@@ -513,12 +519,16 @@ class TemplateReported(Event):
 
 
 class SenderReported(Event):
-    """A fragment of Meta's about a number, an account or a portfolio: `field` of the webhook and its `value`."""
+    """A fragment of Meta's about a number, an account or a portfolio: `field` of the webhook and its `value`.
+
+    An error that Meta told for no message (`value.errors`) has the field `errors` and the `reason` that it stands for.
+    """
 
     waba_id: str
     sender_id: str | None = None
     display_phone_number: str | None = None
     field: str
+    reason: Reason | None = None
     raw: dict[str, JsonValue]
 
 

@@ -34,6 +34,7 @@ class Metric(StrEnum):
     WEBHOOK_ACK_SECONDS = "sendwhy_webhook_ack_seconds"
     WEBHOOK_DELIVERIES = "sendwhy_webhook_deliveries_total"
     WEBHOOK_UNKNOWN = "sendwhy_webhook_unknown_total"
+    WEBHOOK_ERRORS = "sendwhy_webhook_errors_total"
     QUEUE_MESSAGES = "sendwhy_queue_messages"
     QUEUE_OLDEST_SECONDS = "sendwhy_queue_oldest_age_seconds"
     META_CALL_SECONDS = "sendwhy_meta_call_seconds"
@@ -44,6 +45,9 @@ class Metric(StrEnum):
     TOKENS_TO_SEAL = "sendwhy_tokens_to_seal_anew"
     STOP_TO_LAST_SECONDS = "sendwhy_stop_to_last_message_seconds"
     RECEIPTS_MISSING = "sendwhy_receipts_missing_messages"
+    RECEIPTS_MISSING_SHARE = "sendwhy_receipts_missing_ratio"
+    RECEIPTS_OLDEST_SECONDS = "sendwhy_receipts_oldest_age_seconds"
+    SENDERS_SILENT = "sendwhy_senders_silent"
     BALANCE_MISMATCH = "sendwhy_credits_balance_mismatch"
     LOW_BALANCE_ALERTS = "sendwhy_low_balance_alerts_total"
     PRICING_DIFFERENCES = "sendwhy_pricing_differences_total"
@@ -77,7 +81,8 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         Metric.REJECTED: MetricSpec("messages that Meta never took, by who said so and why", ("service", "reason")),
         Metric.FAILED: MetricSpec("messages that Meta took and gave up, or that stayed silent", ("service", "reason")),
         Metric.STATUS_UPDATES: MetricSpec(
-            "statuses from webhooks, by effect (yes, stale, unknown_message)", ("status", "applied")
+            "statuses from webhooks, by effect (yes, stale, unknown_message, corrected by a replay)",
+            ("status", "applied"),
         ),
         Metric.STAGE_SECONDS: MetricSpec("from a record's arrival in Kafka to our commit", ("stage",), _SECONDS),
         Metric.STAGE_BATCH: MetricSpec("records in one batch", ("stage",), (1, 5, 10, 50, 100, 250, 500)),
@@ -89,7 +94,11 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
             ("source", "result"),
         ),
         Metric.WEBHOOK_UNKNOWN: MetricSpec(
-            "things in webhooks that Sendwhy doesn't know yet (field, status, type, code)", ("kind",)
+            "things in webhooks that Sendwhy doesn't know yet (field, status, type, code, sender)", ("kind",)
+        ),
+        Metric.WEBHOOK_ERRORS: MetricSpec(
+            "errors that Meta told beside any message's status, by place (value, element) and what they mean",
+            ("place", "reason"),
         ),
         Metric.QUEUE_MESSAGES: MetricSpec(
             "messages that wait in the dispatcher, by what for (in_flight: Meta's answer; unknown: a sign whether Meta"
@@ -116,6 +125,15 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
             "from a STOP's webhook to the moment from which no marketing message to that person starts", (), _SECONDS
         ),
         Metric.RECEIPTS_MISSING: MetricSpec("messages that Meta took and whose delivery receipt is still awaited"),
+        Metric.RECEIPTS_MISSING_SHARE: MetricSpec(
+            "share of each sender's latest 10,000 messages, accepted 10 minutes to 24 hours ago, without final receipt"
+        ),
+        Metric.RECEIPTS_OLDEST_SECONDS: MetricSpec("age of the oldest message whose delivery receipt is still awaited"),
+        Metric.SENDERS_SILENT: MetricSpec(
+            "numbers of which nothing is heard although Meta took their messages, by cause (ingest_lags,"
+            " signature_refused, meta_late, subscription_gone, nothing_arrives)",
+            ("cause",),
+        ),
         Metric.BALANCE_MISMATCH: MetricSpec(
             "accounts whose balance, reservations or number of entries differ from their ledger; must be 0"
         ),

@@ -64,12 +64,18 @@ class Fact(_Value):
 
 
 class Verdict(_Value):
-    """A failure: who said it, when, and why."""
+    """A failure: who said it, when, and why. `observed_at`: when a webhook, or its replay, was read to say so."""
 
     service: Service
     at: AwareDatetime
     event_id: UUID
     reason: Reason
+    observed_at: AwareDatetime | None = None
+
+    @property
+    def order(self) -> tuple[bool, datetime, datetime, UUID]:
+        """Meta's word before what is inferred; then the one observed last: a better reading of the same word."""
+        return self.reason.meta is not None, self.observed_at or self.at, self.at, self.event_id
 
 
 class Waiting(_Value):
@@ -140,9 +146,7 @@ def merge(one: MessageState, other: MessageState) -> MessageState:
         updated_at=max(one.updated_at, other.updated_at),
         facts=_forget_person(_join(one.facts, other.facts, lambda a, b: max(a, b, key=lambda f: f.order)), erased),
         times=_join(one.times, other.times, min),
-        failed=_say_less(
-            _last(one.failed, other.failed, lambda v: (v.reason.meta is not None, v.at, v.event_id)), erased
-        ),
+        failed=_say_less(_last(one.failed, other.failed, lambda v: v.order), erased),
         rejected=_say_less(
             _last(one.rejected, other.rejected, lambda v: (_rank_of(v.reason.code), v.at, v.event_id)), erased
         ),
@@ -262,7 +266,13 @@ def _(event: StatusUpdated, at: datetime) -> MessageState:
         return MessageState.at(at, facts=facts, times={event.status: event.occurred_at}, passed=True)
     if event.reason is None:
         return MessageState.at(at, facts=facts, passed=True)
-    verdict = Verdict(service=event.service, at=event.occurred_at, event_id=event.event_id, reason=event.reason)
+    verdict = Verdict(
+        service=event.service,
+        at=event.occurred_at,
+        event_id=event.event_id,
+        reason=event.reason,
+        observed_at=event.observed_at,
+    )
     return MessageState.at(at, facts=facts, failed=verdict, passed=True)
 
 

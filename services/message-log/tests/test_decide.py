@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from message_log.decide import CLOCK_SKEW, MessageState, Outcome, erased, fold, merge, tells
-from message_log_builders import T0, after, consented, held, rejected, requested, status
+from message_log_builders import T0, after, consented, event_id, held, rejected, requested, status
 from pydantic import TypeAdapter
 from sendwhy.events import MetaError, Status, Wire, reason
 from sendwhy.reasons import ReasonCode, Service
@@ -27,6 +27,7 @@ EVENTS: list[Wire] = [
     INVALID,
     NOT_ON_WHATSAPP,
     status(S.FAILED, seconds=8, code=R.NO_DELIVERY_RECEIPT),
+    status(S.FAILED, code=R.META_ERROR, observed_at=after(9)),
     ACCEPTED,
     SENT,
     DELIVERED,
@@ -84,6 +85,22 @@ def test_what_meta_said_beats_what_was_inferred() -> None:
     verdict = state_after([said, inferred]).verdict
     assert verdict is not None
     assert verdict.reason.code is R.RECIPIENT_NOT_ON_WHATSAPP
+
+
+def test_a_failure_that_is_read_better_later_replaces_the_former_reading() -> None:
+    first = status(S.FAILED).model_copy(
+        update={"reason": reason(R.META_ERROR, "Meta: new (code 139999)", meta=MetaError(code=139999))}
+    )
+    better = status(S.FAILED, event_id=event_id("read better")).model_copy(
+        update={
+            "reason": reason(R.TEMPLATE_NOT_APPROVED, "Meta: paused", meta=MetaError(code=139999)),
+            "observed_at": after(86_400),
+        }
+    )
+    for order in ([first, better], [better, first], [better, first, better]):
+        verdict = state_after(order).verdict
+        assert verdict is not None
+        assert verdict.reason.code is R.TEMPLATE_NOT_APPROVED
 
 
 def test_what_consent_resolved_beats_what_was_asked_for() -> None:

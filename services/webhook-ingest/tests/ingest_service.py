@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -46,7 +47,8 @@ class Ingest:
             "SENDWHY_META_VERIFY_TOKEN": VERIFY_TOKEN,
             "SENDWHY_PRIVACY_KEY": "a key of tests only",
             "SENDWHY_SHOPIFY_WEBHOOK_SECRETS": f"acme:{SHOPIFY_SECRET}",
-            "SENDWHY_API_TOKENS": "operator-1:operator:acme,viewer-1:viewer:acme,operator-2:operator:globex",
+            "SENDWHY_API_TOKENS": "operator-1:operator:acme,viewer-1:viewer:acme,operator-2:operator:globex"
+            ",admin-00:admin:*",
         }
 
     def start(self, environment: Mapping[str, str]) -> None:
@@ -78,6 +80,19 @@ class Ingest:
 
     def get(self, path: str, **more: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=10, trust_env=False, **more)
+
+    def look(self, path: str, token: str = "viewer-1", **query: Any) -> httpx.Response:
+        return self.get(path, params=query, headers={"authorization": f"Bearer {token}"})
+
+    def execute(self, statement: str, *values: Any) -> None:
+        """As somebody who may: a statement on the service's own database."""
+
+        async def run() -> None:
+            connection = await asyncpg.connect(self.database_url)
+            await connection.execute(statement, *values)
+            await connection.close()
+
+        asyncio.run(run())
 
     def post(self, path: str, **more: Any) -> httpx.Response:
         return httpx.post(self.url + path, timeout=60, trust_env=False, **more)

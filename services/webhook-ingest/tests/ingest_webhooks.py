@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from webhook_ingest.fragments import Delivery
+from webhook_ingest.elements import Delivery
 
 APP, SECRET = "700100200300400", "the-app-secret-of-the-tests"
 OTHER_APP, OTHER_SECRET = "700100200300499", "the-other-app-secret-of-the-tests"

@@ -257,12 +257,15 @@ def test_a_deadlines_mark_knows_where_the_raw_webhooks_end(ingest: Ingest) -> No
     assert sum(mark.ends.values()) >= len(ingest.records(Topic.WEBHOOK_RECEIVED)) > 0
 
 
-def replay(ingest: Ingest, token: str, **changes: Any) -> httpx.Response:
+def span() -> dict[str, Any]:
     now = datetime.now(UTC)
-    span = {"from": (now - timedelta(hours=1)).isoformat(), "to": (now + timedelta(seconds=1)).isoformat()}
+    return {"from": (now - timedelta(hours=1)).isoformat(), "to": (now + timedelta(seconds=1)).isoformat()}
+
+
+def replay(ingest: Ingest, token: str, body: dict[str, Any], *, dry_run: bool = False) -> httpx.Response:
     return ingest.post(
-        f"/v1/workspaces/acme/webhooks/replay?dry_run={changes.pop('dry_run', 'false')}",
-        json=span | changes,
+        f"/v1/workspaces/acme/webhooks/replay?dry_run={str(dry_run).lower()}",
+        json={name: value for name, value in body.items() if value is not None},
         headers={"authorization": f"Bearer {token}"},
     )
 
@@ -277,26 +280,106 @@ def replay(ingest: Ingest, token: str, **changes: Any) -> httpx.Response:
         ("operator-1", {"from": "2026-01-01T00:00:00Z"}, 422),
         ("operator-1", {"from": "yesterday"}, 422),
         ("operator-1", {"from": "2026-11-22T10:00:00"}, 422),
+        ("operator-1", {"from": None}, 422),
+        ("operator-1", {"from": None, "to": None}, 422),
+        ("operator-1", {"delivery_id": "A" * 64}, 422),
+        ("operator-1", {"delivery_id": 7}, 422),
         ("operator-1", {"workspace": "globex"}, 422),
     ],
 )
 def test_replays_that_are_refused(ingest: Ingest, token: str, changes: dict[str, Any], code: int) -> None:
-    assert replay(ingest, token, **changes).status_code == code
+    assert replay(ingest, token, span() | changes).status_code == code
 
 
-def test_a_replay_says_the_same_again(ingest: Ingest) -> None:
+def test_a_replay_by_a_better_parser_repairs_the_past_once(ingest: Ingest) -> None:
+    """The stored reading is made one of a parser that did not know the code yet."""
     number, wamid = "100000000000109", "wamid.replayed"
     ingest.publish([sender(number), accepted(number, wamid, "m-replayed")])
     ingest.hook(hook(number, status("sent", "wamid.first")))
     ingest.wait_for(lambda: [event for event in told(ingest, "wamid.first") if event.workspace_id])
-    ingest.hook(hook(number, status("read", wamid, **callback("m-replayed"))))
+    raw = hook(number, status("failed", wamid, errors=[{"code": 131026}], **callback("m-replayed")))
+    ingest.hook(raw)
     (before,) = ingest.wait_for(lambda: told(ingest, wamid))
-    dry = replay(ingest, "operator-1", dry_run="true").json()
-    assert dry["complete"]
-    assert dry["emitted"]["status.updated"] >= 1
+    old = "update seen_status set reading = 'of old', reason = 'META_ERROR' where wamid = $1"
+    ingest.execute(old, wamid)
+    one = {"delivery_id": hashlib.sha256(raw).hexdigest()}
+
+    dry = replay(ingest, "operator-1", one, dry_run=True).json()
+    assert (dry["dry_run"], dry["complete"], dry["deliveries"]) == (True, True, 1)
+    assert (dry["emitted"], dry["changes_count"]) == ({"status.updated": 1}, 1)
+    assert dry["changes"] == [
+        {
+            "message_id": "m-replayed",
+            "sender_id": number,
+            "provider_message_id": wamid,
+            "from": {"status": "failed", "reason": "META_ERROR"},
+            "to": {"status": "failed", "reason": "RECIPIENT_NOT_ON_WHATSAPP"},
+        }
+    ]
     assert len(told(ingest, wamid)) == 1
-    assert replay(ingest, "operator-1").json()["emitted"] == dry["emitted"]
-    assert ingest.wait_for(lambda: found if len(found := told(ingest, wamid)) == 2 else None) == [before, before]
+
+    assert replay(ingest, "operator-1", span()).json()["changes"] == dry["changes"]
+    _, after = ingest.wait_for(lambda: found if len(found := told(ingest, wamid)) == 2 else None)
+    assert (after.message_id, after.reason, after.occurred_at) == (before.message_id, before.reason, before.occurred_at)
+    assert after.observed_at > before.observed_at
+
+    for asked in (span(), one):
+        again = replay(ingest, "operator-1", asked).json()
+        assert (again["emitted"], again["changes"], again["changes_count"]) == ({}, [], 0)
+    assert len(told(ingest, wamid)) == 2
+
+
+def test_a_delivery_that_nobody_knows_is_not_replayed(ingest: Ingest) -> None:
+    answer = replay(ingest, "operator-1", {"delivery_id": "0" * 64}).json()
+    assert (answer["deliveries"], answer["complete"]) == (0, True)
+
+
+def test_what_nobody_knows_is_listed(ingest: Ingest) -> None:
+    number, stranger = "100000000000112", "100000000000113"
+    ingest.publish([sender(number)])
+    wamids = [f"wamid.other.{count}" for count in range(5)]
+    raw = hook(number, *(status("sent", wamid) for wamid in wamids))
+    ingest.wait_for(lambda: ingest.hook(raw) == 200 and ingest.look("/v1/workspaces/acme/webhooks/unmatched").json())
+    path = "/v1/workspaces/acme/webhooks/unmatched"
+
+    def found() -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = ingest.look(path, limit=2, **cursor).json()
+            items += page["items"]
+            if page["next_cursor"] is None:
+                return items
+            cursor = {"cursor": page["next_cursor"]}
+
+    items = ingest.wait_for(lambda: [one for one in found() if one["sender_id"] == number][4:] and found())
+    mine = [one for one in items if one["sender_id"] == number]
+    assert sorted(one["provider_message_id"] for one in mine) == wamids
+    assert not any(one["by_other_software"] for one in mine)
+    ingest.execute("update seen_status set observed_at = observed_at - interval '2 hours' where wamid = $1", wamids[0])
+    (old,) = [one for one in found() if one["provider_message_id"] == wamids[0]]
+    assert old["by_other_software"]
+    assert old["note"].startswith("sent by other software")
+    assert ingest.look(path, "operator-2").status_code == 404
+    assert [ingest.look(path, cursor=bad).status_code for bad in ("x", "W10", "WyJhIl0")] == [422, 422, 422]
+
+    assert ingest.hook(hook(stranger, status("read", "wamid.stranger"))) == 200
+    assert ingest.look("/v1/webhooks/unclaimed", "operator-1").status_code == 403
+    assert ingest.look("/v1/webhooks/unclaimed", "nobody").status_code == 401
+    unclaimed = ingest.wait_for(
+        lambda: [
+            one
+            for one in ingest.look("/v1/webhooks/unclaimed", "admin-00", limit=500).json()["items"]
+            if one["sender_id"] == stranger
+        ]
+    )
+    assert unclaimed[0]["app_id"] == APP
+    assert unclaimed[0]["body"]["entry"][0]["changes"][0]["value"]["statuses"] == [status("read", "wamid.stranger")]
+    assert ingest.look("/v1/workspaces/acme/webhooks/silence").json() == {"items": []}
+    told = ingest.get("/metrics").text
+    assert 'sendwhy_senders_silent{cause="subscription_gone"} 0.0' in told
+    assert 'sendwhy_webhook_unknown_total{kind="sender"}' in told
+    assert "sendwhy_receipts_missing_ratio" in told
 
 
 def test_no_secret_and_no_phone_is_logged(ingest: Ingest) -> None:

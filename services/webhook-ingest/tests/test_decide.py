@@ -3,30 +3,37 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from ingest_webhooks import APP, AT, NUMBER, OTHER_APP, WABA, WORKSPACE, callback, delivery, status, statuses
+from ingest_webhooks import APP, AT, NUMBER, OTHER_APP, T0, WABA, WORKSPACE, callback, delivery, status, statuses
 from sendwhy.events import Status, StatusUpdated
 from sendwhy.reasons import ReasonCode
 from webhook_ingest.decide import (
-    Awaited,
+    Change,
     Message,
     Owner,
     Seen,
     Sender,
+    Shown,
     Sorted,
     Standing,
     StatusKey,
+    Verdict,
+    changes_of,
     climb,
+    followed,
+    joined,
     judge_statuses,
     owner_of,
-    silence,
     sort_out,
 )
 from webhook_ingest.fragments import read
+from webhook_ingest.silence import Awaited, silence
 
 OURS = Sender(NUMBER, WORKSPACE, WABA, APP)
 THEIRS = Sender("415566778899002", "globex", "77", OTHER_APP)
@@ -72,12 +79,32 @@ class Book:
     def __init__(self, *messages: Message) -> None:
         self.messages = {message.key: message for message in messages}
         self.seen: dict[StatusKey, Seen] = {}
+        self.joined: set[StatusKey] = set()
 
-    def post(self, raw: bytes, offset: int = 0) -> list[StatusUpdated]:
-        verdict = judge_statuses(sort(raw, offset=offset).told, self.messages, self.seen)
+    def post(self, raw: bytes, offset: int = 0, replayed_at: datetime | None = None) -> list[StatusUpdated]:
+        verdict = self.judge(raw, offset, replayed_at)
         self.messages |= verdict.messages
         self.seen |= verdict.seen
-        return [event for _, event in verdict.events]
+        return [event for _, event in verdict.events] + self._join(verdict)
+
+    def judge(self, raw: bytes, offset: int = 0, replayed_at: datetime | None = None) -> Verdict:
+        return judge_statuses(sort(raw, offset=offset).told, self.messages, self.seen, replayed_at=replayed_at)
+
+    def accept(self, message_id: str = "m-1") -> list[StatusUpdated]:
+        """The dispatcher's word: which message the wamid is."""
+        before = self.messages.get(KEY, Message(*KEY))
+        self.messages[KEY] = replace(before, workspace_id=WORKSPACE, message_id=message_id, rank=max(before.rank, 0))
+        return self._join(Verdict(identified=[KEY]))
+
+    def _join(self, verdict: Verdict) -> list[StatusUpdated]:
+        told = []
+        for key, seen in self.seen.items():
+            if key[:2] in verdict.identified and seen.body is not None and key not in self.joined:
+                self.joined.add(key)
+                message = self.messages[key[:2]]
+                event = StatusUpdated.model_validate_json(seen.body)
+                told.append(joined(event, key[3], message.workspace_id or "", message.message_id or ""))
+        return told
 
 
 KNOWN = Message(NUMBER, "wamid.A", WORKSPACE, "m-1", rank=0)
@@ -108,7 +135,7 @@ def test_one_element_with_callback_data_names_its_neighbours() -> None:
 
 def test_a_status_stands_once_and_its_own_record_repeats_it() -> None:
     book = Book(KNOWN)
-    first = book.post(statuses(status("sent"), status("sent", timestamp="7")), offset=5)
+    first = book.post(statuses(status("sent"), status("sent", timestamp=str(T0 + 1))), offset=5)
     assert len(first) == 1
     assert book.post(statuses(status("sent")), offset=6) == []
     assert book.post(statuses(status("sent")), offset=5) == first
@@ -124,9 +151,9 @@ def test_a_record_repeats_what_it_said_while_the_message_was_unknown() -> None:
 
 def test_foreign_elements_are_kept_whole_and_not_applied() -> None:
     result = sort(statuses(status("read")), signer=OTHER_APP)
-    assert (result.told, result.events, result.unclaimed) == ([], [], {})
-    ((_, fragment),) = result.foreign
-    assert json.loads(fragment)["entry"][0]["changes"][0]["value"]["statuses"] == [status("read")]
+    assert (result.told, result.reports, result.unclaimed) == ([], {}, {})
+    ((_, origin),) = result.foreign
+    assert json.loads(origin.alone())["entry"][0]["changes"][0]["value"]["statuses"] == [status("read")]
 
 
 def test_an_unknown_number_names_no_workspace() -> None:
@@ -169,6 +196,138 @@ def test_a_batch_and_its_split_end_in_the_same(told: list[str]) -> None:
     one_by_one = [event for name in told for event in split.post(statuses(status(name)), offset=told.index(name))]
     assert whole.messages == split.messages
     assert {event.event_id for event in at_once} == {event.event_id for event in one_by_one}
+
+
+# What Meta may say of one message: several devices, with and without callback data, price, cause or time.
+VARIANTS = st.builds(
+    lambda name, more: {"id": "wamid.A", "status": name, "recipient_id": "447700900142", **more},
+    st.sampled_from(["sent", "delivered", "read", "played", "failed"]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "timestamp": st.sampled_from([str(T0), T0 + 1, str((T0 + 2) * 1000), "soon"]),
+            "biz_opaque_callback_data": st.just("sw1:acme:m-1"),
+            "pricing": st.sampled_from([{"category": "marketing"}, {"category": "utility"}, None]),
+            "conversation": st.just({"id": "c"}),
+            "errors": st.sampled_from([[{"code": 131026}], [{"code": 131047}], [{"code": 999999}], []]),
+            "of_tomorrow": st.just(True),
+        },
+    ),
+)
+ACCEPTED_NOW = None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(VARIANTS, min_size=1, max_size=8), st.data())
+def test_any_history_in_any_order_with_any_repeats_ends_in_the_same(
+    told: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """Also with the send's own answer anywhere in between: the message is known before, while, or after."""
+    steps: list[dict[str, Any] | None] = [*told, ACCEPTED_NOW]
+    calm, storm = Book(), Book()
+    shuffled = data.draw(st.permutations(steps + data.draw(st.lists(st.sampled_from(steps), max_size=8))))
+
+    def play(book: Book, history: Sequence[dict[str, Any] | None]) -> dict[UUID, tuple[Any, ...]]:
+        said: dict[UUID, tuple[Any, ...]] = {}
+        for offset, step in enumerate(history):
+            for event in book.accept() if step is None else book.post(statuses(step), offset):
+                if event.message_id is not None:
+                    assert event.event_id not in said
+                    said[event.event_id] = event.status, event.reason, event.pricing, event.conversation, event.extra
+        return said
+
+    assert play(storm, shuffled) == play(calm, steps)
+    assert storm.messages == calm.messages
+
+
+@given(st.lists(VARIANTS, min_size=1, max_size=8), st.integers(1, 7))
+def test_batches_cut_anywhere_end_in_the_same(told: list[dict[str, Any]], cut: int) -> None:
+    whole, split = Book(KNOWN), Book(KNOWN)
+    at_once = whole.post(statuses(*told))
+    in_two = [*split.post(statuses(*told[:cut]), 0), *split.post(statuses(*told[cut:]), 1)]
+    assert whole.messages == split.messages
+    assert {event.event_id for event in at_once} == {event.event_id for event in in_two}
+
+
+@given(st.lists(VARIANTS, min_size=1, max_size=8))
+def test_a_replay_of_what_stands_says_nothing(told: list[dict[str, Any]]) -> None:
+    book = Book(KNOWN)
+    for offset, step in enumerate(told):
+        book.post(statuses(step), offset)
+    before = dict(book.messages), dict(book.seen)
+    for offset, step in enumerate(told):
+        assert book.post(statuses(step), offset, replayed_at=LATER) == []
+    assert (book.messages, book.seen) == before
+
+
+LATER = AT + timedelta(days=3)
+UNDELIVERABLE = status("failed", errors=[{"code": 131026}])
+
+
+def as_of_old(book: Book, code: str) -> None:
+    """Make the one stored reading that of a parser which understood less."""
+    ((key, seen),) = book.seen.items()
+    book.seen = {(*key[:3], b"of old"): replace(seen, reason=code)}
+
+
+def test_a_better_parser_corrects_the_reason_once() -> None:
+    book = Book(KNOWN)
+    (first,) = book.post(statuses(UNDELIVERABLE), 5)
+    as_of_old(book, "META_ERROR")
+    verdict = book.judge(statuses(UNDELIVERABLE), 5, LATER)
+    changes = changes_of(book.messages, book.seen, verdict)
+    assert [(change.before, change.after) for change in changes.values()] == [
+        (Shown("failed", "META_ERROR"), Shown("failed", "RECIPIENT_NOT_ON_WHATSAPP"))
+    ]
+    assert dict(verdict.applied) == {("failed", "corrected"): 1}
+    assert not verdict.failed
+    (better,) = book.post(statuses(UNDELIVERABLE), 5, LATER)
+    assert (better.reason, better.occurred_at, better.observed_at) == (first.reason, first.occurred_at, LATER)
+    assert book.post(statuses(UNDELIVERABLE), 5, LATER + timedelta(days=1)) == []
+    # After a restored backup the record is read again as usual, and says the correction word for word.
+    assert book.post(statuses(UNDELIVERABLE), 5) == [better]
+
+
+@pytest.mark.parametrize(
+    ("message", "told", "before", "after"),
+    [
+        (KNOWN, [status("sent")], Shown("accepted"), Shown("sent")),
+        (replace(KNOWN, rank=1), [status("read")], Shown("sent"), Shown("read")),
+        (replace(KNOWN, rank=1), [UNDELIVERABLE], Shown("sent"), Shown("failed", "RECIPIENT_NOT_ON_WHATSAPP")),
+        (replace(KNOWN, rank=2), [UNDELIVERABLE], None, None),
+        (replace(KNOWN, rank=1, failed=True), [status("delivered")], Shown("failed"), Shown("delivered")),
+        (
+            replace(KNOWN, rank=1, silence="NO_DELIVERY_RECEIPT"),
+            [status("delivered")],
+            Shown("failed", "NO_DELIVERY_RECEIPT"),
+            Shown("delivered"),
+        ),
+        (
+            Message(*KEY, rank=1),
+            [status("read", **callback("m-1"))],
+            Shown(),
+            Shown("read"),
+        ),
+        (replace(KNOWN, rank=3), [status("sent"), status("delivered")], None, None),
+    ],
+)
+def test_what_a_replay_changes(
+    message: Message, told: list[dict[str, Any]], before: Shown | None, after: Shown | None
+) -> None:
+    book = Book(message)
+    changes = changes_of(book.messages, book.seen, book.judge(statuses(*told), 5, LATER))
+    assert [(change.before, change.after) for change in changes.values()] == ([(before, after)] if before else [])
+
+
+@pytest.mark.parametrize(
+    ("ranks", "after"), [((2, 3), Shown("read")), ((3, 2), Shown("read")), ((3, 3), Shown("read"))]
+)
+def test_two_batches_of_a_dry_run_are_one_change(ranks: tuple[int, int], after: Shown) -> None:
+    first, then = (
+        Change(replace(KNOWN, rank=rank), Shown("sent"), Shown({2: "delivered", 3: "read"}[rank])) for rank in ranks
+    )
+    both = followed(followed(None, first), then)
+    assert (both.before, both.after) == (Shown("sent"), after)
 
 
 def awaited(day: int, rank: int, *, failed: bool = False, due: bool = True) -> Awaited:

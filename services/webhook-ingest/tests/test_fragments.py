@@ -8,19 +8,12 @@ from typing import Any
 import pytest
 from ingest_webhooks import AT, NUMBER, T0, WABA, body, callback, delivery, status, statuses, value
 from sendwhy.events import CustomerUpdated, Inbound, MessageReceived, SenderReported, Status, TemplateReported
-from sendwhy.reasons import ReasonCode
-from webhook_ingest.fragments import (
-    AHEAD_MAX,
-    DEPTH_MAX,
-    ELEMENTS_MAX,
-    Delivery,
-    Reading,
-    Report,
-    StatusTold,
-    Unreadable,
-    moment_of,
-    read,
-)
+from sendwhy.reasons import ReasonCode, Service
+from sendwhy.topics import Topic, topic_of
+from webhook_ingest.decide import status_event
+from webhook_ingest.elements import Delivery, Reading, Report, StatusTold, Unreadable
+from webhook_ingest.fragments import DEPTH_MAX, ELEMENTS_MAX, read
+from webhook_ingest.values import AHEAD_MAX, moment_of
 
 NOT_ON_WHATSAPP = ReasonCode.RECIPIENT_NOT_ON_WHATSAPP
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -54,6 +47,32 @@ UNDERSTOOD: dict[str, tuple[str, dict[str, int]]] = {
     "account_alerts": ("account_alerts", {}),
     "account_review": ("account_review_update", {}),
     "security": ("security", {}),
+}
+
+
+# Every example that tells of an error, with its reason; the others have none.
+REASONS = {
+    "status_failed_131026_undeliverable": ReasonCode.RECIPIENT_NOT_ON_WHATSAPP,
+    "status_failed_131049_ecosystem": ReasonCode.MARKETING_CAP_REACHED,
+    "status_failed_131050_marketing_opt_out": ReasonCode.RECIPIENT_STOPPED_MARKETING,
+    "status_failed_130472_experiment": ReasonCode.RECIPIENT_IN_META_EXPERIMENT,
+    "status_failed_131031_account_locked": ReasonCode.SENDER_NOT_AVAILABLE,
+    "status_failed_132015_held_then_dropped": ReasonCode.TEMPLATE_NOT_APPROVED,
+    "status_failed_131000_unknown": ReasonCode.TEMPORARY_FAILURE,
+    "status_failed_unknown_code": ReasonCode.META_ERROR,
+    "status_failed_with_callback_data": ReasonCode.RECIPIENT_NOT_ON_WHATSAPP,
+    "status_failed_with_contacts_array": ReasonCode.RECIPIENT_IN_META_EXPERIMENT,
+    "value_errors_130429_system_level": ReasonCode.RATE_LIMIT_EXCEEDED,
+    "inbound_unsupported_131051": ReasonCode.INVALID_CONTENT,
+}
+# By the beginning of its name: the topic that an example ends on.
+TOPICS = {
+    "status_deleted": Topic.SENDER_REPORTED,
+    "status_": Topic.STATUS_UPDATED,
+    "inbound_": Topic.MESSAGE_RECEIVED,
+    "user_preferences_": Topic.CUSTOMER_UPDATED,
+    "template_": Topic.TEMPLATE_REPORTED,
+    "": Topic.SENDER_REPORTED,
 }
 
 
@@ -96,6 +115,21 @@ def test_an_example_is_understood(name: str) -> None:
     reading = reading_of(json.dumps(EXAMPLES[name]).encode())
     assert [read_as(element) for element in reading.elements] == [kind]
     assert +reading.unknown == unknown
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_ends_in_its_event_with_reason_and_service(name: str) -> None:
+    (element,) = reading_of(json.dumps(EXAMPLES[name]).encode()).elements
+    assert not isinstance(element, Unreadable)
+    event = status_event(element, AT, None, None) if isinstance(element, StatusTold) else element.event
+    assert topic_of(type(event)) == next(topic for start, topic in TOPICS.items() if name.startswith(start))
+    why = getattr(event, "reason", None)
+    assert (why and why.code) == REASONS.get(name)
+    assert getattr(event, "service", Service.WEBHOOK_INGEST) is Service.WEBHOOK_INGEST
+
+
+def test_every_reason_belongs_to_an_example() -> None:
+    assert REASONS.keys() <= EXAMPLES.keys()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -12,7 +12,7 @@ from sendwhy.postgres import connect_pool, migrate
 from sendwhy.reasons import Service
 from webhook_ingest import parsing, shopify
 from webhook_ingest.app import MIGRATIONS
-from webhook_ingest.fragments import Delivery
+from webhook_ingest.elements import Delivery
 
 pytestmark = pytest.mark.postgres
 BODY = json.dumps({"id": 771233, "phone": "+525512345678"}).encode()

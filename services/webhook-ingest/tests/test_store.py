@@ -1,8 +1,9 @@
 """The parsing half on a real PostgreSQL: repeats, orphans, numbers that become known, deadlines."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -40,7 +41,7 @@ from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic
 from webhook_ingest import erasures, parsing, store
 from webhook_ingest.app import MIGRATIONS
-from webhook_ingest.fragments import Delivery
+from webhook_ingest.elements import Delivery
 from webhook_ingest.receipts import fail_overdue
 
 APPS = frozenset({APP, OTHER_APP})
@@ -64,7 +65,8 @@ class Desk:
 
     async def read(self, deliveries: Sequence[Delivery], only: str | None = None) -> list[Any]:
         async with self.pool.acquire() as connection, connection.transaction():
-            outcome = await parsing.apply(connection, deliveries, APPS, only_workspace=only)
+            replayed = None if only is None else parsing.Replayed(only, AT + timedelta(days=3))
+            outcome = await parsing.apply(connection, deliveries, APPS, replayed=replayed)
         return _events([*outcome.publish, *(record for _, record in outcome.from_outbox)])
 
     async def accept(self, wamid: str, message_id: str, day: float = 0, contact: str = "c-1") -> list[Any]:
@@ -283,9 +285,73 @@ async def test_replay_is_limited_to_its_workspace(desk: Desk) -> None:
     await desk.know()
     raw = statuses(status("sent", **callback("m-1")))
     first = await desk.post(raw, 7)
-    assert await desk.post(raw, 7, only=WORKSPACE) == first
+    assert len(first) == 1
     assert await desk.post(raw, 7, only="globex") == []
     assert await desk.post(statuses(7, status("sent"), number="99999999"), 8, only=WORKSPACE) == []
+
+
+async def test_what_was_told_beside_statuses_is_told_once(desk: Desk) -> None:
+    """A message, a preference, a template, a number: repeats say nothing, their own record says the same."""
+    await desk.know()
+    preference = {"wa_id": "447700900142", "value": "stop", "timestamp": T0}
+    whole = json.loads(body(value(messages=[MESSAGE], user_preferences=[preference])))
+    template = {"event": "PAUSED", "message_template_name": "autumn_sale", "message_template_language": "es_MX"}
+    whole["entry"][0] |= {"time": T0}
+    whole["entry"][0]["changes"] += [
+        {"field": "message_template_status_update", "value": template},
+        {"field": "account_update", "value": {"event": "ACCOUNT_DELETED"}},
+    ]
+    raw = json.dumps(whole).encode()
+    first = await desk.post(raw, 3)
+    assert len(first) == 4
+    assert await desk.post(raw, 3) == first
+    assert await desk.post(raw, 4) == []
+    assert await desk.post(raw, 3, only=WORKSPACE) == []
+    assert len(await desk.read([delivery(raw.replace(b"STOP", b"START"), number) for number in (5, 6)])) == 1
+
+
+async def test_repeats_of_reports_at_once_are_told_once(desk: Desk) -> None:
+    await desk.know()
+    messages = [{**MESSAGE, "id": f"wamid.{n}"} for n in range(20)]
+    batches = [body(value(messages=order)) for order in [messages, messages[::-1]] * 4]
+    said = await asyncio.gather(*(desk.post(raw, offset) for offset, raw in enumerate(batches)))
+    assert sorted(event.wamid for events in said for event in events) == [
+        f"wamid.{n}" for n in sorted(range(20), key=str)
+    ]
+
+
+async def test_a_replay_says_what_was_read_worse_and_nothing_else(desk: Desk) -> None:
+    await desk.know()
+    raw = statuses(status("sent", **callback("m-1")), status("failed", errors=[{"code": 131026}]))
+    sent, failed = await desk.post(raw, 7)
+    assert await desk.post(raw, 7, only=WORKSPACE) == []
+    async with desk.pool.acquire() as connection:
+        await connection.execute("update seen_status set reading = 'of old' where status = 'failed'")
+    (better,) = await desk.post(raw, 7, only=WORKSPACE)
+    assert (better.status, better.reason, better.message_id) == ("failed", failed.reason, "m-1")
+    assert better.observed_at > failed.observed_at
+    assert await desk.post(raw, 7, only=WORKSPACE) == []
+    # The record itself, read again after a restored backup, says all that it has been read to say.
+    assert await desk.post(raw, 7) == [sent, better]
+
+
+async def test_a_status_that_could_not_be_read_before_is_told_by_a_replay(desk: Desk) -> None:
+    await desk.know()
+    await desk.accept("wamid.A", "m-1")
+    (event,) = await desk.post(statuses(status("read")), 7, only=WORKSPACE)
+    assert (event.message_id, event.status, event.observed_at) == ("m-1", "read", AT)
+
+
+@pytest.mark.parametrize("late", ["delivered", "failed"])
+async def test_an_inferred_silence_is_overtaken_by_what_comes_after_all(desk: Desk, late: str) -> None:
+    await desk.know()
+    await desk.accept("wamid.A", "m-1")
+    (silent,) = await desk.end_of(1)
+    assert silent.reason is not None
+    (event,) = await desk.post(statuses(status(late, errors=[{"code": 131026}] if late == "failed" else [])), 3)
+    assert (event.message_id, event.status) == ("m-1", late)
+    assert event.event_id != silent.event_id
+    assert await desk.end_of(2) == []
 
 
 async def test_silence_ends_as_failed_once(desk: Desk) -> None:
@@ -339,6 +405,19 @@ async def test_two_replicas_end_each_message_once(desk: Desk) -> None:
     )
 
 
+async def test_pruning_goes_on_until_all_is_gone(desk: Desk) -> None:
+    await desk.know()
+    await desk.post(body(value(messages=[{**MESSAGE, "id": f"wamid.{n}"} for n in range(5)])))
+    await desk.post(statuses(*(status("sent", f"wamid.{n}") for n in range(5))))
+    later = AT + store.KEEP_AFTER_DEADLINE + timedelta(seconds=1)
+    async with desk.pool.acquire() as connection:
+        assert not await store.prune(connection, AT + timedelta(days=20), limit=3)
+        assert await store.prune(connection, later, limit=3)
+        assert not await store.prune(connection, later, limit=3)
+        for table in ("message", "seen_status", "seen_report"):
+            assert await connection.fetchval(f"select count(*) from {table}") == 0
+
+
 async def test_pruning_forgets_only_what_cannot_come_back(desk: Desk) -> None:
     await desk.know()
     for wamid in ("wamid.A", "wamid.B"):
@@ -346,7 +425,7 @@ async def test_pruning_forgets_only_what_cannot_come_back(desk: Desk) -> None:
     async with desk.pool.acquire() as connection:
         await connection.execute("update message set prune_after = now() - interval '1 day' where wamid = 'wamid.A'")
         await connection.execute("update message set prune_after = now() + interval '1 day' where wamid = 'wamid.B'")
-        await store.prune(connection)
+        await store.prune(connection, datetime.now(UTC))
         for table in ("message", "seen_status"):
             assert await connection.fetchval(f"select array_agg(wamid) from {table}") == ["wamid.B"]
 

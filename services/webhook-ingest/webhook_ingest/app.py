@@ -14,32 +14,36 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
-from webhook_ingest import api, erasures, parsing, shopify, store
+from webhook_ingest import api, erasures, lists, parsing, shopify, store
 from webhook_ingest.door import Door
-from webhook_ingest.fragments import Delivery
+from webhook_ingest.elements import Delivery
 from webhook_ingest.parsing import Outcome
 from webhook_ingest.receipts import Deadlines
 from webhook_ingest.settings import Settings
+from webhook_ingest.watch import Pulse, Watch
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 DEADLINES_SECONDS = 2.0
 CLAIM_SECONDS = 1.0
 COUNT_SECONDS = 15.0
+WATCH_SECONDS = 20.0
 PRUNE_SECONDS = 600.0
 
 
 def make_app(settings: Settings) -> FastAPI:
     runtime = Runtime(Service.WEBHOOK_INGEST, settings)
-    _add_stages(runtime, settings)
-    _add_timers(runtime, settings)
+    pulse = Pulse()
+    _add_stages(runtime, settings, pulse)
+    _add_timers(runtime, settings, pulse)
     app = runtime.make_api("Sendwhy webhook-ingest")
     app.state.entrance = Door(app, runtime.producer.publish, runtime.metrics, settings)
     app.include_router(api.routes(runtime, settings))
+    app.include_router(lists.routes(runtime))
     app.include_router(erasures.routes(runtime, settings))
     return app
 
 
-def _add_stages(runtime: Runtime, settings: Settings) -> None:
+def _add_stages(runtime: Runtime, settings: Settings, pulse: Pulse) -> None:
     apps = frozenset(settings.app_secrets)
     tagger = Tagger(settings.privacy_key.get_secret_value())
 
@@ -54,6 +58,7 @@ def _add_stages(runtime: Runtime, settings: Settings) -> None:
 
     def _told(outcome: Outcome) -> Sequence[Outgoing]:
         outcome.count(runtime.metrics)
+        pulse.note(outcome.beats)
         return outcome.publish
 
     runtime.stage(Topic.WEBHOOK_RECEIVED, parsing.delivery_of, on_webhooks)
@@ -63,7 +68,7 @@ def _add_stages(runtime: Runtime, settings: Settings) -> None:
     runtime.stage(Topic.PERSON_ERASING, parse_json(PersonErasing), erase)
 
 
-def _add_timers(runtime: Runtime, settings: Settings) -> None:
+def _add_timers(runtime: Runtime, settings: Settings, pulse: Pulse) -> None:
     apps = frozenset(settings.app_secrets)
     deadlines = Deadlines(runtime, settings.blocked_after_silent_messages)
 
@@ -75,11 +80,15 @@ def _add_timers(runtime: Runtime, settings: Settings) -> None:
             runtime.publish_soon()
 
     async def prune() -> None:
-        async with runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            await store.prune(connection)
+        async with runtime.pool.acquire(timeout=30) as connection:
+            while await store.prune(connection, datetime.now(UTC)):
+                pass
             await shopify.prune(connection, datetime.now(UTC))
+
+    watch = Watch(runtime, settings, pulse)
 
     runtime.every(DEADLINES_SECONDS, "deadlines", deadlines.tick)
     runtime.every(COUNT_SECONDS, "count awaited receipts", deadlines.count)
+    runtime.every(WATCH_SECONDS, "watch for silent senders", watch.tick)
     runtime.every(CLAIM_SECONDS, "claim", claim)
     runtime.every(PRUNE_SECONDS, "prune", prune)

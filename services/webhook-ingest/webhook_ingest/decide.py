@@ -1,5 +1,5 @@
 """What to make of what was told, given what is known: pure. Whose an element is, which statuses are new, where a
-message stands on the ladder, and what silence means."""
+message stands on the ladder, and what a replay changes."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,17 +12,14 @@ from uuid import UUID
 from sendwhy.events import (
     CustomerUpdated,
     Event,
-    Evidence,
     MessageReceived,
-    Reason,
     Status,
     StatusUpdated,
     event_id_of,
-    reason,
 )
-from sendwhy.reasons import ReasonCode, Service
+from sendwhy.reasons import Service
 
-from webhook_ingest.fragments import Delivery, Element, Report, StatusTold
+from webhook_ingest.elements import Delivery, Element, Origin, Report, StatusTold
 
 # accepted < sent < delivered < read <= played; `failed` stands beside the ladder.
 RANKS: Mapping[Status, int] = {
@@ -37,7 +34,7 @@ RANK_SENT = RANKS[Status.SENT]
 RANK_DELIVERED = RANKS[Status.DELIVERED]
 
 MessageKey = tuple[str, str]  # (sender_id, wamid)
-StatusKey = tuple[str, str, str]  # (sender_id, wamid, status)
+StatusKey = tuple[str, str, str, bytes]  # (sender_id, wamid, status, reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,8 @@ def _speaks_for(sender: Sender, signer: str, only_app: bool) -> Standing:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Where a message of ours stands. workspace_id and message_id are None while only its wamid is known."""
+    """Where a message of ours stands. workspace_id and message_id are None while only its wamid is known. `silence`:
+    the reason by which it ended for want of a receipt."""
 
     sender_id: str
     wamid: str
@@ -97,6 +95,7 @@ class Message:
     rank: int = NO_RANK
     failed: bool = False
     delivered_at: datetime | None = None
+    silence: str | None = None
 
     @property
     def key(self) -> MessageKey:
@@ -105,10 +104,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A status that stands already: the record that told it, and the event if it went out without a message_id."""
+    """One reading of a status that stands already: the record that told it, when its event says it was observed, the
+    reason's code, and the event if it went out without a message_id."""
 
     partition: int
     offset: int
+    observed_at: datetime
+    reason: str | None = None
     body: bytes | None = None
 
 
@@ -126,7 +128,24 @@ class Told:
 
     @property
     def status_key(self) -> StatusKey:
-        return *self.key, self.status.status
+        return *self.key, self.status.status, self.status.reading
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What people see of a message: its status, and the reason if it failed."""
+
+    status: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A message whose state or reason a replay corrects."""
+
+    message: Message
+    before: Shown
+    after: Shown
 
 
 @dataclass(slots=True)
@@ -142,9 +161,17 @@ class Verdict:
 
 
 def judge_statuses(
-    told: Sequence[Told], messages: Mapping[MessageKey, Message], seen: Mapping[StatusKey, Seen]
+    told: Sequence[Told],
+    messages: Mapping[MessageKey, Message],
+    seen: Mapping[StatusKey, Seen],
+    *,
+    replayed_at: datetime | None = None,
 ) -> Verdict:
-    """Each status of a message once, with the message's highest rank; a repeat of the same record gives the same."""
+    """Each reading of a status once, with the message's highest rank; a repeat of the same record gives the same.
+
+    So the set of events is the same for any order and repetition. In a replay what stands says nothing, and what the
+    same record is now read to say counts as observed at that moment: it is to stand in place of the former reading.
+    """
     verdict = Verdict()
     state = dict(messages)
     for entry in told:
@@ -154,13 +181,23 @@ def judge_statuses(
         for key, message in state.items()
         if message.message_id is not None and (key not in messages or messages[key].message_id is None)
     ]
+    told_by = {(*key[:3], stands.partition, stands.offset) for key, stands in seen.items()} if replayed_at else set()
     done: set[StatusKey] = set()
     for entry in told:
-        if entry.status_key in done:
-            verdict.applied[entry.status.status, "stale"] += 1
-            continue
+        stands = seen.get(entry.status_key)
+        place = entry.delivery.partition, entry.delivery.offset
+        is_first = entry.status_key not in done
         done.add(entry.status_key)
-        state[entry.key] = _judge(entry, state[entry.key], seen.get(entry.status_key), verdict)
+        if is_first and stands is None:
+            corrects = (*entry.status_key[:3], *place) in told_by
+            observed_at = replayed_at if corrects and replayed_at is not None else entry.delivery.at
+            state[entry.key] = _judge(entry, state[entry.key], observed_at, verdict)
+            continue
+        if is_first and stands is not None and replayed_at is None and (stands.partition, stands.offset) == place:
+            verdict.events.append((entry.delivery, _repeated(entry, state[entry.key], stands)))
+        verdict.applied[entry.status.status, "stale"] += 1
+        # A repeat may tell of an earlier moment.
+        state[entry.key] = climb(state[entry.key], entry.status.status, entry.status.occurred_at)
     verdict.messages = {key: message for key, message in state.items() if message != messages.get(key)}
     return verdict
 
@@ -173,26 +210,71 @@ def _identify(message: Message, entry: Told) -> Message:
     return replace(message, workspace_id=callback[0], message_id=callback[1])
 
 
-def _judge(entry: Told, message: Message, before: Seen | None, verdict: Verdict) -> Message:
+def _repeated(entry: Told, message: Message, stands: Seen) -> StatusUpdated:
+    if stands.body is not None:
+        return StatusUpdated.model_validate_json(stands.body)
+    return _event_of(entry, message, stands.observed_at)
+
+
+def _event_of(entry: Told, message: Message, observed_at: datetime) -> StatusUpdated:
+    workspace_id = message.workspace_id or entry.workspace_id
+    return status_event(entry.status, observed_at, workspace_id, message.message_id)
+
+
+def _judge(entry: Told, message: Message, observed_at: datetime, verdict: Verdict) -> Message:
     told, delivery = entry.status, entry.delivery
-    event = status_event(delivery, told, message.workspace_id or entry.workspace_id, message.message_id)
-    if before is not None:
-        verdict.applied[told.status, "stale"] += 1
-        if (before.partition, before.offset) == (delivery.partition, delivery.offset):
-            stood = event if before.body is None else StatusUpdated.model_validate_json(before.body)
-            verdict.events.append((delivery, stood))
-        return message
+    event = _event_of(entry, message, observed_at)
     verdict.events.append((delivery, event))
     body = event.to_json() if event.message_id is None else None
-    verdict.seen[entry.status_key] = Seen(delivery.partition, delivery.offset, body)
+    code = None if event.reason is None else event.reason.code
+    verdict.seen[entry.status_key] = Seen(delivery.partition, delivery.offset, observed_at, code, body)
     climbed = climb(message, told.status, told.occurred_at)
     if event.message_id is None:
         verdict.applied[told.status, "unknown_message"] += 1
-    else:
-        verdict.applied[told.status, "yes" if climbed != message else "stale"] += 1
-        if event.reason is not None:
-            verdict.failed[event.reason.code] += 1
+        return climbed
+    corrects = observed_at != delivery.at
+    applied = "corrected" if corrects else "yes" if climbed != message else "stale"
+    verdict.applied[told.status, applied] += 1
+    # Several readings of one failure (of two devices, or by a better parser) are one failed message.
+    if code is not None and not message.failed:
+        verdict.failed[code] += 1
     return climbed
+
+
+def standing(message: Message, failures: Iterable[Seen]) -> Shown:
+    """Where a message stands, given all readings of its failure: the one observed last counts, as in message-log."""
+    status = next((name for name, rank in RANKS.items() if rank == message.rank), None)
+    if message.rank >= RANK_DELIVERED:
+        return Shown(status)
+    if message.failed:
+        last = max(failures, key=lambda seen: seen.observed_at, default=None)
+        return Shown(Status.FAILED, None if last is None else last.reason)
+    return Shown(Status.FAILED, message.silence) if message.silence is not None else Shown(status)
+
+
+def changes_of(
+    messages: Mapping[MessageKey, Message], seen: Mapping[StatusKey, Seen], verdict: Verdict
+) -> dict[MessageKey, Change]:
+    """Which messages stand differently after a batch; what went out without its message was no state of it."""
+    changes: dict[MessageKey, Change] = {}
+    for key in dict.fromkeys([*verdict.messages, *(told[:2] for told in verdict.seen)]):
+        was = messages.get(key, Message(*key))
+        now = verdict.messages.get(key, was)
+        old = [entry for told, entry in seen.items() if told[:3] == (*key, Status.FAILED)]
+        new = [entry for told, entry in verdict.seen.items() if told[:3] == (*key, Status.FAILED)]
+        before = Shown() if was.message_id is None and now.message_id is not None else standing(was, old)
+        after = standing(now, [*old, *new])
+        if before != after:
+            changes[key] = Change(now, before, after)
+    return changes
+
+
+def followed(first: Change | None, then: Change) -> Change:
+    """Two batches' changes of one message as one. In a dry run neither batch sees what the other would do."""
+    if first is None:
+        return then
+    behind = first.message.rank > then.message.rank
+    return Change(then.message, first.before, first.after if behind else then.after)
 
 
 def climb(message: Message, status: Status, at: datetime) -> Message:
@@ -207,30 +289,39 @@ def climb(message: Message, status: Status, at: datetime) -> Message:
 
 
 def status_event(
-    delivery: Delivery, told: StatusTold, workspace_id: str | None, message_id: str | None
+    told: StatusTold, observed_at: datetime, workspace_id: str | None, message_id: str | None
 ) -> StatusUpdated:
-    """The event; its id tells apart what was known of the message when it went out."""
-    cause = f"{told.origin.number}/{told.wamid}"
+    """The event; its id tells apart what was understood, and what was known of the message when it went out."""
+    number = told.origin.number
     return StatusUpdated(
-        event_id=event_id_of(cause, f"{told.status}/{workspace_id or ''}/{message_id or ''}"),
+        event_id=_status_id((number or "", told.wamid, told.status, told.reading), workspace_id, message_id),
         occurred_at=told.occurred_at,
-        observed_at=delivery.at,
+        observed_at=observed_at,
         message_id=message_id,
         workspace_id=workspace_id,
-        sender_id=told.origin.number,
+        sender_id=number,
         provider_message_id=told.wamid,
         service=Service.WEBHOOK_INGEST,
         status=told.status,
         reason=told.reason,
         pricing=told.pricing,
+        conversation=told.conversation,
+        extra=told.extra,
     )
 
 
-def joined(event: StatusUpdated, workspace_id: str, message_id: str) -> StatusUpdated:
-    """A status that went out without its message, once that is known: a new event, since the first one stands."""
+def _status_id(key: StatusKey, workspace_id: str | None, message_id: str | None) -> UUID:
+    number, wamid, status, reading = key
+    return event_id_of(f"{number}/{wamid}", f"{status}/{reading.hex()}/{workspace_id or ''}/{message_id or ''}")
+
+
+def joined(event: StatusUpdated, reading: bytes, workspace_id: str, message_id: str) -> StatusUpdated:
+    """A status that went out without its message, once that is known: a new event, since the first one stands. It is
+    the one that would have gone out had the message been known before."""
+    key = (event.sender_id or "", event.provider_message_id or "", event.status, reading)
     return event.model_copy(
         update={
-            "event_id": event_id_of(str(event.event_id), f"joined/{workspace_id}/{message_id}"),
+            "event_id": _status_id(key, workspace_id, message_id),
             "workspace_id": workspace_id,
             "message_id": message_id,
         }
@@ -238,11 +329,11 @@ def joined(event: StatusUpdated, workspace_id: str, message_id: str) -> StatusUp
 
 
 def addressed(report: Report, workspace_id: str | None) -> Event:
-    """A report with its workspace; the same fragment for another workspace is another event."""
-    event = report.event
+    """A report with its id and workspace; the same fragment for another workspace is another event."""
+    event = report.event.model_copy(update={"event_id": event_id_of(report.cause, workspace_id or "")})
     if not isinstance(event, MessageReceived | CustomerUpdated) or workspace_id is None:
         return event
-    return event.model_copy(update={"workspace_id": workspace_id, "event_id": event_id_of(report.cause, workspace_id)})
+    return event.model_copy(update={"workspace_id": workspace_id})
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +351,9 @@ class Sorted:
     """A batch's elements by what is done with them."""
 
     told: list[Told] = field(default_factory=list)
-    events: list[tuple[Delivery, Event]] = field(default_factory=list)
+    reports: dict[UUID, tuple[Delivery, Event]] = field(default_factory=dict)
     unclaimed: dict[UUID, Unclaimed] = field(default_factory=dict)
-    foreign: list[tuple[Delivery, bytes]] = field(default_factory=list)
+    foreign: list[tuple[Delivery, Origin]] = field(default_factory=list)
 
 
 def sort_out(
@@ -303,81 +394,17 @@ def _only_workspace(senders: Sequence[Sender]) -> str | None:
 def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result: Sorted) -> None:
     origin = element.origin
     if owner.standing is Standing.FOREIGN:
-        result.foreign.append((delivery, origin.alone()))
+        result.foreign.append((delivery, origin))
     elif isinstance(element, StatusTold) and owner.standing is Standing.OWN and owner.workspace_id and origin.number:
         result.told.append(Told(delivery, element, owner.workspace_id))
     elif isinstance(element, Report) and (owner.workspace_id is not None or not element.is_personal):
-        result.events.append((delivery, addressed(element, owner.workspace_id)))
+        report = addressed(element, owner.workspace_id)
+        result.reports.setdefault(report.event_id, (delivery, report))
     else:
-        event = status_event(delivery, element, None, None) if isinstance(element, StatusTold) else element.event
+        event = (
+            status_event(element, delivery.at, None, None)
+            if isinstance(element, StatusTold)
+            else addressed(element, None)
+        )
         assert isinstance(event, StatusUpdated | MessageReceived | CustomerUpdated)
         result.unclaimed.setdefault(event.event_id, Unclaimed(delivery, event, origin.number, origin.alone()))
-
-
-@dataclass(frozen=True, slots=True)
-class Awaited:
-    """A message whose receipt is or was awaited, as `silence` looks at it."""
-
-    wamid: str
-    rank: int
-    failed: bool
-    accepted_at: datetime
-    deadline: datetime | None
-    delivered_at: datetime | None
-
-
-def silence(overdue: Awaited, history: Sequence[Awaited], now: datetime, blocked_after: int) -> Reason:
-    """Why no receipt came, from the person's other messages of the same sender.
-
-    Meta never tells of a block. It is inferred where an earlier message was delivered, and this is at least the
-    `blocked_after`th in a row that stays at sent beyond its deadline, with nothing delivered since.
-    """
-    deadline = overdue.deadline or now
-    status = "sent" if overdue.rank >= RANK_SENT else "accepted"
-    evidence: Evidence = {"inferred": True, "status": status, "deadline": deadline.isoformat()}
-    delivered = [entry for entry in history if entry.rank >= RANK_DELIVERED]
-    last = max((entry for entry in delivered), key=lambda entry: entry.accepted_at, default=None)
-    silent = [
-        entry
-        for entry in history
-        if (last is None or entry.accepted_at > last.accepted_at)
-        and entry.accepted_at <= overdue.accepted_at
-        and _is_silent(entry, now)
-    ]
-    if last is None or last.accepted_at > overdue.accepted_at or len(silent) < blocked_after:
-        detail = f"No delivery receipt came until {deadline:%Y-%m-%d %H:%M} UTC; Meta gives no cause."
-        return reason(ReasonCode.NO_DELIVERY_RECEIPT, detail, {**evidence, "silent_messages": len(silent)})
-    at = last.delivered_at or last.accepted_at
-    detail = (
-        f"Probably blocked: messages were delivered until {at:%Y-%m-%d %H:%M} UTC,"
-        f" the last {len(silent)} stay at sent. Meta never tells of a block."
-    )
-    return reason(
-        ReasonCode.RECIPIENT_PROBABLY_BLOCKED_SENDER,
-        detail,
-        {
-            **evidence,
-            "silent_messages": len(silent),
-            "silent_since": min(entry.accepted_at for entry in silent).isoformat(),
-            "last_delivered_at": at.isoformat(),
-        },
-    )
-
-
-def _is_silent(entry: Awaited, now: datetime) -> bool:
-    return entry.rank == RANK_SENT and not entry.failed and entry.deadline is not None and entry.deadline <= now
-
-
-def silence_event(message: Message, overdue: Awaited, why: Reason, now: datetime) -> StatusUpdated:
-    return StatusUpdated(
-        event_id=event_id_of(f"{message.sender_id}/{message.wamid}", "no_receipt"),
-        occurred_at=overdue.deadline or now,
-        observed_at=now,
-        message_id=message.message_id,
-        workspace_id=message.workspace_id,
-        sender_id=message.sender_id,
-        provider_message_id=message.wamid,
-        service=Service.WEBHOOK_INGEST,
-        status=Status.FAILED,
-        reason=why,
-    )

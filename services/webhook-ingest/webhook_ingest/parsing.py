@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID, uuid4
 
 import structlog
@@ -12,39 +13,84 @@ from sendwhy.events import Event, SenderUpdated, Status, StatusUpdated
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.privacy import Tagger
-from sendwhy.reasons import Service
+from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record, dead_letter
 from sendwhy.topics import Outgoing, Topic, outgoing
 
 from webhook_ingest import shopify, store
-from webhook_ingest.decide import MessageKey, Sorted, Told, Verdict, joined, judge_statuses, sort_out
+from webhook_ingest.decide import (
+    Change,
+    MessageKey,
+    Sorted,
+    Told,
+    Verdict,
+    changes_of,
+    joined,
+    judge_statuses,
+    sort_out,
+)
+from webhook_ingest.elements import Delivery, Element, StatusTold, Unreadable
 from webhook_ingest.erasures import recipient_of
-from webhook_ingest.fragments import Delivery, Element, Unreadable, read
+from webhook_ingest.fragments import read
 
 CLAIM_LIMIT = 500
 
 log = structlog.get_logger("sendwhy")
 
 
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A number was heard of at `heard_at`, by statuses at least `late_seconds` old then; or another app spoke of it."""
+
+    heard_at: datetime | None = None
+    late_seconds: float | None = None
+    foreign_at: datetime | None = None
+
+    def with_later(self, other: "Beat") -> "Beat":
+        return Beat(
+            latest(self.heard_at, other.heard_at),
+            min((late for late in (self.late_seconds, other.late_seconds) if late is not None), default=None),
+            latest(self.foreign_at, other.foreign_at),
+        )
+
+
+def latest(*moments: datetime | None) -> datetime | None:
+    return max((moment for moment in moments if moment is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Reading stored deliveries again, for one workspace: everything else is left out, and what stands says nothing."""
+
+    workspace_id: str
+    at: datetime
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What deliveries lead to: `publish` now, `from_outbox` what no Kafka record stands behind, and the counts."""
+    """What deliveries lead to: `publish` now, `from_outbox` what no Kafka record stands behind, and the counts.
+    `changes` only in a replay."""
 
     publish: list[Outgoing] = field(default_factory=list)
     from_outbox: list[tuple[UUID, Outgoing]] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
+    errors: Counter[tuple[str, ReasonCode]] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     verdict: Verdict = field(default_factory=Verdict)
+    beats: dict[str, Beat] = field(default_factory=dict)
+    changes: dict[MessageKey, Change] = field(default_factory=dict)
 
     def count(self, metrics: Metrics) -> None:
         for kind, number in self.unknown.items():
             metrics.inc(Metric.WEBHOOK_UNKNOWN, number, kind=kind)
+        for (place, code), number in self.errors.items():
+            metrics.inc(Metric.WEBHOOK_ERRORS, number, place=place, reason=code)
         for error, number in self.dead.items():
             metrics.inc(Metric.DEAD_LETTERS, number, topic=Topic.WEBHOOK_RECEIVED, error=error)
         for (status, applied), number in self.verdict.applied.items():
             metrics.inc(Metric.STATUS_UPDATES, number, status=status, applied=applied)
-        for code, number in self.verdict.failed.items():
-            metrics.inc(Metric.FAILED, number, service=Service.WEBHOOK_INGEST, reason=code)
+        for failure, number in self.verdict.failed.items():
+            metrics.inc(Metric.FAILED, number, service=Service.WEBHOOK_INGEST, reason=failure)
 
 
 def delivery_of(record: Record[None]) -> Delivery:
@@ -90,29 +136,65 @@ async def apply(
     deliveries: Sequence[Delivery],
     apps: AbstractSet[str],
     *,
-    only_workspace: str | None = None,
+    replayed: Replayed | None = None,
 ) -> Outcome:
-    """Read deliveries and store what they tell, in the caller's transaction.
-
-    With `only_workspace` everything else is left out, also what can't be read: it has been put aside before.
-    """
+    """Read deliveries and store what they tell, in the caller's transaction."""
     outcome = Outcome()
     elements = await _read_all(await shopify.without_repeats(connection, deliveries), outcome)
-    if only_workspace is not None:
-        outcome.publish.clear()
+    if replayed is not None:
+        # What can't be read, and what is unknown, has been put aside and counted before.
+        outcome = Outcome()
     origins = [element.origin for _, element in elements if not isinstance(element, Unreadable)]
     senders = await store.senders_of(
         connection, (origin.number for origin in origins if origin.number), (origin.waba for origin in origins)
     )
-    sorted_out = sort_out(elements, senders, apps, only_workspace)
-    await _apply_statuses(connection, sorted_out.told, outcome)
-    fresh = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else set()
-    outcome.publish += _events(sorted_out, fresh, outcome.verdict)
-    outcome.publish += [_put_aside(delivery, body, "foreign", outcome) for delivery, body in sorted_out.foreign]
+    sorted_out = sort_out(elements, senders, apps, None if replayed is None else replayed.workspace_id)
+    outcome.beats = _beats(elements, sorted_out)
+    await _apply_statuses(connection, sorted_out.told, outcome, replayed)
+    reports = await _fresh_reports(connection, sorted_out, replayed)
+    unclaimed = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else set()
+    events = [*outcome.verdict.events, *(told for event_id, told in sorted_out.reports.items() if event_id in reports)]
+    events += [(one.delivery, one.event) for event_id, one in sorted_out.unclaimed.items() if event_id in unclaimed]
+    outcome.publish += [_outgoing(event, delivery.trace) for delivery, event in events]
+    outcome.publish += [
+        _put_aside(delivery, origin.alone(), "foreign", outcome) for delivery, origin in sorted_out.foreign
+    ]
+    _count_unclaimed(sorted_out, outcome)
+    return outcome
+
+
+def _count_unclaimed(sorted_out: Sorted, outcome: Outcome) -> None:
+    if sorted_out.unclaimed:
+        outcome.unknown["sender"] += len(sorted_out.unclaimed)
     for entry in sorted_out.unclaimed.values():
         if isinstance(entry.event, StatusUpdated):
             outcome.verdict.applied[entry.event.status, "unknown_message"] += 1
-    return outcome
+
+
+def _beats(elements: Sequence[tuple[Delivery, Element]], sorted_out: Sorted) -> dict[str, Beat]:
+    """When each number was heard of; whose it is shows later, when somebody looks for a silent one."""
+    foreign = {(origin.number, delivery.at) for delivery, origin in sorted_out.foreign}
+    beats: dict[str, Beat] = {}
+    for delivery, element in elements:
+        number = None if isinstance(element, Unreadable) else element.origin.number
+        if number is None:
+            continue
+        if (number, delivery.at) in foreign:
+            beat = Beat(foreign_at=delivery.at)
+        else:
+            told = element.occurred_at if isinstance(element, StatusTold) else None
+            beat = Beat(delivery.at, None if told is None else (delivery.at - told).total_seconds())
+        beats[number] = beats[number].with_later(beat) if number in beats else beat
+    return beats
+
+
+async def _fresh_reports(connection: Connection, sorted_out: Sorted, replayed: Replayed | None) -> AbstractSet[UUID]:
+    """The reports that are to go out: each once, and again only if its own record is read again."""
+    if not sorted_out.reports:
+        return set()
+    told = {event_id: delivery for event_id, (delivery, _) in sorted_out.reports.items()}
+    new, repeated = await store.add_reports(connection, told)
+    return new if replayed is not None else new | repeated
 
 
 async def _read_all(deliveries: Sequence[Delivery], outcome: Outcome) -> list[tuple[Delivery, Element]]:
@@ -126,6 +208,7 @@ async def _read_all(deliveries: Sequence[Delivery], outcome: Outcome) -> list[tu
             outcome.publish.append(_put_aside(delivery, delivery.body, f"unreadable: {error}", outcome))
             continue
         outcome.unknown.update(reading.unknown)
+        outcome.errors.update(reading.errors)
         for element in reading.elements:
             if isinstance(element, Unreadable):
                 dead = _put_aside(delivery, element.fragment, f"unreadable: {element.error}", outcome)
@@ -141,15 +224,20 @@ def _put_aside(delivery: Delivery, body: bytes, error: str, outcome: Outcome) ->
     return dead_letter(record, service=Service.WEBHOOK_INGEST, error=error)
 
 
-async def _apply_statuses(connection: Connection, told: Sequence[Told], outcome: Outcome) -> None:
+async def _apply_statuses(
+    connection: Connection, told: Sequence[Told], outcome: Outcome, replayed: Replayed | None
+) -> None:
     if not told:
         return
     messages = await store.lock_messages(connection, (entry.key for entry in told), told[0].delivery.at)
     seen = await store.seen_statuses(connection, messages)
-    outcome.verdict = judge_statuses(told, messages, seen)
-    await store.save_messages(connection, list(outcome.verdict.messages.values()))
-    await store.add_seen(connection, outcome.verdict.seen)
-    outcome.from_outbox += await _join(connection, outcome.verdict.identified, outcome.verdict)
+    verdict = judge_statuses(told, messages, seen, replayed_at=None if replayed is None else replayed.at)
+    outcome.verdict = verdict
+    if replayed is not None:
+        outcome.changes = changes_of(messages, seen, verdict)
+    await store.save_messages(connection, list(verdict.messages.values()))
+    await store.add_seen(connection, verdict.seen)
+    outcome.from_outbox += await _join(connection, verdict.identified, verdict)
 
 
 async def _join(connection: Connection, keys: Sequence[MessageKey], verdict: Verdict) -> list[tuple[UUID, Outgoing]]:
@@ -163,12 +251,6 @@ async def _join(connection: Connection, keys: Sequence[MessageKey], verdict: Ver
     if outbox:
         await add_to_outbox(connection, outbox)
     return outbox
-
-
-def _events(sorted_out: Sorted, fresh: AbstractSet[UUID], verdict: Verdict) -> list[Outgoing]:
-    events: list[tuple[Delivery, Event]] = [*verdict.events, *sorted_out.events]
-    events += [(entry.delivery, entry.event) for event_id, entry in sorted_out.unclaimed.items() if event_id in fresh]
-    return [_outgoing(event, delivery.trace) for delivery, event in events]
 
 
 def _outgoing(event: Event, trace: bytes | None) -> Outgoing:
@@ -202,12 +284,17 @@ async def claim(connection: Connection, apps: AbstractSet[str]) -> Outcome:
     only_app = next(iter(apps)) if len(apps) == 1 else None
     deliveries = await store.take_claimable(connection, only_app=only_app, limit=CLAIM_LIMIT)
     outcome = await apply(connection, deliveries, apps) if deliveries else Outcome()
+    await hold_in_outbox(connection, outcome)
+    return outcome
+
+
+async def hold_in_outbox(connection: Connection, outcome: Outcome) -> None:
+    """Leave what was to be published to the sweep: no record of a stage would be read again to say it anew."""
     if outcome.publish:
         rows = [(_event_id(record), record) for record in outcome.publish]
         await add_to_outbox(connection, rows)
         outcome.from_outbox += rows
         outcome.publish = []
-    return outcome
 
 
 def _event_id(record: Outgoing) -> UUID:

@@ -5,12 +5,14 @@ from sendwhy.settings import SECRET_LENGTH_MIN, PrivacySettings, Secrets, parse_
 
 
 class Settings(PrivacySettings):
-    """`blocked_after_silent_messages`: so many in a row at sent, beyond their deadlines, look like a block."""
+    """`blocked_after_silent_messages`: so many in a row at sent, beyond their deadlines, look like a block.
+    `silent_after_seconds`: messages that Meta took, and of which nothing is heard for so long, make a number silent."""
 
     meta_app_secrets: SecretStr
     meta_verify_token: SecretStr = Field(min_length=SECRET_LENGTH_MIN)
     shopify_webhook_secrets: SecretStr = SecretStr("")
     blocked_after_silent_messages: int = Field(default=3, ge=3, le=20)
+    silent_after_seconds: int = Field(default=600, ge=60, le=86_400)
 
     @field_validator("meta_app_secrets")
     @classmethod

@@ -7,7 +7,7 @@ from datetime import datetime
 from sendwhy.postgres import Connection
 from sendwhy.topics import TOPICS, Topic
 
-from webhook_ingest.fragments import Delivery
+from webhook_ingest.elements import Delivery
 
 PRUNE_LIMIT = 10_000
 _ADD = """

@@ -3,23 +3,31 @@ meet on the same messages can't lock each other out."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from asyncpg import Record
 from sendwhy.events import SenderUpdated, StatusUpdated
 from sendwhy.postgres import Connection
 
-from webhook_ingest.decide import Awaited, Message, MessageKey, Seen, Sender, StatusKey, Unclaimed
-from webhook_ingest.fragments import Delivery
+from webhook_ingest.decide import Message, MessageKey, Seen, Sender, StatusKey, Unclaimed
+from webhook_ingest.elements import Delivery
+from webhook_ingest.silence import Awaited
 
 # The dedupe memory must outlive what Kafka may replay and Meta may still tell (design.md, "How a stage works").
 KEEP_AFTER_DEADLINE = timedelta(days=45)
 # Raw bodies of people whom no workspace knows go with the topics' retention.
 KEEP_UNCLAIMED = timedelta(days=14)
+# webhook.received's retention and a week: Kafka may be read again from its beginning, Meta repeats for 7 days.
+KEEP_REPORTS = timedelta(days=21)
 KEEP_IDEMPOTENCY_KEYS = timedelta(days=7)
 # Where `accepted` tells no deadline: Meta drops a message after 30 days at the latest.
 RECEIPT_TTL = timedelta(days=30)
 HISTORY_LIMIT = 50
+# Whose receipts a healthy system has by now, and enough of them to be a share.
+SHARE_SINCE, SHARE_UNTIL = timedelta(hours=24), timedelta(minutes=10)
+SHARE_LIMIT = 10_000
 PRUNE_LIMIT = 10_000
 
 _SENDERS = "select sender_id, workspace_id, waba_id, app_id from sender where sender_id = any($1) or waba_id = any($2)"
@@ -68,7 +76,7 @@ select *, $3::timestamptz from unnest($1::text[], $2::text[])
 on conflict do nothing
 """
 _LOCK_MESSAGES = """
-select m.sender_id, m.wamid, m.workspace_id, m.message_id, m.rank, m.failed, m.delivered_at
+select m.sender_id, m.wamid, m.workspace_id, m.message_id, m.rank, m.failed, m.delivered_at, m.silence
 from unnest($1::text[], $2::text[]) as asked(sender_id, wamid)
 join message m using (sender_id, wamid)
 order by m.sender_id, m.wamid
@@ -113,13 +121,14 @@ async def save_messages(connection: Connection, messages: Sequence[Message]) -> 
 
 
 _SEEN = """
-select s.sender_id, s.wamid, s.status, s.kafka_partition, s.kafka_offset, s.body
+select s.sender_id, s.wamid, s.status, s.reading, s.kafka_partition, s.kafka_offset, s.observed_at, s.reason, s.body
 from unnest($1::text[], $2::text[]) as asked(sender_id, wamid)
 join seen_status s using (sender_id, wamid)
 """
 _ADD_SEEN = """
-insert into seen_status (sender_id, wamid, status, kafka_partition, kafka_offset, body)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bytea[])
+insert into seen_status (sender_id, wamid, status, reading, kafka_partition, kafka_offset, observed_at, reason, body)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::int[], $6::bigint[], $7::timestamptz[],
+                     $8::text[], $9::bytea[])
 """
 
 
@@ -127,23 +136,59 @@ async def seen_statuses(connection: Connection, keys: Iterable[MessageKey]) -> d
     wanted = list(keys)
     rows = await connection.fetch(_SEEN, [key[0] for key in wanted], [key[1] for key in wanted])
     return {
-        (row["sender_id"], row["wamid"], row["status"]): Seen(row["kafka_partition"], row["kafka_offset"], row["body"])
+        (row["sender_id"], row["wamid"], row["status"], row["reading"]): Seen(
+            row["kafka_partition"], row["kafka_offset"], row["observed_at"], row["reason"], row["body"]
+        )
         for row in rows
     }
 
 
 async def add_seen(connection: Connection, seen: Mapping[StatusKey, Seen]) -> None:
     """Store statuses of locked messages that are not there yet."""
-    rows = sorted(seen.items())
+    rows = sorted(seen.items(), key=lambda row: row[0])
     await connection.execute(
         _ADD_SEEN,
-        [key[0] for key, _ in rows],
-        [key[1] for key, _ in rows],
-        [key[2] for key, _ in rows],
+        *([key[place] for key, _ in rows] for place in range(4)),
         [entry.partition for _, entry in rows],
         [entry.offset for _, entry in rows],
+        [entry.observed_at for _, entry in rows],
+        [entry.reason for _, entry in rows],
         [entry.body for _, entry in rows],
     )
+
+
+_ADD_REPORTS = """
+insert into seen_report (event_id, kafka_partition, kafka_offset, seen_at)
+select * from unnest($1::uuid[], $2::int[], $3::bigint[], $4::timestamptz[])
+on conflict do nothing
+returning event_id
+"""
+_REPORT_PLACES = "select event_id, kafka_partition, kafka_offset from seen_report where event_id = any($1)"
+
+
+async def add_reports(connection: Connection, reports: Mapping[UUID, Delivery]) -> tuple[set[UUID], set[UUID]]:
+    """Remember what was told beside statuses; returns what is new, and what stands and was told by this very record."""
+    rows = sorted(reports.items(), key=lambda row: row[0])
+    added = await connection.fetch(
+        _ADD_REPORTS,
+        [event_id for event_id, _ in rows],
+        [delivery.partition for _, delivery in rows],
+        [delivery.offset for _, delivery in rows],
+        [delivery.at for _, delivery in rows],
+    )
+    new = {row["event_id"] for row in added}
+    # A second statement: within the first one a row that was committed meanwhile would not be visible.
+    stored = await connection.fetch(_REPORT_PLACES, [event_id for event_id in reports if event_id not in new])
+    return new, _told_by_same(stored, reports)
+
+
+def _told_by_same(rows: Iterable[Record], deliveries: Mapping[UUID, Delivery]) -> set[UUID]:
+    return {
+        row["event_id"]
+        for row in rows
+        for delivery in [deliveries[row["event_id"]]]
+        if (row["kafka_partition"], row["kafka_offset"]) == (delivery.partition, delivery.offset)
+    }
 
 
 _ACCEPT = """
@@ -183,14 +228,17 @@ update seen_status s set joined = true
 from unnest($1::text[], $2::text[]) as asked(sender_id, wamid)
 join message m using (sender_id, wamid)
 where s.sender_id = asked.sender_id and s.wamid = asked.wamid and s.body is not null and not s.joined
-returning s.body, m.workspace_id, m.message_id
+returning s.body, s.reading, m.workspace_id, m.message_id
 """
 
 
-async def join(connection: Connection, keys: Sequence[MessageKey]) -> list[tuple[StatusUpdated, str, str]]:
-    """The statuses that went out without these messages' ids, once each, with workspace_id and message_id."""
+async def join(connection: Connection, keys: Sequence[MessageKey]) -> list[tuple[StatusUpdated, bytes, str, str]]:
+    """The statuses that went out without these messages' ids, once each: with reading, workspace_id, message_id."""
     rows = await connection.fetch(_JOIN, [key[0] for key in keys], [key[1] for key in keys])
-    return [(StatusUpdated.model_validate_json(row["body"]), row["workspace_id"], row["message_id"]) for row in rows]
+    return [
+        (StatusUpdated.model_validate_json(row["body"]), row["reading"], row["workspace_id"], row["message_id"])
+        for row in rows
+    ]
 
 
 _ADD_UNCLAIMED = """
@@ -203,7 +251,7 @@ _UNCLAIMED_PLACES = "select event_id, kafka_partition, kafka_offset from unclaim
 
 async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaimed]) -> set[UUID]:
     """Keep what was told about unknown numbers; returns what is to go out: new, or told by this very record."""
-    rows = sorted(unclaimed.items())
+    rows = sorted(unclaimed.items(), key=lambda row: row[0])
     await connection.execute(
         _ADD_UNCLAIMED,
         [event_id for event_id, _ in rows],
@@ -215,12 +263,7 @@ async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaim
         [entry.body for _, entry in rows],
     )
     stored = await connection.fetch(_UNCLAIMED_PLACES, list(unclaimed))
-    return {
-        row["event_id"]
-        for row in stored
-        for delivery in [unclaimed[row["event_id"]].delivery]
-        if (row["kafka_partition"], row["kafka_offset"]) == (delivery.partition, delivery.offset)
-    }
+    return _told_by_same(stored, {event_id: entry.delivery for event_id, entry in unclaimed.items()})
 
 
 # An app_id that the dispatcher wasn't told speaks for nobody unless there is only one app.
@@ -264,8 +307,8 @@ limit $2
 for update skip locked
 """
 _MARK_OVERDUE = """
-update message m set overdue_at = $3
-from unnest($1::text[], $2::text[]) as over(sender_id, wamid)
+update message m set overdue_at = $1, silence = over.reason
+from unnest($2::text[], $3::text[], $4::text[]) as over(sender_id, wamid, reason)
 where m.sender_id = over.sender_id and m.wamid = over.wamid
 """
 _HISTORY = """
@@ -278,10 +321,6 @@ cross join lateral (
     order by accepted_at desc limit $4
 ) m
 """
-_COUNT_AWAITED = """
-select count(*) from message where deadline is not null and rank < 2 and not failed and overdue_at is null
-"""
-
 Pair = tuple[str, str, str]  # (sender_id, workspace_id, recipient)
 
 
@@ -290,11 +329,10 @@ async def any_due(connection: Connection, until: datetime) -> bool:
 
 
 async def take_overdue(
-    connection: Connection, until: datetime, now: datetime, limit: int
+    connection: Connection, until: datetime, limit: int
 ) -> list[tuple[Message, Awaited, str | None]]:
-    """Messages without a receipt whose deadline passed before `until`, marked as told; with their recipient."""
+    """Messages without a receipt whose deadline passed before `until`, locked, with their recipient."""
     rows = await connection.fetch(_TAKE_OVERDUE, until, limit)
-    await connection.execute(_MARK_OVERDUE, [row["sender_id"] for row in rows], [row["wamid"] for row in rows], now)
     return [
         (
             Message(row["sender_id"], row["wamid"], row["workspace_id"], row["message_id"], row["rank"]),
@@ -303,6 +341,13 @@ async def take_overdue(
         )
         for row in rows
     ]
+
+
+async def mark_overdue(connection: Connection, reasons: Mapping[MessageKey, str], now: datetime) -> None:
+    """Note by which reason these locked messages ended."""
+    rows = list(reasons.items())
+    columns = [key[0] for key, _ in rows], [key[1] for key, _ in rows], [code for _, code in rows]
+    await connection.execute(_MARK_OVERDUE, now, *columns)
 
 
 async def histories(connection: Connection, pairs: Iterable[Pair]) -> dict[Pair, list[Awaited]]:
@@ -317,8 +362,37 @@ async def histories(connection: Connection, pairs: Iterable[Pair]) -> dict[Pair,
     return found
 
 
-async def count_awaited(connection: Connection) -> int:
-    return int(await connection.fetchval(_COUNT_AWAITED))
+_COUNT_AWAITED = """
+select count(*) as messages, min(accepted_at) as oldest_at
+from message where deadline is not null and rank < 2 and not failed and overdue_at is null
+"""
+_SHARE_AWAITED = """
+select count(*) as messages, count(*) filter (where rank < 2 and not failed) as without
+from sender s cross join lateral (
+    select rank, failed from message
+    where sender_id = s.sender_id and accepted_at > $1 and accepted_at < $2
+    order by accepted_at desc limit $3
+) m
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """How many receipts are awaited, since when the oldest one; and which share of the latest messages has none."""
+
+    messages: int
+    oldest_seconds: float
+    share: float
+
+
+async def count_awaited(connection: Connection, now: datetime) -> Missing:
+    awaited = await connection.fetchrow(_COUNT_AWAITED)
+    latest = await connection.fetchrow(_SHARE_AWAITED, now - SHARE_SINCE, now - SHARE_UNTIL, SHARE_LIMIT)
+    assert awaited is not None
+    assert latest is not None
+    oldest = (now - awaited["oldest_at"]).total_seconds() if awaited["oldest_at"] else 0.0
+    share = latest["without"] / latest["messages"] if latest["messages"] else 0.0
+    return Missing(awaited["messages"], max(0.0, oldest), share)
 
 
 _PRUNE_MESSAGES = """
@@ -326,17 +400,27 @@ with gone as (
     delete from message
     where (sender_id, wamid) in (select sender_id, wamid from message where prune_after < $1 limit $2)
     returning sender_id, wamid
+), statuses as (
+    delete from seen_status s using gone where s.sender_id = gone.sender_id and s.wamid = gone.wamid
 )
-delete from seen_status s using gone where s.sender_id = gone.sender_id and s.wamid = gone.wamid
+select count(*) from gone
+"""
+_PRUNE_REPORTS = """
+with gone as (
+    delete from seen_report where event_id in (select event_id from seen_report where seen_at < $1 limit $2)
+    returning event_id
+)
+select count(*) from gone
 """
 
 
-async def prune(connection: Connection) -> None:
-    """Forget what can't come back; one bounded step."""
-    now = datetime.now(UTC)
-    await connection.execute(_PRUNE_MESSAGES, now, PRUNE_LIMIT)
+async def prune(connection: Connection, now: datetime, limit: int = PRUNE_LIMIT) -> bool:
+    """Forget what can't come back; one bounded step. Returns whether there may be more."""
+    messages = await connection.fetchval(_PRUNE_MESSAGES, now, limit)
+    reports = await connection.fetchval(_PRUNE_REPORTS, now - KEEP_REPORTS, limit)
     await connection.execute("delete from unclaimed where received_at < $1", now - KEEP_UNCLAIMED)
     await connection.execute("delete from idempotency_key where created_at < $1", now - KEEP_IDEMPOTENCY_KEYS)
+    return limit in (messages, reports)
 
 
 async def reached(connection: Connection, group: str, topic: str) -> dict[int, int]:

@@ -1,0 +1,113 @@
+"""What a delivery's body is read into."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from pydantic import JsonValue
+from sendwhy.events import CustomerUpdated, Event, MessageReceived, Reason, Status
+from sendwhy.reasons import ReasonCode
+
+from webhook_ingest.values import JSON, Fragment, object_of
+
+READING_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One signed POST. `signer` is the app's id (Meta) or the workspace (Shopify), `at` when Kafka stored it,
+    `topic` and `event_id` Shopify's; partition and offset are where it stands on webhook.received."""
+
+    source: Literal["meta", "shopify"]
+    signer: str
+    body: bytes
+    at: datetime
+    partition: int
+    offset: int
+    topic: str = ""
+    trace: bytes | None = None
+    event_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an element stood: enough to write a webhook that holds it alone. `key` is the array's name, or "" where
+    the element stood in none."""
+
+    waba: str
+    number: str | None
+    field: str
+    shared: Fragment
+    key: str
+    item: JsonValue
+
+    def alone(self) -> bytes:
+        told: Fragment = {self.key: [self.item]} if self.key else object_of(self.item)
+        value: Fragment = {"messaging_product": "whatsapp", **self.shared, **told}
+        entry: Fragment = {"id": self.waba, "changes": [{"field": self.field, "value": value}]}
+        return JSON.dump_json({"object": "whatsapp_business_account", "entry": [entry]})
+
+
+@dataclass(frozen=True, slots=True)
+class StatusTold:
+    """One element of `statuses`. `callback` is (workspace_id, message_id) of our own biz_opaque_callback_data;
+    `reading` stands for all that was understood but the time: a repeat has the same, whenever it comes."""
+
+    origin: Origin
+    wamid: str
+    status: Status
+    occurred_at: datetime
+    callback: tuple[str, str] | None
+    reading: bytes
+    reason: Reason | None = None
+    pricing: Fragment | None = None
+    conversation: Fragment | None = None
+    extra: Fragment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Anything else: an event that still lacks its workspace; `cause` is a name that a repeat keeps, and that tells
+    apart what was understood."""
+
+    origin: Origin
+    cause: str
+    event: Event
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether it is worth nothing without the workspace that it belongs to."""
+        return isinstance(self.event, MessageReceived | CustomerUpdated)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    fragment: bytes
+    error: str
+
+
+Element = StatusTold | Report | Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A body's elements; how often it held something that Sendwhy doesn't know (field, status, type, code); and the
+    errors told beside any status, by place (value, element) and reason."""
+
+    elements: tuple[Element, ...]
+    unknown: Counter[str] = field(default_factory=Counter)
+    errors: Counter[tuple[str, ReasonCode]] = field(default_factory=Counter)
+
+
+def digest_of(parts: Iterable[bytes]) -> bytes:
+    return hashlib.blake2b(b"\n".join(parts), digest_size=READING_BYTES).digest()
+
+
+def report_of(origin: Origin, cause: str, event: Event, told_at: datetime | None) -> Report:
+    """A report whose name holds what was understood; not `occurred_at`, which may be when we observed it."""
+    content = event.model_dump_json(exclude={"event_id", "occurred_at", "observed_at"}).encode()
+    told = b"" if told_at is None else told_at.isoformat().encode()
+    return Report(origin, f"{cause}/{digest_of((told, content)).hex()}", event)

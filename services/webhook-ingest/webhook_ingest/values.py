@@ -1,0 +1,169 @@
+"""Single values of a webhook, read tolerantly: what can't be read is None, or what stands in for it; nothing raises
+but `json_of` and `wamid_of`, which say ValueError."""
+
+import math
+import re
+from datetime import UTC, datetime, timedelta
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+from sendwhy.events import EARLIEST, LATEST, MetaError, Reason, reason
+from sendwhy.reasons import ReasonCode, reason_for_meta
+
+TEXT_LENGTH_MAX = 64 * 1024
+WAMID_LENGTH_MAX = 512
+DETAIL_LENGTH_MAX = 500
+ERROR_CODE_MAX = 2**31
+# Meta's clock and ours: beyond this a time ahead of ours is a mistake, and must not outrank what comes later.
+AHEAD_MAX = timedelta(days=1)
+# Seconds reach this in the year 5138, milliseconds did in 1973; microseconds are a thousand times more.
+MILLISECONDS_FROM = 10**11
+
+Fragment = dict[str, JsonValue]
+
+JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_NUL = re.compile("\x00")
+_RAW_CONTROL = bytes(range(0x20))
+# An escaped backslash, a pair of surrogates, a lone one, or NUL: in this order, so that each stands for itself.
+_ESCAPES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u(?:[dD][89a-fA-F][0-9a-fA-F]{2}|0000))"
+)
+
+
+def json_of(body: bytes) -> JsonValue:
+    """The body as JSON. Raises ValueError.
+
+    NUL, which PostgreSQL refuses, and lone surrogates, which no UTF-8 can hold, become U+FFFD, and bare control
+    characters spaces: one bad character in one text must not cost the whole delivery. The raw bytes stay on
+    webhook.received as they came.
+    """
+    if b"\\u" in body:
+        body = _ESCAPES.sub(lambda match: rb"\ufffd" if match.group(1) else match.group(), body)
+    try:
+        return JSON.validate_json(body)
+    except ValidationError:
+        spaced = body.translate(bytes.maketrans(_RAW_CONTROL, b" " * len(_RAW_CONTROL)))
+        mended = spaced.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+    try:
+        return JSON.validate_json(mended)
+    except ValidationError as error:
+        raise ValueError(error.errors(include_input=False)[0]["msg"]) from None
+
+
+def told_time(value: JsonValue) -> datetime | None:
+    """Meta's time: seconds as text or number, milliseconds at times; None where there is none that can be."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return _iso_time(value)
+    if not math.isfinite(seconds):
+        return None
+    while seconds >= MILLISECONDS_FROM:
+        seconds /= 1000
+    return _in_bounds(datetime.fromtimestamp(seconds, UTC)) if seconds >= 0 else None
+
+
+def _iso_time(value: JsonValue) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return None if moment is None or moment.tzinfo is None else _in_bounds(moment.astimezone(UTC))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _in_bounds(moment: datetime) -> datetime | None:
+    return moment if EARLIEST <= moment <= LATEST else None
+
+
+def moment_of(value: JsonValue, observed: datetime) -> datetime:
+    """The told time, or when we observed it where that can't be."""
+    told = told_time(value)
+    return told if told is not None and told <= observed + AHEAD_MAX else observed
+
+
+def reason_of(errors: JsonValue) -> tuple[Reason, bool]:
+    """The reason for a `failed` by its first error with a code, and whether the code is new to the catalogue."""
+    entries = error_entries(errors)
+    first = next((entry for entry in entries if _code(entry) is not None), entries[0] if entries else None)
+    if first is None:
+        return reason(ReasonCode.META_ERROR, "Meta says that the message failed, and gives no cause."), False
+    meta = _meta_error(first)
+    code = reason_for_meta(meta.code, subcode=meta.subcode)
+    told = meta.details or meta.title or "no text"
+    others: list[JsonValue] = [_code(entry) for entry in entries[:10] if entry is not first]
+    evidence: Fragment = {"other_codes": others} if others else {}
+    detail = f"Meta: {told}" + (f" (code {meta.code})" if meta.code is not None else "")
+    return reason(code, detail, evidence, meta), meta.code is not None and code is ReasonCode.META_ERROR
+
+
+def error_entries(errors: JsonValue) -> list[Fragment]:
+    """The errors that can be read; Meta's calls carry a single one without a list."""
+    several = [errors] if isinstance(errors, dict) else list_of(errors)
+    return [entry for entry in several if isinstance(entry, dict)]
+
+
+def _meta_error(entry: Fragment) -> MetaError:
+    data = entry.get("error_data")
+    details = data.get("details") if isinstance(data, dict) else data
+    subcode = entry.get("error_subcode")
+    return MetaError(
+        code=_code(entry),
+        title=line(entry.get("title") or entry.get("message"), DETAIL_LENGTH_MAX),
+        details=line(details or entry.get("details"), DETAIL_LENGTH_MAX),
+        subcode=subcode if isinstance(subcode, int) and abs(subcode) < ERROR_CODE_MAX else None,
+    )
+
+
+def _code(entry: Fragment) -> int | None:
+    code = entry.get("code")
+    if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) <= 10:
+        code = int(code)
+    if isinstance(code, float) and code.is_integer():
+        code = int(code)
+    is_number = isinstance(code, int) and not isinstance(code, bool)
+    return code if is_number and isinstance(code, int) and abs(code) < ERROR_CODE_MAX else None
+
+
+def object_of(value: JsonValue) -> Fragment:
+    return value if isinstance(value, dict) else {}
+
+
+def list_of(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
+
+
+def line(value: JsonValue, length: int) -> str | None:
+    """A one-line text without control characters, cut to `length`; None for anything else."""
+    return _CONTROL.sub(" ", value).strip()[:length] or None if isinstance(value, str) else None
+
+
+def text_of(value: JsonValue) -> str | None:
+    return _NUL.sub("\ufffd", value)[:TEXT_LENGTH_MAX] if isinstance(value, str) else None
+
+
+def identifier(value: JsonValue) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if abs(value) < 10**20 else None
+    return line(value, 64)
+
+
+def phone_of(value: JsonValue) -> str | None:
+    digits = (identifier(value) or "").removeprefix("+")
+    return f"+{digits}" if re.fullmatch("[0-9]{5,20}", digits) else None
+
+
+def wamid_of(item: Fragment) -> str:
+    wamid = item.get("id")
+    if not isinstance(wamid, str) or not wamid or len(wamid) > WAMID_LENGTH_MAX or _CONTROL.search(wamid):
+        raise ValueError("id: missing or no message id")
+    return wamid
+
+
+def is_at_most(value: JsonValue, depth: int) -> bool:
+    if depth == 0:
+        return False
+    if isinstance(value, dict):
+        return all(is_at_most(part, depth - 1) for part in value.values())
+    return all(is_at_most(part, depth - 1) for part in value) if isinstance(value, list) else True
