@@ -244,7 +244,7 @@ class Rig:
         """A new account, set up by this dispatcher."""
         self.accounts += 1
         name = f"chaos-{self.accounts}"
-        one = Account(self.accounts, name, per_second, credential=f"token of {name}", limit=limit)
+        one = Account(self.accounts, name, per_second, credential=f"token-of-{name}", limit=limit)
         portfolio = {"portfolio_id": one.waba_id, "messaging_limit": limit, "templates": TEMPLATES}
         await self.sim("PUT", f"/accounts/{one.waba_id}", portfolio)
         await self.number(one)
