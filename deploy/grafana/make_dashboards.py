@@ -237,7 +237,7 @@ def senders_and_meta() -> Dashboard:
                 "Holds, by cause and by what is held",
                 "A sender, token, account or portfolio that Meta refuses: its messages wait. Senders tells since when.",
                 "short",
-                "sum by (cause, scope) (max by (cause, scope) (sendwhy_holds))",
+                "sum by (cause, scope) (max by (cause, scope) (sendwhy_holds)) or vector(0)",
                 "{{cause}}: {{scope}}",
                 stacked=True,
             ),

@@ -94,9 +94,9 @@ class Account:
 
     number: int
     workspace: str
-    per_second: int = 80
-    credential: str = "token"
-    limit: int | None = None
+    per_second: int
+    credential: str
+    limit: int | None
 
     @property
     def sender_id(self) -> str:
@@ -243,7 +243,8 @@ class Rig:
     async def account(self, through: Dispatcher, *, per_second: int = 80, limit: int | None = None) -> Account:
         """A new account, set up by this dispatcher."""
         self.accounts += 1
-        one = Account(self.accounts, f"chaos-{self.accounts}", per_second, limit=limit)
+        name = f"chaos-{self.accounts}"
+        one = Account(self.accounts, name, per_second, credential=f"token-of-{name}", limit=limit)
         portfolio = {"portfolio_id": one.waba_id, "messaging_limit": limit, "templates": TEMPLATES}
         await self.sim("PUT", f"/accounts/{one.waba_id}", portfolio)
         await self.number(one)

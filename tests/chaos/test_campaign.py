@@ -1,4 +1,4 @@
-"""A small one of the campaigns that `tests/bench/chaos.py` runs at any size."""
+"""A small one of the campaigns that `tests/chaos/run.py` runs at any size."""
 
 import random
 

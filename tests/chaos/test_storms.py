@@ -122,7 +122,7 @@ async def test_a_token_expires_in_mid_campaign_and_is_repaired(chaos: Rig) -> No
     account = await chaos.account(one)
     await chaos.publish(account.funded(number) for number in range(count))
     await until_sent(chaos, account, 50)
-    account.credential = "the new token"
+    account.credential = "the-new-token"
     await chaos.number(account)
 
     async def is_held() -> bool:

@@ -18,6 +18,7 @@ from dispatcher.decide import Lane, Message, expired
 from dispatcher.settings import Settings
 
 SWEEP_AT_MOST = 500
+SYNC_FAILURE_CAUSES = ("refused", "unreachable", "token", "database")
 MEASURE_SECONDS = 5.0
 MEASURE_SHARE = 50
 LIVE_LANES = [lane.name.lower() for lane in Lane]
@@ -31,6 +32,8 @@ class Timers:
         self._measure_at = 0.0
 
     def register(self) -> None:
+        for cause in SYNC_FAILURE_CAUSES:
+            self._runtime.metrics.inc(Metric.SYNC_FAILURES, 0, cause=cause)
         self._runtime.every(1.0, "expiry", self.expire)
         self._runtime.every(1.0, "unknown outcomes", self.give_up_unknown)
         self._runtime.every(1.0, "inbound read", self.note_inbound_read)

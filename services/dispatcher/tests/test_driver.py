@@ -16,12 +16,12 @@ import dispatcher
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import people_store, queue_store, store
-from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher.answers import Action, NotTaken, Outcome, Taken
 from dispatcher.decide import Lane, Message, Waiting
 from dispatcher.driver import Driver
 from dispatcher.erasures import Eraser
 from dispatcher.lease import Lease
-from dispatcher.limits import SILENT_MAX, Budget
+from dispatcher.limits import Budget
 from dispatcher.queue_store import NewMessage
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
@@ -197,42 +197,6 @@ async def test_who_wakes_after_its_commit_calls_nobody_and_gives_back(world: Wor
         world.lease.renew(float("inf"))
         await world.reach("accepted")
     assert len(world.calls) == 1
-
-
-async def test_a_silent_meta_holds_the_sender_and_one_answer_frees_it(world: World) -> None:
-    """Eight tries are unknown and never repeated; the ninth message finds Meta back, and the others follow."""
-    life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1)}
-    resolved = funded(text_content()).resolved
-    async with world.pool.pool.acquire(timeout=5) as connection:
-        for number in range(2, 13):
-            phone = f"+5255123456{number:02d}"
-            talk = funded(text_content(), purpose=Purpose.CONVERSATION, message_id=f"m-{number}")
-            talk = talk.model_copy(update=life | {"resolved": resolved.model_copy(update={"phone": phone})})
-            await connection.execute(
-                "insert into conversation_window values ($1, $2, clock_timestamp())", SENDER.sender_id, phone
-            )
-            message = Message(talk, SENDER.sender_id, Lane.CONVERSATION, utc_now())
-            await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
-        world.answers = [MaybeTaken("unreadable answer", 502)] * SILENT_MAX
-        async with world.driving(), asyncio.timeout(30):
-            while not (hold := await connection.fetchval("select hold from sender")):
-                await asyncio.sleep(0.01)
-            assert b"TEMPORARY_FAILURE" in hold
-            assert b"HTTP 502" in hold
-            assert len(world.calls) == SILENT_MAX
-            while "waiting" in await world.states() or "in_flight" in await world.states():
-                await asyncio.sleep(0.05)
-        rows = await connection.fetch("select state, count(*) as n from message group by 1")
-        assert {row["state"]: row["n"] for row in rows} == {"unknown": SILENT_MAX, "accepted": 12 - SILENT_MAX}
-        assert await connection.fetchval("select hold is null from sender")
-        told = [
-            one.value or b""
-            for one in (await unpublished(connection, older_than_seconds=-1, limit=100)).values()
-            if one.topic is Topic.SEND_HELD
-        ]
-    (held,) = told
-    assert b'"cause":"TEMPORARY_FAILURE"' in held
-    assert b'"kind":"sender"' in held
 
 
 async def test_who_lost_its_sender_tells_how_its_call_ended_but_holds_nobody(world: World) -> None:

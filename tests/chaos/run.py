@@ -1,6 +1,6 @@
 """The campaign of tests/chaos at any size: every answer of Meta's at random, two replicas, one killed, one frozen.
 
-    .venv/bin/python tests/bench/chaos.py --messages 50000
+    .venv/bin/python tests/chaos/run.py --messages 50000
 
 Prints what became of the messages by reason, and what must not have happened (exit code 1 if anything did).
 """
@@ -9,14 +9,10 @@ import argparse
 import asyncio
 import random
 import sys
-from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "chaos"))
 
 from campaign import Campaign
+from rich.console import Console
+from rich.table import Table
 from rig import Verdict, rig
 
 console = Console()
