@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from sendwhy.events import SenderUpdated, event_id_of
 from webhook_ingest.elements import Delivery
 
 APP, SECRET = "700100200300400", "the-app-secret-of-the-tests"
@@ -43,3 +44,16 @@ def delivery(raw: bytes, offset: int = 0, signer: str = APP) -> Delivery:
 
 def signature(raw: bytes, secret: str = SECRET) -> str:
     return "sha256=" + hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()
+
+
+def sender(number: str, workspace: str = "acme") -> SenderUpdated:
+    return SenderUpdated(
+        event_id=event_id_of(number, "sender"),
+        occurred_at=datetime.now(UTC),
+        sender_id=number,
+        workspace_id=workspace,
+        version=1,
+        waba_id=f"9{number}",
+        app_id=APP,
+        default=True,
+    )

@@ -16,11 +16,10 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from ingest_service import SHOPIFY_SECRET, VERIFY_TOKEN, Ingest
-from ingest_webhooks import APP, OTHER_SECRET, SECRET, T0, body, callback, signature, status, statuses, value
+from ingest_webhooks import APP, OTHER_SECRET, SECRET, T0, body, callback, sender, signature, status, statuses, value
 from sendwhy.events import (
     CustomerUpdated,
     MessageReceived,
-    SenderUpdated,
     Status,
     StatusUpdated,
     To,
@@ -33,19 +32,6 @@ from sendwhy.topics import MAX_WEBHOOK_BYTES, Topic
 from webhook_ingest.receipts import take_mark
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
-
-
-def sender(number: str, workspace: str = "acme") -> SenderUpdated:
-    return SenderUpdated(
-        event_id=event_id_of(number, "sender"),
-        occurred_at=datetime.now(UTC),
-        sender_id=number,
-        workspace_id=workspace,
-        version=1,
-        waba_id=f"9{number}",
-        app_id=APP,
-        default=True,
-    )
 
 
 def accepted(number: str, wamid: str, message_id: str, deadline: timedelta = timedelta(days=30)) -> StatusUpdated:

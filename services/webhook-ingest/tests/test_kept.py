@@ -15,12 +15,11 @@ from typing import Any
 import httpx
 import pytest
 from ingest_service import Ingest
-from ingest_webhooks import callback, signature, status, statuses
+from ingest_webhooks import callback, sender, signature, status, statuses
 from sendwhy.events import StatusUpdated
 from sendwhy.kafka import create_topics
 from sendwhy.settings import KafkaSettings
 from sendwhy.topics import Topic
-from test_app import sender
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 NUMBER = "100000000000201"
