@@ -30,6 +30,8 @@ from dispatcher.templates import mismatches
 
 WINDOW = timedelta(hours=24)
 WINDOW_BELIEF = timedelta(seconds=10)
+# What a person wrote before an answer was asked for may still lie on webhook.received, or on its way from Meta.
+WEBHOOK_TRAVELS = timedelta(seconds=2)
 SYNC_INTERVAL = timedelta(minutes=1)
 NEAREST_NAMES = 3
 AUTHENTICATION_TTL = timedelta(minutes=10)
@@ -490,7 +492,8 @@ def _window(message: Message, facts: Facts, now: datetime) -> Check:
     if message.template is not None or _window_is_open(facts, now):
         return Check("window", True, evidence)
     requested = message.funded.request.requested_at or message.queued_at
-    heard = facts.inbound_read_until is not None and facts.inbound_read_until >= min(requested, now)
+    wanted = min(requested + WEBHOOK_TRAVELS, now)
+    heard = facts.inbound_read_until is not None and facts.inbound_read_until >= wanted
     if not heard and now < message.queued_at + WINDOW_BELIEF:
         until = min(now + timedelta(seconds=1), message.queued_at + WINDOW_BELIEF)
         return Check("window", None, evidence, Wait(Waiting.WINDOW, ReasonCode.OUTSIDE_24_HOUR_WINDOW, until))

@@ -26,7 +26,19 @@ from sendwhy.problems import not_found
 from sendwhy.service import Runtime
 
 from dispatcher import claims, facts, queue_store, store, tier_store
-from dispatcher.decide import CAMPAIGN, Check, Facts, Message, Send, Tier, decide, evaluate, in_the_past, lane_of
+from dispatcher.decide import (
+    CAMPAIGN,
+    WINDOW_BELIEF,
+    Check,
+    Facts,
+    Message,
+    Send,
+    Tier,
+    decide,
+    evaluate,
+    in_the_past,
+    lane_of,
+)
 from dispatcher.limits import (
     PairPace,
     Throttle,
@@ -227,4 +239,6 @@ def _imagined(request: EvaluateRequest, resolved: Resolved | None, now: datetime
         expires_at=request.expires_at or send_at + LIFE_BY_ORIGIN[request.origin.kind],
         price=Price(credits=0, category="unknown"),
     )
-    return Message(funded=funded, sender_id=request.sender_id or "", lane=lane_of(known.purpose, None), queued_at=now)
+    # As if it had waited for what is still being read: a closed window is told as closed by what is known now.
+    queued_at = now - WINDOW_BELIEF
+    return Message(funded, sender_id=request.sender_id or "", lane=lane_of(known.purpose, None), queued_at=queued_at)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from dispatcher.decide import Reject, Send, Wait, Waiting, decide, evaluate, in_the_past
+from dispatcher.decide import WEBHOOK_TRAVELS, Reject, Send, Wait, Waiting, decide, evaluate, in_the_past
 from dispatcher.limits import LastMinute
 from dispatcher.windows import Window, opened_at, opened_by
 from dispatcher_cases import FACTS, NOW, PHONE, SENDER, message, template_content, text_content
@@ -16,6 +16,7 @@ from sendwhy.events import Inbound, MessageReceived, Purpose, event_id_of
 from sendwhy.reasons import ReasonCode
 
 DAY = timedelta(hours=24)
+MICROSECOND = timedelta(microseconds=1)
 Property = Callable[[timedelta], None]
 MICROS = st.integers(0, 2 * 86_400 * 10**6 - 1).map(lambda micros: timedelta(microseconds=micros))
 FREE = message(text_content(), purpose=Purpose.CONVERSATION)
@@ -58,13 +59,17 @@ def test_a_cap_lasts_24_hours(since: timedelta) -> None:
 
 @at_edges(timedelta(seconds=10))
 def test_a_closed_window_is_believed_once_read_or_after_ten_seconds(waited: timedelta) -> None:
-    unread = replace(READ, inbound_read_until=NOW - timedelta(microseconds=1))
+    unread = replace(READ, inbound_read_until=NOW - MICROSECOND)
     verdict = decide(FREE, unread, NOW + waited)
     assert isinstance(verdict, Wait if waited < timedelta(seconds=10) else Reject)
     if isinstance(verdict, Wait):
         assert verdict.until is not None
         assert NOW + waited < verdict.until <= NOW + timedelta(seconds=10)
-    assert isinstance(decide(FREE, replace(unread, inbound_read_until=NOW), NOW + waited), Reject)
+    read_far_enough = NOW + min(WEBHOOK_TRAVELS, waited)
+    for read_until in (read_far_enough, read_far_enough - MICROSECOND):
+        verdict = decide(FREE, replace(unread, inbound_read_until=read_until), NOW + waited)
+        is_believed = read_until == read_far_enough or waited >= timedelta(seconds=10)
+        assert isinstance(verdict, Reject) == is_believed
 
 
 @at_edges(timedelta(minutes=1))
