@@ -59,7 +59,7 @@ class Run:
 
     def again(self) -> subprocess.CompletedProcess[str]:
         arguments = [sys.executable, "-c", UP, str(self.folder)]
-        return subprocess.run(arguments, env=self._env, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(arguments, env=self._env, capture_output=True, text=True, timeout=180, check=False)
 
     def stack(self) -> dict[str, Any]:
         stack: dict[str, Any] = json.loads((self.folder / "stack.json").read_text())

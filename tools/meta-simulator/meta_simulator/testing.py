@@ -63,7 +63,7 @@ class Receiver:
         return Response(status_code=status)
 
     async def until(self, enough: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20), self.came:
+        async with asyncio.timeout(60), self.came:
             await self.came.wait_for(enough)
 
     def values(self) -> list[Any]:
@@ -130,7 +130,7 @@ class Meta:
 
     async def line(self, what: str, fits: Callable[[Any], bool]) -> Any:
         """The first call or webhook that fits, waited for."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 for line in await self.lines(what):
                     if fits(line):
@@ -147,7 +147,7 @@ def template_body(to: str, name: str = "hello_world", **more: Any) -> dict[str, 
 @asynccontextmanager
 async def serving(server: uvicorn.Server) -> AsyncIterator[int]:
     task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not server.started:  # noqa: ASYNC110 - uvicorn tells of its start by this flag only
             await asyncio.sleep(0.01)
     yield server.servers[0].sockets[0].getsockname()[1]

@@ -122,7 +122,7 @@ class Seen:
 
 async def _call(impatient: Meta, to: str, name: str) -> tuple[str, Any]:
     try:
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(15):
             answer = await impatient.send_template(to, "autumn_sale", biz_opaque_callback_data=name)
     except (httpx.TransportError, TimeoutError) as error:
         return type(error).__name__, None
@@ -143,7 +143,7 @@ async def _drive_all() -> dict[str, Seen]:
         phones = {name: f"+44 7700 {index:06d}" for index, name in enumerate(SENDS)}
         for name, phone in phones.items():
             await meta.control("PUT", f"recipients/{phone}", {"scenario": name, "delays_ms": DELAYS})
-        patience = httpx.Timeout(10, read=3)
+        patience = httpx.Timeout(15, read=10)
         async with httpx.AsyncClient(base_url=meta.client.base_url, timeout=patience, trust_env=False) as client:
             impatient = Meta(client, meta.receiver, meta.port)
             calls = await asyncio.gather(*(_call(impatient, phones[name], name) for name in ORDER[:-1]))
