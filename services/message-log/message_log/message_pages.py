@@ -30,6 +30,10 @@ Range = Annotated[
 ]
 
 
+# What the time was before: the form sends it along where from and to are set.
+Was = Annotated[Literal["chosen"] | None, Query()]
+
+
 class Address:
     """A list's address: its filters and its range, and the addresses one step away."""
 
@@ -80,12 +84,12 @@ def install(router: APIRouter, pages: Pages) -> None:
         filters: api.FilterQuery,
         reader: Reader = reader_dependency,
         range: Range = None,
+        was: Was = None,
         cursor: api.Cursor = None,
     ) -> Response:
-        if range is not None:
-            filters = filters.model_copy(update={"since": None, "until": None})
+        filters, range_name = _one_time(filters, range, was)
         async with queries.snapshot(pages.runtime.pool) as connection:
-            values = await _list_values(connection, reader, filters, range, cursor)
+            values = await _list_values(connection, reader, filters, range_name, cursor)
             values |= await _choices(connection, reader.workspace) if not wants_part(request) else {}
         if filters.q and len(values["page"].rows) == 1 and cursor is None and not wants_part(request):
             return redirect(_message_path(reader, values["page"].rows[0]["message_id"]), request)
@@ -152,6 +156,15 @@ def install(router: APIRouter, pages: Pages) -> None:
         charge = await _charge(pages, reader, message_id, viewer)
         made = await bundle.make(pages.runtime, reader.caller, message_id, viewer, charge)
         return bundle.answer_of(made)
+
+
+def _one_time(filters: Filters, range_name: str | None, was: str | None) -> tuple[Filters, str | None]:
+    """From and to, or a range: of both, the one that was set last."""
+    if range_name is None or not (filters.since or filters.until):
+        return filters, range_name
+    if was is None:
+        return filters, None
+    return filters.model_copy(update={"since": None, "until": None}), range_name
 
 
 async def _charge(pages: Pages, reader: Reader, message_id: str, viewer: Viewer) -> Charge:

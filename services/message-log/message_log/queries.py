@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import asyncpg
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -41,6 +43,8 @@ _RANGES = {
 _CURSOR: TypeAdapter[tuple[datetime, str]] = TypeAdapter(tuple[datetime, str])
 
 
+_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?")
+
 Text = Annotated[Line, StringConstraints(max_length=256)]
 
 
@@ -51,6 +55,12 @@ def _calling_code(given: str) -> str:
     return code
 
 
+def _utc_unless_told(given: Any) -> Any:
+    """A form's date and time has no zone; its label says UTC."""
+    return f"{given}Z" if isinstance(given, str) and _WITHOUT_ZONE.fullmatch(given) else given
+
+
+When = Annotated[Moment, BeforeValidator(_utc_unless_told)]
 CallingCode = Annotated[str, AfterValidator(_calling_code)]
 
 
@@ -76,8 +86,8 @@ class Filters(BaseModel):
     phone: Text | None = None
     sender: Text | None = None
     q: Text | None = None
-    since: Moment | None = Field(default=None, alias="from")
-    until: Moment | None = Field(default=None, alias="to")
+    since: When | None = Field(default=None, alias="from")
+    until: When | None = Field(default=None, alias="to")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,10 +8,9 @@ from typing import Any
 
 import asyncpg
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sendwhy.events import Moment
 from sendwhy.postgres import Connection
 
-from message_log.queries import Page, Text, as_uuid, from_cursor, page_of
+from message_log.queries import Page, Text, When, as_uuid, from_cursor, page_of
 
 
 class WebhookFilters(BaseModel):
@@ -21,8 +20,8 @@ class WebhookFilters(BaseModel):
 
     wamid: Text | None = None
     refused: bool | None = None
-    since: Moment | None = Field(default=None, alias="from")
-    until: Moment | None = Field(default=None, alias="to")
+    since: When | None = Field(default=None, alias="from")
+    until: When | None = Field(default=None, alias="to")
 
     @model_validator(mode="before")
     @classmethod

@@ -131,6 +131,11 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def field_time(moment: datetime | None) -> str:
+    """For a date and time field, in UTC."""
+    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def clock(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
 
@@ -190,7 +195,7 @@ def duration_word(seconds: float) -> str:
     return word if count == 1 else f"{count} {word}s"
 
 
-def bar_time(moment: datetime, width_seconds: float) -> str:
+def bar_label(moment: datetime, width_seconds: float) -> str:
     """When a bar of a chart begins, as exact as its width asks for."""
     if width_seconds >= 86400:
         return moment.astimezone(UTC).strftime("%Y-%m-%d")

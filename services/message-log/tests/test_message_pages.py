@@ -136,6 +136,23 @@ def test_counts_agree_with_each_other_and_with_the_list(searched: MessageLog, br
     assert browser.get(bar.replace("&amp;", "&")).text.count('class="row ') == 3
 
 
+@pytest.mark.parametrize(
+    ("asked", "heading"),
+    [
+        ({"from": "2100-01-01T00:00", "range": "7d"}, "in the chosen time"),
+        ({"from": "2100-01-01T00:00:00", "range": "1h", "was": "chosen"}, "last hour"),
+        ({"from": "2100-01-01T00:00:00Z", "to": "", "range": "", "was": "chosen"}, "in the chosen time"),
+        ({"range": "1h"}, "last hour"),
+    ],
+)
+def test_of_a_range_and_exact_times_the_one_set_last_counts(
+    browser: httpx.Client, asked: dict[str, str], heading: str
+) -> None:
+    page = browser.get(f"{HOME}/messages", params=asked).raise_for_status().text
+    assert f"All messages, {heading}" in page
+    assert ("No message matches" in page) == (heading == "in the chosen time")
+
+
 def test_one_message_shows_waits_tries_credits_and_can_be_taken_along(
     searched: MessageLog, browser: httpx.Client, others: Any
 ) -> None:
