@@ -30,10 +30,6 @@ from message_log.view import (
     MessageDetail,
     MessageView,
     Viewer,
-    WebhookDetail,
-    WebhookItem,
-    webhook_detail,
-    webhook_fields,
 )
 
 LIMIT_MAX = 500
@@ -48,11 +44,6 @@ Cursor = Annotated[str | None, Query(max_length=1000)]
 
 class MessageList(BaseModel):
     items: list[MessageView]
-    next_cursor: str | None
-
-
-class WebhookList(BaseModel):
-    items: list[WebhookItem]
     next_cursor: str | None
 
 
@@ -121,7 +112,6 @@ def routes(runtime: Runtime, settings: MessageLogSettings, streams: live.Streams
     router = APIRouter(prefix="/v1/workspaces/{w}", tags=["messages"])
     _message_routes(router, runtime, settings)
     _group_routes(router, runtime, settings)
-    _webhook_routes(router, runtime)
     _stream_route(router, runtime, settings, streams)
     return router
 
@@ -200,22 +190,6 @@ def _group_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSetti
         )
 
 
-def _webhook_routes(router: APIRouter, runtime: Runtime) -> None:
-    @router.get("/webhooks")
-    async def list_webhooks(caller: http.Viewer, cursor: Cursor = None, limit: Limit = 50) -> WebhookList:
-        everything = sees_everything(caller)
-        async with runtime.pool.acquire(timeout=10) as connection:
-            page = await queries.list_webhooks(
-                connection, caller.workspace, everything=everything, cursor=cursor, limit=limit
-            )
-        items = [WebhookItem(**webhook_fields(row), kinds=row["kinds"]) for row in page.rows]
-        return WebhookList(items=items, next_cursor=page.next_cursor)
-
-    @router.get("/webhooks/{webhook_id}")
-    async def read_webhook(caller: http.Viewer, webhook_id: str) -> WebhookDetail:
-        return await load_webhook(runtime, caller.workspace, webhook_id, everything=sees_everything(caller))
-
-
 def _stream_route(router: APIRouter, runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> None:
     @router.get("/events", response_class=EventSourceResponse)
     async def stream(
@@ -243,14 +217,6 @@ async def load_message(runtime: Runtime, workspace: str, message_id: str, viewer
         events = await queries.events_of(connection, workspace, message_id, row["wamid"])
         webhooks = await queries.webhooks_of(connection, workspace, message_id, row["wamid"])
     return viewer.detail(row, events, webhooks)
-
-
-async def load_webhook(runtime: Runtime, workspace: str, webhook_id: str, *, everything: bool) -> WebhookDetail:
-    async with queries.snapshot(runtime.pool) as connection:
-        found = await queries.read_webhook(connection, workspace, webhook_id, everything=everything)
-    if found is None:
-        raise not_found("The webhook")
-    return webhook_detail(*found, with_body=everything)
 
 
 async def _request_in(request: Request, caller: Caller) -> SendRequested:
@@ -337,26 +303,31 @@ _CSV_COLUMNS = (
 
 
 def csv_answer(runtime: Runtime, caller: Caller, filters: Filters, viewer: Viewer) -> StreamingResponse:
-    name = f"sendwhy-messages-{caller.workspace}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.csv"
-    headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-    lines = _csv_lines(runtime, caller, filters, viewer)
+    return csv_response("messages", caller, _csv_lines(runtime, caller, filters, viewer))
+
+
+def csv_response(name: str, caller: Caller, lines: AsyncIterator[str]) -> StreamingResponse:
+    """A CSV file to download, with the list's name, the workspace and the time in its own."""
+    file = f"sendwhy-{name}-{caller.workspace}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.csv"
+    headers = {"content-disposition": f'attachment; filename="{file}"', "cache-control": "no-store"}
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 async def _csv_lines(runtime: Runtime, caller: Caller, filters: Filters, viewer: Viewer) -> AsyncIterator[str]:
     """Page by page, each with a connection of its own: a slow reader holds none."""
-    yield _csv_text([_CSV_COLUMNS])
+    yield csv_text([_CSV_COLUMNS])
     cursor: str | None = None
     while True:
         async with runtime.pool.acquire(timeout=10) as connection:
             page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=CSV_PAGE)
         if page.rows:
-            yield _csv_text([_csv_row(viewer.message(row)) for row in page.rows])
+            yield csv_text([_csv_row(viewer.message(row)) for row in page.rows])
         if (cursor := page.next_cursor) is None:
             return
 
 
-def _csv_text(rows: Sequence[Sequence[Any]]) -> str:
+def csv_text(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as CSV whose cells can't act as formulas."""
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue()

@@ -8,12 +8,17 @@ from sendwhy.service import Runtime
 
 from message_log import (
     api,
+    bundle,
+    counts,
+    dead_letter_pages,
+    dead_letters,
     erasures,
     login_pages,
     message_pages,
     people_pages,
     projection,
     store,
+    webhook_api,
     webhook_pages,
 )
 from message_log.erasures import People
@@ -49,17 +54,22 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     runtime.every(KEEP_SECONDS, "tables", keep_tables)
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
     app = runtime.make_api("Sendwhy message log")
-    app.include_router(api.routes(runtime, settings, Streams()))
     services = OtherServices(settings)
     runtime.at_end(services.close)
+    streams = Streams()
+    app.include_router(api.routes(runtime, settings, streams))
+    app.include_router(counts.routes(runtime))
+    app.include_router(webhook_api.routes(runtime))
+    app.include_router(dead_letters.routes(runtime))
+    app.include_router(bundle.routes(runtime, settings, services))
     app.include_router(Exporter(runtime, settings, services).routes())
-    _install_pages(app, Pages(runtime, settings, freshness, services))
+    _install_pages(app, Pages(runtime, settings, freshness, services, streams))
     return app
 
 
 def _install_pages(app: FastAPI, pages: Pages) -> None:
     router = APIRouter(include_in_schema=False, route_class=pages.route_class())
-    for group in (login_pages, message_pages, webhook_pages, people_pages):
+    for group in (login_pages, message_pages, webhook_pages, dead_letter_pages, people_pages):
         group.install(router, pages)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)

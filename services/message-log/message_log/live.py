@@ -4,6 +4,7 @@ reconnect loses nothing and a slow reader holds up nobody.
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -12,10 +13,12 @@ from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 
 from message_log import queries
+from message_log.queries import Filters
 
 STREAMS_MAX = 100
 POLL_SECONDS = 0.5
 CHANGES_MAX = 200
+ALL = Filters()
 
 Position = tuple[int, str]
 _POSITION = re.compile(r"(\d{1,18}):([A-Za-z0-9._:\-]{0,128})")
@@ -23,6 +26,11 @@ _POSITION = re.compile(r"(\d{1,18}):([A-Za-z0-9._:\-]{0,128})")
 
 def position_of(row: asyncpg.Record) -> str:
     return f"{row['changed_by']}:{row['message_id']}"
+
+
+def text_of(position: Position) -> str:
+    """A position as `read_position` reads it; one behind a whole transaction is at the beginning of the next."""
+    return f"{position[0] + 1}:"
 
 
 def read_position(last_event_id: str | None) -> Position | None:
@@ -47,19 +55,30 @@ class Streams:
             self._open -= 1
 
     async def changes(
-        self, runtime: Runtime, app: FastAPI, workspace: str, position: Position | None
+        self,
+        runtime: Runtime,
+        app: FastAPI,
+        workspace: str,
+        position: Position | None,
+        filters: Filters = ALL,
+        *,
+        seconds: float | None = None,
     ) -> AsyncIterator[asyncpg.Record]:
-        """Changed messages, until the service ends: uvicorn waits for open streams before it stops."""
-        while not is_ending(app):
+        """Changed messages, until the service ends (uvicorn waits for open streams before it stops), or for so many
+        seconds."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while not is_ending(app) and (end is None or time.monotonic() < end):
             async with runtime.pool.acquire(timeout=10) as connection:
-                if position is None:
-                    position = await queries.position_now(connection)
-                rows = await queries.changes_after(connection, workspace, position, CHANGES_MAX)
+                # Read first: what is visible by now and is not among the rows below fits no filter of this stream.
+                settled = await queries.position_now(connection)
+                position = position or settled
+                rows = await queries.changes_after(connection, workspace, filters, position, CHANGES_MAX)
             for row in rows:
                 yield row
             if rows:
                 position = (rows[-1]["changed_by"], rows[-1]["message_id"])
             if len(rows) < CHANGES_MAX:
+                position = max(position, settled)
                 await asyncio.sleep(POLL_SECONDS)
 
 

@@ -1,21 +1,37 @@
 """The list of messages with its filters, and one message."""
 
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BeforeValidator
 from pydantic_core import to_json
 from sendwhy.postgres import Connection
+from sendwhy.reasons import Service
 
-from message_log import api, queries
+from message_log import api, bundle, charges, counts, live, queries, story, volume, words
+from message_log.charges import Charge
+from message_log.fixes import fixes_of
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Pages, redirect, wants_part
 from message_log.queries import Filters
-from message_log.view import MessageDetail
+from message_log.view import MessageDetail, Viewer
 
 DEFAULT_RANGE = "7d"
-Range = Annotated[Literal["15m", "1h", "24h", "7d", "30d", "all"] | None, Query()]
+# A reader whose session or role ends meanwhile is told nothing more after this; the browser asks again by itself.
+STREAM_SECONDS = 300.0
+# A form that keeps the time chosen by from and to sends an empty one.
+Range = Annotated[
+    Literal["15m", "1h", "24h", "7d", "30d", "all"] | None, BeforeValidator(lambda given: given or None), Query()
+]
+
+
+# What the time was before: the form sends it along where from and to are set.
+Was = Annotated[Literal["chosen"] | None, Query()]
 
 
 class Address:
@@ -44,6 +60,16 @@ class Address:
     def csv(self) -> str:
         return self._to(f"{self.path}.csv", self._query(self.filters))
 
+    def live(self) -> str:
+        """Where it is told what comes to this list; without a range, since what comes is new."""
+        given = self.filters.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return self._to(f"{self.path}.live", urlencode(given))
+
+    def between(self, since: datetime, until: datetime) -> str:
+        """The same list of a span of time only."""
+        given = self.filters.model_copy(update={"since": since, "until": until})
+        return self._to(self.path, self._query(given, range=None))
+
     @property
     def plain(self) -> str:
         return self.path
@@ -58,14 +84,18 @@ def install(router: APIRouter, pages: Pages) -> None:
         filters: api.FilterQuery,
         reader: Reader = reader_dependency,
         range: Range = None,
+        was: Was = None,
         cursor: api.Cursor = None,
     ) -> Response:
+        filters, range_name = _one_time(filters, range, was)
         async with queries.snapshot(pages.runtime.pool) as connection:
-            values = await _list_values(connection, reader, filters, range, cursor)
+            values = await _list_values(connection, reader, filters, range_name, cursor)
+            values |= await _choices(connection, reader.workspace) if not wants_part(request) else {}
         if filters.q and len(values["page"].rows) == 1 and cursor is None and not wants_part(request):
             return redirect(_message_path(reader, values["page"].rows[0]["message_id"]), request)
         viewer = pages.viewer(request, reader)
         messages = [viewer.message(row) for row in values["page"].rows]
+        values |= {"fixes": {message.message_id: fixes_of(message) for message in messages}}
         block = "results" if wants_part(request) else None
         return pages.render(
             "messages.html", block=block, reader=reader, section="messages", messages=messages, **values
@@ -81,10 +111,65 @@ def install(router: APIRouter, pages: Pages) -> None:
         wanted = filters.model_copy(update={"since": filters.since or queries.since_of(range)})
         return api.csv_answer(pages.runtime, reader.caller, wanted, pages.viewer(request, reader))
 
+    @router.get("/w/{w}/messages.live", response_class=EventSourceResponse)
+    async def live_tail(
+        request: Request,
+        filters: api.FilterQuery,
+        _slot: Annotated[None, Depends(pages.streams.slot)],
+        reader: Reader = reader_dependency,
+        after: Annotated[str | None, Query(max_length=200)] = None,
+        last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)] = None,
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Which messages of a list came or changed: enough to say so; the list itself is read again."""
+        position = live.read_position(last_event_id) or live.read_position(after)
+        changes = pages.streams.changes(
+            pages.runtime, request.app, reader.workspace, position, filters, seconds=STREAM_SECONDS
+        )
+        async for row in changes:
+            told = {"id": row["message_id"], "at": row["at"], "updated": row["updated_at"], "status": row["status"]}
+            yield ServerSentEvent(data=told, id=live.position_of(row))
+
     @router.get("/w/{w}/messages/{message_id}")
     async def message_page(request: Request, message_id: str, reader: Reader = reader_dependency) -> Response:
-        message = await api.load_message(pages.runtime, reader.workspace, message_id, pages.viewer(request, reader))
-        return pages.render("message.html", reader=reader, section="messages", message=message, steps=steps_of(message))
+        viewer = pages.viewer(request, reader)
+        message = await api.load_message(pages.runtime, reader.workspace, message_id, viewer)
+        async with pages.connect() as connection:
+            position = await queries.position_now(connection)
+        return pages.render(
+            "message.html",
+            reader=reader,
+            section="messages",
+            message=message,
+            steps=steps_of(message),
+            waits=story.waits_of(message),
+            tries=story.tries_of(message),
+            content=story.content_of(message),
+            charge=await _charge(pages, reader, message_id, viewer),
+            fixes=fixes_of(message),
+            position=live.text_of(position),
+        )
+
+    @router.get("/w/{w}/messages/{message_id}/bundle")
+    async def download(request: Request, message_id: str, reader: Reader = reader_dependency) -> Response:
+        viewer = pages.viewer(request, reader)
+        await api.load_message(pages.runtime, reader.workspace, message_id, viewer)
+        charge = await _charge(pages, reader, message_id, viewer)
+        made = await bundle.make(pages.runtime, reader.caller, message_id, viewer, charge)
+        return bundle.answer_of(made)
+
+
+def _one_time(filters: Filters, range_name: str | None, was: str | None) -> tuple[Filters, str | None]:
+    """From and to, or a range: of both, the one that was set last."""
+    if range_name is None or not (filters.since or filters.until):
+        return filters, range_name
+    if was is None:
+        return filters, None
+    return filters.model_copy(update={"since": None, "until": None}), range_name
+
+
+async def _charge(pages: Pages, reader: Reader, message_id: str, viewer: Viewer) -> Charge:
+    asked = pages.ask(reader, Service.BILLING, "messages", message_id, "charge")
+    return await charges.charge_of(asked, sees_phones=viewer.sees_phones)
 
 
 def _message_path(reader: Reader, message_id: str) -> str:
@@ -98,19 +183,32 @@ async def _list_values(
     timed = filters.model_copy(update={"since": filters.since or queries.since_of(shown_range)})
     workspace = reader.workspace
     page = await queries.list_messages(connection, workspace, timed, cursor=cursor, limit=PAGE_ROWS)
-    statuses = await queries.count_by_status(connection, workspace, timed.model_copy(update={"status": None}))
+    measured = await volume.measure(connection, workspace, timed.model_copy(update={"status": None}), datetime.now(UTC))
+    is_first = cursor is None and filters.until is None
     all_reasons = timed.model_copy(update={"status": None, "reason": None})
     return {
         "page": page,
         "filters": filters,
         "range": shown_range,
+        "in_time": words.CHOSEN_TIME if filters.since or filters.until else words.RANGE_WORDS[shown_range],
         "cursor": cursor,
         "address": Address(workspace, filters, range_name),
-        "by_status": statuses,
+        "by_status": measured.by_status,
+        **counts.values_of(measured),
+        "position": live.text_of(await queries.position_now(connection)) if is_first else None,
         "by_reason": await queries.count_by_reason(connection, workspace, all_reasons),
         "chips": [(name, value) for name, value in filters.active.items() if value],
         "ways_out": await _ways_out(connection, workspace, filters, timed) if not page.rows else [],
         "any_at_all": bool(page.rows) or await queries.has_messages(connection, workspace),
+    }
+
+
+async def _choices(connection: Connection, workspace: str) -> dict[str, Any]:
+    """What the filters offer."""
+    return {
+        "countries": await counts.countries_seen(connection, workspace),
+        "senders": await queries.senders_of(connection, workspace),
+        "templates": await queries.templates_of(connection, workspace),
     }
 
 

@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
+from pydantic import BaseModel
 from sendwhy.access import Role
 from sendwhy.events import OriginKind
 from sendwhy.postgres import TRANSIENT_ERRORS
@@ -26,6 +27,7 @@ from starlette.exceptions import HTTPException
 
 from message_log import accounts, api, login, words
 from message_log.freshness import Freshness
+from message_log.live import Streams
 from message_log.login import NotLoggedIn, Reader
 from message_log.queries import STATUSES
 from message_log.services import Answer, OtherServices, path_of
@@ -106,9 +108,15 @@ class Pages:
     """Renders templates with what every page shows, and acts for the person at a page."""
 
     def __init__(
-        self, runtime: Runtime, settings: MessageLogSettings, freshness: Freshness, services: OtherServices
+        self,
+        runtime: Runtime,
+        settings: MessageLogSettings,
+        freshness: Freshness,
+        services: OtherServices,
+        streams: Streams,
     ) -> None:
         self.runtime, self.settings, self.freshness, self.services = runtime, settings, freshness, services
+        self.streams = streams
         self._templates = make_templates()
 
     def render(self, name: str, *, status: int = 200, block: str | None = None, **values: Any) -> HTMLResponse:
@@ -146,13 +154,16 @@ class Pages:
         *parts: str,
         body: Mapping[str, Any] | None = None,
         key: str | None = None,
+        asked: Sequence[tuple[str, str]] = (),
     ) -> Answer:
         """Do something at another service for this person, and note it; a refusal is an answer too."""
         login.refuse_foreign_form(request)
         if not reader.may(what.role):
             raise Problem(403, f"This needs the role {what.role.name.lower()}.")
         path = path_of(reader.workspace, *parts)
-        answer = await self.services.write(what.method, what.service, path, _authorization(reader), body, key=key)
+        answer = await self.services.write(
+            what.method, what.service, path, _authorization(reader), body, key=key, asked=asked
+        )
         await self.note(reader, what.name, "/".join(parts), "done" if answer.is_good else answer.refusal)
         return answer
 
@@ -195,6 +206,11 @@ def redirect(to: str, request: Request) -> Response:
     if request.headers.get("hx-request") == "true":
         return Response(status_code=200, headers={"HX-Redirect": to, **PAGE_HEADERS})
     return RedirectResponse(to, 303, headers=PAGE_HEADERS)
+
+
+def query_of(filters: BaseModel) -> str:
+    """Filters as the query of an address."""
+    return urlencode(filters.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 def wants_part(request: Request) -> bool:

@@ -87,19 +87,27 @@ _STATE_TOPICS: dict[Topic, type[Event]] = {
 }
 
 
-class _Ids(BaseModel):
+class _Workspace(BaseModel):
+    workspace_id: WorkspaceId
+
+
+class _Ids(_Workspace):
     """The two ids of a request that can't be read otherwise."""
 
-    workspace_id: WorkspaceId
     message_id: MessageId
 
 
-def _ids_in(body: bytes | None) -> tuple[str | None, str | None]:
-    try:
-        ids = _Ids.model_validate_json(body or b"")
-    except ValidationError:
+def _ids_in(topic: str | None, body: bytes | None) -> tuple[str | None, str | None]:
+    """Whose a dead letter is, as far as it says. What came over the internet is not asked: it may say anything."""
+    if topic is None or topic.startswith("webhook."):
         return None, None
-    return ids.workspace_id, ids.message_id
+    for kind in (_Ids, _Workspace):
+        try:
+            ids = kind.model_validate_json(body or b"")
+        except ValidationError:
+            continue
+        return ids.workspace_id, getattr(ids, "message_id", None)
+    return None, None
 
 
 def parse_request(record: Record[None]) -> SendRequested | None:
@@ -206,6 +214,7 @@ async def set_states(connection: Connection, records: Sequence[Record[Any]]) -> 
             getattr(record.event, "workspace_id", None),
             getattr(record.event, "phone", None),
             record.value if record.event else None,
+            record.event.name if isinstance(record.event, ContactUpdated) else None,
         )
         for record in records
     ]
@@ -236,6 +245,22 @@ def _sender_row(event: SenderUpdated) -> SenderRow:
     return SenderRow(event.sender_id, event.workspace_id, event.waba_id, event.version, event.default, free_since)
 
 
+# What the door writes beside a delivery, and beside one that it refused.
+_KEPT_HEADERS = (
+    "received_at",
+    "delivery_id",
+    "source",
+    "app_id",
+    "workspace_id",
+    "shopify_topic",
+    "content-type",
+    "cause",
+    "size",
+    "digest",
+    "unrecorded_before",
+)
+
+
 async def write_webhooks(connection: Connection, records: Sequence[Record[None]]) -> None:
     await store.add_webhooks(connection, [webhook_row(record) for record in records])
 
@@ -254,6 +279,7 @@ def webhook_row(record: Record[Any]) -> WebhookRow:
         int(size) if size.isdigit() and len(size) < 9 else len(body),
         body,
         tuple(parts_of(body, workspace_id=_header(record, "workspace_id"))) if refused is None else (),
+        {name: value for name in _KEPT_HEADERS if (value := _header(record, name)) is not None},
     )
 
 
@@ -271,9 +297,9 @@ async def write_dead_letters(connection: Connection, records: Sequence[Record[No
 
 def _dead_letter_row(record: Record[Any]) -> EventRow:
     service = _header(record, "service") or "unknown"
-    workspace_id, message_id = _ids_in(record.value)
+    workspace_id, message_id = _ids_in(_header(record, "topic"), record.value)
     event_id = event_id_of(record.place, "dead letter")
-    note = f"{_header(record, 'topic')}: {_header(record, 'error')}"
+    note = f"{_header(record, 'topic') or 'unknown'}: {_header(record, 'error') or 'no error was told'}"
     return EventRow(event_id, record.at, workspace_id, message_id, None, service, "dead_letter", record.value, note)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,12 +11,24 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import asyncpg
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from sendwhy.events import Line, Moment, OriginKind
 from sendwhy.postgres import Connection
-from sendwhy.privacy import digits_of
+from sendwhy.privacy import digits_of, spellings
 from sendwhy.problems import Problem
 from sendwhy.reasons import ReasonCode, Service
+
+from message_log.names import code_of_country, prefix_query
 
 STATUSES = ("sending", "waiting", "sent", "delivered", "read", "failed")
 _EVENTS_MAX = 500
@@ -30,13 +43,32 @@ _RANGES = {
 _CURSOR: TypeAdapter[tuple[datetime, str]] = TypeAdapter(tuple[datetime, str])
 
 
+_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?")
+
 Text = Annotated[Line, StringConstraints(max_length=256)]
+
+
+def _calling_code(given: str) -> str:
+    code = code_of_country(given)
+    if code is None:
+        raise ValueError("must be a country, as MX, or its calling code, as 52")
+    return code
+
+
+def _utc_unless_told(given: Any) -> Any:
+    """A form's date and time has no zone; its label says UTC."""
+    return f"{given}Z" if isinstance(given, str) and _WITHOUT_ZONE.fullmatch(given) else given
+
+
+When = Annotated[Moment, BeforeValidator(_utc_unless_told)]
+CallingCode = Annotated[str, AfterValidator(_calling_code)]
 
 
 class Filters(BaseModel):
     """The filters of a message list: the same names in the API, in the pages' addresses and in CSV exports.
 
-    `origin` is its kind; `reason!=X` excludes a reason; `q` is any id: message, wamid, contact, campaign, phone.
+    `origin` is its kind; `reason!=X` excludes a reason; `country` is that of the phone's calling code; `q` is any id
+    (message, wamid, contact, campaign, phone), or the beginnings of a contact's names.
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
@@ -49,12 +81,13 @@ class Filters(BaseModel):
     campaign: Text | None = None
     automation: Text | None = None
     template: Text | None = None
+    country: CallingCode | None = None
     contact: Text | None = None
     phone: Text | None = None
     sender: Text | None = None
     q: Text | None = None
-    since: Moment | None = Field(default=None, alias="from")
-    until: Moment | None = Field(default=None, alias="to")
+    since: When | None = Field(default=None, alias="from")
+    until: When | None = Field(default=None, alias="to")
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +109,7 @@ _TESTS = {
     "campaign": "(m.origin_kind = 'campaign' and m.origin_id = {})",
     "automation": "(m.origin_kind = 'automation' and m.origin_id = {})",
     "template": "m.template = {}",
+    "country": "m.calling_code = {}",
     "contact": "m.contact_id = {}",
     "phone": "m.phone = {}",
     "sender": "m.sender_id = {}",
@@ -92,12 +126,20 @@ _STATUS_TESTS = {
 }
 
 
-class _Where:
+# An array that is made once, so that each column's index can still be asked.
+_NAMED = """array(
+    select substr(k.key, length({0}) + 2) from known_state k
+    where k.topic = 'contact.updated' and k.workspace_id = {0}
+      and to_tsvector('simple', k.name) @@ to_tsquery('simple', {1}) limit 200)"""
+
+
+class Where:
     """Conditions with their parameters, numbered as they are added."""
 
     def __init__(self, workspace: str, filters: Filters) -> None:
         self.values: list[Any] = []
-        self._tests = [f"m.workspace_id = {self.add(workspace)}"]
+        self._workspace = self.add(workspace)
+        self._tests = [f"m.workspace_id = {self._workspace}", "m.at is not null"]
         for name, value in filters.active.items():
             self._tests.append(self._test(name, value))
 
@@ -120,11 +162,20 @@ class _Where:
         tests = [f"m.{column} = {given}" for column in ("message_id", "wamid", "contact_id", "origin_id")]
         digits = digits_of(value)
         if digits is not None and len(digits) >= 7:
-            tests.append(f"m.phone = {self.add(digits)}")
+            tests.append(f"m.phone = any({self.add(spellings(digits))}::text[])")
+        names = prefix_query(value)
+        if names is not None:
+            tests.append(f"m.contact_id = any({_NAMED.format(self._workspace, self.add(names))})")
         return f"({' or '.join(tests)})"
 
     def __str__(self) -> str:
         return " and ".join(self._tests)
+
+
+def source_of(filters: Filters) -> str:
+    """What a list or a count is read from: the table, whose index has it all, unless it is the clock that says which
+    messages fit."""
+    return "message_now" if filters.status in ("sending", "waiting") else "message"
 
 
 @asynccontextmanager
@@ -157,26 +208,37 @@ def from_cursor(cursor: str) -> tuple[datetime, str]:
     return at, key
 
 
-def _page(rows: Sequence[asyncpg.Record], limit: int, at: str, key: str) -> Page:
+def page_of(rows: Sequence[asyncpg.Record], limit: int, at: str, key: str) -> Page:
     more = len(rows) > limit
     rows = rows[:limit]
     return Page(rows, to_cursor(rows[-1][at], str(rows[-1][key])) if more else None)
+
+
+# First which ones, then what is known of them.
+_LIST = """
+with page as materialized (
+    select m.workspace_id, m.message_id from {source} m where {where}
+    order by m.at desc, m.message_id desc limit {limit}
+)
+select m.* from page join message_now m on m.workspace_id = page.workspace_id and m.message_id = page.message_id
+order by m.at desc, m.message_id desc
+"""
 
 
 async def list_messages(
     connection: Connection, workspace: str, filters: Filters, *, cursor: str | None = None, limit: int = 50
 ) -> Page:
     """The newest first."""
-    where = _Where(workspace, filters)
+    where = Where(workspace, filters)
     if cursor is not None:
         at, message_id = from_cursor(cursor)
         where.also(f"(m.at, m.message_id) < ({where.add(at)}, {where.add(message_id)})")
-    statement = f"select m.* from message_now m where {where} order by m.at desc, m.message_id desc limit {where.add(limit + 1)}"  # noqa: S608, E501 - tests are ours, values are parameters
-    return _page(await connection.fetch(statement, *where.values), limit, "at", "message_id")
+    statement = _LIST.format(source=source_of(filters), where=where, limit=where.add(limit + 1))
+    return page_of(await connection.fetch(statement, *where.values), limit, "at", "message_id")
 
 
 async def count_by_status(connection: Connection, workspace: str, filters: Filters) -> dict[str, int]:
-    where = _Where(workspace, filters)
+    where = Where(workspace, filters)
     rows = await connection.fetch(
         f"select m.status, count(*) as count from message_now m where {where} group by m.status",  # noqa: S608
         *where.values,
@@ -187,10 +249,10 @@ async def count_by_status(connection: Connection, workspace: str, filters: Filte
 
 async def count_by_reason(connection: Connection, workspace: str, filters: Filters) -> list[asyncpg.Record]:
     """Rows of reason, service, count; the most frequent first."""
-    where = _Where(workspace, filters)
+    where = Where(workspace, filters)
     where.also("m.reason is not null")
     rows: list[asyncpg.Record] = await connection.fetch(
-        f"select m.reason, m.service, count(*) as count from message_now m where {where}"  # noqa: S608
+        f"select m.reason, m.service, count(*) as count from {source_of(filters)} m where {where}"  # noqa: S608
         " group by m.reason, m.service order by count(*) desc, m.reason",
         *where.values,
     )
@@ -244,54 +306,6 @@ async def webhooks_of(
 ) -> Sequence[asyncpg.Record]:
     rows: list[asyncpg.Record] = await connection.fetch(_WEBHOOKS_OF, workspace, message_id, wamid)
     return rows
-
-
-# `everything`: also what belongs to no known workspace, and what was refused; for those who see all workspaces.
-_LIST_WEBHOOKS = """
-select w.webhook_id, w.received_at, w.source, w.app, w.refused, w.size,
-       array(select p.kind from webhook_part p where p.webhook_id = w.webhook_id and p.received_at = w.received_at
-             and (p.workspace_id = $1 or $2 and p.workspace_id is null) order by p.position limit 20) as kinds
-from webhook w
-where ($3::timestamptz is null or (w.received_at, w.webhook_id) < ($3, $4::uuid))
-  and (exists (select from webhook_part p where p.webhook_id = w.webhook_id and p.received_at = w.received_at
-               and (p.workspace_id = $1 or $2 and p.workspace_id is null))
-       or $2 and w.refused is not null)
-order by w.received_at desc, w.webhook_id desc limit $5
-"""
-
-
-async def list_webhooks(
-    connection: Connection, workspace: str, *, everything: bool, cursor: str | None = None, limit: int = 50
-) -> Page:
-    at, key = (None, None) if cursor is None else from_cursor(cursor)
-    rows = await connection.fetch(_LIST_WEBHOOKS, workspace, everything, at, as_uuid(key) if key else None, limit + 1)
-    return _page(rows, limit, "received_at", "webhook_id")
-
-
-_READ_WEBHOOK = """
-select w.*, exists (select from webhook_part p where p.webhook_id = w.webhook_id and p.received_at = w.received_at
-                    and p.workspace_id = $2) as own
-from webhook w where w.webhook_id = $1
-"""
-_READ_PARTS = """
-select kind, workspace_id, sender_id, waba_id, wamid, message_id from webhook_part
-where webhook_id = $1 and received_at = $2 and (workspace_id = $3 or $4 and workspace_id is null)
-order by position limit 2000
-"""
-
-
-async def read_webhook(
-    connection: Connection, workspace: str, webhook_id: str, *, everything: bool
-) -> tuple[asyncpg.Record, Sequence[asyncpg.Record]] | None:
-    """A delivery with the parts that this workspace may see; None where none of it is its own."""
-    key = as_uuid(webhook_id)
-    row = None if key is None else await connection.fetchrow(_READ_WEBHOOK, key, workspace)
-    if row is None or not (row["own"] or everything):
-        return None
-    parts: list[asyncpg.Record] = await connection.fetch(
-        _READ_PARTS, row["webhook_id"], row["received_at"], workspace, everything
-    )
-    return row, parts
 
 
 def as_uuid(text: str) -> UUID | None:
@@ -348,17 +362,20 @@ async def inbound_of(
 # which no transaction is still open, so that a position once passed never gets company.
 _CHANGES = """
 select m.* from message_now m
-where m.workspace_id = $1 and (m.changed_by, m.message_id) > ($2, $3)
+where {where} and (m.changed_by, m.message_id) > ({by}, {message_id})
   and m.changed_by < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
-order by m.changed_by, m.message_id limit $4
+order by m.changed_by, m.message_id limit {limit}
 """
 _POSITION = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1"
 
 
 async def changes_after(
-    connection: Connection, workspace: str, position: tuple[int, str], limit: int
+    connection: Connection, workspace: str, filters: Filters, position: tuple[int, str], limit: int
 ) -> Sequence[asyncpg.Record]:
-    rows: list[asyncpg.Record] = await connection.fetch(_CHANGES, workspace, *position, limit)
+    where = Where(workspace, filters)
+    by, message_id, most = where.add(position[0]), where.add(position[1]), where.add(limit)
+    statement = _CHANGES.format(where=where, by=by, message_id=message_id, limit=most)
+    rows: list[asyncpg.Record] = await connection.fetch(statement, *where.values)
     return rows
 
 
@@ -383,6 +400,23 @@ order by workspace_id limit 1000
 
 async def workspaces_seen(connection: Connection) -> list[str]:
     return [row["workspace_id"] for row in await connection.fetch(_WORKSPACES)]
+
+
+_SENDERS = "select sender_id from sender where workspace_id = $1 order by is_default desc, sender_id limit 200"
+_TEMPLATES = """
+select distinct split_part(t.key, '/', 2) as name from known_state t
+where t.topic = 'template.updated' and split_part(t.key, '/', 1) in (select waba_id from sender where workspace_id = $1)
+order by name limit 500
+"""
+
+
+async def senders_of(connection: Connection, workspace: str) -> list[str]:
+    return [row["sender_id"] for row in await connection.fetch(_SENDERS, workspace)]
+
+
+async def templates_of(connection: Connection, workspace: str) -> list[str]:
+    """The names of the templates of this workspace's accounts."""
+    return [row["name"] for row in await connection.fetch(_TEMPLATES, workspace)]
 
 
 _ADD_SESSION = "insert into session (id_hash, token_digest, account, expires_at) values ($1, $2, $3, $4)"

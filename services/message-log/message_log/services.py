@@ -71,10 +71,13 @@ class OtherServices:
         body: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
+        asked: Sequence[tuple[str, str]] = (),
     ) -> Answer:
-        """A PUT, POST or DELETE; `key`: its Idempotency-Key."""
+        """A PUT, POST or DELETE; `key`: its Idempotency-Key, `asked`: its query."""
         headers = {"idempotency-key": key} if key is not None else {}
         more: dict[str, Any] = {} if body is None else {"json": dict(body)}
+        if asked:
+            more["params"] = QueryParams(list(asked))
         return await self._ask(method, service, path, authorization, headers=headers, **more)
 
     async def _ask(

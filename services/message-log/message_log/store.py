@@ -1,7 +1,8 @@
 """The projection's tables: one statement per table and batch."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from sendwhy.privacy import digits_of
 
 from message_log.decide import MessageState, erased, merge
 from message_log.deliveries import Part
+from message_log.names import calling_code_of, folded
 
 MessageKey = tuple[str, str]
 PARTITIONED = {"event": "occurred_at", "webhook": "received_at", "webhook_part": "received_at"}
@@ -44,6 +46,7 @@ _COLUMNS = {
     "node_id": "text",
     "contact_id": "text",
     "phone": "text",
+    "calling_code": "text",
     "sender_id": "text",
     "template": "text",
     "purpose": "text",
@@ -59,6 +62,12 @@ update message m set changed_by = pg_current_xact_id()::text::bigint, {_SET}
 from unnest($1::text[], $2::text[], {_ARRAYS}) as n(workspace_id, message_id, {", ".join(_COLUMNS)})
 where m.workspace_id = n.workspace_id and m.message_id = n.message_id
 """  # noqa: S608 - only names from the table above
+
+
+_SEE_CODES = """
+insert into calling_code_seen (workspace_id, calling_code) select * from unnest($1::text[], $2::text[])
+on conflict do nothing
+"""
 
 
 def state_of(stored: bytes) -> MessageState:
@@ -110,6 +119,15 @@ async def _update_messages(connection: Connection, states: Mapping[MessageKey, M
     if states:
         rows = [(*key, *_columns_of(state)) for key, state in states.items()]
         await connection.execute(_UPDATE_MESSAGES, *map(list, zip(*rows, strict=True)))
+        codes = {(workspace, code) for (workspace, _), state in states.items() if (code := _calling_code(state))}
+        if codes:
+            await connection.execute(_SEE_CODES, *map(list, zip(*sorted(codes), strict=True)))
+
+
+def _calling_code(state: MessageState) -> str | None:
+    """Of a number in international form; one without a plus may begin with anything."""
+    phone = state.known("phone")
+    return calling_code_of(digits_of(phone)) if phone and phone.startswith("+") else None
 
 
 def _columns_of(state: MessageState) -> tuple[Any, ...]:
@@ -128,6 +146,7 @@ def _columns_of(state: MessageState) -> tuple[Any, ...]:
         origin.get("node_id"),
         state.known("contact_id"),
         digits_of(state.known("phone")),
+        _calling_code(state),
         state.known("sender_id"),
         state.known("template"),
         state.known("purpose"),
@@ -179,11 +198,13 @@ class WebhookRow:
     size: int
     body: bytes | None
     parts: tuple[Part, ...]
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 _ADD_WEBHOOKS = """
-insert into webhook (webhook_id, received_at, source, app, refused, size, body)
-select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bytea[])
+insert into webhook (webhook_id, received_at, source, app, refused, size, body, headers)
+select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bytea[],
+                     $8::jsonb[])
 on conflict do nothing
 """
 _ADD_PARTS = """
@@ -204,7 +225,10 @@ async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> No
     if not rows:
         return
     ordered = sorted(rows, key=lambda row: (row.received_at, row.webhook_id))
-    values = [(r.webhook_id, r.received_at, r.source, r.app, r.refused, r.size, r.body) for r in ordered]
+    values = [
+        (r.webhook_id, r.received_at, r.source, r.app, r.refused, r.size, r.body, json.dumps(r.headers))
+        for r in ordered
+    ]
     await connection.execute(_ADD_WEBHOOKS, *map(list, zip(*values, strict=True)))
     parts = [
         (r.webhook_id, r.received_at, n, p.kind, p.workspace_id, p.sender_id, p.waba_id, p.wamid, p.message_id)
@@ -289,13 +313,15 @@ class KnownState:
     workspace_id: str | None
     phone: str | None
     body: bytes | None
+    name: str | None = None
 
 
 _SET_STATES = """
-insert into known_state (topic, key, version, workspace_id, phone, body)
-select $1, * from unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bytea[])
+insert into known_state (topic, key, version, workspace_id, phone, body, name)
+select $1, * from unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::text[])
 on conflict (topic, key) do update
-set version = excluded.version, workspace_id = excluded.workspace_id, phone = excluded.phone, body = excluded.body
+set version = excluded.version, workspace_id = excluded.workspace_id, phone = excluded.phone, body = excluded.body,
+    name = excluded.name
 where excluded.version > known_state.version
 """
 _DELETE_STATES = "delete from known_state where topic = $1 and key = any($2::text[])"
@@ -307,7 +333,11 @@ async def set_states(connection: Connection, topic: str, states: Sequence[KnownS
     gone = sorted(key for key, state in last.items() if state.body is None)
     if gone:
         await connection.execute(_DELETE_STATES, topic, gone)
-    values = [(s.key, s.version, s.workspace_id, digits_of(s.phone), s.body) for _, s in sorted(last.items()) if s.body]
+    values = [
+        (s.key, s.version, s.workspace_id, digits_of(s.phone), s.body, folded(s.name))
+        for _, s in sorted(last.items())
+        if s.body
+    ]
     if values:
         await connection.execute(_SET_STATES, topic, *map(list, zip(*values, strict=True)))
 

@@ -18,7 +18,9 @@ from message_log.store import state_of
 ShownStatus = Literal["sending", "waiting", "sent", "delivered", "read", "failed"]
 
 _JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
-_LONG_DIGITS = re.compile(r"\+?\d{7,}")
+_HEADERS = TypeAdapter(dict[str, str])
+# Seven digits or more, however they are written, that are not a date: "from" and "to" name times too.
+_PHONE = re.compile(r"(?!\d{4}-\d\d-\d\d)(?:\D*\d){7}")
 # Where phone numbers stand in our events and in Meta's and Shopify's fragments.
 _PHONE_FIELDS = frozenset(
     {"phone", "phone_given", "wa_id", "from", "to", "recipient_id", "input", "display_phone_number", "user_id"}
@@ -83,18 +85,31 @@ class WebhookLink(BaseModel):
     webhook_id: UUID
     received_at: Moment
     kind: str
+    signature: str = "right"
+
+
+class MadeView(BaseModel):
+    """The event that came of a part. `kind`: a status, or message.received."""
+
+    event_id: UUID
+    kind: str
+    at: Moment
 
 
 class PartView(BaseModel):
+    """`made` is null where no event of it is known here: always so for parts that are no status and no message."""
+
     kind: str
     sender_id: str | None
     waba_id: str | None
     provider_message_id: str | None
     message_id: str | None
+    made: MadeView | None = None
 
 
 class WebhookView(BaseModel):
-    """A delivery. `refused`: why it was not taken, null where it was."""
+    """A delivery. `refused`: why it was not taken, null where it was. `answer`: the HTTP status that the sender got;
+    `signature`: right, wrong or missing."""
 
     webhook_id: UUID
     received_at: Moment
@@ -102,6 +117,8 @@ class WebhookView(BaseModel):
     app: str | None
     refused: str | None
     size: int
+    answer: int
+    signature: str
 
 
 class WebhookItem(WebhookView):
@@ -109,8 +126,10 @@ class WebhookItem(WebhookView):
 
 
 class WebhookDetail(WebhookView):
-    """`body` only for those who see all workspaces: one delivery may hold several tenants' people."""
+    """`headers`: what the door noted beside the delivery; the sender's own are not kept. `body` only for those who see
+    all workspaces: one delivery may hold several tenants' people."""
 
+    headers: dict[str, str]
     parts: list[PartView]
     body: str | None
 
@@ -132,9 +151,7 @@ def masked(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        name: mask(each)
-        if name in _PHONE_FIELDS and isinstance(each, str) and _LONG_DIGITS.search(each)
-        else masked(each)
+        name: mask(each) if name in _PHONE_FIELDS and isinstance(each, str) and _PHONE.match(each) else masked(each)
         for name, each in value.items()
     }
 
@@ -149,6 +166,9 @@ class Viewer:
     def phone(self, phone: str | None) -> str | None:
         return phone if self.sees_phones else mask(phone)
 
+    def _reason(self, why: Reason) -> Reason:
+        return why if self.sees_phones else why.model_copy(update={"evidence": masked(why.evidence)})
+
     def url(self, workspace: str, message_id: str) -> str:
         return f"{self._base}/w/{workspace}/messages/{message_id}"
 
@@ -160,7 +180,7 @@ class Viewer:
             "workspace_id": row["workspace_id"],
             "status": row["status"],
             "service": verdict.service if verdict else None,
-            "reason": verdict.reason if verdict else None,
+            "reason": self._reason(verdict.reason) if verdict else None,
             "waiting": _waiting(row),
             "to": ToView(contact_id=state.known("contact_id"), phone=self.phone(state.known("phone"))),
             "origin": state.known("origin"),
@@ -220,8 +240,23 @@ def read_json(body: bytes | None) -> Any:
         return None
 
 
+def read_moment(told: Any) -> datetime | None:
+    """A time as our events write it, or None."""
+    try:
+        return datetime.fromisoformat(told) if isinstance(told, str) else None
+    except ValueError:
+        return None
+
+
 def webhook_fields(row: asyncpg.Record) -> dict[str, Any]:
-    return {name: row[name] for name in ("webhook_id", "received_at", "source", "app", "refused", "size")}
+    told = {name: row[name] for name in ("webhook_id", "received_at", "source", "app", "refused", "size")}
+    refused = row["refused"]
+    return told | {"answer": 401 if refused else 200, "signature": _signature(refused)}
+
+
+def _signature(refused: str | None) -> str:
+    """What the door found: it takes nothing unsigned, and refuses for no other cause than the signature."""
+    return "right" if refused is None else "missing" if "missing" in refused else "wrong"
 
 
 def webhook_detail(row: asyncpg.Record, parts: Sequence[asyncpg.Record], *, with_body: bool) -> WebhookDetail:
@@ -233,10 +268,14 @@ def webhook_detail(row: asyncpg.Record, parts: Sequence[asyncpg.Record], *, with
             waba_id=part["waba_id"],
             provider_message_id=part["wamid"],
             message_id=part["message_id"],
+            made=MadeView(event_id=part["made_id"], kind=part["made_kind"], at=part["made_at"])
+            if part["made_id"]
+            else None,
         )
         for part in parts
     ]
-    return WebhookDetail(**webhook_fields(row), parts=shown, body=body)
+    headers = _HEADERS.validate_json(row["headers"] or "{}")
+    return WebhookDetail(**webhook_fields(row), headers=headers, parts=shown, body=body)
 
 
 def _waiting(row: asyncpg.Record) -> WaitingView | None:

@@ -7,6 +7,9 @@ from typing import Any
 from pydantic_core import to_json
 from sendwhy.reasons import CATALOGUE, ReasonCode, ReasonInfo
 
+from message_log.names import countries_of
+from message_log.view import read_moment
+
 STATUS_WORDS: Mapping[str, str] = {
     "sending": "Sending",
     "waiting": "Waiting",
@@ -41,6 +44,7 @@ FILTER_WORDS: Mapping[str, str] = {
     "campaign": "campaign",
     "automation": "automation",
     "template": "template",
+    "country": "country",
     "contact": "contact",
     "phone": "phone",
     "sender": "sender",
@@ -56,6 +60,8 @@ RANGE_WORDS: Mapping[str, str] = {
     "30d": "last 30 days",
     "all": "all time",
 }
+# Beside RANGE_WORDS: a time that from and to name.
+CHOSEN_TIME = "in the chosen time"
 _EVENT_WORDS: Mapping[str, str] = {
     "requested": "Request arrived",
     "consented": "Consent let it pass",
@@ -107,11 +113,29 @@ def filter_value(name: str, value: Any) -> str:
         return title_of(str(value))
     if name == "status":
         return STATUS_WORDS[str(value)]
+    if name == "country":
+        return f"{countries_of(str(value))} (+{value})"
     return absolute(value) if isinstance(value, datetime) else str(value)
 
 
 def absolute(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def told_time(told: Any) -> str:
+    """A time as another service wrote it, for people; as it is where it is none."""
+    moment = read_moment(told)
+    return absolute(moment) if moment and moment.tzinfo else str(told)
+
+
+def iso(moment: datetime) -> str:
+    """For an address or a field: 2026-11-26T14:00:00Z."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def field_time(moment: datetime | None) -> str:
+    """For a date and time field, in UTC."""
+    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def clock(moment: datetime) -> str:
@@ -134,6 +158,52 @@ def ago(moment: datetime, now: datetime) -> str:
     if seconds < 0:
         return f"in {duration(-seconds)}"
     return "just now" if seconds < 5 else f"{duration(round(seconds)).replace('.0 s', ' s')} ago"
+
+
+_TRY_WORDS: Mapping[str, str] = {
+    "taken": "Taken",
+    "unknown": "No usable answer: nobody knows whether it was taken",
+    "not started in time": "Not started in time",
+    "retry": "Refused for now, tried again",
+    "pace": "Refused for its pace, tried again",
+    "pair": "Refused: too many to this person at once, tried again",
+    "syncing": "Refused until its templates are known, tried again",
+    "hold": "Refused: this holds the number",
+    "refused": "Refused",
+    "reject": "Refused",
+}
+
+
+def try_answer(told: Mapping[str, Any]) -> str:
+    """What Meta answered to a try: "Refused for now, tried again (HTTP 500, code 131000)"."""
+    result = str(told.get("result"))
+    numbers = [("HTTP", told.get("http_status")), ("code", told.get("code"))]
+    named = ", ".join(f"{word} {number}" for word, number in numbers if number is not None)
+    return f"{_TRY_WORDS.get(result, result)}{f' ({named})' if named else ''}"
+
+
+_STEPS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """1 delivery, 1,234 deliveries."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def duration_word(seconds: float) -> str:
+    """A whole span in words: "hour", "15 minutes"."""
+    length, word = next((step for step in _STEPS if seconds >= step[0] and seconds % step[0] == 0), _STEPS[-1])
+    count = int(seconds // length)
+    return word if count == 1 else f"{count} {word}s"
+
+
+def bar_label(moment: datetime, width_seconds: float) -> str:
+    """When a bar of a chart begins, as exact as its width asks for."""
+    if width_seconds >= 86400:
+        return moment.astimezone(UTC).strftime("%Y-%m-%d")
+    return moment.astimezone(UTC).strftime(
+        "%m-%d %H:%M" if width_seconds >= 3600 else "%H:%M" if width_seconds >= 60 else "%H:%M:%S"
+    )
 
 
 def pretty_json(value: Any) -> str:

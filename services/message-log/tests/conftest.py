@@ -25,6 +25,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from message_log_builders import PRIVACY_KEY, TOKENS
+from other_services import ACTING_KEY, Others, others_serving
 from sendwhy.kafka import Producer, create_topics
 from sendwhy.metrics import Metrics
 from sendwhy.reasons import Service
@@ -83,8 +84,15 @@ class MessageLog:
 
 
 @pytest.fixture(scope="session")
+def others() -> Iterator[Others]:
+    """billing and webhook-ingest, as the pages ask them."""
+    with others_serving() as serving:
+        yield serving
+
+
+@pytest.fixture(scope="session")
 def message_log(
-    kafka_bootstrap: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+    kafka_bootstrap: str, postgres_url: str, others: Others, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MessageLog]:
     kafka = KafkaSettings(kafka_bootstrap_servers=kafka_bootstrap)
     asyncio.run(create_topics(kafka))
@@ -98,6 +106,9 @@ def message_log(
         "SENDWHY_HTTP_PORT": str(port),
         "SENDWHY_API_TOKENS": TOKENS,
         "SENDWHY_PRIVACY_KEY": PRIVACY_KEY,
+        "SENDWHY_ACTING_KEY": ACTING_KEY,
+        "SENDWHY_BILLING_URL": others.url,
+        "SENDWHY_WEBHOOK_INGEST_URL": others.url,
     }
     subprocess.run([sys.executable, "-m", "message_log", "migrate"], env=environment, check=True)
     out = tmp_path_factory.mktemp("message-log") / "out.log"

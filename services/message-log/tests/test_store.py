@@ -9,7 +9,7 @@ import asyncpg
 import message_log
 import pytest
 from message_log import queries, store
-from message_log.store import EventRow
+from message_log.store import EventRow, HoldRow, SenderRow
 from message_log_builders import event_id
 from sendwhy.postgres import migrate
 
@@ -103,3 +103,19 @@ async def test_what_one_answer_reads_is_of_one_moment(fresh_database: str, conne
         await store.add_events(connection, [row("meanwhile", NOON)])
         assert await queries.events_of(reading, "acme", "m-1", None) == []
     assert len(await queries.events_of(connection, "acme", "m-1", None)) == 1
+
+
+async def test_a_free_sender_ends_holds_of_its_own_workspace_only(connection: asyncpg.Connection) -> None:
+    """One account may have numbers in two workspaces."""
+    held = [
+        HoldRow(workspace, "account", "waba-1", event_id(workspace), NOON, "META_PAYMENT_ISSUE", NOON, None)
+        for workspace in ("acme", "other")
+    ]
+    await store.set_holds(connection, held)
+    later = NOON + timedelta(minutes=1)
+    senders = [
+        SenderRow("1001", "acme", "waba-1", 1, True, later),
+        SenderRow("1002", "other", "waba-1", 1, True, None),
+    ]
+    await store.set_senders(connection, senders, [])
+    assert [row[0] for row in await connection.fetch("select workspace_id from hold_now")] == ["other"]

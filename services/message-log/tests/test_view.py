@@ -28,6 +28,20 @@ def test_phones_are_masked_wherever_they_stand_in_an_event() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("+52 55 1234 5678", "+5255••••5678"),
+        ("(55) 1234-5678", "55••••5678"),
+        ("2026-11-22T10:00:00Z", "2026-11-22T10:00:00Z"),
+        ("2026-11-22", "2026-11-22"),
+        ("123456", "123456"),
+    ],
+)
+def test_a_phone_is_masked_however_it_is_written_and_a_time_is_not(value: str, shown: str) -> None:
+    assert masked({"to": value}) == {"to": shown}
+
+
 def test_metas_whole_seconds_stand_after_our_own_times_of_that_second_in_the_order_of_the_ladder() -> None:
     def event(kind: str, service: str, seconds: float) -> dict[str, Any]:
         return {"kind": kind, "service": service, "occurred_at": after(0) + timedelta(seconds=seconds)}

@@ -1,0 +1,77 @@
+"""Where the cause of a failure or a wait is repaired: pages of ours, as far as they exist. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from sendwhy.reasons import ReasonCode
+
+from message_log.pages import SECTIONS
+from message_log.view import MessageView
+
+_R = ReasonCode
+_CONTACT = ("contacts", "Look at the contact")
+_CREDITS = ("credits", "Top up")
+_TEMPLATES = ("templates", "Look at the template")
+_SENDERS = ("senders", "Look at the number")
+_CAMPAIGNS = ("campaigns", "Look at the campaign")
+_WHERE: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        (
+            _R.CUSTOMER_IS_NOT_OPTED_IN,
+            _R.CUSTOMER_IS_MISSING_CALLING_CODE,
+            _R.PHONE_NUMBER_IMPOSSIBLE,
+            _R.CONTACT_HAS_NO_PHONE,
+            _R.RECIPIENT_NOT_ON_WHATSAPP,
+            _R.RECIPIENT_PROBABLY_BLOCKED_SENDER,
+            _R.SENDER_BLOCKED_RECIPIENT,
+            _R.NO_DELIVERY_RECEIPT,
+            _R.RECIPIENT_STOPPED_MARKETING,
+            _R.MARKETING_CAP_REACHED,
+            _R.RECIPIENT_NOT_ALLOWED,
+            _R.OUTSIDE_24_HOUR_WINDOW,
+        ),
+        _CONTACT,
+    ),
+    _R.INSUFFICIENT_CREDITS: _CREDITS,
+    **dict.fromkeys(
+        (_R.TEMPLATE_NOT_APPROVED, _R.TEMPLATE_PARAMETERS_MISMATCH, _R.TEMPLATE_POLICY_VIOLATION), _TEMPLATES
+    ),
+    **dict.fromkeys(
+        (
+            _R.MESSAGING_LIMIT_REACHED,
+            _R.QUALITY_RATING_TOO_LOW,
+            _R.SENDER_NOT_AVAILABLE,
+            _R.SENDER_CREDENTIALS_REJECTED,
+            _R.META_PAYMENT_ISSUE,
+        ),
+        _SENDERS,
+    ),
+    _R.RATE_LIMIT_EXCEEDED: _CAMPAIGNS,
+    _R.EXPIRED_BEFORE_SENDING: _CAMPAIGNS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    label: str
+    path: str
+
+
+def fixes_of(message: MessageView) -> list[Fix]:
+    """Where to go for this message's reason, or for what it waits for; none where no page of ours repairs it."""
+    code = message.reason.code if message.reason else message.waiting.cause if message.waiting else None
+    section, label = _WHERE.get(code or "", ("", ""))
+    if section not in {path for path, _, _ in SECTIONS}:
+        return []
+    thing = _thing(section, message)
+    home = f"/w/{quote(message.workspace_id, safe='')}/{section}"
+    return [Fix(label, f"{home}/{quote(thing, safe='')}" if thing else home)]
+
+
+def _thing(section: str, message: MessageView) -> str | None:
+    """Which contact, number or campaign it is about; templates and credits have one page for all."""
+    origin = message.origin or {}
+    found = {"contacts": message.to.contact_id, "senders": message.sender_id, "campaigns": origin.get("id")}
+    thing = found.get(section)
+    return thing if isinstance(thing, str) else None

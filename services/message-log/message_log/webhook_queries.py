@@ -1,0 +1,148 @@
+"""What the webhook log reads. `everything`: also what belongs to no known workspace, and what was refused; for those
+who see all workspaces."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sendwhy.postgres import Connection
+
+from message_log.queries import Page, Text, When, as_uuid, from_cursor, page_of
+
+
+class WebhookFilters(BaseModel):
+    """`wamid`: Meta's id of a message in it. `refused`: only those that were not taken. Times are Kafka's."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+
+    wamid: Text | None = None
+    refused: bool | None = None
+    since: When | None = Field(default=None, alias="from")
+    until: When | None = Field(default=None, alias="to")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_none(cls, given: Any) -> Any:
+        """A form sends every field, the empty ones too."""
+        return {name: value or None for name, value in given.items()} if isinstance(given, dict) else given
+
+
+# A search by wamid begins at the parts, whose index knows it; all else walks the deliveries from the newest on.
+_LIST_WEBHOOKS = """
+select w.webhook_id, w.received_at, w.source, w.app, w.refused, w.size,
+       array(select p.kind from webhook_part p where p.webhook_id = w.webhook_id and p.received_at = w.received_at
+             and (p.workspace_id = $1 or $2 and p.workspace_id is null) order by p.position limit 20) as kinds
+from webhook w
+where ($3::timestamptz is null or (w.received_at, w.webhook_id) < ($3, $4::uuid))
+  and ($6::timestamptz is null or w.received_at >= $6) and ($7::timestamptz is null or w.received_at < $7)
+  and ($8::boolean is null or (w.refused is not null) = $8)
+  and ($9::text is null or w.webhook_id = any(array(
+          select f.webhook_id from webhook_part f
+          where f.wamid = $9 and (f.workspace_id = $1 or $2 and f.workspace_id is null) limit 1000)))
+  and (exists (select from webhook_part p where p.webhook_id = w.webhook_id and p.received_at = w.received_at
+               and (p.workspace_id = $1 or $2 and p.workspace_id is null))
+       or $2 and w.refused is not null)
+order by w.received_at desc, w.webhook_id desc limit $5
+"""
+
+
+async def list_webhooks(
+    connection: Connection,
+    workspace: str,
+    filters: WebhookFilters,
+    *,
+    everything: bool,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page:
+    at, key = (None, None) if cursor is None else from_cursor(cursor)
+    rows = await connection.fetch(
+        _LIST_WEBHOOKS,
+        workspace,
+        everything,
+        at,
+        as_uuid(key) if key else None,
+        limit + 1,
+        filters.since,
+        filters.until,
+        filters.refused,
+        filters.wamid,
+    )
+    return page_of(rows, limit, "received_at", "webhook_id")
+
+
+_READ_WEBHOOK = """
+select w.*, exists (select from webhook_part p where p.webhook_id = w.webhook_id and p.received_at = w.received_at
+                    and p.workspace_id = $2) as own
+from webhook w where w.webhook_id = $1
+"""
+# What webhook-ingest made of a part, as far as this log can tell: the status, or the message that came in.
+_MADE = """
+left join lateral (
+    select e.event_id, e.kind, e.occurred_at from event e
+    where p.message_id is not null and e.workspace_id = p.workspace_id and e.message_id = p.message_id
+      and e.service = 'webhook-ingest' and p.kind = 'status ' || e.kind
+    union all
+    select e.event_id, e.kind, e.occurred_at from message m
+    join event e on e.workspace_id = m.workspace_id and e.message_id = m.message_id
+    where p.message_id is null and m.wamid = p.wamid and m.workspace_id = p.workspace_id
+      and e.service = 'webhook-ingest' and p.kind = 'status ' || e.kind
+    union all
+    select e.event_id, e.kind, e.occurred_at from event e
+    where e.message_id is null and e.wamid = p.wamid and e.service = 'webhook-ingest' and p.kind = 'status ' || e.kind
+    union all
+    select i.event_id, 'message.received', i.at from inbound i where i.wamid = p.wamid and p.kind like 'message %'
+    limit 1
+) made on p.wamid is not null
+"""
+_READ_PARTS = f"""
+select p.kind, p.workspace_id, p.sender_id, p.waba_id, p.wamid, p.message_id,
+       made.event_id as made_id, made.kind as made_kind, made.occurred_at as made_at
+from webhook_part p {_MADE}
+where p.webhook_id = $1 and p.received_at = $2 and (p.workspace_id = $3 or $4 and p.workspace_id is null)
+order by p.position limit 2000
+"""  # noqa: S608 - only the text above
+
+
+async def read_webhook(
+    connection: Connection, workspace: str, webhook_id: str, *, everything: bool
+) -> tuple[asyncpg.Record, Sequence[asyncpg.Record]] | None:
+    """A delivery with the parts that this workspace may see; None where none of it is its own."""
+    key = as_uuid(webhook_id)
+    row = None if key is None else await connection.fetchrow(_READ_WEBHOOK, key, workspace)
+    if row is None or not (row["own"] or everything):
+        return None
+    parts: list[asyncpg.Record] = await connection.fetch(
+        _READ_PARTS, row["webhook_id"], row["received_at"], workspace, everything
+    )
+    return row, parts
+
+
+_COUNT_PARTS = f"""
+select p.kind, count(*) as count, count(*) filter (where made.event_id is null) as without
+from webhook_part p {_MADE}
+where p.workspace_id = $1 and p.received_at >= $2 and p.received_at < $3
+group by p.kind order by p.kind
+"""  # noqa: S608 - only the text above
+
+
+@dataclass(frozen=True, slots=True)
+class PartCount:
+    """`without`: of which this log knows no event. For parts other than statuses and messages that says nothing."""
+
+    kind: str
+    count: int
+    without: int
+
+    @property
+    def is_known_by_event(self) -> bool:
+        return self.kind.startswith(("status ", "message "))
+
+
+async def count_parts(connection: Connection, workspace: str, since: datetime, until: datetime) -> list[PartCount]:
+    """What the deliveries of a span hold of a workspace, by kind."""
+    rows = await connection.fetch(_COUNT_PARTS, workspace, since, until)
+    return [PartCount(row["kind"], row["count"], row["without"]) for row in rows]
