@@ -8,7 +8,12 @@ from sendwhy.service import Runtime
 
 from message_log import (
     api,
+    automation_pages,
+    campaign_api,
+    campaign_pages,
     erasures,
+    inbox_api,
+    inbox_pages,
     login_pages,
     message_pages,
     people_pages,
@@ -50,6 +55,8 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
     app = runtime.make_api("Sendwhy message log")
     app.include_router(api.routes(runtime, settings, Streams()))
+    app.include_router(campaign_api.routes(runtime, settings))
+    app.include_router(inbox_api.routes(runtime, settings))
     services = OtherServices(settings)
     runtime.at_end(services.close)
     app.include_router(Exporter(runtime, settings, services).routes())
@@ -59,7 +66,15 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
 
 def _install_pages(app: FastAPI, pages: Pages) -> None:
     router = APIRouter(include_in_schema=False, route_class=pages.route_class())
-    for group in (login_pages, message_pages, webhook_pages, people_pages):
+    for group in (
+        login_pages,
+        message_pages,
+        campaign_pages,
+        automation_pages,
+        inbox_pages,
+        webhook_pages,
+        people_pages,
+    ):
         group.install(router, pages)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)

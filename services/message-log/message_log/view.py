@@ -149,6 +149,10 @@ class Viewer:
     def phone(self, phone: str | None) -> str | None:
         return phone if self.sees_phones else mask(phone)
 
+    def page(self, workspace: str, *parts: str) -> str:
+        """The address of a page of the workspace; parts are quoted already."""
+        return "/".join([self._base, "w", workspace, *parts])
+
     def url(self, workspace: str, message_id: str) -> str:
         return f"{self._base}/w/{workspace}/messages/{message_id}"
 
