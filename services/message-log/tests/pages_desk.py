@@ -6,8 +6,10 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -36,7 +38,7 @@ from message_log_builders import PRIVACY_KEY, TOKENS, WORKSPACE, after
 from pydantic import HttpUrl, SecretStr
 from sendwhy import problems
 from sendwhy.acting import Acting
-from sendwhy.events import ContactUpdated, MessageReceived, TemplateUpdated, Wire
+from sendwhy.events import ContactUpdated, Inbound, MessageReceived, TemplateUpdated, Wire
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import connect_pool, migrate, unpublished
 from sendwhy.reasons import Service
@@ -45,6 +47,39 @@ from sendwhy.topics import Topic, outgoing
 
 SAME_SITE = {"sec-fetch-site": "same-origin"}
 SENDER, WABA = "415566778899001", "300"
+NOW = datetime.now(UTC)
+
+
+def template(name: str, category: str, text: str, state: str = "APPROVED", waba: str = WABA) -> TemplateUpdated:
+    return TemplateUpdated(
+        event_id=uuid4(),
+        occurred_at=NOW,
+        waba_id=waba,
+        name=name,
+        language="en_US",
+        version=1,
+        status=state,
+        category=category,
+        parameter_format="POSITIONAL",
+        components=[{"type": "BODY", "text": text}],
+        said_by="meta",
+        said_at=NOW,
+    )
+
+
+def wrote(text: str | None, ago: timedelta, phone: str = "5215512345678", sender: str = SENDER) -> MessageReceived:
+    """Mexican people's numbers come from Meta with the old 1."""
+    return MessageReceived(
+        event_id=uuid4(),
+        occurred_at=NOW - ago,
+        workspace_id=WORKSPACE,
+        sender_id=sender,
+        wamid=f"wamid.{uuid4()}",
+        phone=phone,
+        kind=Inbound.TEXT if text else Inbound.OTHER,
+        text=text,
+        raw={},
+    )
 
 
 @dataclass
@@ -148,28 +183,46 @@ def _record(event: Wire, number: int, at: Any) -> Record[Any]:
 
 
 @asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """The app on a real socket; yields its address."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        running = asyncio.create_task(server.serve([listening]))
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await running
+
+
+@asynccontextmanager
 async def open_desk(database_url: str) -> AsyncIterator[Desk]:
     await migrate(database_url, Path(message_log.__file__ or "").parent / "migrations")
     pool = await connect_pool(database_url, service="pages-test", size=4)
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    settings = MessageLogSettings(
-        kafka_bootstrap_servers="nowhere:9092",
-        database_url=SecretStr(database_url),
-        privacy_key=SecretStr(PRIVACY_KEY),
-        api_tokens=SecretStr(TOKENS),
-        acting_key=SecretStr(Fernet.generate_key().decode()),
-        dispatcher_url=HttpUrl(f"http://127.0.0.1:{listening.getsockname()[1]}"),
-    )
-    acting, dispatcher = Acting(settings.acting_key), Dispatcher()
-    server = uvicorn.Server(uvicorn.Config(dispatcher.app(acting), log_config=None, lifespan="off"))
-    serving = asyncio.create_task(server.serve([listening]))
-    services = OtherServices(settings)
-    runtime: Any = Runtime(pool)
     async with pool.acquire() as connection:
         await store.set_senders(connection, [SenderRow(SENDER, WORKSPACE, WABA, 1, True, after(0))], [])
+    keys = SecretStr(Fernet.generate_key().decode())
+    dispatcher = Dispatcher()
+    async with serving(dispatcher.app(Acting(keys))) as url:
+        settings = MessageLogSettings(
+            kafka_bootstrap_servers="nowhere:9092",
+            database_url=SecretStr(database_url),
+            privacy_key=SecretStr(PRIVACY_KEY),
+            api_tokens=SecretStr(TOKENS),
+            acting_key=keys,
+            dispatcher_url=HttpUrl(url),
+        )
+        services = OtherServices(settings)
+        yield Desk(pool, _app(pool, settings, services), dispatcher)
+        await services.close()
+    await pool.close()
+
+
+def _app(pool: asyncpg.Pool, settings: MessageLogSettings, services: OtherServices) -> FastAPI:
+    runtime: Any = Runtime(pool)
     app = FastAPI()
-    app.state.tokens, app.state.acting = settings.tokens, acting
+    app.state.tokens, app.state.acting = settings.tokens, Acting(settings.acting_key)
     problems.install(app)
     app.include_router(campaign_api.routes(runtime, settings))
     app.include_router(inbox_api.routes(runtime, settings))
@@ -179,11 +232,4 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
         group.install(router, pages)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)
-    try:
-        yield Desk(pool, app, dispatcher)
-    finally:
-        server.should_exit = True
-        await serving
-        listening.close()
-        await services.close()
-        await pool.close()
+    return app
