@@ -1,7 +1,7 @@
 """Campaigns and automations under /v1 (contract.md, message-log): what became of all messages of one origin."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -210,17 +210,16 @@ def _automation_routes(router: APIRouter, runtime: Runtime, settings: MessageLog
         )
 
 
-class Campaign(BaseModel):
-    """All that message-log knows of a campaign at one moment."""
-
-    model_config = {"arbitrary_types_allowed": True}
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """All that message-log knows of a campaign at one moment. `lately`: how many left within PACE_OVER."""
 
     group: Group
     progress: Progress
     failures: list[Failure]
     waits: list[WaitCount]
     bar_seconds: int
-    bars: list[Bar]
+    bars: Sequence[Bar]
     lately: int
 
     def paced(self, throttle: Throttle, now: datetime) -> Progress:
@@ -244,7 +243,7 @@ async def load_campaign(connection: Connection, workspace: str, campaign: str, n
         failures=[failure_view(row) for row in failures],
         waits=[wait_view(row) for row in waits],
         bar_seconds=int(width.total_seconds()),
-        bars=list(bars),
+        bars=bars,
         lately=lately,
     )
 

@@ -98,7 +98,7 @@ class Dispatcher:
         async def any_path(request: Request, path: str) -> Any:
             token = acting.read(request.headers["authorization"].removeprefix("Bearer "))
             body = await request.json() if await request.body() else None
-            self.asked.append((request.method, path, body, token and token.role.name))
+            self.asked.append((request.method, path, body, token.role.name if token else None))
             if request.method == "GET":
                 found = self.answers.get(path.removeprefix(f"v1/workspaces/{WORKSPACE}/"))
                 return found if found is not None else Response(status_code=500)

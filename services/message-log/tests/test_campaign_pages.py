@@ -250,7 +250,7 @@ async def test_lists_go_page_by_page_and_miss_nothing(desk: Desk) -> None:
         *(requested(message_id=f"p-{n}", origin=one, requested_at=after(n % 3)) for n, one in enumerate(origins))
     )
     seen: list[str] = []
-    cursor = ""
+    cursor: str | None = ""
     while cursor is not None:
         page = (await desk.get(f"campaigns?limit=2{cursor and '&cursor=' + cursor}", VIEWER)).json()
         seen += [one["id"] for one in page["items"]]

@@ -94,7 +94,7 @@ async def test_threads_go_page_by_page_and_each_stands_once(desk: Desk) -> None:
     await desk.wrote(*(wrote("hello", n * HOUR, phone=f"49151000000{n:02}") for n in range(1, 6)), wrote("x", 9 * HOUR))
     await desk.tell(answer("in-1", "Yes?", HOUR / 2))
     seen: list[str] = []
-    cursor = ""
+    cursor: str | None = ""
     while cursor is not None:
         page = await threads(desk, f"?limit=2{cursor and '&cursor=' + cursor}")
         seen += [one["contact_id"] or one["phone"] for one in page["items"]]

@@ -106,6 +106,9 @@ def test_whatever_meta_and_requests_hold_can_be_read(components: list[dict[str, 
     known = template(*components)
     form = form_of(known)
     form.content({})
-    content = {"type": "template", "template": {"name": "sale", "language": {"code": "en_US"}, "components": given}}
+    content: Any = {
+        "type": "template",
+        "template": {"name": "sale", "language": {"code": "en_US"}, "components": given},
+    }
     said_in(content, {"sale/en_US": known})
     said_in(given, {})
