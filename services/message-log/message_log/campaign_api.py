@@ -1,6 +1,6 @@
 """Campaigns and automations under /v1 (contract.md, message-log): what became of all messages of one origin."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from message_log import api, queries
 from message_log import campaign_queries as stored
 from message_log.api import Cursor, Limit, ReasonCount, csv_response, csv_text
 from message_log.campaign_queries import Group
-from message_log.campaign_story import Bar, Progress, Throttle, progress_of, rates_of
+from message_log.campaign_story import Bar, Progress, progress_of, rates_of
 from message_log.queries import STATUSES, Filters
 from message_log.settings import MessageLogSettings
 from message_log.view import MessageView
@@ -222,18 +222,18 @@ class Campaign:
     bars: Sequence[Bar]
     lately: int
 
-    def paced(self, throttle: Throttle, now: datetime) -> Progress:
-        """The progress under the throttle that the dispatcher keeps."""
-        group = self.group
-        return progress_of(group.done, group.total, self.lately, group.first_at, now, throttle)
+
+async def load_course(connection: Connection, workspace: str, campaign: str, now: datetime) -> tuple[Group, int]:
+    """The campaign's counts, and how many left within PACE_OVER."""
+    group = await stored.read_group(connection, workspace, OriginKind.CAMPAIGN, campaign)
+    if group is None:
+        raise not_found("The campaign")
+    return group, await stored.left_lately(connection, workspace, OriginKind.CAMPAIGN, campaign, now)
 
 
 async def load_campaign(connection: Connection, workspace: str, campaign: str, now: datetime) -> Campaign:
     kind = OriginKind.CAMPAIGN
-    group = await stored.read_group(connection, workspace, kind, campaign)
-    if group is None:
-        raise not_found("The campaign")
-    lately = await stored.left_lately(connection, workspace, kind, campaign, now)
+    group, lately = await load_course(connection, workspace, campaign, now)
     width, bars = await stored.over_time(connection, workspace, kind, campaign)
     failures = await stored.failures_of(connection, workspace, kind, campaign)
     waits = await stored.waits_of(connection, workspace, kind, campaign)
@@ -241,7 +241,7 @@ async def load_campaign(connection: Connection, workspace: str, campaign: str, n
         group=group,
         progress=progress_of(group.done, group.total, lately, group.first_at, now),
         failures=[failure_view(row) for row in failures],
-        waits=[wait_view(row) for row in waits],
+        waits=[WaitCount(**asdict(wait)) for wait in waits],
         bar_seconds=int(width.total_seconds()),
         bars=bars,
         lately=lately,
@@ -286,15 +286,7 @@ def failure_view(row: asyncpg.Record) -> Failure:
     )
 
 
-def wait_view(row: asyncpg.Record) -> WaitCount:
-    until = None if row["open_end"] else row["until"]
-    return WaitCount(cause=row["cause"], count=row["count"], since=row["since"], until=until)
-
-
-def node_counts(rows: Sequence[asyncpg.Record]) -> list[NodeCounts]:
-    nodes: dict[str | None, dict[str, int]] = {}
-    for row in rows:
-        nodes.setdefault(row["node_id"], dict.fromkeys(STATUSES, 0))[row["status"]] = row["count"]
+def node_counts(nodes: Mapping[str | None, dict[str, int]]) -> list[NodeCounts]:
     return [NodeCounts(node_id=node, by_status=counts) for node, counts in nodes.items()]
 
 

@@ -15,7 +15,8 @@ from sendwhy.reasons import Service
 from message_log import api, campaign_api, login, queries
 from message_log import campaign_queries as stored
 from message_log.campaign_api import Part
-from message_log.campaign_story import Throttle, rates_of, stacked, statuses_in
+from message_log.campaign_queries import Group
+from message_log.campaign_story import Throttle, progress_of, rates_of, stacked, statuses_in
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Action, Pages, redirect, wants_part
 
@@ -62,8 +63,9 @@ def install(router: APIRouter, pages: Pages) -> None:
     async def campaign_page(
         request: Request, campaign: str, reader: Reader = reader_dependency, done: str = ""
     ) -> Response:
-        block = "course" if wants_part(request) else None
-        return await _show(pages, request, reader, campaign, block=block, done=done)
+        if wants_part(request):
+            return await _show_course(pages, reader, campaign)
+        return await _show(pages, request, reader, campaign, done=done)
 
     @router.post("/w/{w}/campaigns/{campaign:path}")
     async def act(request: Request, campaign: str, reader: Reader = reader_dependency) -> Response:
@@ -107,40 +109,50 @@ def _unsure(what: str, form: dict[str, str]) -> str | None:
 
 
 async def _show(
-    pages: Pages,
-    request: Request,
-    reader: Reader,
-    campaign: str,
-    *,
-    status: int = 200,
-    block: str | None = None,
-    **more: Any,
+    pages: Pages, request: Request, reader: Reader, campaign: str, *, status: int = 200, **more: Any
 ) -> Response:
-    now = datetime.now(UTC)
     async with queries.snapshot(pages.runtime.pool) as connection:
-        found = await campaign_api.load_campaign(connection, reader.workspace, campaign, now)
+        found = await campaign_api.load_campaign(connection, reader.workspace, campaign, datetime.now(UTC))
         failed = await stored.latest_failed(connection, reader.workspace, KIND, campaign, FAILED_SHOWN)
-    kept, unknown = await _asked(pages, reader, "campaigns", campaign)
+    course, kept, unknown = await _course(pages, reader, found.group, found.lately)
     viewer = pages.viewer(request, reader)
-    values = {"problem": None, "done": "", "given": {}} | more
+    values = {"problem": None, "done": "", "given": {}} | course | more
     return pages.render(
         "campaign.html",
         status=status,
-        block=block,
-        reader=reader,
-        section="campaigns",
         campaign=found,
-        group=found.group,
-        rates=rates_of(found.group.by_status),
-        progress=found.paced(_throttle_of(kept), now),
         failed=[viewer.message(row) for row in failed],
         rects=stacked(found.bars),
         shown_statuses=statuses_in(found.bars),
         kept=kept,
         unknown=unknown,
-        moments=_moments(kept),
         **values,
     )
+
+
+async def _show_course(pages: Pages, reader: Reader, campaign: str) -> Response:
+    """Only how far it is: what a page that stays open asks for again and again."""
+    async with queries.snapshot(pages.runtime.pool) as connection:
+        group, lately = await campaign_api.load_course(connection, reader.workspace, campaign, datetime.now(UTC))
+    course, _, _ = await _course(pages, reader, group, lately)
+    return pages.render("campaign.html", block="course", problem=None, **course)
+
+
+async def _course(
+    pages: Pages, reader: Reader, group: Group, lately: int
+) -> tuple[dict[str, Any], dict[str, Any] | None, str | None]:
+    """What the block `course` shows, and what the dispatcher keeps of the campaign (or why that is not known)."""
+    kept, unknown = await _asked(pages, reader, "campaigns", group.id)
+    progress = progress_of(group.done, group.total, lately, group.first_at, datetime.now(UTC), _throttle_of(kept))
+    course = {
+        "reader": reader,
+        "section": "campaigns",
+        "group": group,
+        "rates": rates_of(group.by_status),
+        "progress": progress,
+        "moments": _moments(kept),
+    }
+    return course, kept, unknown
 
 
 async def _asked(pages: Pages, reader: Reader, *parts: str) -> tuple[dict[str, Any] | None, str | None]:

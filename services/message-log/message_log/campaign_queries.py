@@ -1,5 +1,6 @@
 """Campaigns and automations as message-log knows them: by the origin of their messages."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -64,12 +65,44 @@ cross join lateral (
     select m.state from message m where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = asked.id
     order by m.at desc limit 1) last
 """
-_WAITING = """
-select m.origin_id, count(*) as count from message_now m
-where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = any($3::text[]) and m.outcome = 'open'
-  and m.status = 'waiting'
-group by m.origin_id
+# What is held of what is open, as the view message_now judges a single message: here those that are alike are gathered
+# first, since a running campaign has a million of them, and few senders, templates and causes.
+_HELD = """
+with alike as (
+    select m.origin_id, m.node_id, m.sender_id, m.template,
+           case when m.waiting_until is null or m.waiting_until > now() then m.waiting_cause end as cause,
+           count(*) as count, min(m.waiting_since) as since, max(m.waiting_until) as until,
+           bool_or(m.waiting_until is null) as open_end
+    from message m
+    where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = any($3::text[]) and m.outcome = 'open'
+    group by 1, 2, 3, 4, 5
+), holds as materialized (select * from hold_now where workspace_id = $1)
+select a.origin_id, a.node_id, w.cause, sum(a.count)::bigint as count, min(w.since) as since, max(w.until) as until,
+       bool_or(w.open_end) as open_end
+from alike a cross join lateral (
+    select * from (
+        select a.cause, a.since, a.until, a.open_end where a.cause is not null
+        union all
+        select h.cause, h.since, h.until, h.until is null
+        from holds h left join sender s on s.workspace_id = $1
+            and case when a.sender_id is null then s.is_default else s.sender_id = a.sender_id end
+        where case h.scope
+                  when 'sender' then h.scope_id = coalesce(a.sender_id, s.sender_id)
+                  when 'account' then h.scope_id in (s.waba_id, $1)
+                  when 'campaign' then h.scope_id = a.origin_id
+                  when 'template' then position('/' || a.template || '/' in '/' || h.scope_id || '/') > 0
+              end
+    ) waits
+    order by since desc limit 1
+) w
+group by a.origin_id, a.node_id, w.cause order by count desc, w.cause
 """
+
+
+async def _held(connection: Connection, workspace: str, kind: OriginKind, ids: Sequence[str]) -> Sequence[Record]:
+    """What is held: by group, node and cause."""
+    rows: list[Record] = await connection.fetch(_HELD, workspace, kind, list(ids)) if ids else []
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +140,10 @@ async def _groups(connection: Connection, workspace: str, kind: OriginKind, ids:
     if not ids:
         return []
     rows = await connection.fetch(_COUNTS, workspace, kind, list(ids))
-    still_open = [row["id"] for row in rows if row["open"]]
-    waiting = await connection.fetch(_WAITING, workspace, kind, still_open) if still_open else []
-    held = {row["origin_id"]: row["count"] for row in waiting}
-    return [_group(row, held.get(row["id"], 0)) for row in rows]
+    held: Counter[str] = Counter()
+    for row in await _held(connection, workspace, kind, [row["id"] for row in rows if row["open"]]):
+        held[row["origin_id"]] += row["count"]
+    return [_group(row, held[row["id"]]) for row in rows]
 
 
 def _group(row: Record, waiting: int) -> Group:
@@ -171,19 +204,31 @@ async def failures_of(connection: Connection, workspace: str, kind: OriginKind, 
     return rows
 
 
-_WAITS = """
-select m.wait_cause as cause, count(*) as count, min(m.wait_since) as since, max(m.wait_until) as until,
-       bool_or(m.wait_until is null) as open_end
-from message_now m
-where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = $3 and m.outcome = 'open' and m.status = 'waiting'
-group by m.wait_cause order by count(*) desc, m.wait_cause
-"""
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Messages held for a cause. `until` None: some of them until somebody repairs it."""
+
+    cause: str
+    count: int
+    since: datetime
+    until: datetime | None
 
 
-async def waits_of(connection: Connection, workspace: str, kind: OriginKind, id: str) -> Sequence[Record]:
-    """What is held, by its cause; with `open_end` some of it until somebody repairs it."""
-    rows: list[Record] = await connection.fetch(_WAITS, workspace, kind, id)
-    return rows
+async def waits_of(connection: Connection, workspace: str, kind: OriginKind, id: str) -> Sequence[Wait]:
+    """What is held, by its cause, the most frequent first."""
+    by_cause: dict[str, list[Record]] = {}
+    for row in await _held(connection, workspace, kind, [id]):
+        by_cause.setdefault(row["cause"], []).append(row)
+    waits = [
+        Wait(
+            cause,
+            sum(row["count"] for row in rows),
+            min(row["since"] for row in rows),
+            None if any(row["open_end"] for row in rows) else max(row["until"] for row in rows),
+        )
+        for cause, rows in by_cause.items()
+    ]
+    return sorted(waits, key=lambda wait: (-wait.count, wait.cause))
 
 
 _LATEST_FAILED = """
@@ -200,26 +245,37 @@ async def latest_failed(
 
 
 _NODES = """
-select m.node_id, m.status, count(*) as count, min(min(m.at)) over (partition by m.node_id) as first_at
-from message_now m where m.workspace_id = $1 and m.origin_kind = 'automation' and m.origin_id = $2
-group by m.node_id, m.status order by first_at, m.node_id nulls last
+select m.node_id, m.outcome, count(*) as count, min(min(m.at)) over (partition by m.node_id) as first_at
+from message m where m.workspace_id = $1 and m.origin_kind = 'automation' and m.origin_id = $2
+group by m.node_id, m.outcome order by first_at, m.node_id nulls last
 """
 
 
-async def nodes_of(connection: Connection, workspace: str, automation: str) -> Sequence[Record]:
+async def nodes_of(connection: Connection, workspace: str, automation: str) -> dict[str | None, dict[str, int]]:
     """Counts by node and status, the node that acted first before the others."""
-    rows: list[Record] = await connection.fetch(_NODES, workspace, automation)
-    return rows
+    nodes: dict[str | None, dict[str, int]] = {}
+    for row in await connection.fetch(_NODES, workspace, automation):
+        counts = nodes.setdefault(row["node_id"], dict.fromkeys(STATUSES, 0))
+        counts["sending" if row["outcome"] in ("open", "accepted") else row["outcome"]] += row["count"]
+    for row in await _held(connection, workspace, OriginKind.AUTOMATION, [automation]):
+        nodes[row["node_id"]]["waiting"] += row["count"]
+        nodes[row["node_id"]]["sending"] -= row["count"]
+    return nodes
 
 
-# A person is a contact, or (where none is known) a number.
+# A person is a contact, or (where none is known) a number. Each stands where their latest message is: read along the
+# index, so that a page costs what it shows.
 _PEOPLE = """
-select * from (
-    select distinct on (coalesce(m.contact_id, m.phone)) m.contact_id, m.phone, m.at, m.message_id
-    from message m where m.workspace_id = $1 and m.origin_kind = 'automation' and m.origin_id = $2
-    order by coalesce(m.contact_id, m.phone), m.at desc, m.message_id desc) latest
-where $3::timestamptz is null or (at, message_id) < ($3, $4)
-order by at desc, message_id desc limit $5
+select m.contact_id, m.phone, m.at, m.message_id from message m
+where m.workspace_id = $1 and m.origin_kind = 'automation' and m.origin_id = $2
+  and (m.at, m.message_id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4, ''))
+  and coalesce(m.contact_id, m.phone) is not null
+  and not exists (
+      select from message n
+      where n.workspace_id = $1 and n.origin_kind = 'automation' and n.origin_id = $2
+        and (n.contact_id = m.contact_id or m.contact_id is null and n.contact_id is null and n.phone = m.phone)
+        and (n.at, n.message_id) > (m.at, m.message_id))
+order by m.at desc, m.message_id desc limit $5
 """
 _RUNS = """
 select m.* from unnest($3::text[], $4::text[]) as asked(contact_id, phone) cross join lateral (

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from message_log import accounts
+from message_log import accounts, store
+from message_log.store import HoldRow
 from message_log_builders import (
     ADMIN,
     OPERATOR,
@@ -22,7 +24,7 @@ from message_log_builders import (
     requested,
     status,
 )
-from pages_desk import Desk, open_desk
+from pages_desk import SENDER, WABA, Desk, open_desk
 from sendwhy.events import Origin, OriginKind, Status, To, Wire
 from sendwhy.reasons import CATALOGUE, ReasonCode
 
@@ -285,6 +287,36 @@ async def test_an_automation_is_told_node_by_node_and_person_by_person(desk: Des
     assert "525500000002" not in page
     for text in ("Insufficient credits", CATALOGUE[R.INSUFFICIENT_CREDITS].what_to_do.split(",")[0], "remind"):
         assert text in page
+
+
+@pytest.mark.parametrize(
+    ("scope", "scope_id", "counted"),
+    [
+        ("campaign", "sale", 2),
+        ("sender", SENDER, 2),
+        ("account", WABA, 2),
+        ("template", "other", 1),
+        ("sender", "1", 1),
+    ],
+)
+async def test_what_is_held_is_counted_as_the_list_counts_it(
+    desk: Desk, scope: str, scope_id: str, counted: int
+) -> None:
+    """Whatever holds it: of two open messages, one waits by itself until later, one waited until a moment ago."""
+    await desk.tell(
+        *(requested(message_id=f"s-{n}", origin=SALE) for n in range(3)),
+        status(Status.READ, message_id="s-2"),
+        held(R.MESSAGING_LIMIT_REACHED, 5, until=9e8, message_id="s-0"),
+        held(R.MESSAGING_LIMIT_REACHED, 5, until=6, message_id="s-1"),
+    )
+    row = HoldRow(WORKSPACE, scope, scope_id, uuid4(), after(9), R.META_PAYMENT_ISSUE, after(9), None)
+    async with desk.pool.acquire() as connection:
+        await store.set_holds(connection, [row])
+    one = (await desk.get("campaigns/sale", VIEWER)).json()
+    assert one["by_status"]["waiting"] == counted == sum(wait["count"] for wait in one["waiting"])
+    async with desk.browser(VIEWER) as browser:
+        page = await browser.get(f"{HOME}/messages", params={"campaign": "sale", "status": "waiting", "range": "all"})
+    assert page.text.count('class="row ') == counted
 
 
 async def test_a_campaign_counts_alike_in_whatever_order_its_events_come(desk: Desk) -> None:
