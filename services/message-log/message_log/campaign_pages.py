@@ -173,5 +173,5 @@ def _throttle_of(kept: dict[str, Any] | None) -> Throttle:
 
 def _moments(kept: dict[str, Any] | None) -> dict[str, datetime]:
     """The times that the dispatcher told."""
-    told = {name: (kept or {}).get(name) for name in ("paused_at", "cancelled_at", "day_start")}
+    told = {name: (kept or {}).get(name) for name in ("paused_at", "cancelled_at")}
     return {name: datetime.fromisoformat(text) for name, text in told.items() if isinstance(text, str)}
