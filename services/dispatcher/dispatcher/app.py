@@ -9,7 +9,7 @@ from sendwhy.reasons import Service
 from sendwhy.service import Gaps, Runtime
 from sendwhy.topics import Topic
 
-from dispatcher import person_api, queue_store
+from dispatcher import campaign_api, person_api, queue_store
 from dispatcher.api import Api
 from dispatcher.drift import Drift
 from dispatcher.driver import Driver
@@ -53,6 +53,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(Evaluation(runtime, settings, fleet.pairs, utc_now, time.monotonic).routes())
     app.include_router(SenderApi(runtime, settings, utc_now).routes())
     app.include_router(person_api.routes(runtime))
+    app.include_router(campaign_api.routes(runtime))
     return app
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from sendwhy.events import MessageId, Moment, Wire
 from sendwhy.http import Body, Caller, IdempotencyKey, Operator, Viewer, once
@@ -17,6 +17,7 @@ from sendwhy.service import Runtime
 
 from dispatcher import announce, queue_store, store, sweeps
 from dispatcher.api import ACQUIRE_SECONDS, SenderPath
+from dispatcher.campaign_api import CampaignPath
 from dispatcher.decide import Lane, Waiting
 from dispatcher.fleet import Fleet
 from dispatcher.queue_store import Locked
@@ -26,7 +27,6 @@ from dispatcher.sweeps import Kind, Sweep
 # Counting a million takes half a second: who asks again and again gets what was counted, as long as it is so fresh.
 FRESH_SHARE = 10
 
-CampaignPath = Annotated[str, Path(alias="id", min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 QueueSender = Annotated[str | None, Query(pattern=r"^[0-9]{5,20}$")]
 QueueCampaign = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -83,16 +83,20 @@ class QueueApi:
         router = APIRouter()
         base = "/v1/workspaces/{w}"
         put, get, post = router.put, router.get, router.post
-        put(f"{base}/throttles/{{id}}", response_model=ThrottleAnswer, summary="Slow a campaign down")(
+        put(f"{base}/throttles/{{id:path}}", response_model=ThrottleAnswer, summary="Slow a campaign down")(
             self.put_throttle
         )
-        post(f"{base}/campaigns/{{id}}/pause", status_code=204, summary="Stop a campaign for now")(self.pause_campaign)
-        post(f"{base}/campaigns/{{id}}/resume", status_code=204, summary="Let a paused campaign go on")(
+        post(f"{base}/campaigns/{{id:path}}/pause", status_code=204, summary="Stop a campaign for now")(
+            self.pause_campaign
+        )
+        post(f"{base}/campaigns/{{id:path}}/resume", status_code=204, summary="Let a paused campaign go on")(
             self.resume_campaign
         )
-        post(f"{base}/campaigns/{{id}}/cancel", response_model=CancelledAnswer, summary="Withdraw a campaign for good")(
-            self.cancel_campaign
-        )
+        post(
+            f"{base}/campaigns/{{id:path}}/cancel",
+            response_model=CancelledAnswer,
+            summary="Withdraw a campaign for good",
+        )(self.cancel_campaign)
         post(f"{base}/senders/{{id}}/cancel", response_model=CancelledAnswer, summary="Withdraw all that waits here")(
             self.cancel_sender
         )

@@ -11,13 +11,14 @@ import asyncpg
 import dispatcher
 import pytest
 from dispatcher import claims, people_store, queue_store, store, sweeps
+from dispatcher.campaign_api import CampaignAnswer, read_campaign
 from dispatcher.decide import Waiting
 from dispatcher.queue_store import NewWait, Result
 from dispatcher.results import utc_now
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender
 from dispatcher.sweeps import Kind, Sweep
-from dispatcher_cases import PHONE, SENDER, contact, funded
+from dispatcher_cases import NOW, PHONE, SENDER, contact, funded
 from pydantic import SecretStr
 from sendwhy.events import MarketingState, SendCancelled, Status, StatusUpdated, event_id_of, reason
 from sendwhy.metrics import Metrics
@@ -385,3 +386,15 @@ async def test_a_number_that_moves_to_another_account_waits_for_its_templates(de
     assert same[-1].sender.templates_synced_at is not None
     moved = await store.put_sender(desk.connection, replace(ACME, waba_id="301"), utc_now())
     assert moved[-1].sender.templates_synced_at is None
+
+
+async def test_a_campaign_tells_its_throttle_its_pause_and_what_of_it_waits(desk: Desk) -> None:
+    campaign = ("acme", "black-friday")
+    assert await read_campaign(desk.connection, campaign) == CampaignAnswer(campaign_id="black-friday", waiting=[])
+    await desk.queue("m-1", "m-2")
+    await queue_store.put_throttle(desk.connection, *campaign, 600, None)
+    await queue_store.pause_campaign(desk.connection, *campaign, NOW)
+    told = await read_campaign(desk.connection, campaign)
+    assert (told.per_minute, told.per_day, told.paused_at, told.cancelled_at) == (600, None, NOW, None)
+    assert [(one.waiting_for, one.messages) for one in told.waiting] == [("turn", 2)]
+    assert (await read_campaign(desk.connection, ("other", "black-friday"))).waiting == []

@@ -4,9 +4,8 @@ import io
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import asyncpg
 from defusedcsv import csv  # type: ignore[import-untyped]
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -14,17 +13,17 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 from sendwhy import http
 from sendwhy.access import Role
-from sendwhy.events import Moment, SendRequested, event_id_of
+from sendwhy.events import SendRequested, event_id_of
 from sendwhy.http import Caller, IdempotencyKey, Operator
-from sendwhy.postgres import add_to_outbox
+from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem, not_found
-from sendwhy.reasons import ReasonCode
+from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.stage import fields_of
 from sendwhy.topics import outgoing
 
 from message_log import live, queries
-from message_log.queries import STATUSES, Filters, Page
+from message_log.queries import Filters, Page
 from message_log.settings import MessageLogSettings
 from message_log.view import (
     MessageDetail,
@@ -53,44 +52,6 @@ class ReasonCount(BaseModel):
     count: int
 
 
-class CampaignView(BaseModel):
-    id: str
-    total: int
-    by_status: dict[str, int]
-    by_reason: list[ReasonCount]
-
-
-class NodeCounts(BaseModel):
-    node_id: str | None
-    by_status: dict[str, int]
-
-
-class AutomationView(BaseModel):
-    """Counts per node, and the messages to each person, newest first."""
-
-    id: str
-    nodes: list[NodeCounts]
-    items: list[MessageView]
-    next_cursor: str | None
-
-
-class ThreadEntry(BaseModel):
-    """`in`: what the person wrote (text). `out`: what was sent (message)."""
-
-    direction: str
-    at: Moment
-    text: str | None = None
-    kind: str | None = None
-    provider_message_id: str | None = None
-    message: MessageView | None = None
-
-
-class ThreadView(BaseModel):
-    contact_id: str
-    items: list[ThreadEntry]
-    next_cursor: str | None
-
-
 class Published(BaseModel):
     message_id: str
     url: str
@@ -111,7 +72,6 @@ def sees_everything(caller: Caller) -> bool:
 def routes(runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> APIRouter:
     router = APIRouter(prefix="/v1/workspaces/{w}", tags=["messages"])
     _message_routes(router, runtime, settings)
-    _group_routes(router, runtime, settings)
     _stream_route(router, runtime, settings, streams)
     return router
 
@@ -128,7 +88,7 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
         wanted = await _request_in(request, caller)
 
         async def publish() -> tuple[int, bytes]:
-            await add_to_outbox(connection, [(_outbox_id(wanted), outgoing(wanted, source=runtime.service))])
+            await hand_over(connection, wanted)
             url = viewer_for(request, caller, settings).url(caller.workspace, wanted.message_id)
             return ANSWERED_AT_ONCE, Published(message_id=wanted.message_id, url=url).model_dump_json().encode()
 
@@ -143,7 +103,7 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
     ) -> MessageList:
         async with runtime.pool.acquire(timeout=10) as connection:
             page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=limit)
-        return _message_list(viewer_for(request, caller, settings), page)
+        return message_list(viewer_for(request, caller, settings), page)
 
     @router.get("/messages.csv", response_class=StreamingResponse)
     async def export_messages(request: Request, caller: http.Viewer, filters: FilterQuery) -> StreamingResponse:
@@ -152,42 +112,6 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
     @router.get("/messages/{message_id}")
     async def read_message(request: Request, caller: http.Viewer, message_id: str) -> MessageDetail:
         return await load_message(runtime, caller.workspace, message_id, viewer_for(request, caller, settings))
-
-
-def _group_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSettings) -> None:
-    @router.get("/campaigns/{campaign}")
-    async def read_campaign(caller: http.Viewer, campaign: str) -> CampaignView:
-        filters = Filters(campaign=campaign)
-        async with queries.snapshot(runtime.pool) as connection:
-            by_status = await queries.count_by_status(connection, caller.workspace, filters)
-            reasons = await queries.count_by_reason(connection, caller.workspace, filters)
-        if not any(by_status.values()):
-            raise not_found("The campaign")
-        counts = [ReasonCount(reason=row["reason"], service=row["service"], count=row["count"]) for row in reasons]
-        return CampaignView(id=campaign, total=sum(by_status.values()), by_status=by_status, by_reason=counts)
-
-    @router.get("/automations/{automation}")
-    async def read_automation(
-        request: Request, caller: http.Viewer, automation: str, cursor: Cursor = None, limit: Limit = 50
-    ) -> AutomationView:
-        async with queries.snapshot(runtime.pool) as connection:
-            nodes = await queries.automation_nodes(connection, caller.workspace, automation)
-            filters = Filters(automation=automation)
-            page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=limit)
-        if not nodes:
-            raise not_found("The automation")
-        people = _message_list(viewer_for(request, caller, settings), page)
-        return AutomationView(
-            id=automation, nodes=_node_counts(nodes), items=people.items, next_cursor=people.next_cursor
-        )
-
-    @router.get("/threads/{contact}")
-    async def read_thread(
-        request: Request, caller: http.Viewer, contact: str, cursor: Cursor = None, limit: Limit = 50
-    ) -> ThreadView:
-        return await _thread(
-            runtime, caller, contact, viewer_for(request, caller, settings), cursor=cursor, limit=limit
-        )
 
 
 def _stream_route(router: APIRouter, runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> None:
@@ -235,52 +159,14 @@ async def _request_in(request: Request, caller: Caller) -> SendRequested:
         raise Problem(422, "The request has fields that are missing or wrong.", errors=fields) from error
 
 
-def _outbox_id(wanted: SendRequested) -> UUID:
-    return event_id_of(f"{wanted.workspace_id}/{wanted.message_id}", "requested")
+async def hand_over(connection: Connection, wanted: SendRequested) -> None:
+    """Publish a send.requested once this transaction is committed."""
+    event_id = event_id_of(f"{wanted.workspace_id}/{wanted.message_id}", "requested")
+    await add_to_outbox(connection, [(event_id, outgoing(wanted, source=Service.MESSAGE_LOG))])
 
 
-def _message_list(viewer: Viewer, page: Page) -> MessageList:
+def message_list(viewer: Viewer, page: Page) -> MessageList:
     return MessageList(items=[viewer.message(row) for row in page.rows], next_cursor=page.next_cursor)
-
-
-def _node_counts(rows: Sequence[asyncpg.Record]) -> list[NodeCounts]:
-    nodes: dict[str | None, dict[str, int]] = {}
-    for row in rows:
-        nodes.setdefault(row["node_id"], dict.fromkeys(STATUSES, 0))[row["status"]] = row["count"]
-    return [NodeCounts(node_id=node, by_status=counts) for node, counts in nodes.items()]
-
-
-async def _thread(
-    runtime: Runtime, caller: Caller, contact: str, viewer: Viewer, *, cursor: str | None, limit: int
-) -> ThreadView:
-    """Both directions merged by time, newest first; one cursor walks both lists."""
-    async with queries.snapshot(runtime.pool) as connection:
-        phones = await queries.phones_of(connection, caller.workspace, contact)
-        sent = await queries.list_messages(
-            connection, caller.workspace, Filters(contact=contact), cursor=cursor, limit=limit
-        )
-        written = await queries.inbound_of(connection, caller.workspace, phones, cursor=cursor, limit=limit + 1)
-        known = sent.rows or written or await queries.contact_is_known(connection, caller.workspace, contact)
-    if not known and cursor is None:
-        raise not_found("The contact")
-    entries = [(row["at"], row["message_id"], _outbound(viewer, row)) for row in sent.rows]
-    entries += [(row["at"], str(row["event_id"]), _inbound(row)) for row in written]
-    entries.sort(key=lambda entry: entry[:2], reverse=True)
-    more = len(entries) > limit or sent.next_cursor is not None
-    entries = entries[:limit]
-    next_cursor = queries.to_cursor(*entries[-1][:2]) if more and entries else None
-    return ThreadView(contact_id=contact, items=[entry for _, _, entry in entries], next_cursor=next_cursor)
-
-
-def _outbound(viewer: Viewer, row: asyncpg.Record) -> ThreadEntry:
-    message = viewer.message(row)
-    return ThreadEntry(direction="out", at=row["at"], message=message, provider_message_id=message.provider_message_id)
-
-
-def _inbound(row: asyncpg.Record) -> ThreadEntry:
-    return ThreadEntry(
-        direction="in", at=row["at"], text=row["text"], kind=row["kind"], provider_message_id=row["wamid"]
-    )
 
 
 _CSV_COLUMNS = (

@@ -8,11 +8,16 @@ from sendwhy.service import Runtime
 
 from message_log import (
     api,
+    automation_pages,
     bundle,
+    campaign_api,
+    campaign_pages,
     counts,
     dead_letter_pages,
     dead_letters,
     erasures,
+    inbox_api,
+    inbox_pages,
     login_pages,
     message_pages,
     people_pages,
@@ -54,6 +59,8 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     runtime.every(KEEP_SECONDS, "tables", keep_tables)
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
     app = runtime.make_api("Sendwhy message log")
+    app.include_router(campaign_api.routes(runtime, settings))
+    app.include_router(inbox_api.routes(runtime, settings))
     services = OtherServices(settings)
     runtime.at_end(services.close)
     streams = Streams()
@@ -69,7 +76,16 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
 
 def _install_pages(app: FastAPI, pages: Pages) -> None:
     router = APIRouter(include_in_schema=False, route_class=pages.route_class())
-    for group in (login_pages, message_pages, webhook_pages, dead_letter_pages, people_pages):
+    for group in (
+        login_pages,
+        message_pages,
+        campaign_pages,
+        automation_pages,
+        inbox_pages,
+        webhook_pages,
+        dead_letter_pages,
+        people_pages,
+    ):
         group.install(router, pages)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)

@@ -131,6 +131,12 @@ class MessageState(_Value):
             return Outcome.OPEN
         return Outcome.READ if receipt is Status.PLAYED else Outcome(receipt)
 
+    @property
+    def left_at(self) -> datetime | None:
+        """When it left our hands: its first receipt, or its failure. None while nothing is decided."""
+        verdict = self.verdict
+        return min([*self.times.values(), *([verdict.at] if verdict else [])], default=None)
+
     def _rejection_stands(self) -> bool:
         if self.rejected is None or self.rejected.reason.code is not ReasonCode.INVALID_REQUEST:
             return True

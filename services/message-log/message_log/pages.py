@@ -67,6 +67,9 @@ _Routed = Callable[[Request], Coroutine[Any, Any, Response]]
 # What the navigation leads to: the path below the workspace, its word, and who sees it.
 SECTIONS = (
     ("messages", "Messages", Role.VIEWER),
+    ("campaigns", "Campaigns", Role.VIEWER),
+    ("automations", "Automations", Role.VIEWER),
+    ("inbox", "Inbox", Role.VIEWER),
     ("webhooks", "Webhooks", Role.VIEWER),
     ("people", "People", Role.ADMIN),
 )
@@ -92,6 +95,7 @@ def make_templates() -> Environment:
         "may_see_all": lambda reader: reader is not None and reader.sees_everything,
         "role_name": lambda role: Role(role).name.lower(),
         "sections": SECTIONS,
+        "moment": datetime.fromisoformat,
         "allowed": lambda reader, role: reader is not None and reader.token.role >= role,
     }
     return templates

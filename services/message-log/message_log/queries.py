@@ -315,18 +315,6 @@ def as_uuid(text: str) -> UUID | None:
         return None
 
 
-_AUTOMATION_NODES = """
-select m.node_id, m.status, count(*) as count from message_now m
-where m.workspace_id = $1 and m.origin_kind = 'automation' and m.origin_id = $2
-group by m.node_id, m.status order by m.node_id nulls last
-"""
-
-
-async def automation_nodes(connection: Connection, workspace: str, automation: str) -> Sequence[asyncpg.Record]:
-    rows: list[asyncpg.Record] = await connection.fetch(_AUTOMATION_NODES, workspace, automation)
-    return rows
-
-
 _CONTACT = "select phone, body from known_state where topic = 'contact.updated' and key = $1"
 _INBOUND = """
 select event_id, at, kind, text, wamid, sender_id from inbound

@@ -37,7 +37,8 @@ class Answer:
         """In the service's own words, with the fields that it names."""
         problem = self.body if isinstance(self.body, dict) else {}
         errors = problem.get("errors")
-        named = "; ".join(f"{name}: {why}" for name, why in errors.items()) if isinstance(errors, dict) else ""
+        listed = [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
+        named = "; ".join(f"{each.get('field')}: {each.get('detail')}" for each in listed)
         told = str(problem.get("detail") or problem.get("title") or f"It answered {self.status}.")
         return f"{told} ({named})" if named else told
 

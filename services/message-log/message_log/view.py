@@ -169,6 +169,10 @@ class Viewer:
     def _reason(self, why: Reason) -> Reason:
         return why if self.sees_phones else why.model_copy(update={"evidence": masked(why.evidence)})
 
+    def page(self, workspace: str, *parts: str) -> str:
+        """The address of a page of the workspace; parts are quoted already."""
+        return "/".join([self._base, "w", workspace, *parts])
+
     def url(self, workspace: str, message_id: str) -> str:
         return f"{self._base}/w/{workspace}/messages/{message_id}"
 

@@ -79,6 +79,23 @@ _EVENT_WORDS: Mapping[str, str] = {
     "dead_letter": "Put aside as unreadable",
 }
 
+# What messages wait for in the dispatcher's queue, after "for".
+WAITING_FOR_WORDS: Mapping[str, str] = {
+    "turn": "their turn",
+    "paused": "somebody to resume the campaign or the number",
+    "hold": "a hold of the number to end",
+    "throttle": "their slot in the campaign’s throttle",
+    "pair": "Meta’s pace for one person",
+    "tier": "the number’s daily limit of people",
+    "cap": "Meta’s marketing limit of the person",
+    "retry": "another try after a passing failure",
+    "rate": "the number’s rate",
+    "window": "what the person last wrote to be read",
+    "sync": "the templates to be read from Meta",
+    "in_flight": "Meta’s answer",
+    "unknown": "a receipt, since Meta’s answer got lost",
+}
+
 
 def event_word(kind: str) -> str:
     return _EVENT_WORDS.get(kind, kind)
@@ -153,6 +170,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if abs(seconds) >= 0.1 or seconds == 0 else f"{seconds * 1000:.0f} ms"
 
 
+def remaining(seconds: float) -> str:
+    """What is left of a span, never more than there is: 23 h 55 min, 4 min, less than a minute."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return "less than a minute"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 def ago(moment: datetime, now: datetime) -> str:
     seconds = (now - moment).total_seconds()
     if seconds < 0:
@@ -208,3 +234,31 @@ def bar_label(moment: datetime, width_seconds: float) -> str:
 
 def pretty_json(value: Any) -> str:
     return to_json(value, indent=2).decode()
+
+
+def percent(share: float | None) -> str:
+    """94.1%, never 100% or 0% of what is almost so; a dash where there is nothing to share."""
+    if share is None:
+        return "–"
+    if 0 < share < 0.001 or 0.999 < share < 1:
+        return "<0.1%" if share < 0.5 else ">99.9%"
+    return f"{share:.1%}".replace(".0%", "%")
+
+
+def waiting_for(cause: str) -> str:
+    return WAITING_FOR_WORDS.get(cause, cause)
+
+
+def bar_time(moment: datetime, width_seconds: int) -> str:
+    """When a bar begins: as much of the time as its width needs."""
+    shape = "%Y-%m-%d" if width_seconds >= 86400 else "%m-%d %H:%M" if width_seconds >= 60 else "%H:%M:%S"
+    return moment.astimezone(UTC).strftime(shape)
+
+
+def span(seconds: int) -> str:
+    """The width of a bar: second, 5 seconds, minute, 15 minutes, day."""
+    for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= length:
+            count = seconds // length
+            return unit if count == 1 else f"{count} {unit}s"
+    return "moment"

@@ -162,7 +162,8 @@ def test_filters_cursor_and_campaign_agree(message_log: MessageLog) -> None:
     campaign = message_log.get(f"{home}/campaigns/spring").json()
     assert campaign["total"] == 5
     assert campaign["by_status"]["failed"] == 3
-    assert campaign["by_reason"][0] == {"reason": "CUSTOMER_IS_NOT_OPTED_IN", "service": "consent", "count": 2}
+    most = campaign["by_reason"][0]
+    assert (most["reason"], most["service"], most["count"]) == ("CUSTOMER_IS_NOT_OPTED_IN", "consent", 2)
     automation = message_log.get(f"{home}/automations/welcome").json()
     assert automation["nodes"][0]["node_id"] == "n1"
     assert automation["nodes"][0]["by_status"]["sending"] == 1
