@@ -383,8 +383,8 @@ def _owner(
     near = [*senders.get(origin.number or "", ()), *of_account]
     owner = owner_of(origin.number, origin.waba, delivery.signer, near, only_app=only_app)
     if isinstance(element, Report) and not element.is_personal and of_account:
-        # A report holds or changes the whole account that it names: a number of one's own beside it, or an account whose
-        # app nobody told, must open no door to it.
+        # A report may hold or change the whole account that it names: neither a number of one's own beside it nor an
+        # account whose app nobody told may open a door to it.
         speaks = {_speaks_for(sender, delivery.signer, only_app) for sender in of_account}
         owner = owner if Standing.OWN in speaks else Owner(Standing.FOREIGN)
     if owner.standing is Standing.OWN and origin.number is None:
