@@ -186,12 +186,14 @@ async def write_holds(connection: Connection, records: Sequence[Record[SendHeld]
 
 
 async def write_inbound(connection: Connection, records: Sequence[Record[MessageReceived]], people: People) -> None:
+    """Of a number that nobody has registered only the event: webhook-ingest tells of it again once it knows whose it
+    is, and that the app which signed may speak for it."""
     events, gone = await people.rows(connection, records, event_row)
     await store.add_events(connection, events)
     rows = [
         InboundRow(e.event_id, e.workspace_id, e.sender_id, e.phone, e.wamid, e.occurred_at, e.kind, e.text)
         for e in (record.event for record in records)
-        if e.event_id not in gone
+        if e.event_id not in gone and e.workspace_id is not None
     ]
     await store.add_inbound(connection, rows)
 

@@ -244,7 +244,7 @@ async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> No
 @dataclass(frozen=True, slots=True)
 class InboundRow:
     event_id: UUID
-    workspace_id: str | None
+    workspace_id: str
     sender_id: str
     phone: str | None
     wamid: str
@@ -253,22 +253,25 @@ class InboundRow:
     text: str | None
 
 
+# The last reading stands, but for what only an earlier one told.
 _ADD_INBOUND = """
-insert into inbound (event_id, workspace_id, sender_id, phone, wamid, at, kind, text)
-select n.event_id, coalesce(n.workspace_id, s.workspace_id), n.sender_id, n.phone, n.wamid, n.at, n.kind, n.text
-from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
-    as n(event_id, workspace_id, sender_id, phone, wamid, at, kind, text)
-left join sender s on s.sender_id = n.sender_id
-on conflict do nothing
+insert into inbound as i (event_id, workspace_id, sender_id, phone, wamid, at, kind, text)
+select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
+                     $8::text[])
+on conflict (sender_id, wamid) do update
+set event_id = excluded.event_id, workspace_id = excluded.workspace_id, phone = coalesce(excluded.phone, i.phone),
+    at = least(i.at, excluded.at), kind = case when excluded.kind = 'other' then i.kind else excluded.kind end,
+    text = coalesce(excluded.text, i.text)
 """
 
 
 async def add_inbound(connection: Connection, rows: Sequence[InboundRow]) -> None:
-    if rows:
-        ordered = sorted(rows, key=lambda row: row.event_id)
+    """What people wrote: each message once, however many events tell of it."""
+    last = {(row.sender_id, row.wamid): row for row in rows}
+    if last:
         values = [
             (r.event_id, r.workspace_id, r.sender_id, digits_of(r.phone), r.wamid, r.at, r.kind, r.text)
-            for r in ordered
+            for _, r in sorted(last.items())
         ]
         await connection.execute(_ADD_INBOUND, *map(list, zip(*values, strict=True)))
 
@@ -363,11 +366,10 @@ set (workspace_id, waba_id, version, is_default, free_since)
 where excluded.version > sender.version
 """
 # What came before its sender was known belongs to that sender's workspace after all.
-_ADOPT = tuple(
-    f"update {table} t set workspace_id = s.workspace_id from sender s"  # noqa: S608 - two fixed names
-    " where t.workspace_id is null and s.sender_id = t.sender_id and s.sender_id = any($1::text[])"
-    for table in ("inbound", "webhook_part")
-)
+_ADOPT = """
+update webhook_part t set workspace_id = s.workspace_id from sender s
+where t.workspace_id is null and s.sender_id = t.sender_id and s.sender_id = any($1::text[])
+"""
 
 
 async def set_senders(connection: Connection, senders: Sequence[SenderRow], gone: Sequence[str]) -> None:
@@ -379,8 +381,7 @@ async def set_senders(connection: Connection, senders: Sequence[SenderRow], gone
     ]
     if values:
         await connection.execute(_SET_SENDERS, *map(list, zip(*values, strict=True)))
-        for adopt in _ADOPT:
-            await connection.execute(adopt, sorted(last))
+        await connection.execute(_ADOPT, sorted(last))
 
 
 # Partitions are attached, not created in place: that locks out no reader and no writer of the other days. What had

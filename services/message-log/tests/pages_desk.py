@@ -226,7 +226,7 @@ def _app(pool: asyncpg.Pool, settings: MessageLogSettings, services: OtherServic
     problems.install(app)
     app.include_router(campaign_api.routes(runtime, settings))
     app.include_router(inbox_api.routes(runtime, settings))
-    pages = Pages(runtime, settings, Freshness(Metrics(Service.MESSAGE_LOG)), services)
+    pages = Pages(runtime, settings, Freshness(Metrics(Service.MESSAGE_LOG)), services, Streams())
     router = APIRouter(route_class=pages.route_class())
     for group in (login_pages, message_pages, campaign_pages, automation_pages, inbox_pages):
         group.install(router, pages)

@@ -12,7 +12,8 @@ from message_log import projection
 from message_log.erasures import People
 from message_log.projection import write_contacts, write_customers, write_events, write_inbound
 from message_log.settings import MessageLogSettings
-from message_log.store import without_person
+from message_log.store import SenderRow as KnownSender
+from message_log.store import set_senders, without_person
 from message_log_builders import MESSAGE, WORKSPACE, after, consented, rejected, requested, status
 from pydantic import SecretStr
 from sendwhy.events import (
@@ -220,3 +221,49 @@ async def test_dead_letters_of_an_erased_message_have_no_bytes(log: Log) -> None
     async with log.connection.transaction():
         await projection.write_dead_letters(log.connection, [dead])
     assert await log.connection.fetchval("select body from event") is None
+
+
+async def test_what_a_person_wrote_stands_once_however_often_it_is_told(log: Log) -> None:
+    first = wrote(4).model_copy(update={"kind": Inbound.OTHER, "text": None})
+    again = first.model_copy(update={"event_id": uuid4(), "kind": Inbound.BUTTON, "text": "Stop"})
+    other_number = wrote(4).model_copy(update={"sender_id": "415566778899002", "text": "hola"})
+    await log.tell(first, again, again, other_number)
+    # Read by an older parser once more.
+    await log.tell(first)
+    rows = await log.connection.fetch("select kind, text from inbound order by sender_id")
+    assert [tuple(row) for row in rows] == [("button", "Stop"), ("text", "hola")]
+    await log.erase(order())
+    assert await log.connection.fetchval("select count(*) from inbound") == 0
+
+
+async def test_what_an_unknown_number_was_told_is_nobodys_until_it_is_claimed(log: Log) -> None:
+    told = wrote(4)
+    await log.tell(told.model_copy(update={"workspace_id": None, "text": "forged"}))
+    number = KnownSender(told.sender_id, WORKSPACE, "77", 1, is_default=True, free_since=None)
+    await set_senders(log.connection, [number], [])
+    assert await log.connection.fetchval("select count(*) from inbound") == 0
+    await log.tell(told.model_copy(update={"event_id": uuid4()}))
+    assert await log.connection.fetchval("select text from inbound") == "hola"
+
+
+async def test_messages_that_stood_twice_stand_once_after_the_upgrade(fresh_database: str, tmp_path: Path) -> None:
+    migrations = Path(message_log.__file__ or "").parent / "migrations"
+    before = tmp_path / "before"
+    before.mkdir()
+    for file in migrations.glob("*.sql"):
+        if file.name < "0009":
+            (before / file.name).write_text(file.read_text())
+    await migrate(fresh_database, before)
+    connection = await asyncpg.connect(fresh_database)
+    add = "insert into inbound values ($1, $2, '41', '52', $3, now(), $4, $5)"
+    for workspace, wamid, kind, text in [
+        (WORKSPACE, "a", "other", None),
+        (WORKSPACE, "a", "text", "hola"),
+        (WORKSPACE, "b", "text", "hi"),
+        (None, "c", "text", "whose?"),
+    ]:
+        await connection.execute(add, uuid4(), workspace, wamid, kind, text)
+    await migrate(fresh_database, migrations)
+    rows = await connection.fetch("select wamid, text from inbound order by wamid")
+    assert [tuple(row) for row in rows] == [("a", "hola"), ("b", "hi")]
+    await connection.close()

@@ -10,7 +10,21 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ingest_webhooks import APP, AT, NUMBER, OTHER_APP, T0, WABA, WORKSPACE, callback, delivery, status, statuses
+from ingest_webhooks import (
+    APP,
+    AT,
+    NUMBER,
+    OTHER_APP,
+    T0,
+    WABA,
+    WORKSPACE,
+    body,
+    callback,
+    delivery,
+    status,
+    statuses,
+    value,
+)
 from sendwhy.events import Status, StatusUpdated
 from sendwhy.reasons import ReasonCode
 from webhook_ingest.decide import (
@@ -371,3 +385,31 @@ def test_a_block_is_told_with_its_evidence() -> None:
     evidence = silence(history[3], history, AT + timedelta(days=99), 3).evidence
     assert evidence["last_delivered_at"] == AT.isoformat()
     assert evidence["silent_since"] == (AT + timedelta(days=1)).isoformat()
+
+
+def report(name: str, waba: str, signer: str, **beside: Any) -> Sorted:
+    told = {"message_template_name": "a", "message_template_language": "en", "event": "PAUSED"}
+    return sort(body({**beside, **told}, field=name, waba=waba), signer)
+
+
+@pytest.mark.parametrize("number", [THEIRS.sender_id, "99999999", None])
+@pytest.mark.parametrize("name", ["message_template_status_update", "account_update"])
+def test_a_number_of_ones_own_opens_no_door_to_another_account(name: str, number: str | None) -> None:
+    beside = {"metadata": {"phone_number_id": number}} if number else {}
+    result = report(name, WABA, OTHER_APP, **beside)
+    assert not result.reports
+    assert len(result.foreign) == 1
+
+
+def test_of_an_account_whose_app_nobody_told_no_report_is_believed_but_the_only_apps() -> None:
+    place = delivery(body({"event": "DISABLED_UPDATE"}, field="account_update"), 0, OTHER_APP)
+    untold = {WABA: [replace(OURS, app_id=None)]}
+    elements = [(place, element) for element in read(place).elements]
+    assert not sort_out(elements, untold, APPS).reports
+    assert len(sort_out(elements, untold, frozenset({OTHER_APP})).reports) == 1
+
+
+def test_a_number_that_has_moved_to_an_account_that_nobody_knows_still_speaks() -> None:
+    moved = value(errors=[{"code": 130429}])
+    (told,) = sort(body(moved, waba="88")).reports.values()
+    assert getattr(told[1], "sender_id", None) == NUMBER

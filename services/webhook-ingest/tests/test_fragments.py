@@ -206,6 +206,7 @@ def test_callback_data(given: Any, understood: tuple[str, str] | None) -> None:
         ([{"code": "131047"}], ReasonCode.OUTSIDE_24_HOUR_WINDOW, 131047, None),
         ([{"title": "no code"}, {"code": 131047}], ReasonCode.OUTSIDE_24_HOUR_WINDOW, 131047, None),
         ([{"code": 100, "error_subcode": 33}], ReasonCode.SENDER_NOT_AVAILABLE, 100, None),
+        ([{"code": "100", "error_subcode": "33"}], ReasonCode.SENDER_NOT_AVAILABLE, 100, None),
         ([{"code": 139999}], ReasonCode.META_ERROR, 139999, None),
         ([{"code": 10**30}], ReasonCode.META_ERROR, None, None),
         ([{"code": True}], ReasonCode.META_ERROR, None, None),
@@ -476,3 +477,30 @@ def test_event_ids_are_those_of_the_content() -> None:
 
 def test_callback_of_a_failed_message_is_read() -> None:
     assert only_status(statuses(status("failed", **callback("m-1")))).callback == ("acme", "m-1")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"value": "STOP"},
+        {"value": "stop", "category": None},
+        {"value": "stop", "category": "MARKETING_MESSAGES"},
+        {"value": " stop "},
+    ],
+)
+def test_a_stop_counts_however_it_is_written(more: dict[str, Any]) -> None:
+    wish = {"wa_id": "447700900142", "timestamp": T0, **more}
+    event = only_event(body(value(user_preferences=[wish]), field="user_preferences"))
+    assert isinstance(event, CustomerUpdated)
+    assert (event.action, event.phone) == ("stop", "+447700900142")
+
+
+@pytest.mark.parametrize("kind", ["payment", "call"])
+def test_a_payment_or_call_that_failed_is_no_message_that_failed(kind: str) -> None:
+    reading = reading_of(statuses(status("failed", type=kind, errors=[{"code": 131026}]), status("failed", "wamid.B")))
+    first, second = reading.elements
+    assert isinstance(first, Report)
+    assert isinstance(first.event, SenderReported)
+    assert first.event.raw["status"] == "failed"
+    assert isinstance(second, StatusTold)
+    assert reading.unknown["status"] == 1

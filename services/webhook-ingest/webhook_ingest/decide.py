@@ -378,11 +378,17 @@ def _owner(
 ) -> Owner:
     if delivery.source == "shopify":
         return Owner(Standing.OWN, delivery.signer)
-    origin = element.origin
-    near = [*senders.get(origin.number or "", ()), *senders.get(origin.waba, ())]
-    owner = owner_of(origin.number, origin.waba, delivery.signer, near, only_app=apps <= {delivery.signer})
+    origin, only_app = element.origin, apps <= {delivery.signer}
+    of_account = senders.get(origin.waba, ())
+    near = [*senders.get(origin.number or "", ()), *of_account]
+    owner = owner_of(origin.number, origin.waba, delivery.signer, near, only_app=only_app)
+    if isinstance(element, Report) and not element.is_personal and of_account:
+        # A report may hold or change the whole account that it names: neither a number of one's own beside it nor an
+        # account whose app nobody told may open a door to it.
+        speaks = {_speaks_for(sender, delivery.signer, only_app) for sender in of_account}
+        owner = owner if Standing.OWN in speaks else Owner(Standing.FOREIGN)
     if owner.standing is Standing.OWN and origin.number is None:
-        return replace(owner, workspace_id=_only_workspace(senders.get(origin.waba, ())))
+        return replace(owner, workspace_id=_only_workspace(of_account))
     return owner
 
 

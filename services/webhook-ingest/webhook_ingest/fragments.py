@@ -69,6 +69,7 @@ BODY_KEYS, ENTRY_KEYS = frozenset({"object", "entry"}), frozenset({"id", "time",
 CHANGE_KEYS = frozenset({"field", "value"})
 SHARED_KEYS = frozenset({"messaging_product", "metadata", "contacts"})
 TOLD_STATUSES = {status.value: status for status in Status if status is not Status.ACCEPTED}
+OTHER_STATUS_TYPES = ("call", "payment")
 STATUS_KEYS = frozenset(
     {
         "id", "status", "timestamp", "biz_opaque_callback_data", "errors", "pricing", "conversation", "type",
@@ -187,8 +188,9 @@ class _MetaReader:
         return Unreadable(JSON.dump_json(fragment)[:UNREADABLE_BYTES_MAX], error)
 
     def _status(self, place: "_Change", key: str, item: Fragment) -> Element:
-        status = TOLD_STATUSES.get(str(item.get("status")).lower())
-        if status is None or place.field == "calls":
+        status = TOLD_STATUSES.get((line(item.get("status"), 64) or "").lower())
+        # A call or a payment that failed is no message that failed, although it bears the message's id.
+        if status is None or place.field == "calls" or item.get("type") in OTHER_STATUS_TYPES:
             self.unknown["status"] += 1
             return self._as_report(place, key, item)
         failed = status is Status.FAILED
@@ -259,8 +261,10 @@ class _MetaReader:
         return report_of(place.origin(key, item, contact), cause, event, told_time(item.get("timestamp")))
 
     def _preference(self, place: "_Change", key: str, item: Fragment) -> Element:
-        wish = str(item.get("value")).lower()
-        if wish not in ("stop", "resume") or item.get("category", "marketing_messages") != "marketing_messages":
+        wish = (line(item.get("value"), 64) or "").lower()
+        # A wish that names no category is about marketing, the only one there is.
+        category = line(item.get("category"), 64) or "marketing_messages"
+        if wish not in ("stop", "resume") or category.lower() != "marketing_messages":
             self.unknown["type"] += 1
             return self._as_report(place, key, item)
         contact = place.contact(item.get("wa_id"), item.get("user_id"))

@@ -107,17 +107,19 @@ def error_entries(errors: JsonValue) -> list[Fragment]:
 def _meta_error(entry: Fragment) -> MetaError:
     data = entry.get("error_data")
     details = data.get("details") if isinstance(data, dict) else data
-    subcode = entry.get("error_subcode")
     return MetaError(
         code=_code(entry),
         title=line(entry.get("title") or entry.get("message"), DETAIL_LENGTH_MAX),
         details=line(details or entry.get("details"), DETAIL_LENGTH_MAX),
-        subcode=subcode if isinstance(subcode, int) and abs(subcode) < ERROR_CODE_MAX else None,
+        subcode=_number(entry.get("error_subcode")),
     )
 
 
 def _code(entry: Fragment) -> int | None:
-    code = entry.get("code")
+    return _number(entry.get("code"))
+
+
+def _number(code: JsonValue) -> int | None:
     if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) <= 10:
         code = int(code)
     if isinstance(code, float) and code.is_integer():
