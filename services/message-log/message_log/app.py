@@ -8,11 +8,15 @@ from sendwhy.service import Runtime
 
 from message_log import (
     api,
+    contact_api,
+    contact_pages,
+    credit_pages,
     erasures,
     login_pages,
     message_pages,
     people_pages,
     projection,
+    sender_pages,
     store,
     webhook_pages,
 )
@@ -53,13 +57,14 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     services = OtherServices(settings)
     runtime.at_end(services.close)
     app.include_router(Exporter(runtime, settings, services).routes())
+    app.include_router(contact_api.routes(runtime, settings, services))
     _install_pages(app, Pages(runtime, settings, freshness, services))
     return app
 
 
 def _install_pages(app: FastAPI, pages: Pages) -> None:
     router = APIRouter(include_in_schema=False, route_class=pages.route_class())
-    for group in (login_pages, message_pages, webhook_pages, people_pages):
+    for group in (login_pages, message_pages, contact_pages, credit_pages, sender_pages, webhook_pages, people_pages):
         group.install(router, pages)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)

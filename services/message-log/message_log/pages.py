@@ -25,6 +25,7 @@ from sendwhy.settings import PREFIX
 from starlette.exceptions import HTTPException
 
 from message_log import accounts, api, login, words
+from message_log.eligibility import Eligibility, Question, judge
 from message_log.freshness import Freshness
 from message_log.login import NotLoggedIn, Reader
 from message_log.queries import STATUSES
@@ -65,6 +66,10 @@ _Routed = Callable[[Request], Coroutine[Any, Any, Response]]
 # What the navigation leads to: the path below the workspace, its word, and who sees it.
 SECTIONS = (
     ("messages", "Messages", Role.VIEWER),
+    ("contacts", "Contacts", Role.VIEWER),
+    ("credits", "Credits", Role.VIEWER),
+    ("templates", "Templates", Role.VIEWER),
+    ("senders", "Senders", Role.VIEWER),
     ("webhooks", "Webhooks", Role.VIEWER),
     ("people", "People", Role.ADMIN),
 )
@@ -137,6 +142,9 @@ class Pages:
         """What another service answers this person about `/v1/workspaces/{workspace}/{parts}`."""
         path = path_of(reader.workspace, *parts)
         return await self.services.get(service, path, _authorization(reader), asked)
+
+    async def judge(self, reader: Reader, question: Question) -> Eligibility:
+        return await judge(self.services, _authorization(reader), question)
 
     async def act(
         self,

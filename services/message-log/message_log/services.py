@@ -37,7 +37,8 @@ class Answer:
         """In the service's own words, with the fields that it names."""
         problem = self.body if isinstance(self.body, dict) else {}
         errors = problem.get("errors")
-        named = "; ".join(f"{name}: {why}" for name, why in errors.items()) if isinstance(errors, dict) else ""
+        listed = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
+        named = "; ".join(f"{one.get('field')}: {one.get('detail')}" for one in listed)
         told = str(problem.get("detail") or problem.get("title") or f"It answered {self.status}.")
         return f"{told} ({named})" if named else told
 
