@@ -61,6 +61,13 @@ class SuggestionPage(BaseModel):
     listed_at: Moment
 
 
+class ContactSuggestion(BaseModel):
+    """One contact's suggestion; null where its number can be read, or nothing is known to suggest."""
+
+    contact_id: str
+    suggestion: SuggestionView | None
+
+
 class AcceptBody(Body):
     """The suggestion as it was shown, and what the operator has to say on it."""
 
@@ -171,6 +178,16 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
             return 200, answer.model_dump_json().encode()
 
         return await desk.once(request, caller, key, act)
+
+    @router.get("/{contact_id}/suggestion", response_model=ContactSuggestion)
+    async def one_suggestion(caller: Viewer, contact_id: ContactId) -> ContactSuggestion:
+        async with runtime.pool.acquire(timeout=30) as connection:
+            contact = await people.contact_named(connection, caller.workspace, contact_id)
+            shop = (await store.shop_countries_of(connection, [caller.workspace])).get(caller.workspace)
+        suggestion = contact.fields.suggestion(shop)
+        clear = caller.token.may(Role.OPERATOR, caller.workspace)
+        shown = _view(suggestion, clear=clear) if suggestion else None
+        return ContactSuggestion(contact_id=contact.key.contact_id, suggestion=shown)
 
     @router.post("/{contact_id}/suggestion/accept", response_model=Outcome)
     async def accept(

@@ -637,6 +637,8 @@ async def test_a_suggestion_is_applied_only_when_accepted(running: Running) -> N
         "country": "MX",
         "text": "the address' country MX",
     }
+    alone = f"/v1/workspaces/{w}/contacts/c-1/suggestion"
+    assert (await running.http.get(alone)).json() == {"contact_id": "c-1", "suggestion": one["suggestion"]}
     path = f"/v1/workspaces/{w}/contacts/c-1/suggestion/accept"
     other = await running.http.post(path, json={"phone": PHONE, "ground": "shop_country"})
     assert (other.status_code, "changed" in other.text) == (409, True)
@@ -657,6 +659,7 @@ async def test_a_suggestion_is_applied_only_when_accepted(running: Running) -> N
     (accepted,) = [line for line in history if line["origin"] == "suggestion"]
     assert accepted["note"] == "accepted +52: the address' country MX; asked by phone"
     assert accepted["fields"] == [{"field": "phone_calling_code", "old": None, "new": "52"}]
+    assert (await running.http.get(alone)).json()["suggestion"] is None
     await running.wait_for(Topic.CONTACT_UPDATED, lambda one: one.key == f"{w}/c-1".encode() and b'"52"' in one.value)
 
 
@@ -719,6 +722,8 @@ async def test_a_bulk_acceptance_that_is_none(running: Running, body: Any) -> No
         (VIEWER, "POST", "/v1/workspaces/acme/contacts/c-1/suggestion/accept", 403),
         (VIEWER, "PUT", "/v1/workspaces/acme/settings", 403),
         (VIEWER, "GET", "/v1/workspaces/other/contacts/suggestions", 404),
+        (VIEWER, "GET", "/v1/workspaces/other/contacts/c-1/suggestion", 404),
+        (OPERATOR, "GET", "/v1/workspaces/acme/contacts/nobody/suggestion", 404),
         (VIEWER, "GET", "/v1/workspaces/other/settings", 404),
         (OPERATOR, "GET", "/v1/workspaces/acme/contacts/nobody/history", 404),
     ],

@@ -12,7 +12,10 @@ from message_log import (
     bundle,
     campaign_api,
     campaign_pages,
+    contact_api,
+    contact_pages,
     counts,
+    credit_pages,
     dead_letter_pages,
     dead_letters,
     erasures,
@@ -22,6 +25,7 @@ from message_log import (
     message_pages,
     people_pages,
     projection,
+    sender_pages,
     store,
     webhook_api,
     webhook_pages,
@@ -70,6 +74,7 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     app.include_router(dead_letters.routes(runtime))
     app.include_router(bundle.routes(runtime, settings, services))
     app.include_router(Exporter(runtime, settings, services).routes())
+    app.include_router(contact_api.routes(runtime, settings, services))
     _install_pages(app, Pages(runtime, settings, freshness, services, streams))
     return app
 
@@ -82,6 +87,9 @@ def _install_pages(app: FastAPI, pages: Pages) -> None:
         campaign_pages,
         automation_pages,
         inbox_pages,
+        contact_pages,
+        credit_pages,
+        sender_pages,
         webhook_pages,
         dead_letter_pages,
         people_pages,

@@ -26,6 +26,7 @@ from sendwhy.settings import PREFIX
 from starlette.exceptions import HTTPException
 
 from message_log import accounts, api, login, words
+from message_log.eligibility import Eligibility, Question, judge
 from message_log.freshness import Freshness
 from message_log.live import Streams
 from message_log.login import NotLoggedIn, Reader
@@ -70,6 +71,10 @@ SECTIONS = (
     ("campaigns", "Campaigns", Role.VIEWER),
     ("automations", "Automations", Role.VIEWER),
     ("inbox", "Inbox", Role.VIEWER),
+    ("contacts", "Contacts", Role.VIEWER),
+    ("credits", "Credits", Role.VIEWER),
+    ("templates", "Templates", Role.VIEWER),
+    ("senders", "Senders", Role.VIEWER),
     ("webhooks", "Webhooks", Role.VIEWER),
     ("people", "People", Role.ADMIN),
 )
@@ -149,6 +154,9 @@ class Pages:
         """What another service answers this person about `/v1/workspaces/{workspace}/{parts}`."""
         path = path_of(reader.workspace, *parts)
         return await self.services.get(service, path, _authorization(reader), asked)
+
+    async def judge(self, reader: Reader, question: Question) -> Eligibility:
+        return await judge(self.services, _authorization(reader), question)
 
     async def act(
         self,

@@ -97,6 +97,84 @@ WAITING_FOR_WORDS: Mapping[str, str] = {
 }
 
 
+MARKETING_WORDS: Mapping[str, str] = {
+    "SUBSCRIBED": "Subscribed",
+    "UNSUBSCRIBED": "Unsubscribed",
+    "NOT_SUBSCRIBED": "Not subscribed",
+    "UNKNOWN": "Never asked",
+}
+VERDICT_WORDS: Mapping[str, str] = {
+    "passes": "Would be sent now",
+    "stopped": "Would not be sent now",
+    "waits": "Would wait",
+    "unknown": "Nobody can tell just now",
+}
+PASSED_WORDS: Mapping[bool | None, str] = {True: "passes", False: "stops it", None: "can’t tell"}
+_GATE_WORDS: Mapping[str, str] = {
+    "request": "The request is whole",
+    "phone_known": "Phone number is known",
+    "calling_code": "Calling code",
+    "phone_possible": "Number can exist",
+    "marketing_state": "Consent to marketing",
+    "credits": "Credits",
+    "sender": "Number to send from",
+    "cancelled": "Not cancelled",
+    "expiry": "In time",
+    "quality": "Quality of the number",
+    "template": "Template",
+    "parameters": "Template’s parameters",
+    "window": "24-hour window",
+    "paused": "Not paused",
+    "hold": "Nothing holds the number",
+    "marketing_cap": "Meta’s cap on marketing to a person",
+    "throttle": "Throttle",
+    "pair": "Pace to one person",
+    "tier": "Messaging limit",
+}
+LEDGER_WORDS: Mapping[str, str] = {
+    "top_up": "Top-up",
+    "adjustment": "Adjustment",
+    "reserve": "Reserved",
+    "capture": "Kept",
+    "release": "Released: rejected",
+    "refund": "Refunded: failed",
+    "recapture": "Taken again: it arrived late",
+    "waive": "Not taken again",
+}
+HISTORY_WORDS: Mapping[str, str] = {
+    "consent": "Consent",
+    "phone": "Phone",
+    "merged": "Became one person",
+    "parted": "Became several people",
+}
+STOPS_WORDS: Mapping[str, str] = {
+    "all": "Nothing is sent",
+    "marketing": "Marketing is not sent",
+    "templates": "Templates are not sent",
+}
+
+STOPPED_WORDS: Mapping[str, str] = {
+    "paused": "the number is paused",
+    "hold": "the number is held",
+    "quality": "its quality is low",
+    "template": "templates are not read yet",
+    "tier": "the messaging limit is reached",
+}
+
+
+def gate_word(gate: str) -> str:
+    return _GATE_WORDS.get(gate) or gate.replace("_", " ").capitalize()
+
+
+def in_words(name: str) -> str:
+    """A field's name, or a value in capitals, for people: IN_APPEAL is "in appeal"."""
+    return name.replace("_", " ").lower()
+
+
+def number(value: int | None) -> str:
+    return "not known" if value is None else f"{value:,}"
+
+
 def event_word(kind: str) -> str:
     return _EVENT_WORDS.get(kind, kind)
 

@@ -29,6 +29,7 @@ from message_log import (
 )
 from message_log.decide import fold, tells
 from message_log.freshness import Freshness
+from message_log.live import Streams
 from message_log.pages import Pages, static_file
 from message_log.projection import event_row
 from message_log.services import OtherServices
