@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import random
 import signal
 import time
@@ -140,17 +141,20 @@ class Campaign:
         self.say(f"{victim.name} was frozen, and replaced")
 
     async def _repair(self, accounts: list[Account], replicas: list[Dispatcher]) -> None:
-        """What an operator does about a hold: the token is put again."""
+        """What an operator does about a hold: puts the token again, or repairs the account and resumes. An outage's
+        hold has to end by itself."""
         while True:
             await asyncio.sleep(0.2)
             for account in accounts:
-                held = await self.rig.sql(
-                    "select from sender where sender_id = $1 and hold is not null", account.sender_id
-                )
-                for one in replicas if held else ():
+                (row,) = await self.rig.sql("select hold from sender where sender_id = $1", account.sender_id)
+                code = json.loads(row["hold"])["code"] if row["hold"] else "TEMPORARY_FAILURE"
+                for one in replicas if code != "TEMPORARY_FAILURE" else ():
                     # Who is asked may be dead or frozen just now.
                     with contextlib.suppress(httpx.TransportError):
-                        await self.rig.put_sender(one, account, seconds=3)
+                        if code == "SENDER_CREDENTIALS_REJECTED":
+                            await self.rig.put_sender(one, account, seconds=3)
+                        else:
+                            await self.rig.resume_sender(one, account, seconds=3)
                         break
 
     async def _is_settled(self, accounts: list[Account]) -> bool:
