@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 from rig import Account, Dispatcher, Rig, Verdict, judge, until
@@ -67,10 +67,10 @@ class Campaign:
     per_second: int
     seed: int
     say: Callable[[str], None]
+    began: float = field(default_factory=time.monotonic)
 
     async def run(self) -> Verdict:
-        began = time.monotonic()
-        self.say(f"seed {self.seed}")
+        self._say(f"seed {self.seed}")
         replicas = [await self._start(name) for name in "ab"]
         for one in replicas:
             await self.rig.ready(one)
@@ -79,7 +79,7 @@ class Campaign:
         operator = asyncio.create_task(self._repair(accounts, replicas))
         try:
             await self._publish(accounts)
-            self.say(f"{time.monotonic() - began:.0f} s: {self.messages} are published")
+            self._say(f"{self.messages} are published")
             await self._reach(accounts, 0.2)
             replicas[0] = await self._kill(replicas[0])
             await self._reach(accounts, 0.5)
@@ -92,10 +92,13 @@ class Campaign:
         finally:
             operator.cancel()
             await asyncio.gather(operator, return_exceptions=True)
-        self.say(f"{time.monotonic() - began:.0f} s: settled")
+        self._say("settled")
         await self.rig.stop(*replicas)
         await self._all_told()
         return await judge(self.rig, *accounts)
+
+    def _say(self, told: str) -> None:
+        self.say(f"{time.monotonic() - self.began:.0f} s: {told}")
 
     async def _start(self, name: str) -> Dispatcher:
         return await self.rig.start(name, unknown_outcome_seconds=10)
@@ -117,12 +120,12 @@ class Campaign:
             return await self._done(accounts) >= share * self.messages
 
         await until(reached, f"{share:.0%} are called", 120 + self.messages / 50, 0.5)
-        self.say(f"{share:.0%}: {dict(await self.rig.states(*accounts))}")
+        self._say(f"{share:.0%}: {dict(await self.rig.states(*accounts))}")
 
     async def _kill(self, victim: Dispatcher) -> Dispatcher:
         victim.signal(signal.SIGKILL)
         await victim.gone()
-        self.say(f"{victim.name} was killed")
+        self._say(f"{victim.name} was killed")
         return await self.rig.ready(await self._start(victim.name))
 
     async def _freeze(self, victim: Dispatcher, accounts: list[Account]) -> None:
@@ -138,7 +141,7 @@ class Campaign:
             await asyncio.sleep(2)
         finally:
             victim.signal(signal.SIGCONT)
-        self.say(f"{victim.name} was frozen, and replaced")
+        self._say(f"{victim.name} was frozen, and replaced")
 
     async def _repair(self, accounts: list[Account], replicas: list[Dispatcher]) -> None:
         """What an operator does about a hold: puts the token again, or repairs the account and resumes. An outage's

@@ -12,8 +12,8 @@ from proxies import MetaProxy, Seen, listening
 from rig import Account, Dispatcher, Rig, judge, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-MESSAGES = 1_200
-FREEZES = 2
+MESSAGES = 800
+FREEZES = 1
 
 
 async def drivers(rig: Rig, accounts: list[Account], replicas: list[Dispatcher]) -> dict[str, tuple[Dispatcher, int]]:

@@ -414,7 +414,8 @@ class Driver:
 
         def may_start() -> bool:
             now = self._clock()
-            return marked.may_start(now) and self._lease.holds(now)
+            # The circuit may have opened while this one was being marked.
+            return marked.may_start(now) and self._lease.holds(now) and not self._results.circuit.is_open
 
         outcome = await self._meta.send(self.sender_id, marked.access, body, attempt=go.attempt, may_start=may_start)
         if outcome is None:
