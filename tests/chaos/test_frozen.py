@@ -33,7 +33,7 @@ def tenures(replicas: list[Dispatcher]) -> dict[tuple[str, int], tuple[Dispatche
     }
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_a_frozen_replica_is_replaced_and_wakes_to_nothing(chaos: Rig) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")

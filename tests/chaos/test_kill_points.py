@@ -232,7 +232,7 @@ async def meet(
     return following
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("number", range(len(POINTS)), ids=[point.name for point in POINTS])
 async def test_a_process_that_is_killed(outcomes: Outcomes, number: int) -> None:
     key = f"{outcomes.workspace}:m{number}"
