@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import random
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 from rig import Account, Dispatcher, Rig, Verdict, judge, until
@@ -66,10 +67,10 @@ class Campaign:
     per_second: int
     seed: int
     say: Callable[[str], None]
+    began: float = field(default_factory=time.monotonic)
 
     async def run(self) -> Verdict:
-        began = time.monotonic()
-        self.say(f"seed {self.seed}")
+        self._say(f"seed {self.seed}")
         replicas = [await self._start(name) for name in "ab"]
         for one in replicas:
             await self.rig.ready(one)
@@ -78,7 +79,7 @@ class Campaign:
         operator = asyncio.create_task(self._repair(accounts, replicas))
         try:
             await self._publish(accounts)
-            self.say(f"{time.monotonic() - began:.0f} s: {self.messages} are published")
+            self._say(f"{self.messages} are published")
             await self._reach(accounts, 0.2)
             replicas[0] = await self._kill(replicas[0])
             await self._reach(accounts, 0.5)
@@ -91,10 +92,13 @@ class Campaign:
         finally:
             operator.cancel()
             await asyncio.gather(operator, return_exceptions=True)
-        self.say(f"{time.monotonic() - began:.0f} s: settled")
+        self._say("settled")
         await self.rig.stop(*replicas)
         await self._all_told()
         return await judge(self.rig, *accounts)
+
+    def _say(self, told: str) -> None:
+        self.say(f"{time.monotonic() - self.began:.0f} s: {told}")
 
     async def _start(self, name: str) -> Dispatcher:
         return await self.rig.start(name, unknown_outcome_seconds=10)
@@ -116,12 +120,12 @@ class Campaign:
             return await self._done(accounts) >= share * self.messages
 
         await until(reached, f"{share:.0%} are called", 120 + self.messages / 50, 0.5)
-        self.say(f"{share:.0%}: {dict(await self.rig.states(*accounts))}")
+        self._say(f"{share:.0%}: {dict(await self.rig.states(*accounts))}")
 
     async def _kill(self, victim: Dispatcher) -> Dispatcher:
         victim.signal(signal.SIGKILL)
         await victim.gone()
-        self.say(f"{victim.name} was killed")
+        self._say(f"{victim.name} was killed")
         return await self.rig.ready(await self._start(victim.name))
 
     async def _freeze(self, victim: Dispatcher, accounts: list[Account]) -> None:
@@ -137,20 +141,23 @@ class Campaign:
             await asyncio.sleep(2)
         finally:
             victim.signal(signal.SIGCONT)
-        self.say(f"{victim.name} was frozen, and replaced")
+        self._say(f"{victim.name} was frozen, and replaced")
 
     async def _repair(self, accounts: list[Account], replicas: list[Dispatcher]) -> None:
-        """What an operator does about a hold: the token is put again."""
+        """What an operator does about a hold: puts the token again, or repairs the account and resumes. An outage's
+        hold has to end by itself."""
         while True:
             await asyncio.sleep(0.2)
             for account in accounts:
-                held = await self.rig.sql(
-                    "select from sender where sender_id = $1 and hold is not null", account.sender_id
-                )
-                for one in replicas if held else ():
+                (row,) = await self.rig.sql("select hold from sender where sender_id = $1", account.sender_id)
+                code = json.loads(row["hold"])["code"] if row["hold"] else "TEMPORARY_FAILURE"
+                for one in replicas if code != "TEMPORARY_FAILURE" else ():
                     # Who is asked may be dead or frozen just now.
                     with contextlib.suppress(httpx.TransportError):
-                        await self.rig.put_sender(one, account, seconds=3)
+                        if code == "SENDER_CREDENTIALS_REJECTED":
+                            await self.rig.put_sender(one, account, seconds=3)
+                        else:
+                            await self.rig.resume_sender(one, account, seconds=3)
                         break
 
     async def _is_settled(self, accounts: list[Account]) -> bool:

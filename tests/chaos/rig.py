@@ -275,6 +275,11 @@ class Rig:
         answer = await self.http.put(url, json=body, headers=HEADERS, timeout=seconds)
         assert answer.status_code == 200, answer.text
 
+    async def resume_sender(self, through: Dispatcher, account: Account, *, seconds: float = 60) -> None:
+        url = f"{through.url}/v1/workspaces/{account.workspace}/senders/{account.sender_id}/resume"
+        answer = await self.http.post(url, headers=HEADERS, timeout=seconds)
+        assert answer.status_code == 200, answer.text
+
     async def sender(self, through: Dispatcher, account: Account) -> Json:
         url = f"{through.url}/v1/workspaces/{account.workspace}/senders/{account.sender_id}"
         told: Json = (await self.http.get(url, headers=HEADERS)).json()

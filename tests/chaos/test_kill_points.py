@@ -27,8 +27,8 @@ FAR = "'infinity'"
 STATEMENTS = {
     "the fence is held": r"from sender where sender_id = \$1 and fence = \$2 for share",
     "what is due is locked": r"from message m .*not_before <= .*for update of m skip locked",
-    "the templates are read": r"from template",
-    "the people reached are counted": r"from reached_person",
+    "the templates are read": r"from template where waba_id = \$1 and name = any",
+    "the people reached are counted": r"^select phone from reached_person",
     "the people reached are noted": r"insert into reached_person",
     "it is marked in flight": r"set state = 'in_flight'",
     "the mark is committed": r"COMMIT.*set state = 'in_flight'",
@@ -38,9 +38,19 @@ STATEMENTS = {
     "the outbox is read": r"from outbox where created_at",
     "the outbox is emptied": r"delete from outbox",
 }
+# Where nothing happens in between, to die before a step is to die after the one that went before it.
+ONLY_AFTER = {
+    "what is due is locked",
+    "the templates are read",
+    "the people reached are counted",
+    "the people reached are noted",
+    "it is marked in flight",
+    "the result is told in the outbox",
+    "the outbox is read",
+}
 # Bytes that pass of the request, or of the answer; negative ones count from the end.
-REQUEST = {"nothing": 0, "one byte": 1, "half a head": 60, "all but one byte": -1}
-ANSWER = {"nothing": 0, "one byte": 1, "half a head": 40, "all but one byte": -1}
+REQUEST = {"nothing": 0, "half a head": 60, "all but one byte": -1}
+ANSWER = {"nothing": 0, "half a head": 40, "all but one byte": -1}
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class Point:
 
 
 POINTS = [
-    *(Point(step, side) for step in STATEMENTS for side in ("before", "after")),
+    *(Point(step, "before") for step in STATEMENTS if step not in ONLY_AFTER),
+    *(Point(step, "after") for step in STATEMENTS),
     *(Point(f"{name} of the request", "after") for name in (*REQUEST, "the head", "half a body", "the whole")),
     *(Point(f"{name} of the answer", "after") for name in (*ANSWER, "the whole")),
 ]
@@ -221,7 +232,7 @@ async def meet(
     return following
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("number", range(len(POINTS)), ids=[point.name for point in POINTS])
 async def test_a_process_that_is_killed(outcomes: Outcomes, number: int) -> None:
     key = f"{outcomes.workspace}:m{number}"

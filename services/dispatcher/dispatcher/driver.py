@@ -62,6 +62,8 @@ _LANES_BY_ROUND = {
     5: (Lane.TRANSACTIONAL, Lane.CONVERSATION, Lane.MARKETING),
 }
 LOOK_WIDE = 500
+# Who waits for a place may have been overlooked, as its row was locked or the round failed: asked anew once in a while.
+TIER_LOOK_EVERY = 100
 PACE_REST_SECONDS = 1.0
 
 log = structlog.get_logger("sendwhy")
@@ -146,7 +148,7 @@ class Driver:
         return self._pairs.copy()
 
     def sent_last_minute(self) -> int:
-        return self._sent.count(time.monotonic())
+        return self._sent.count(self._clock())
 
     async def _pause(self, seconds: float) -> None:
         if seconds < IDLE_SECONDS:
@@ -208,6 +210,7 @@ class Driver:
         row = await store.hold_fence(connection, self.sender_id, self._fence)
         if row is None:
             raise Lost
+        self._idle_seconds = IDLE_SECONDS
         now = utc_now()
         # One message tries whether a hold still stands, whichever of its senders has one first.
         is_due = row.sender.hold_until is not None and row.sender.hold_until <= now
@@ -225,7 +228,6 @@ class Driver:
         due = await claims.lock_due(connection, self.sender_id, now, limit=limit, lanes=lanes, lines=lines)
         due = [*called, *(one for one in due if one.message.key not in known)]
         due.sort(key=lambda one: lanes.index(one.message.lane))
-        self._idle_seconds = IDLE_SECONDS
         if not due:
             self._look_wide = False
             await self._look_ahead(connection, now, lines)
@@ -242,7 +244,10 @@ class Driver:
         categories = {key: known.template.category if known.template else None for key, known in known_of.items()}
         going = await self._apply(connection, due, verdicts, categories, now)
         self._look_wide = len(going) < room <= len(due)
-        self._some_wait_for_tier |= any(_waits_for_tier(verdict) for verdict in verdicts.values())
+        # Who was called and found no room, behind a fuller lane, is called again.
+        self._some_wait_for_tier |= any(one.message.key not in verdicts for one in called) or any(
+            map(_waits_for_tier, verdicts.values())
+        )
         if is_probe and not going:
             await hold_store.give_back_probe(connection, self.sender_id)
         return (
@@ -262,7 +267,7 @@ class Driver:
 
     async def _called_by_tier(self, connection: Connection, row: SenderRow, room: int, now: datetime) -> list[Due]:
         """Who waits for a place in the messaging limit, as far as there are places."""
-        if not self._some_wait_for_tier:
+        if not self._some_wait_for_tier and self._rounds % TIER_LOOK_EVERY:
             return []
         sender = row.sender
         tier = await tier_store.read_tier(connection, sender.portfolio_id, sender.messaging_limit, now)
@@ -409,7 +414,8 @@ class Driver:
 
         def may_start() -> bool:
             now = self._clock()
-            return marked.may_start(now) and self._lease.holds(now)
+            # The circuit may have opened while this one was being marked.
+            return marked.may_start(now) and self._lease.holds(now) and not self._results.circuit.is_open
 
         outcome = await self._meta.send(self.sender_id, marked.access, body, attempt=go.attempt, may_start=may_start)
         if outcome is None:
@@ -463,4 +469,4 @@ class Driver:
         # Meta counts such calls by the hour (200 for an account), the failed ones too.
         pause = min(SYNC_AGAIN_MAX_SECONDS, SYNC_AGAIN_SECONDS * 2.0**self._sync_failures)
         self._sync_failures = min(self._sync_failures + 1, 10)
-        self._sync_not_before = time.monotonic() + pause
+        self._sync_not_before = self._clock() + pause

@@ -15,7 +15,7 @@ from sendwhy.privacy import is_alias, redacted
 from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 
-from dispatcher import announce, holding, queue_store, store, tier_store
+from dispatcher import announce, hold_store, holding, queue_store, store, tier_store
 from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken, is_answered, outage
 from dispatcher.claims import Due
 from dispatcher.decide import Waiting
@@ -180,6 +180,9 @@ class Results:
         refusals = _refusals(batch)
         silent = [ended.outcome for ended in batch if ended.outcome is not None] if self.circuit.is_open else []
         probes = [ended.outcome for ended in batch if ended.go.is_probe and ended.outcome is not None]
+        if any(ended.go.is_probe and ended.outcome is None for ended in batch):
+            # Nothing was tried: whoever is next need not wait until a lost try would be over.
+            await hold_store.give_back_probe(connection, self._sender_id)
         if not (refusals or silent or probes):
             return []
         now = utc_now()

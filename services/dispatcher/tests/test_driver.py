@@ -15,13 +15,14 @@ import asyncpg
 import dispatcher
 import pytest
 from cryptography.fernet import Fernet
-from dispatcher import people_store, queue_store, store
-from dispatcher.answers import Action, NotTaken, Outcome, Taken
+from dispatcher import holding, people_store, queue_store, store
+from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken
 from dispatcher.decide import Lane, Message, Waiting
-from dispatcher.driver import Driver
+from dispatcher.driver import IDLE_SECONDS, Driver
 from dispatcher.erasures import Eraser
+from dispatcher.holds import ANSWER, Refusal
 from dispatcher.lease import Lease
-from dispatcher.limits import Budget
+from dispatcher.limits import SILENT_MAX, Budget
 from dispatcher.queue_store import NewMessage
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
@@ -440,3 +441,121 @@ async def test_who_finds_no_place_goes_when_a_refused_call_gives_one_back(world:
             await until(lambda: len(world.calls) >= 2)
         assert await connection.fetchval("select count(*) from reached_person") == 1
     assert len(world.calls) == 2
+
+
+async def test_a_silent_meta_holds_the_sender_and_one_answer_frees_it(world: World) -> None:
+    """What was tried in silence is unknown and never tried again; then one message finds Meta back, and all follow."""
+    silent: list[bytes] = []
+    is_back = asyncio.Event()
+
+    async def send(
+        _sender: str, _token: str, body: bytes, *, may_start: Callable[[], bool], **_: Any
+    ) -> Outcome | None:
+        if not may_start():
+            return None
+        world.calls.append(body)
+        if is_back.is_set():
+            return Taken(f"wamid.{len(world.calls)}")
+        silent.append(body)
+        return MaybeTaken("unreadable answer", 502)
+
+    world.send = send  # type: ignore[assignment,method-assign]
+    await put(world, [f"talk-{number}" for number in range(60)], Lane.CONVERSATION)
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        async with world.driving(), asyncio.timeout(30):
+            while not (hold := await connection.fetchval("select hold from sender")):
+                await asyncio.sleep(0.01)
+            is_back.set()
+            assert b"TEMPORARY_FAILURE" in hold
+            assert b"HTTP 502" in hold
+            while {"waiting", "in_flight"} & await world.states():
+                await asyncio.sleep(0.05)
+        rows = await connection.fetch("select state, count(*) as n from message group by 1")
+        assert {row["state"]: row["n"] for row in rows} == {"unknown": SILENT_MAX, "accepted": 61 - SILENT_MAX}
+        assert len(silent) == SILENT_MAX
+        assert len(set(world.calls)) == len(world.calls)
+        assert await connection.fetchval("select hold is null from sender")
+        told = [
+            one.value or b""
+            for one in (await unpublished(connection, older_than_seconds=-1, limit=200)).values()
+            if one.topic is Topic.SEND_HELD
+        ]
+    (held,) = told
+    assert b'"cause":"TEMPORARY_FAILURE"' in held
+    assert b'"kind":"sender"' in held
+
+
+async def test_nobody_is_called_who_was_marked_while_the_circuit_opened(world: World) -> None:
+    async def went_silent() -> bool:
+        if await world.states() == {"in_flight"}:
+            for _ in range(SILENT_MAX):
+                world.driver._results.circuit.note(answered=False)
+        return False
+
+    world.pool.breaks_after = went_silent
+    async with world.driving():
+        await until(lambda: world.driver._results.circuit.is_open)
+        await world.reach("waiting")
+        assert world.calls == []
+        world.pool.breaks_after = None
+        await world.reach("accepted")
+    assert len(world.calls) == 1
+
+
+async def test_a_try_of_a_hold_that_did_not_start_is_made_by_the_next_message_at_once(world: World) -> None:
+    """The lease of a try lasts longer than any call, for one whose outcome stayed open; this one had none."""
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        told = Refusal(reason(ReasonCode.SENDER_NOT_AVAILABLE, "no"), ANSWER, utc_now())
+        async with connection.transaction():
+            await holding.hold_sender(connection, SENDER.sender_id, HoldScope.SENDER, told, utc_now(), token_tag=None)
+            await connection.execute("update hold set probe_at = clock_timestamp()")
+            await store.reflect_holds(connection, "acme")
+
+        async def frozen() -> bool:
+            if await world.states() == {"in_flight"}:
+                world.lease.end()
+            return False
+
+        world.pool.breaks_after = frozen
+        async with world.driving():
+            await until(lambda: not world.lease.holds(0))
+            await world.reach("waiting")
+            assert await connection.fetchval("select probing_until is null from hold")
+            world.pool.breaks_after = None
+            world.lease.renew(float("inf"))
+            await world.reach("accepted")
+        assert await connection.fetchval("select hold is null from sender")
+    assert len(world.calls) == 1
+
+
+async def test_who_stands_still_looks_no_more_often_than_who_is_idle(world: World) -> None:
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute("update message set not_before = clock_timestamp() + interval '300 ms'")
+        async with world.driving():
+            await until(lambda: world.driver._idle_seconds < IDLE_SECONDS)
+            await store.set_paused(connection, SENDER.sender_id, utc_now())
+            rounds = world.driver._rounds
+            await until(lambda: world.driver._rounds >= rounds + 2)
+            assert world.driver._idle_seconds == IDLE_SECONDS
+
+
+async def test_who_waits_for_a_place_is_not_forgotten_behind_a_fuller_lane(world: World) -> None:
+    """There are places for all who wait for one, but the room of the round goes to a higher lane."""
+    await put(world, [f"talk-{number}" for number in range(400)], Lane.CONVERSATION)
+    await put(world, ["order-1", "order-2"], Lane.TRANSACTIONAL)
+    order: list[str] = []
+
+    async def send(_sender: str, _token: str, body: bytes, **_: Any) -> Outcome:
+        order.append(json.loads(body)["biz_opaque_callback_data"].rpartition(":")[2])
+        return Taken(f"wamid.{len(order)}")
+
+    world.send = send  # type: ignore[assignment,method-assign]
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute("update sender set messaging_limit = 250")
+        await connection.execute(
+            "update message set waiting_for = 'tier', not_before = clock_timestamp() + interval '1 day'"
+            " where message_id like 'order-%'"
+        )
+    async with world.driving():
+        await until(lambda: {"order-1", "order-2"} <= set(order))
+    assert len(order) < 400
