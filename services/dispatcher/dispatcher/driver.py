@@ -62,6 +62,8 @@ _LANES_BY_ROUND = {
     5: (Lane.TRANSACTIONAL, Lane.CONVERSATION, Lane.MARKETING),
 }
 LOOK_WIDE = 500
+# Who waits for a place may have been locked by a sweep when its driver looked: so it looks again now and then.
+TIER_LOOK_EVERY = 100
 PACE_REST_SECONDS = 1.0
 
 log = structlog.get_logger("sendwhy")
@@ -199,9 +201,9 @@ class Driver:
 
     async def _give_back(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            await queue_store.give_back(
-                connection, self.sender_id, self._fence, {key for key, _ in self._results.called}
-            )
+            await queue_store.give_back(connection, self.sender_id, self._fence, self._results.called)
+        # Who was called out of the wait for a place waits for it again.
+        self._some_wait_for_tier = True
         self._commit_is_unsure = False
 
     async def _claim(self, connection: Connection, room: int) -> tuple[SenderRow, int, list[Go]]:
@@ -217,7 +219,7 @@ class Driver:
             self._results.circuit.suspect()
         room = 1 if is_due else room
         # Where most only learn what they wait for, many are looked at; of those no more go than there is room for.
-        limit = max(room, LOOK_WIDE) if self._look_wide and not is_due else room
+        limit = max(room, LOOK_WIDE) if self._look_wide else room
         lanes = _LANES_BY_ROUND.get(self._rounds % LAST_LANE_EVERY, claims.LANES)
         lines = await claims.open_lines(connection, self.sender_id, row.sender.workspace_id, now, limit)
         called = await self._called_by_tier(connection, row, room, now)
@@ -262,7 +264,7 @@ class Driver:
 
     async def _called_by_tier(self, connection: Connection, row: SenderRow, room: int, now: datetime) -> list[Due]:
         """Who waits for a place in the messaging limit, as far as there are places."""
-        if not self._some_wait_for_tier:
+        if not self._some_wait_for_tier and self._rounds % TIER_LOOK_EVERY:
             return []
         sender = row.sender
         tier = await tier_store.read_tier(connection, sender.portfolio_id, sender.messaging_limit, now)
