@@ -201,9 +201,9 @@ class Driver:
 
     async def _give_back(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            await queue_store.give_back(
-                connection, self.sender_id, self._fence, {key for key, _ in self._results.called}
-            )
+            await queue_store.give_back(connection, self.sender_id, self._fence, self._results.called)
+        # Who was called out of the wait for a place waits for it again.
+        self._some_wait_for_tier = True
         self._commit_is_unsure = False
 
     async def _claim(self, connection: Connection, room: int) -> tuple[SenderRow, int, list[Go]]:
@@ -220,7 +220,7 @@ class Driver:
             self._results.circuit.suspect()
         room = 1 if is_due else room
         # Where most only learn what they wait for, many are looked at; of those no more go than there is room for.
-        limit = max(room, LOOK_WIDE) if self._look_wide and not is_due else room
+        limit = max(room, LOOK_WIDE) if self._look_wide else room
         lanes = _LANES_BY_ROUND.get(self._rounds % LAST_LANE_EVERY, claims.LANES)
         lines = await claims.open_lines(connection, self.sender_id, row.sender.workspace_id, now, limit)
         called = await self._called_by_tier(connection, row, room, now)

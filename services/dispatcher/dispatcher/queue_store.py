@@ -292,17 +292,26 @@ async def take_over(connection: Connection, sender_id: str) -> int | None:
 _GIVE_BACK = """
 update message m set state = 'waiting'
 where m.sender_id = $1 and m.state = 'in_flight' and m.fence = $2
-  and not exists (select from unnest($3::text[], $4::text[]) as called(workspace_id, message_id)
-                  where called.workspace_id = m.workspace_id and called.message_id = m.message_id)
+  and not exists (select from unnest($3::text[], $4::text[], $5::int[]) as called(workspace_id, message_id, attempt)
+                  where called.workspace_id = m.workspace_id and called.message_id = m.message_id
+                    and called.attempt = m.attempts)
 """
 
 
-async def give_back(connection: Connection, sender_id: str, fence: int, called: Iterable[Key]) -> None:
-    """Let wait again what this driver marked in flight without calling, since it never learnt of its own commit."""
+async def give_back(connection: Connection, sender_id: str, fence: int, called: Iterable[tuple[Key, int]]) -> None:
+    """Let wait again what this driver marked in flight without calling, since it never learnt of its own commit.
+    `called`: the tries (message, number) that it started; an earlier one of the same message is none of this one."""
     # A commit whose answer was lost may still be on its way; it holds a share lock on this row until it is there.
     await connection.execute("select from sender where sender_id = $1 for update", sender_id)
-    keys = sorted(called)
-    await connection.execute(_GIVE_BACK, sender_id, fence, [key[0] for key in keys], [key[1] for key in keys])
+    tries = sorted(called)
+    await connection.execute(
+        _GIVE_BACK,
+        sender_id,
+        fence,
+        [key[0] for key, _ in tries],
+        [key[1] for key, _ in tries],
+        [attempt for _, attempt in tries],
+    )
 
 
 # What a message waits for that nobody looks at, since its line is closed, or its sender stands still at `$1`.
@@ -316,13 +325,16 @@ case when m.line = 'p' then 'paused'
      else m.waiting_for end
 """
 
+# A number that is driven and sends most of what it may keeps its messages waiting by its pace.
 _EXPIRED = f"""
 select {MESSAGE_COLUMNS}, s.hold, {WAITS_FOR} as waits_for,
+       d.seen_at > clock_timestamp() - interval '20 s' and d.sent_last_minute >= 45 * s.messages_per_second as is_paced,
        case {WAITS_FOR} when 'paused' then coalesce(m.paused_at, c.paused_at, s.paused_at) when 'hold' then s.hold_since
             when 'throttle' then coalesce(m.waiting_since, m.not_before) else m.waiting_since end as waits_since
 from message m
 left join sender s on s.sender_id = m.sender_id
 left join campaign c on c.workspace_id = m.workspace_id and c.campaign_id = m.campaign_id
+left join driving d on d.sender_id = m.sender_id
 where m.state = 'waiting' and m.expires_at <= $1 order by m.expires_at limit $2
 for update of m skip locked
 """  # noqa: S608 - a constant
@@ -332,11 +344,16 @@ async def lock_expired(connection: Connection, now: datetime, limit: int) -> lis
     """Waiting messages whose time is over, with what they waited for, each with its sender's hold."""
     return [
         (
-            replace(message_of(row), waiting_for=Waiting(row["waits_for"]), waiting_since=row["waits_since"]),
+            replace(message_of(row), waiting_for=_waited_for(row), waiting_since=row["waits_since"]),
             Reason.model_validate_json(row["hold"]) if row["hold"] else None,
         )
         for row in await connection.fetch(_EXPIRED, now, limit)
     ]
+
+
+def _waited_for(row: Row) -> Waiting:
+    waits_for = Waiting(row["waits_for"])
+    return Waiting.RATE if waits_for is Waiting.TURN and row["is_paced"] else waits_for
 
 
 _UNKNOWN_TOO_LONG = f"""
@@ -597,8 +614,10 @@ _PAUSE = """
 update message set line = 'p', paused_at = $3, told = case when $4 then told || 'paused'::text else told end
 where workspace_id = $1 and message_id = $2 and state = 'waiting'
 """
+# Its driver may have stopped calling those that wait for a place: this one is looked at anew.
 _RESUME = """
-update message set line = '', paused_at = null
+update message set line = '', paused_at = null,
+    not_before = case when waiting_for = 'tier' then least(not_before, clock_timestamp()) else not_before end
 where workspace_id = $1 and message_id = $2 and state = 'waiting' and line = 'p'
 """
 

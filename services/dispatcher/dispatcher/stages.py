@@ -185,7 +185,6 @@ class Stages:
         event = record.event
         if event.campaign_id is not None:
             kind, target = sweeps.Kind.CANCEL_CAMPAIGN, event.campaign_id
-            await queue_store.cancel_campaign(connection, event.workspace_id, target, self._clock())
         elif event.sender_id is not None:
             kind, target = sweeps.Kind.CANCEL_SENDER, event.sender_id
             row = (await store.senders(connection, [target])).get(target)
@@ -195,6 +194,9 @@ class Stages:
             return
         sweep = sweeps.Sweep(event.workspace_id, kind, target, event.by or UPSTREAM, record.at)
         await sweeps.start(connection, sweep)
+        if event.campaign_id is not None:
+            # In the order of `cancel_all`, so that a cancel over HTTP and this one don't lock each other out.
+            await queue_store.cancel_campaign(connection, event.workspace_id, target, self._clock())
 
     async def cancel(self, connection: Connection, messages: Sequence[Message], by: dict[Key, str]) -> int:
         """Take locked, waiting messages out of the queue."""

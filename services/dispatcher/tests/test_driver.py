@@ -396,6 +396,25 @@ async def test_nothing_goes_while_the_sender_is_paused_and_its_messages_are_not_
     assert len(world.calls) == 1
 
 
+async def test_the_try_of_a_hold_is_found_behind_many_that_are_rejected(world: World) -> None:
+    ids = [f"late-{number}" for number in range(60)]
+    await put(world, ids, Lane.CONVERSATION)
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        # Nobody of these ever wrote: each is rejected as soon as it is looked at.
+        await connection.execute("delete from conversation_window where phone <> $1", PHONE)
+        await connection.execute(
+            "update message set queued_at = queued_at - interval '1 hour', not_before = not_before - interval '1 hour'"
+            " where message_id like 'late-%'"
+        )
+        row = (await store.senders(connection, [SENDER.sender_id]))[SENDER.sender_id]
+        refusal = Refusal(reason(ReasonCode.META_PAYMENT_ISSUE, "no"), ANSWER, utc_now() - timedelta(minutes=9))
+        at = utc_now() - timedelta(minutes=9)
+        await holding.hold_sender(connection, row.sender.sender_id, HoldScope.SENDER, refusal, at, token_tag=None)
+    async with world.driving():
+        await until(lambda: bool(world.calls))
+        assert world.driver._rounds < 20
+
+
 async def test_who_finds_no_place_goes_when_a_refused_call_gives_one_back(world: World) -> None:
     """Two people, a limit of one: the first call is refused, so the second person is reached in its place."""
     refused = NotTaken(reason(ReasonCode.META_ERROR, "no"), Action.REJECT)

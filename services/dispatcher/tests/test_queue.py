@@ -12,7 +12,7 @@ import pytest
 from cryptography.fernet import Fernet
 from dispatcher import claims, queue_store, store, sweeps
 from dispatcher.claims import LANES, OpenLines
-from dispatcher.decide import Lane, Message, Waiting
+from dispatcher.decide import Lane, Message, Waiting, expired
 from dispatcher.limits import Throttle, throttle_take
 from dispatcher.queue_api import QueueApi
 from dispatcher.queue_store import NewMessage, NewWait
@@ -331,6 +331,31 @@ async def test_a_paused_message_stands_aside_and_keeps_its_time(queue: Queue) ->
     assert await queue.look() == ["m1"]
 
 
+async def test_who_waited_for_a_place_when_paused_is_looked_at_when_resumed(queue: Queue) -> None:
+    """Its driver stops calling those that wait for a place when there seem to be none."""
+    await queue.put("m1")
+    wait = NewWait(("acme", "m1"), Waiting.TIER, queue.now + 24 * HOUR, told=True)
+    await queue_store.set_waits(queue.connection, [wait])
+    await queue_store.pause_message(queue.connection, ("acme", "m1"), queue.now, told=True)
+    assert await claims.lock_tier_waits(queue.connection, SENDER.sender_id, 9) == []
+    await queue_store.resume_message(queue.connection, ("acme", "m1"))
+    queue.now = utc_now()
+    assert await queue.look() == ["m1"]
+
+
+async def test_only_the_try_that_was_called_is_not_given_back(queue: Queue) -> None:
+    """What is known of a message's first call tells nothing of a second mark, whose commit was lost."""
+    fence = await queue_store.take_over(queue.connection, SENDER.sender_id)
+    assert fence is not None
+    await queue.put("m1", "m2")
+    keys: list[Key] = [("acme", "m1"), ("acme", "m2")]
+    await queue_store.mark_in_flight(queue.connection, keys, fence)
+    await queue.connection.execute("update message set attempts = 2 where message_id = 'm1'")
+    await queue_store.give_back(queue.connection, SENDER.sender_id, fence, {(key, 1) for key in keys})
+    rows = await queue.connection.fetch("select message_id, state from message order by message_id")
+    assert [tuple(row) for row in rows] == [("m1", "waiting"), ("m2", "in_flight")]
+
+
 async def test_what_waits_at_a_sender_that_stands_still_says_so_unseen(queue: Queue) -> None:
     await queue.put("m1")
     why = reason(ReasonCode.META_PAYMENT_ISSUE, "The card is refused")
@@ -342,6 +367,31 @@ async def test_what_waits_at_a_sender_that_stands_still_says_so_unseen(queue: Qu
     assert (one.waiting_for, one.waiting_since) == (Waiting.HOLD, queue.now)
     await store.set_paused(queue.connection, SENDER.sender_id, queue.now)
     assert await queue.waits() == {"paused": 1}
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds_ago", "waited_for"),
+    [
+        (80 * 60, 5, Waiting.RATE),
+        (80 * 45, 5, Waiting.RATE),
+        (80 * 45 - 1, 5, Waiting.TURN),
+        (80 * 60, 60, Waiting.TURN),
+    ],
+)
+async def test_who_expires_behind_a_number_that_sends_all_it_may_waited_for_its_pace(
+    queue: Queue, sent: int, seconds_ago: int, waited_for: Waiting
+) -> None:
+    await queue.put("m1")
+    await queue.connection.execute(
+        "insert into driving values ($1, 'a', clock_timestamp() - make_interval(secs => $2), $3)",
+        SENDER.sender_id,
+        seconds_ago,
+        sent,
+    )
+    ((one, _),) = await queue_store.lock_expired(queue.connection, queue.now + 48 * HOUR, 9)
+    assert one.waiting_for is waited_for
+    code = ReasonCode.RATE_LIMIT_EXCEEDED if waited_for is Waiting.RATE else ReasonCode.EXPIRED_BEFORE_SENDING
+    assert expired(one).code is code
 
 
 async def test_who_waits_for_a_place_is_called_by_lane_then_by_arrival(queue: Queue) -> None:

@@ -154,7 +154,7 @@ class Desk:
 
     async def wrote(self, *events: MessageReceived) -> None:
         rows = [
-            InboundRow(e.event_id, e.workspace_id, e.sender_id, e.phone, e.wamid, e.occurred_at, e.kind, e.text)
+            InboundRow(e.event_id, e.workspace_id or "", e.sender_id, e.phone, e.wamid, e.occurred_at, e.kind, e.text)
             for e in events
         ]
         async with self.pool.acquire() as connection:

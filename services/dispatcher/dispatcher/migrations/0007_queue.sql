@@ -38,9 +38,10 @@ begin
     end loop;
 end $$;
 
--- A pause doesn't move messages any more: those that it moved are due again, and stay where they are while it lasts.
+-- A pause, a hold and a throttle don't move messages any more: those that they moved are due again, and stay where they
+-- are while it lasts; a slot that was given out days ahead would stay, whatever becomes of the throttle.
 update message set not_before = clock_timestamp(), waiting_for = 'turn'
-where state = 'waiting' and waiting_for in ('paused', 'hold');
+where state = 'waiting' and waiting_for in ('paused', 'hold', 'throttle');
 
 -- `lined`: messages that come in stand in the campaign's own line. `next_slot_at` paces the minute.
 alter table campaign add column lined boolean not null default false;
