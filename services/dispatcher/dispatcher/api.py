@@ -237,7 +237,7 @@ class Api:
         start = position_of(cursor) if cursor else ""
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             senders = await store.senders_of(connection, "workspace_id", caller.workspace)
-            accounts = sorted({row.sender.waba_id for row in senders})
+            accounts = sorted({row.sender.waba_id for row in senders if row.sender.templates_synced_at is not None})
             rows = await store.templates_page(connection, accounts, start, limit + 1, status=status, category=category)
         more = cursor_of(_template_position(rows[limit - 1])) if len(rows) > limit else None
         return TemplatesAnswer(items=[_template_answer(row) for row in rows[:limit]], next_cursor=more)

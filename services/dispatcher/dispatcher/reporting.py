@@ -105,7 +105,10 @@ async def _apply_number(
     changed: dict[str, SenderRow] = {}
     if change.portfolio is not None:
         portfolios = sorted({row.sender.portfolio_id for row in of_account})
-        rows = [row for one in portfolios for row in await store.senders_of(connection, "portfolio_id", one)]
+        # Whose portfolio an account is in is told by a PUT: it speaks for the numbers of those whose account it is.
+        owners = {row.sender.workspace_id for row in of_account if row.sender.templates_synced_at is not None}
+        sharing = [row for one in portfolios for row in await store.senders_of(connection, "portfolio_id", one)]
+        rows = [row for row in sharing if row.sender.workspace_id in owners]
         changed |= await _numbers(connection, event, change.portfolio, rows, now)
     if change.number is not None:
         changed |= await _numbers(connection, event, change.number, named, now)

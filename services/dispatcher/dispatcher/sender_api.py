@@ -111,7 +111,8 @@ class SenderApi:
 
     async def _health(self, connection: Connection, row: SenderRow, now: datetime) -> Health:
         sender, policy = row.sender, self._settings.quality_policy
-        tier = await tier_store.read_tier(connection, sender.portfolio_id, sender.messaging_limit, now)
+        limit = sender.messaging_limit if _is_proven(row) else None
+        tier = await tier_store.read_tier(connection, sender.portfolio_id, limit, now)
         driving = await sync_store.driving(connection, sender.sender_id)
         is_news = driving is not None and now - driving["seen_at"] <= DRIVING_IS_NEWS
         sync = await _sync_state(connection, row)
@@ -130,7 +131,7 @@ class SenderApi:
             paused_at=sender.paused_at,
             hold=_hold(row),
             sync=sync,
-            reports=await sync_store.reports(connection, sender.sender_id),
+            reports=await sync_store.reports(connection, sender.sender_id) if _is_proven(row) else [],
         )
 
     async def sync(self, caller: Viewer, id: SenderPath) -> SyncState:
@@ -145,11 +146,16 @@ async def _sender_of(connection: Connection, workspace: str, sender_id: str) -> 
     return row
 
 
+def _is_proven(row: SenderRow) -> bool:
+    """Whether Meta has told this workspace's token of the account that its PUT named."""
+    return row.sender.templates_synced_at is not None
+
+
 async def _sync_state(connection: Connection, row: SenderRow) -> SyncState:
     failed = await sync_store.failure(connection, row.sender.sender_id)
     return SyncState(
         synced_at=row.sender.templates_synced_at,
-        last=await sync_store.synced(connection, row.sender.waba_id),
+        last=await sync_store.synced(connection, row.sender.waba_id) if _is_proven(row) else None,
         failed=FailedSync(since=failed.since, at=failed.at, error=failed.error) if failed else None,
     )
 

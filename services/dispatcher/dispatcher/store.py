@@ -316,8 +316,11 @@ async def lock_account(connection: Connection, waba_id: str) -> None:
     await connection.execute("select from sender where waba_id = $1 order by sender_id for update", waba_id)
 
 
-async def mark_synced(connection: Connection, waba_id: str, at: datetime) -> list[SenderRow]:
-    return await _change(connection, "templates_synced_at = $2", "waba_id = $1", waba_id, at)
+async def mark_synced(connection: Connection, workspace_id: str, waba_id: str, at: datetime) -> list[SenderRow]:
+    """Anybody may name another's account in a PUT: that it is a workspace's own is proven by a sync with its token, and
+    only for that workspace."""
+    condition = "waba_id = $1 and workspace_id = $3"
+    return await _change(connection, "templates_synced_at = $2", condition, waba_id, at, workspace_id)
 
 
 async def want_account_sync(connection: Connection, waba_id: str, now: datetime) -> None:

@@ -61,7 +61,7 @@ async def _save(
     announcements: list[announce.Announcement] = []
     # Of two syncs of one account at once, the one that began later knows better.
     if not any(one.sender.templates_synced_at and one.sender.templates_synced_at > now for one in standing):
-        changed += await store.mark_synced(connection, sender.waba_id, now)
+        changed += await store.mark_synced(connection, sender.workspace_id, sender.waba_id, now)
         found, announcements = await _save_templates(connection, sender.waba_id, listing, now)
         changes += found
         await sync_store.save_synced(

@@ -38,7 +38,7 @@ async def world(fresh_database: str) -> AsyncIterator[World]:
     async with pool.acquire() as connection:
         await store.put_sender(connection, new, utc_now())
         await save_template(connection)
-        await store.mark_synced(connection, "300", utc_now() - HOUR)
+        await store.mark_synced(connection, "acme", "300", utc_now() - HOUR)
         await connection.execute("update sender set messaging_limit = 2")
     yield World(fresh_database, pool)
     await pool.close()

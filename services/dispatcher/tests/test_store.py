@@ -381,7 +381,7 @@ async def test_a_number_stays_with_its_workspace(desk: Desk) -> None:
 
 
 async def test_a_number_that_moves_to_another_account_waits_for_its_templates(desk: Desk) -> None:
-    await store.mark_synced(desk.connection, "300", utc_now())
+    await store.mark_synced(desk.connection, "acme", "300", utc_now())
     same = await store.put_sender(desk.connection, ACME, utc_now())
     assert same[-1].sender.templates_synced_at is not None
     moved = await store.put_sender(desk.connection, replace(ACME, waba_id="301"), utc_now())

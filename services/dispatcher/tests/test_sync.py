@@ -248,6 +248,28 @@ async def test_a_list_from_before_an_event_does_not_undo_it(desk: Desk) -> None:
     assert (await desk.known(), (await desk.row()).sender.messaging_limit) == ({SALE: "APPROVED"}, 250)
 
 
+async def test_who_names_anothers_account_learns_and_changes_nothing(desk: Desk) -> None:
+    """A PUT is believed; that the account is one's own is proven by a sync with one's own token."""
+    stranger, own = "100000000000999", "999"
+    async with desk.pool.acquire() as connection:
+        token = VAULT.seal("other", stranger, "token")
+        new = NewSender(stranger, "other", "300", "200", None, True, token)
+        await store.put_sender(connection, new, utc_now() - timedelta(hours=1))
+    await desk.sync()
+    assert (await desk.row(stranger)).sender.templates_synced_at is None
+    async with desk.pool.acquire() as connection:
+        await store.put_sender(connection, replace(new, waba_id=own), utc_now())
+        await store.mark_synced(connection, "other", own, utc_now())
+        await connection.execute("update sender set messaging_limit = 250")
+        event = SenderReported(
+            event_id=event_id_of(own, "limit"), occurred_at=utc_now(), waba_id=own, display_phone_number=None,
+            field="business_capability_update", raw={"max_daily_conversations_per_business": 50},
+        )  # fmt: skip
+        await reporting.sender_reports(connection, [event], utc_now())
+    limits = [(await desk.row(one)).sender.messaging_limit for one in (SENDER.sender_id, stranger)]
+    assert limits == [250, 50]
+
+
 async def test_the_sync_that_began_later_stands(desk: Desk) -> None:
     now = await desk.sync()
     desk.listing = Listing([entry(status="PAUSED")])
