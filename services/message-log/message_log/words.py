@@ -188,7 +188,11 @@ def event_detail(event: Mapping[str, Any]) -> str:
         return f"{price.get('credits')} for category {price.get('category')}"
     if event.get("kind") == "held":
         until = event.get("until")
-        end = f"{absolute(datetime.fromisoformat(str(until)))} at the latest" if until else "somebody repairs it"
+        end = (
+            f"{absolute(datetime.fromisoformat(str(until)))} at the latest"
+            if until
+            else open_end(str(event.get("cause")))
+        )
         return f"{title_of(str(event.get('cause')))}: it waits, until {end}"
     wamid = event.get("provider_message_id") if event.get("kind") == "accepted" else None
     return str(event.get("note") or wamid or "")
@@ -201,6 +205,15 @@ def reason_info(code: str) -> ReasonInfo | None:
 def title_of(code: str) -> str:
     info = reason_info(code)
     return info.title if info else code
+
+
+def open_end(cause: str) -> str:
+    """What ends a wait of which nobody can say when it ends: "until …"."""
+    if cause == ReasonCode.EXPIRED_BEFORE_SENDING:
+        return "somebody resumes it"
+    info = reason_info(cause)
+    passes = cause == ReasonCode.TEMPORARY_FAILURE or (info is not None and info.recoverable == "after_wait")
+    return "it passes; Sendwhy tries now and then" if passes else "the cause is repaired; Sendwhy tries now and then"
 
 
 def filter_value(name: str, value: Any) -> str:

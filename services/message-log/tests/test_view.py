@@ -2,6 +2,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from message_log import words
 from message_log.view import mask, masked, timeline_order
 from message_log_builders import after
 
@@ -55,3 +56,17 @@ def test_metas_whole_seconds_stand_after_our_own_times_of_that_second_in_the_ord
     ]
     kinds = [each["kind"] for each in sorted(told, key=timeline_order)]
     assert kinds == ["requested", "accepted", "sent", "delivered", "read"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "ends"),
+    [
+        ("EXPIRED_BEFORE_SENDING", "somebody resumes it"),
+        ("TEMPORARY_FAILURE", "it passes; Sendwhy tries now and then"),
+        ("RATE_LIMIT_EXCEEDED", "it passes; Sendwhy tries now and then"),
+        ("META_PAYMENT_ISSUE", "the cause is repaired; Sendwhy tries now and then"),
+        ("A_CAUSE_OF_TOMORROW", "the cause is repaired; Sendwhy tries now and then"),
+    ],
+)
+def test_a_wait_without_an_end_says_what_ends_it(cause: str, ends: str) -> None:
+    assert words.open_end(cause) == ends
