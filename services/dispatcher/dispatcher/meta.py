@@ -51,11 +51,14 @@ class NotStarted(Exception):
 
 
 class _Request(aiohttp.ClientRequest):
-    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
+        """Head and body at once, in a task of its own: in `send`, which starts it, the look would come too early for
+        who is frozen in between."""
         may_start = _may_start.get()
         if may_start is not None and not may_start():
-            raise NotStarted
-        return await super().send(conn)
+            conn.protocol.set_exception(NotStarted())
+            return
+        await super().write_bytes(writer, conn, content_length)
 
 
 _AUTHORIZATION = istr("Authorization")

@@ -314,6 +314,30 @@ async def test_what_may_not_start_any_more_writes_no_byte() -> None:
     assert came == [b""]
 
 
+async def test_nothing_comes_between_the_last_look_at_the_right_to_call_and_the_bytes() -> None:
+    """A process may be frozen between any two turns of its loop: the turn after the look finds all sent."""
+    came: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def next_turn() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.setblocking(False)
+                try:
+                    came.append(connection.recv(65_536))
+                except BlockingIOError:
+                    came.append(b"")
+
+        def may_start() -> bool:
+            asyncio.get_running_loop().call_soon(next_turn)
+            return True
+
+        await call(f"http://127.0.0.1:{listener.getsockname()[1]}", may_start)
+    (request,) = came
+    assert request.startswith(b"POST ")
+    assert request.endswith(BODY)
+
+
 async def test_the_last_look_at_the_right_to_call_is_taken_after_the_wait_for_a_connection() -> None:
     """One connection for two calls: the second one's time runs out while it waits for the first."""
     came: list[int] = []
