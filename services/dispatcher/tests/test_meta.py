@@ -4,26 +4,21 @@ import asyncio
 import gzip
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp.client import IDEMPOTENT_METHODS
-from cryptography.fernet import Fernet
 from dispatcher.answers import MaybeTaken, NotTaken, Outcome, Taken
 from dispatcher.meta import Meta, messaging_limit, retry_after_seconds
-from dispatcher.settings import Settings
 from dispatcher.tokens import Access
-from pydantic import SecretStr
+from dispatcher_desk import Behave, meta_at, server
 
 BODY = b'{"to":"x"}'
 OK = b'{"messages":[{"id":"wamid.A"}]}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
-Behave = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def read_request(reader: asyncio.StreamReader) -> None:
@@ -54,45 +49,6 @@ async def drips(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     for byte in HEAD:
         writer.write(bytes([byte]))
         await asyncio.sleep(0.2)
-
-
-@asynccontextmanager
-async def server(behave: Behave) -> AsyncIterator[str]:
-    running: set[asyncio.Task[None]] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        running.add(task)
-        try:
-            await behave(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-    listening = await asyncio.start_server(handle, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    finally:
-        listening.close()
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-
-def meta_at(url: str, **settings: Any) -> Meta:
-    timeouts = {"meta_connect_timeout_seconds": 0.5, "meta_read_timeout_seconds": 0.5}
-    return Meta(
-        Settings(
-            kafka_bootstrap_servers="unused:1",
-            database_url=SecretStr("postgresql://unused"),
-            meta_graph_url=url,
-            privacy_key=SecretStr("a key of tests only"),
-            token_encryption_key=SecretStr(Fernet.generate_key().decode()),
-            **(timeouts | settings),
-        )
-    )
 
 
 async def send(meta: Meta, may_start: Callable[[], bool]) -> Outcome | None:

@@ -22,6 +22,7 @@ from dispatcher.stages import CANCEL_STEPS_AT_ONCE
 from dispatcher.store import Key
 from dispatcher.sweeps import Kind, Sweep, Sweeps
 from dispatcher_cases import SENDER, funded
+from dispatcher_desk import ACME, MIGRATIONS, Desk, record
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy import problems
@@ -29,7 +30,6 @@ from sendwhy.events import SendCancelled, SendHeld, reason
 from sendwhy.postgres import connect_pool, migrate, unpublished
 from sendwhy.reasons import ReasonCode
 from sendwhy.topics import Topic, outgoing
-from test_store import ACME, MIGRATIONS, Desk, record
 
 pytestmark = pytest.mark.postgres
 CAMPAIGN = ("acme", "black-friday")

@@ -3,78 +3,27 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
-import dispatcher
 import pytest
 from dispatcher import claims, people_store, queue_store, store, sweeps
 from dispatcher.campaign_api import CampaignAnswer, read_campaign
 from dispatcher.decide import Waiting
 from dispatcher.queue_store import NewWait, Result
 from dispatcher.results import utc_now
-from dispatcher.stages import Stages
 from dispatcher.store import NewSender
 from dispatcher.sweeps import Kind, Sweep
 from dispatcher_cases import NOW, PHONE, SENDER, contact, funded
-from pydantic import SecretStr
+from dispatcher_desk import ACME, MIGRATIONS, Desk, record
 from sendwhy.events import MarketingState, SendCancelled, Status, StatusUpdated, event_id_of, reason
-from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.postgres import connect_pool, migrate
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
 from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
-MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
-ACME = NewSender(SENDER.sender_id, "acme", "300", "200", None, True, b"sealed")
-
-
-class Desk:
-    """The dispatcher's handlers on a database, without Kafka: what they would publish stands in the outbox."""
-
-    metrics = Metrics(Service.DISPATCHER)
-    settings = type("Settings", (), {"receipt_ttl_seconds": 60, "privacy_key": SecretStr("a key of tests only")})()
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self.connection = connection
-        self.stages = Stages(self, self.settings, self, utc_now)  # type: ignore[arg-type]
-
-    def publish_soon(self) -> None: ...
-
-    def wake(self, sender_id: str) -> None: ...
-
-    async def queue(self, *message_ids: str) -> None:
-        events = [funded(message_id=message_id) for message_id in message_ids]
-        await self.stages.on_funded(self.connection, [record(Topic.SEND_FUNDED, event) for event in events])
-
-    async def claim(self, fence: int) -> list[str]:
-        """As a driver does it: what is due is marked in flight."""
-        row = await store.hold_fence(self.connection, SENDER.sender_id, fence)
-        assert row is not None
-        due = await claims.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100)
-        await queue_store.mark_in_flight(self.connection, [one.message.key for one in due], fence)
-        return [one.message.funded.message_id for one in due]
-
-    async def due(self) -> dict[str, str | None]:
-        """What a driver would look at now, and by whom it was cancelled."""
-        found = await claims.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100)
-        return {one.message.funded.message_id: one.message.cancelled_by for one in found}
-
-    async def states(self) -> dict[str, str]:
-        rows = await self.connection.fetch("select message_id, state from message")
-        return {row["message_id"]: row["state"] for row in rows}
-
-    async def outbox(self) -> list[str]:
-        rows = await unpublished(self.connection, older_than_seconds=-1, limit=1000)
-        return sorted(f"{record.topic} {(record.key or b'').decode()}" for record in rows.values())
-
-
-def record(topic: Topic, event: Any, *, received_at: str | None = None) -> Record[Any]:
-    headers = () if received_at is None else (("received_at", received_at.encode()),)
-    return Record(event, topic, 0, 0, datetime.now(UTC), None, None, headers)
 
 
 @pytest.fixture

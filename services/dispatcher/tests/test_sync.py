@@ -25,13 +25,13 @@ from dispatcher.store import NewSender, SenderRow
 from dispatcher.sync import sync_sender
 from dispatcher.tokens import Access, TokenVault
 from dispatcher_cases import SENDER, contact, funded, template_content
+from dispatcher_desk import meta_at, server
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy import problems
 from sendwhy.events import MarketingState, MetaError, Purpose, Resolved, SenderReported, TemplateReported, event_id_of
 from sendwhy.postgres import connect_pool, migrate, unpublished
 from sendwhy.topics import Topic
-from test_meta import meta_at, server
 
 pytestmark = pytest.mark.postgres
 MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"

@@ -8,8 +8,8 @@ import pytest
 from dispatcher import erasures, tier_store
 from dispatcher.decide import Lane
 from dispatcher.tier_store import DAY
+from dispatcher_desk import MIGRATIONS
 from sendwhy.postgres import Connection, connect_pool, migrate
-from test_store import MIGRATIONS
 
 pytestmark = pytest.mark.postgres
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)

@@ -8,10 +8,10 @@ import pytest
 from dispatcher import claims, queue_store
 from dispatcher.results import utc_now
 from dispatcher_cases import funded
+from dispatcher_desk import MIGRATIONS
 from sendwhy.events import reason
 from sendwhy.postgres import connect_pool, migrate
 from sendwhy.reasons import ReasonCode
-from test_store import MIGRATIONS
 
 pytestmark = pytest.mark.postgres
 FORMER = [
