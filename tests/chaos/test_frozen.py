@@ -14,6 +14,12 @@ from rig import Account, Dispatcher, Rig, judge, until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MESSAGES = 800
 FREEZES = 1
+# What is told where nobody takes over: who holds what at the database.
+STANDING = """
+select application_name, state, wait_event_type, wait_event, now() - state_change as since, pg_blocking_pids(pid) as by,
+       left(query, 100) as query
+from pg_stat_activity where application_name like 'sendwhy-dispatcher%'
+"""
 
 
 async def drivers(rig: Rig, accounts: list[Account], replicas: list[Dispatcher]) -> dict[str, tuple[Dispatcher, int]]:
@@ -85,7 +91,14 @@ async def freeze_one(rig: Rig, accounts: list[Account], replicas: list[Dispatche
         async def is_replaced() -> bool:
             return all([await rig.fence(account) > before[account.sender_id] for account in mine])
 
-        await until(is_replaced, f"{frozen} is replaced", 40)
+        try:
+            await until(is_replaced, f"{frozen} is replaced", 90)
+        except AssertionError:
+            for row in await rig.sql(STANDING):
+                print(dict(row))
+            for one in replicas:
+                print(one.name, *one.said()[-5:], sep="\n")
+            raise
         sent = len(await rig.calls(*mine))
 
         async def goes_on() -> bool:
