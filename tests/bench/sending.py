@@ -1,8 +1,8 @@
 """What the dispatcher makes of one number, or of many: messages/s, its worst sliding second, CPU by process.
 
-    .venv/bin/python tests/bench/dispatcher.py --latency 0 50 300 --messages 20000
-    .venv/bin/python tests/bench/dispatcher.py --latency 50 --senders 20 --per-second 80
-    .venv/bin/python tests/bench/dispatcher.py --latency 50 --profile
+    .venv/bin/python tests/bench/sending.py --latency 0 50 300 --messages 20000
+    .venv/bin/python tests/bench/sending.py --latency 50 --senders 20 --per-second 80
+    .venv/bin/python tests/bench/sending.py --latency 50 --profile
 
 The simulated Meta is a process of its own and answers after `--latency` ms. All messages of a round stand on
 send.funded, and in the queue, before the first may go (`send_at`): so what queueing costs and what sending costs are
