@@ -294,10 +294,16 @@ class Runtime:
 
     async def positions_ahead_of_database(self) -> Gaps:
         """Partitions whose committed offset lies beyond what this database has reached."""
-        async with self.pool.acquire(timeout=30) as connection:
-            reached = await load_reached(connection, self.group)
+        reached = await self._reached()
         found = await asyncio.gather(*(self._ahead_in(stage.topic, reached) for stage in self.stages))
-        return {place: known for each in found for place, known in each.items()}
+        ahead = {place: known for each in found for place, known in each.items()}
+        # Other replicas go on meanwhile; what they committed stood in the database before, so it stands there now.
+        now = await self._reached() if ahead else {}
+        return {place: gap for place, gap in ahead.items() if now.get(place, 0) < gap.committed}
+
+    async def _reached(self) -> dict[tuple[str, int], int]:
+        async with self.pool.acquire(timeout=30) as connection:
+            return await load_reached(connection, self.group)
 
     async def _ahead_in(self, topic: Topic, reached: Mapping[tuple[str, int], int]) -> Gaps:
         async with self._consumer_of(topic) as consumer:
