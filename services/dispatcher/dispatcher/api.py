@@ -96,6 +96,14 @@ class SyncAnswer(Wire):
     templates: int
 
 
+async def sender_of(connection: Connection, workspace: str, sender_id: str) -> SenderRow:
+    """A number of the workspace; another's is not found."""
+    row = (await store.senders(connection, [sender_id])).get(sender_id)
+    if row is None or row.sender.workspace_id != workspace:
+        raise not_found("The sender")
+    return row
+
+
 class Api:
     def __init__(
         self,
@@ -168,12 +176,6 @@ class Api:
         except MetaUnreachable:
             raise Problem(503, "Meta could not be reached to prove the token; try again.") from None
 
-    async def _sender_of(self, connection: Connection, caller: Caller, sender_id: str) -> SenderRow:
-        row = (await store.senders(connection, [sender_id])).get(sender_id)
-        if row is None or row.sender.workspace_id != caller.workspace:
-            raise not_found("The sender")
-        return row
-
     async def list_senders(self, caller: Viewer) -> list[SenderAnswer]:
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             rows = await store.senders_of(connection, "workspace_id", caller.workspace)
@@ -181,11 +183,11 @@ class Api:
 
     async def get_sender(self, caller: Viewer, id: SenderPath) -> SenderAnswer:
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            return _sender_answer(await self._sender_of(connection, caller, id))
+            return _sender_answer(await sender_of(connection, caller.workspace, id))
 
     async def sync(self, caller: Operator, id: SenderPath) -> SyncAnswer:
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            row = await self._sender_of(connection, caller, id)
+            row = await sender_of(connection, caller.workspace, id)
         now = self._clock()
         try:
             count = await sync_sender(self._runtime.pool, self._meta, self._vault, row, now)
@@ -201,7 +203,7 @@ class Api:
 
     async def pause(self, request: Request, caller: Operator, id: SenderPath, key: IdempotencyKey = None) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
-            await self._sender_of(connection, caller, id)
+            await sender_of(connection, caller.workspace, id)
             now = self._clock()
             rows = await store.set_paused(connection, id, now)
             held = [announce.sender_paused(row, now) for row in rows]
@@ -214,7 +216,7 @@ class Api:
         async def act(connection: Connection) -> tuple[int, bytes]:
             now = self._clock()
             lifted = await holding.lift(
-                connection, await self._sender_of(connection, caller, id), tuple(HoldScope), now
+                connection, await sender_of(connection, caller.workspace, id), tuple(HoldScope), now
             )
             rows = await store.set_paused(connection, id, None)
             latest = {row.sender.sender_id: row for row in [*lifted, *rows]}

@@ -2,27 +2,23 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from pydantic import JsonValue
 from sendwhy.events import Moment, SenderId, Wire
 from sendwhy.http import Viewer
 from sendwhy.postgres import Connection
-from sendwhy.problems import not_found
 from sendwhy.service import Runtime
 
-from dispatcher import store, sync_store, tier_store
+from dispatcher import sync_store, tier_store
+from dispatcher.api import ACQUIRE_SECONDS, SenderPath, sender_of
 from dispatcher.decide import Tier
 from dispatcher.settings import Settings
 from dispatcher.store import SenderRow
 from dispatcher.sync_store import Failure, Report, Synced
 
-ACQUIRE_SECONDS = 10
 # Drivers tell every 5 s how they do; what is older tells of nobody.
 DRIVING_IS_NEWS = timedelta(seconds=20)
-
-SenderPath = Annotated[str, Path(alias="id", pattern=r"^[0-9]{5,20}$")]
 
 
 class Stop(Wire):
@@ -106,7 +102,7 @@ class SenderApi:
 
     async def health(self, caller: Viewer, id: SenderPath) -> Health:
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            row = await _sender_of(connection, caller.workspace, id)
+            row = await sender_of(connection, caller.workspace, id)
             return await self._health(connection, row, self._clock())
 
     async def _health(self, connection: Connection, row: SenderRow, now: datetime) -> Health:
@@ -136,14 +132,7 @@ class SenderApi:
 
     async def sync(self, caller: Viewer, id: SenderPath) -> SyncState:
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            return await _sync_state(connection, await _sender_of(connection, caller.workspace, id))
-
-
-async def _sender_of(connection: Connection, workspace: str, sender_id: str) -> SenderRow:
-    row = (await store.senders(connection, [sender_id])).get(sender_id)
-    if row is None or row.sender.workspace_id != workspace:
-        raise not_found("The sender")
-    return row
+            return await _sync_state(connection, await sender_of(connection, caller.workspace, id))
 
 
 def _is_proven(row: SenderRow) -> bool:

@@ -1,8 +1,6 @@
 """The pages of contacts, credits, templates and senders in this process, on a real database and without Kafka; consent,
 billing and dispatcher are one small server on a real socket."""
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +11,6 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import message_log
-import uvicorn
 from cryptography.fernet import Fernet
 from fastapi import APIRouter, FastAPI, Request
 from message_log import contact_api, contact_pages, credit_pages, login_pages, sender_pages, store
@@ -25,6 +22,7 @@ from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 from message_log.store import KnownState, SenderRow
 from message_log_builders import PRIVACY_KEY, TOKENS, WORKSPACE, after
+from pages_desk import serving
 from pydantic import HttpUrl, SecretStr
 from sendwhy import problems
 from sendwhy.acting import Acting
@@ -162,20 +160,6 @@ def template(name: str = "autumn_sale", category: str = "MARKETING", waba: str =
         said_by="meta",
         said_at=after(0),
     )
-
-
-@asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
-    """The app on a real socket; yields its address."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-        running = asyncio.create_task(server.serve([listening]))
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await running
 
 
 @asynccontextmanager

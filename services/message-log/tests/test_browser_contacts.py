@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from message_log_builders import OPERATOR, VIEWER, WORKSPACE
-from people_desk import ANSWERS, CONTACT, SENDER, SENDER_TOLD, Desk, contact, open_desk, serving, template
+from pages_desk import serving
+from people_desk import ANSWERS, CONTACT, SENDER, SENDER_TOLD, Desk, contact, open_desk, template
 from playwright.async_api import Browser, Page, async_playwright
 
 CHROMIUM = shutil.which("chromium")
