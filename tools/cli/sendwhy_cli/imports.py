@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
 
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from sendwhy_cli.client import Client
 from sendwhy_cli.errors import CommandError, Exit
-from sendwhy_cli.stack import RunningStack
+from sendwhy_cli.files import written
+from sendwhy_cli.terminal import unknown_shape
 
+CONSENT = "consent"
 PIECE_BYTES = 256 * 1024
 POLL_SECONDS = 0.3
 PLAIN_PROGRESS_SECONDS = 10.0
@@ -32,7 +34,6 @@ Tell = Callable[[str, int, int, int], None]
 class Wanted:
     """`columns`: a field's column by field, as in phone=Mobile."""
 
-    workspace: str
     columns: dict[str, str]
     is_dry: bool
 
@@ -48,31 +49,27 @@ def columns_of(pairs: Sequence[str]) -> dict[str, str]:
     return columns
 
 
-class Importer:
-    def __init__(self, stack: RunningStack) -> None:
-        headers = {"authorization": f"Bearer {stack.admin_token}"}
-        self._address = stack.services["consent"]
-        self._http = httpx.Client(base_url=self._address, headers=headers, timeout=60, trust_env=False)
-
-    def close(self) -> None:
-        self._http.close()
-
-    def take(self, file: IO[bytes], size: int | None, wanted: Wanted, tell: Tell) -> dict[str, Any]:
-        """Upload the file, then wait until it is imported; the import's last state. `tell` hears of (what, done, total,
-        rows). Raises CommandError."""
-        path = f"/v1/workspaces/{quote(wanted.workspace, safe='')}/contacts/import"
-        parameters = {f"map.{field}": column for field, column in wanted.columns.items()}
-        headers = {"content-type": "text/csv", "prefer": "respond-async"}
-        if wanted.is_dry:
-            parameters["dry_run"] = "true"
-        if size is not None:
-            headers["content-length"] = str(size)
-        body = _pieces(file, size, tell)
-        answer = self._request("POST", path, content=body, params=parameters, headers=headers, timeout=PREVIEW_SECONDS)
-        view: dict[str, Any] = answer.json()
-        if wanted.is_dry:
-            return view
-        while view["state"] == "running":
+def take(client: Client, file: IO[bytes], size: int | None, wanted: Wanted, tell: Tell) -> dict[str, Any]:
+    """Upload the file, then wait until it is imported; the import's last state. `tell` hears of (what, done, total,
+    rows). Raises CommandError."""
+    parameters = {f"map.{field}": column for field, column in wanted.columns.items()}
+    headers = {"content-type": "text/csv", "prefer": "respond-async"}
+    if wanted.is_dry:
+        parameters["dry_run"] = "true"
+    if size is not None:
+        headers["content-length"] = str(size)
+    try:
+        view = client.ask(
+            "POST",
+            CONSENT,
+            "contacts",
+            "import",
+            content=_pieces(file, size, tell),
+            params=parameters,
+            headers=headers,
+            timeout=httpx.Timeout(PREVIEW_SECONDS, connect=5),
+        )
+        while view["state"] == "running" and not wanted.is_dry:
             tell(
                 "waits for an older import" if view["waiting"] else "imports",
                 view["bytes_read"],
@@ -80,50 +77,21 @@ class Importer:
                 view["read"],
             )
             time.sleep(POLL_SECONDS)
-            view = self._request("GET", answer.headers["location"]).json()
-        return view
-
-    def save_refused(self, view: dict[str, Any], path: Path) -> None:
-        """The file of refused rows. Raises CommandError."""
-        try:
-            with path.open("wb") as out, self._http.stream("GET", view["result_file"]) as answer:
-                _check(answer)
-                for piece in answer.iter_bytes():
-                    out.write(piece)
-        except OSError as error:
-            raise CommandError(Exit.USAGE, f"--refused {path}: {error.strerror}") from error
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-
-    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
-        try:
-            answer = self._http.request(method, path, **more)
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        _check(answer)
-        return answer
-
-    def _unreachable(self, error: Exception) -> CommandError:
-        return CommandError(
-            Exit.UNREACHABLE,
-            f"consent at {self._address} doesn't answer ({type(error).__name__}); the same file may be sent again:"
-            " rows that are in change nothing",
-        )
+            view = client.get(CONSENT, "contacts", "imports", view["import_id"])
+    except CommandError as error:
+        if error.code is not Exit.UNREACHABLE:
+            raise
+        sentence = f"{error}; the same file may be sent again: rows that are in change nothing"
+        raise CommandError(error.code, sentence, error.problem) from error
+    except (KeyError, TypeError) as error:
+        raise unknown_shape(error) from error
+    return dict(view)
 
 
-def _check(answer: httpx.Response) -> None:
-    if answer.is_success:
-        return
-    answer.read()
-    try:
-        problem = answer.json()
-        errors = "".join(f"\n  {one['field']}: {one['detail']}" for one in problem.get("errors", ()))
-        detail = f"{problem['detail']}{errors}"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        detail = f"consent answered {answer.status_code}"
-    codes = {401: Exit.NOT_ALLOWED, 403: Exit.NOT_ALLOWED, 404: Exit.NOT_FOUND}
-    usual = Exit.UNREACHABLE if answer.is_server_error else Exit.USAGE
-    raise CommandError(codes.get(answer.status_code, usual), detail)
+def save_refused(client: Client, view: dict[str, Any], path: Path) -> None:
+    """The file of refused rows. Raises CommandError."""
+    with written(path, "--refused ") as out:
+        client.download(out.write, CONSENT, "contacts", "imports", view["import_id"], "refused.csv")
 
 
 def _pieces(file: IO[bytes], size: int | None, tell: Tell) -> Iterator[bytes]:
