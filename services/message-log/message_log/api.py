@@ -119,13 +119,15 @@ def _stream_route(router: APIRouter, runtime: Runtime, settings: MessageLogSetti
     async def stream(
         request: Request,
         caller: http.Viewer,
+        filters: FilterQuery,
         _slot: Annotated[None, Depends(streams.slot)],
         last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)] = None,
     ) -> AsyncIterator[ServerSentEvent]:
-        """Messages as they change, from now on or from `Last-Event-ID` on; `data` is a message as in the list."""
+        """Messages that fit the filters as they change, from now on or from `Last-Event-ID` on; `data` is a message as
+        in the list."""
         viewer = viewer_for(request, caller, settings)
         position = live.read_position(last_event_id)
-        async for row in streams.changes(runtime, request.app, caller.workspace, position):
+        async for row in streams.changes(runtime, request.app, caller.workspace, position, filters):
             yield ServerSentEvent(data=viewer.message(row), id=live.position_of(row))
 
 

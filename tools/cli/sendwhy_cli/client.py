@@ -12,7 +12,8 @@ import httpx
 
 from sendwhy_cli.errors import CommandError, Exit
 from sendwhy_cli.options import Place
-from sendwhy_cli.stack import MESSAGE_LOG, RunningStack, find, setting_of
+from sendwhy_cli.services import MESSAGE_LOG
+from sendwhy_cli.stack import RunningStack, find, setting_of
 
 TIMEOUT = httpx.Timeout(30, connect=5)
 PAGE_MAX = 500
@@ -144,7 +145,7 @@ def _problem_of(answer: httpx.Response) -> dict[str, Any] | None:
 def _told(problem: Mapping[str, Any]) -> str:
     errors = problem.get("errors")
     named = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
-    return problem["detail"] + "".join(f"\n  {one.get('field')}: {one.get('detail')}" for one in named)
+    return str(problem["detail"]) + "".join(f"\n  {one.get('field')}: {one.get('detail')}" for one in named)
 
 
 def body_of(service: str, answer: httpx.Response) -> Any:

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from sendwhy_cli.client import Client
 from sendwhy_cli.errors import CommandError, Exit
 from sendwhy_cli.files import written
+from sendwhy_cli.services import CONSENT
 from sendwhy_cli.terminal import unknown_shape
 
-CONSENT = "consent"
 PIECE_BYTES = 256 * 1024
 POLL_SECONDS = 0.3
 PLAIN_PROGRESS_SECONDS = 10.0

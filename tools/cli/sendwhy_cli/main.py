@@ -4,9 +4,10 @@ runs, so that `--help` and Tab answer at once."""
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from sendwhy_cli.commands import (
     campaigns,
@@ -25,7 +26,37 @@ from sendwhy_cli.commands import (
 )
 from sendwhy_cli.errors import HELP, Exit
 
+# In the help; whatever isn't here comes last.
+ORDER = [
+    "why",
+    "messages",
+    "tail",
+    "explain",
+    "open",
+    "check",
+    "doctor",
+    "test-message",
+    "campaigns",
+    "contacts",
+    "credits",
+    "templates",
+    "senders",
+    "replay",
+    "send",
+    "demo",
+    "up",
+    "fetch",
+    "completion",
+]
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  the framework's signature
+        return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
 app = typer.Typer(
+    cls=_InOrder,
     name="sendwhy",
     epilog=HELP,
     no_args_is_help=True,

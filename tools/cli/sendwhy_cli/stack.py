@@ -11,10 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from sendwhy_cli.errors import CommandError, Exit
 from sendwhy_cli.options import STATE_DIR, Place
-
-MESSAGE_LOG = "message-log"
-# As message-log's own settings call them; its own address is SENDWHY_URL.
-OTHERS = ("consent", "billing", "dispatcher", "webhook-ingest")
+from sendwhy_cli.services import MESSAGE_LOG, SERVICES
 
 
 class RunningStack(BaseModel):
@@ -52,15 +49,15 @@ def find(place: Place, environment: Mapping[str, str] = os.environ) -> RunningSt
 
 
 def setting_of(service: str) -> str:
+    """As message-log's own settings call the other services' addresses."""
     return "SENDWHY_URL" if service == MESSAGE_LOG else f"SENDWHY_{service.upper().replace('-', '_')}_URL"
 
 
 def _elsewhere(url: str, environment: Mapping[str, str]) -> RunningStack:
-    services = {MESSAGE_LOG: _address("SENDWHY_URL", url)}
-    for service in OTHERS:
-        name = setting_of(service)
-        if environment.get(name):
-            services[service] = _address(name, environment[name])
+    named = {**environment, setting_of(MESSAGE_LOG): url}
+    services = {
+        one: _address(setting_of(one), named[setting_of(one)]) for one in SERVICES if named.get(setting_of(one))
+    }
     return RunningStack(services=services, admin_token=_token(environment))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # As wide as a line may become where no terminal shows it: `grep` finds a message on one line.
 PIPE_WIDTH = 1000
+MINUTES = "%Y-%m-%d %H:%M"
 # Status to its tick and colour. The word stands beside: nothing is told by colour alone.
 MARKS = {
     "sending": ("⏳", ""),
@@ -140,14 +141,17 @@ def width() -> int:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """Rows under headings. Cells are plain text or Rich's; a heading in `right` is of numbers."""
+    """Rows under headings. Cells are plain text or Rich's; a heading in `right` is of numbers. Times aren't broken."""
     from rich.table import Table
 
     out = console()
     out.width = width()
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        is_number = column in right
+        made.add_column(
+            column, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number or "UTC" in column
+        )
     for row in rows:
         made.add_row(*map(_cell, row))
     out.print(made)
@@ -183,12 +187,9 @@ def status(word: str) -> Text:
     return Text.assemble((mark, style), " " * (3 - Text(mark).cell_len), word)
 
 
-def moment(told: str | None, *, seconds: bool = True) -> str | None:
+def moment(told: str | None, form: str = "%Y-%m-%d %H:%M:%S") -> str | None:
     """A time as `2026-11-26 13:05:07`; whoever shows it says that it is UTC."""
-    if told is None:
-        return None
-    at = datetime.fromisoformat(told).astimezone(UTC)
-    return f"{at:%Y-%m-%d %H:%M:%S}" if seconds else f"{at:%Y-%m-%d %H:%M}"
+    return None if told is None else f"{datetime.fromisoformat(told).astimezone(UTC):{form}}"
 
 
 def utc(told: str | None) -> str | None:

@@ -12,9 +12,7 @@ from sendwhy_cli.commands.completing import STATUSES
 from sendwhy_cli.commands.messages import Cursor, Limit
 from sendwhy_cli.errors import HELP, CommandError, Exit
 from sendwhy_cli.options import Json, Place, grouped
-from sendwhy_cli.stack import MESSAGE_LOG
-
-DISPATCHER = "dispatcher"
+from sendwhy_cli.services import DISPATCHER, MESSAGE_LOG
 
 CampaignId = Annotated[str, typer.Argument(metavar="ID", help="The campaign's id: origin.id of its messages.")]
 
@@ -152,7 +150,7 @@ def _show_list(found: Mapping[str, Any]) -> None:
             item["id"],
             item["total"],
             *(item["by_status"].get(name, 0) for name in statuses),
-            terminal.moment(item["last_at"], seconds=False),
+            terminal.moment(item["last_at"], terminal.MINUTES),
         ]
         for item in found["items"]
     ]

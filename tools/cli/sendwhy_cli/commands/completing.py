@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 STATUSES = ("sending", "waiting", "sent", "delivered", "read", "failed")
-SERVICES = ("consent", "billing", "dispatcher", "webhook-ingest", "message-log")
 ORIGINS = ("campaign", "automation", "inbox", "api", "test")
 LEDGER_KINDS = ("reserve", "capture", "release", "refund", "recapture", "waive", "top_up", "adjustment")
 

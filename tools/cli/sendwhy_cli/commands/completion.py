@@ -24,7 +24,8 @@ def completion(
 
     $ source <(sendwhy completion bash)
     """
-    from typer.completion import get_completion_script
+    # Typer's own --show-completion can't be told which shell where it finds out by itself.
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     with terminal.command_errors():
         if shell not in SHELLS:

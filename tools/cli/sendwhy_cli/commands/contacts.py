@@ -17,7 +17,7 @@ def install(app: typer.Typer) -> None:
     contacts = typer.Typer(help="Contacts: import them from a CSV file.", no_args_is_help=True, epilog=HELP)
     contacts.command("import", epilog=HELP)(grouped(import_contacts))
     app.add_typer(contacts, name="contacts")
-    app.command("import", epilog=HELP)(grouped(import_contacts))
+    app.command("import", epilog=HELP, hidden=True)(grouped(import_contacts))
 
 
 def import_contacts(

@@ -14,12 +14,12 @@ from sendwhy_cli.commands.completing import LEDGER_KINDS, among
 from sendwhy_cli.commands.messages import Cursor, Limit
 from sendwhy_cli.errors import HELP
 from sendwhy_cli.options import Json, Place, grouped
+from sendwhy_cli.services import BILLING
 
-BILLING = "billing"
 GROUPS = ("day", "campaign", "category", "country")
 FIGURES = ("messages", "reserved", "released", "refunded", "recaptured", "top_ups", "adjustments", "net")
-
-Day = Annotated[str | None, typer.Option()]
+NARROW_FIGURES = ("messages", "reserved", "top_ups", "adjustments", "net")
+WIDE = 110
 
 
 def install(app: typer.Typer) -> None:
@@ -154,7 +154,7 @@ def _show_account(account: Mapping[str, Any]) -> None:
     terminal.facts(
         {
             "balance": f"{account['balance']:,} credits",
-            "reserved": f"{account['reserved']:,} credits, for messages without a receipt yet",
+            "reserved": f"{account['reserved']:,}, for messages without a receipt yet",
             "last top-up": None if account["last_top_up"] is None else f"{account['last_top_up']:,} credits",
             "low": None if percent is None else f"{percent} % of the last top-up or less",
         }
@@ -192,7 +192,7 @@ def _because(entry: Mapping[str, Any]) -> str:
     """A reference that people gave, or the event that booked it with its reason."""
     if entry["cause_kind"] in ("top_up", "adjustment", None):
         return str(entry["cause"])
-    return " ".join(filter(None, (entry["cause_kind"], entry["cause_reason"])))
+    return str(entry["cause_reason"] or entry["cause_kind"])
 
 
 def _show_statement(found: Mapping[str, Any]) -> None:
@@ -201,17 +201,15 @@ def _show_statement(found: Mapping[str, Any]) -> None:
         days += f": balance {found['opening_balance']:,} → {found['closing_balance']:,} credits"
     terminal.put(days)
     groups = [str(group) for group in found["by"]]
-    names = [name for group in groups for name in _columns_of(group)]
-    shown = [name for name in FIGURES if found["totals"][name] or name in ("messages", "net")]
-    rows = [[row.get(name) for name in names] + [row[name] for name in shown] for row in found["rows"]]
-    rows.append(["total", *[""] * (len(names) - 1), *(found["totals"][name] for name in shown)])
-    headings = [_heading(name) for name in (*names, *shown)]
-    terminal.table(headings, rows, right=headings[len(names) :])
+    known = FIGURES if terminal.width() >= WIDE else NARROW_FIGURES
+    shown = [name for name in known if found["totals"][name] or name in ("messages", "net")]
+    rows = [[_group(row, group) for group in groups] + [row[name] for name in shown] for row in found["rows"]]
+    rows.append(["total", *[""] * (len(groups) - 1), *(found["totals"][name] for name in shown)])
+    headings = [name.replace("_", " ").upper() for name in (*groups, *shown)]
+    terminal.table(headings, rows, right=headings[len(groups) :])
 
 
-def _columns_of(group: str) -> tuple[str, ...]:
-    return ("origin_kind", "origin_id") if group == "campaign" else (group,)
-
-
-def _heading(name: str) -> str:
-    return name.replace("_", " ").upper()
+def _group(row: Mapping[str, Any], group: str) -> str | None:
+    """A campaign is named with its kind: what else asks for messages stands in the same column."""
+    named = (row["origin_kind"], row["origin_id"]) if group == "campaign" else (row[group],)
+    return " ".join(filter(None, named)) or None

@@ -7,22 +7,17 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
-from sendwhy_cli.commands.completing import ORIGINS, SERVICES, STATUSES, among, reasons
+from sendwhy_cli.commands.completing import ORIGINS, STATUSES, among, reasons
 from sendwhy_cli.errors import CommandError, Exit
+from sendwhy_cli.services import SERVICES
 
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
-
-Reason = Annotated[
-    str | None,
-    typer.Option("--reason", help="Only this reason: its code, title or Meta's number.", autocompletion=reasons),
-]
-Words = Annotated[str | None, typer.Option()]
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,10 @@ class Filters:
     status: Annotated[
         str | None, typer.Option("--status", help=f"One of {', '.join(STATUSES)}.", autocompletion=among(*STATUSES))
     ] = None
-    reason: Reason = None
+    reason: Annotated[
+        str | None,
+        typer.Option("--reason", help="Only this reason: its code, title or Meta's number.", autocompletion=reasons),
+    ] = None
     not_reason: Annotated[
         str | None, typer.Option("--not-reason", help="All but this reason.", autocompletion=reasons)
     ] = None
@@ -56,7 +54,7 @@ class Filters:
         typer.Option("--since", "--from", help="Requested since then: 24h, 7d, a day or a time (UTC unless it says)."),
     ] = None
     until: Annotated[str | None, typer.Option("--until", "--to", help="Requested before then; as in --since.")] = None
-    q: Annotated[str | None, typer.Option("--search", "-q", help="Any id, a phone, or a name's beginning.")] = None
+    search: Annotated[str | None, typer.Option("--search", "-q", help="Any id, a phone, or a name's beginning.")] = None
 
     def params(self, now: datetime) -> dict[str, str | int | None]:
         """As the API calls them. Raises CommandError."""
@@ -75,7 +73,7 @@ class Filters:
             "phone": self.phone,
             "from": time_of("--since", self.since, now),
             "to": time_of("--until", self.until, now),
-            "q": self.q,
+            "q": self.search,
         }
 
     def words(self) -> str:
@@ -83,12 +81,9 @@ class Filters:
         return " ".join(self._given())
 
     def _given(self) -> Iterator[str]:
-        hints = get_type_hints(type(self), include_extras=True)
         for each in fields(self):
-            value: Any = getattr(self, each.name)
-            if value is not None:
-                [option] = hints[each.name].__metadata__
-                yield f"{option.param_decls[0]} {shlex.quote(value)}"
+            if (value := getattr(self, each.name)) is not None:
+                yield f"--{each.name.replace('_', '-')} {shlex.quote(value)}"
 
 
 def code_of(option: str, name: str | None) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -31,12 +30,15 @@ def up(
         str | None, typer.Option("--meta-url", help="Another Meta than the simulator; implies --empty.")
     ] = None,
 ) -> None:
-    """Run everything on this machine: Kafka, PostgreSQL, a simulated Meta and all services.
+    """Run everything on this machine, with a simulated Meta.
 
     $ sendwhy up --state-dir /tmp/sendwhy --replicas billing=2
 
-    DIR/stack.json says where everything is as soon as all is ready. Ctrl-C stops; the data stay in DIR.
+    That is Kafka, PostgreSQL, the simulator and all services. DIR/stack.json says where everything is as soon as all
+    is ready. Ctrl-C stops; the data stay in DIR.
     """
+    import asyncio
+
     from local_stack.errors import StackError
     from local_stack.progress import Progress
     from local_stack.supervisor import Options, up
@@ -58,7 +60,7 @@ def demo(
     ] = DEMO_STATE_DIR,
     data: Annotated[Path, typer.Option("--data", help="The folder with the demo's data.")] = DEMO_DATA,
 ) -> None:
-    """Send sample requests through the whole product and tell what became of each, by reason.
+    """Send sample requests, and tell what became of each.
 
     $ sendwhy demo
 
@@ -74,7 +76,14 @@ def demo(
 
 
 def fetch() -> None:
-    """Download Kafka and prepare Java for it, once a machine, so that `sendwhy up` starts fast."""
+    """Download Kafka and prepare Java for it, once a machine.
+
+    $ sendwhy fetch
+
+    `sendwhy up` does it too, but starts fast when it is done.
+    """
+    import asyncio
+
     from local_stack.errors import StackError
     from local_stack.kafka import fetch
     from local_stack.kafka_files import KafkaFiles

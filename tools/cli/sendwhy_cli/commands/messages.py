@@ -14,12 +14,14 @@ from sendwhy_cli import terminal
 from sendwhy_cli.commands.filters import Filters
 from sendwhy_cli.errors import HELP, CommandError, Exit
 from sendwhy_cli.options import Json, Place, grouped
-from sendwhy_cli.stack import MESSAGE_LOG
+from sendwhy_cli.services import MESSAGE_LOG
 
-COLUMNS = ("STATUS", "REQUESTED (UTC)", "MESSAGE", "TO", "WHY")
-# Beside these there is room for what else one looks for.
-WIDE = 116
-WIDE_COLUMNS = ("ORIGIN", "TEMPLATE")
+# A narrow terminal has what one looks for first, a wider one more.
+COLUMNS = {
+    0: ("STATUS", "AT (UTC)", "MESSAGE", "WHY"),
+    100: ("STATUS", "REQUESTED (UTC)", "MESSAGE", "TO", "WHY"),
+    140: ("STATUS", "REQUESTED (UTC)", "MESSAGE", "TO", "ORIGIN", "TEMPLATE", "SENDER", "WHY"),
+}
 
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many at most.")]
 Cursor = Annotated[str | None, typer.Option("--cursor", help="Where the list before this one ended.")]
@@ -74,23 +76,24 @@ def show(found: Mapping[str, Any]) -> None:
     if not items:
         terminal.say("no message fits; leave out a filter, or widen --since")
         return
-    is_wide = terminal.width() >= WIDE
-    columns = (*COLUMNS, *WIDE_COLUMNS) if is_wide else COLUMNS
-    terminal.table(columns, [row(item)[: len(columns)] for item in items])
+    columns = COLUMNS[max(least for least in COLUMNS if least <= terminal.width())]
+    terminal.table(columns, [[cells(item)[name] for name in columns] for item in items])
 
 
-def row(message: Mapping[str, Any]) -> tuple[Any, ...]:
+def cells(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What each column shows of a message."""
     to, origin = message["to"], message["origin"] or {}
-    named = ": ".join(str(origin[name]) for name in ("kind", "id") if origin.get(name))
-    return (
-        terminal.status(message["status"]),
-        terminal.moment(message["requested_at"]),
-        message["message_id"],
-        to["contact_id"] or to["phone"],
-        why(message),
-        named or None,
-        message["template"],
-    )
+    return {
+        "STATUS": terminal.status(message["status"]),
+        "AT (UTC)": terminal.moment(message["requested_at"], "%m-%d %H:%M:%S"),
+        "REQUESTED (UTC)": terminal.moment(message["requested_at"]),
+        "MESSAGE": message["message_id"],
+        "TO": to["contact_id"] or to["phone"],
+        "ORIGIN": " ".join(str(origin[name]) for name in ("kind", "id") if origin.get(name)) or None,
+        "TEMPLATE": message["template"],
+        "SENDER": message["sender_id"],
+        "WHY": why(message),
+    }
 
 
 def why(message: Mapping[str, Any]) -> str:
@@ -98,7 +101,7 @@ def why(message: Mapping[str, Any]) -> str:
     if reason := message["reason"]:
         return str(reason["title"])
     if waiting := message["waiting"]:
-        until = terminal.moment(waiting["until"], seconds=False)
+        until = terminal.moment(waiting["until"], terminal.MINUTES)
         return f"waits for {waiting['cause']}" + (f" until {until}" if until else " until somebody repairs it")
     return ""
 

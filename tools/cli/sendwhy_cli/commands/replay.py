@@ -13,11 +13,11 @@ from sendwhy_cli import terminal
 from sendwhy_cli.commands.filters import time_of
 from sendwhy_cli.errors import HELP, CommandError, Exit
 from sendwhy_cli.options import Json, Place, grouped
+from sendwhy_cli.services import INGEST
 
 if TYPE_CHECKING:
     from sendwhy_cli.client import Client
 
-INGEST = "webhook-ingest"
 # It answers within 40 s, and then says where to go on.
 ANSWER_SECONDS = 60.0
 SHOWN = 50
@@ -44,11 +44,14 @@ def replay(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read stored webhooks again, and show which messages would stand differently. Changes nothing without --apply.
+    """Read stored webhooks again: what would change, and --apply.
 
     $ sendwhy replay --since 2026-11-22T10:00:00Z
 
     $ sendwhy replay --since 2026-11-22T10:00:00Z --apply
+
+    What is read better now than it was comes out as new events; what stands already says nothing. Without --apply
+    nothing changes: it lists the messages that would stand differently.
     """
     from sendwhy_cli.client import Client
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +11,10 @@ import typer
 from sendwhy_cli import terminal
 from sendwhy_cli.errors import HELP, Exit
 from sendwhy_cli.options import Json, Place, grouped
+from sendwhy_cli.services import DISPATCHER
 
-DISPATCHER = "dispatcher"
+# Below this many columns a table has only what says whether a number sends.
+WIDE = 110
 
 SenderId = Annotated[str, typer.Argument(metavar="ID", help="The number's id at Meta.")]
 
@@ -105,28 +108,39 @@ def _show_list(senders: Sequence[Mapping[str, Any]]) -> None:
     if not senders:
         terminal.say("this workspace has no number yet: set one up by PUT /v1/workspaces/{w}/senders/{id}")
         return
-    columns = ("SENDER", "NUMBER", "QUALITY", "STATE", "PER SECOND", "PER DAY", "SYNCED (UTC)")
+    columns = ["SENDER", "NUMBER", "QUALITY", "STATE"]
+    if terminal.width() >= WIDE:
+        columns += ["A SECOND", "PEOPLE A DAY", "SYNCED (UTC)"]
     rows = [
         (
-            one["sender_id"] + (" (default)" if one["default"] else ""),
+            one["sender_id"],
             one["display_phone_number"],
             one["quality_rating"],
-            _state_of(one),
+            _state_of(one) + (" (default sender)" if one["default"] else ""),
             one["messages_per_second"],
             one["messaging_limit"] if one["messaging_limit"] is not None else "no limit",
-            terminal.moment(one["synced_at"], seconds=False),
-        )
+            terminal.moment(one["synced_at"], terminal.MINUTES),
+        )[: len(columns)]
         for one in senders
     ]
-    terminal.table(columns, rows, right=("PER SECOND", "PER DAY"))
+    terminal.table(columns, rows, right=("A SECOND", "PEOPLE A DAY"))
 
 
 def _state_of(sender: Mapping[str, Any]) -> str:
     if sender["paused_at"]:
-        return f"paused since {terminal.moment(sender['paused_at'], seconds=False)}"
+        return f"paused since {terminal.moment(sender['paused_at'], terminal.MINUTES)} UTC"
     if sender["hold"]:
-        return f"held: {sender['hold']['title']}"
+        return _hold(sender["hold"]["title"], sender["hold_until"])
     return "sends"
+
+
+def _hold(title: str, until: str | None) -> str:
+    """A hold that is over stands until the next message shows whether its cause is gone."""
+    if until is None:
+        return f"held until it is repaired: {title}"
+    if datetime.fromisoformat(until) <= datetime.now(UTC):
+        return f"tries again with the next message: {title}"
+    return f"held until {terminal.utc(until)}: {title}"
 
 
 def _show_synced(done: Mapping[str, Any]) -> None:
@@ -134,17 +148,19 @@ def _show_synced(done: Mapping[str, Any]) -> None:
 
 
 def _show_health(health: Mapping[str, Any]) -> None:
-    tier, pace = health["tier"], health["throughput"]
+    tier, pace, hold = health["tier"], health["throughput"], health["hold"]
     limit = "without limit" if tier["limit"] is None else f"of {tier['limit']:,}, {tier['left']:,} left"
     sent = "not measured" if pace["sent_last_minute"] is None else f"{pace['sent_last_minute']:,} in the last minute"
     terminal.facts(
         {
             "sender": health["sender_id"],
-            "state": "a message would go out now" if not health["stopped_by"] else "stopped",
+            "state": "messages go out" if not health["stopped_by"] else "stopped, see below",
             "quality": f"{health['quality']['rating']} (policy: {health['quality']['policy']})",
             "people in 24 h": f"{tier['used']:,} {limit} (all numbers of portfolio {tier['portfolio_id']})",
             "throughput": f"{sent}, {pace['allowed_per_second']:,} a second are allowed",
             "paused": terminal.utc(health["paused_at"]),
+            "hold": hold and _hold(hold["cause"]["title"], hold["until"]),
+            "because": hold and hold["cause"]["detail"],
             "synced": terminal.utc(health["sync"]["synced_at"]),
         }
     )

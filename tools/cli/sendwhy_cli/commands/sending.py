@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ def install(app: typer.Typer) -> None:
 def send(
     file: Annotated[Path, typer.Argument(help="Request bodies, one JSON object a line; - for stdin.")], place: Place
 ) -> None:
-    """Publish send requests, one a line, as an upstream system would.
+    """Publish send requests from a file, as upstream systems do.
 
     $ sendwhy send requests.jsonl
 
@@ -34,6 +33,8 @@ def send(
 
     Lines are published as they are: what can't be read ends on dead.letters. Sending a file twice changes nothing.
     """
+    import asyncio
+
     from sendwhy_cli.send import publish
     from sendwhy_cli.stack import find
 

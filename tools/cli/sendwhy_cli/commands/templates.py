@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +12,7 @@ from sendwhy_cli import terminal
 from sendwhy_cli.commands.messages import Cursor, Limit
 from sendwhy_cli.errors import HELP, CommandError, Exit
 from sendwhy_cli.options import Json, Place, grouped
-
-DISPATCHER = "dispatcher"
+from sendwhy_cli.services import DISPATCHER
 
 
 def install(app: typer.Typer) -> None:
@@ -63,39 +63,30 @@ def _named(name: str, found: dict[str, Any]) -> dict[str, Any]:
 def _show_list(found: Mapping[str, Any]) -> None:
     if not found["items"]:
         terminal.say("no template fits; they come by: sendwhy senders sync ID")
-        return
-    columns = ("TEMPLATE", "LANGUAGE", "STATE", "CATEGORY", "QUALITY", "SYNCED (UTC)")
-    rows = [
-        (
-            item["name"],
-            item["language"],
-            item["status"],
-            item["category"],
-            item["quality"],
-            terminal.moment(item["synced_at"], seconds=False),
-        )
-        for item in found["items"]
-    ]
-    terminal.table(columns, rows)
+    for account, items in groupby(found["items"], lambda item: item["waba_id"]):
+        terminal.put(f"account {account}")
+        columns = ("TEMPLATE", "LANGUAGE", "STATE", "CATEGORY", "QUALITY", "SYNCED (UTC)")
+        terminal.table(columns, [(item["name"], item["language"], *_standing(item)) for item in items])
+
+
+def _standing(item: Mapping[str, Any]) -> tuple[Any, ...]:
+    why = f" ({item['rejected_reason']})" if item["rejected_reason"] else ""
+    synced = terminal.moment(item["synced_at"], terminal.MINUTES)
+    return item["status"] + why, item["category"], item["quality"], synced
 
 
 def _show_one(found: Mapping[str, Any]) -> None:
-    for item in found["items"]:
+    """Where it stands in each language and account, then its texts, once where they are the same."""
+    columns = ("LANGUAGE", "ACCOUNT", "STATE", "CATEGORY", "QUALITY", "SYNCED (UTC)")
+    items = found["items"]
+    terminal.table(columns, [(item["language"], item["waba_id"], *_standing(item)) for item in items])
+    told = set()
+    for item in items:
         texts = {part["type"].lower(): _text_of(part) for part in item["components"]}
-        terminal.facts(
-            {
-                "template": f"{item['name']} ({item['language']})",
-                "state": item["status"],
-                "why": item["rejected_reason"],
-                "category": item["category"],
-                "quality": item["quality"],
-                "account": item["waba_id"],
-                "said by": f"{item['said_by']}, {terminal.utc(item['said_at']) or 'at a time not told'}",
-                "synced": terminal.utc(item["synced_at"]),
-                **texts,
-            }
-        )
-        print()
+        if (key := (item["language"], *texts.items())) not in told:
+            told.add(key)
+            print()
+            terminal.facts({"language": item["language"], **texts})
 
 
 def _text_of(part: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import typer
 from sendwhy_cli import terminal
 from sendwhy_cli.errors import HELP, CommandError, Exit
 from sendwhy_cli.options import Json, Place, grouped
-from sendwhy_cli.stack import MESSAGE_LOG
+from sendwhy_cli.services import MESSAGE_LOG
 
 if TYPE_CHECKING:
     from sendwhy_cli.client import Client
