@@ -170,10 +170,11 @@ def _show_booked(booked: Mapping[str, Any]) -> None:
 
 
 def _show_ledger(found: Mapping[str, Any]) -> None:
+    is_wide = terminal.width() >= WIDE
     columns = ("AT (UTC)", "KIND", "CREDITS", "BALANCE", "MESSAGE", "BECAUSE")
     rows = [
         (
-            terminal.moment(entry["at"]),
+            terminal.moment(entry["at"], "%Y-%m-%d %H:%M:%S" if is_wide else "%m-%d %H:%M:%S"),
             entry["kind"],
             f"{entry['amount']:+,}" if entry["amount"] else "0",
             entry["balance_after"],

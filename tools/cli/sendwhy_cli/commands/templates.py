@@ -66,27 +66,26 @@ def _show_list(found: Mapping[str, Any]) -> None:
     for account, items in groupby(found["items"], lambda item: item["waba_id"]):
         terminal.put(f"account {account}")
         columns = ("TEMPLATE", "LANGUAGE", "STATE", "CATEGORY", "QUALITY", "SYNCED (UTC)")
-        terminal.table(columns, [(item["name"], item["language"], *_standing(item)) for item in items])
+        terminal.table(columns, [(item["name"], item["language"], item["status"], *_rest(item)) for item in items])
 
 
-def _standing(item: Mapping[str, Any]) -> tuple[Any, ...]:
-    why = f" ({item['rejected_reason']})" if item["rejected_reason"] else ""
-    synced = terminal.moment(item["synced_at"], terminal.MINUTES)
-    return item["status"] + why, item["category"], item["quality"], synced
+def _rest(item: Mapping[str, Any]) -> tuple[Any, ...]:
+    return item["category"], item["quality"], terminal.moment(item["synced_at"], terminal.MINUTES)
 
 
 def _show_one(found: Mapping[str, Any]) -> None:
     """Where it stands in each language and account, then its texts, once where they are the same."""
     columns = ("LANGUAGE", "ACCOUNT", "STATE", "CATEGORY", "QUALITY", "SYNCED (UTC)")
     items = found["items"]
-    terminal.table(columns, [(item["language"], item["waba_id"], *_standing(item)) for item in items])
+    terminal.table(columns, [(item["language"], item["waba_id"], item["status"], *_rest(item)) for item in items])
     told = set()
     for item in items:
         texts = {part["type"].lower(): _text_of(part) for part in item["components"]}
-        if (key := (item["language"], *texts.items())) not in told:
+        rejected = item["rejected_reason"] and f"{item['rejected_reason']} (account {item['waba_id']})"
+        if (key := (item["language"], rejected, *texts.items())) not in told:
             told.add(key)
             print()
-            terminal.facts({"language": item["language"], **texts})
+            terminal.facts({"language": item["language"], item["status"].lower(): rejected, **texts})
 
 
 def _text_of(part: Mapping[str, Any]) -> str:
