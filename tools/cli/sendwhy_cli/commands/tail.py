@@ -54,7 +54,7 @@ def follow(client: Client, params: dict[str, str | int | None]) -> Iterator[Any]
     failures = 0
     while True:
         try:
-            for event_id, message in _stream(client, params, position):
+            for event_id, message in _stream(client, params, position, is_first=failures == 0):
                 position, failures = event_id or position, 0
                 yield message
             told = "the stream ended"
@@ -64,13 +64,13 @@ def follow(client: Client, params: dict[str, str | int | None]) -> Iterator[Any]
                 raise
             told = str(error)
         failures += 1
-        wait = min(WAIT_MAX_SECONDS, 0.5 * 2**failures) * random.uniform(0.7, 1)
-        terminal.say(f"{told}; trying again in {wait:.0f} s")
+        wait = min(WAIT_MAX_SECONDS, 0.25 * 2**failures) * random.uniform(0.7, 1)
+        terminal.say(f"{told}; trying again in {wait:.1f} s")
         time.sleep(wait)
 
 
 def _stream(
-    client: Client, params: dict[str, str | int | None], position: str | None
+    client: Client, params: dict[str, str | int | None], position: str | None, *, is_first: bool
 ) -> Iterator[tuple[str | None, Any]]:
     """Messages with their positions, until the stream breaks off. Raises CommandError."""
     import httpx
@@ -88,7 +88,8 @@ def _stream(
         if not source.response.is_success:
             source.response.read()
         check(MESSAGE_LOG, source.response)
-        terminal.say("listening; Ctrl-C ends" if position is None else "listening again")
+        gap = "" if position else "; what changed meanwhile is not shown: nothing had come that says where to go on"
+        terminal.say("listening; Ctrl-C ends" if is_first else f"listening again{gap}")
         try:
             for event in source.iter_sse():
                 if event.data:
