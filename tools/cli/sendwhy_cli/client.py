@@ -14,6 +14,7 @@ from sendwhy_cli.errors import CommandError, Exit
 from sendwhy_cli.options import Place
 from sendwhy_cli.services import MESSAGE_LOG
 from sendwhy_cli.stack import RunningStack, find, setting_of
+from sendwhy_cli.terminal import plain
 
 TIMEOUT = httpx.Timeout(30, connect=5)
 PAGE_MAX = 500
@@ -145,7 +146,8 @@ def _problem_of(answer: httpx.Response) -> dict[str, Any] | None:
 def _told(problem: Mapping[str, Any]) -> str:
     errors = problem.get("errors")
     named = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
-    return str(problem["detail"]) + "".join(f"\n  {one.get('field')}: {one.get('detail')}" for one in named)
+    fields = "".join(f"\n  {plain(str(one.get('field')))}: {plain(str(one.get('detail')))}" for one in named)
+    return plain(problem["detail"]) + fields
 
 
 def body_of(service: str, answer: httpx.Response) -> Any:

@@ -738,20 +738,14 @@ def test_a_mistyped_command_names_the_like(typed: str, meant: str) -> None:
     assert f"'{meant}'" in ended.stderr
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts_and_what_they_offer(shell: str) -> None:
-    assert "_SENDWHY_COMPLETE" in run("completion", shell).stdout
-    asked = {"_SENDWHY_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": "sendwhy messages --reason INSUF"}
-    asked |= {"COMP_WORDS": "sendwhy messages --reason INSUF", "COMP_CWORD": "3"}
-    asked |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "_TYPER_COMPLETE_WORD_TO_COMPLETE": "INSUF"}
-    offered = subprocess.run(
-        [Path(sys.executable).with_name("sendwhy")],
-        env=os.environ | asked,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "INSUFFICIENT_CREDITS" in offered.stdout
+def test_completion_scripts_and_what_they_offer() -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "_SENDWHY_COMPLETE" in run("completion", shell).stdout
+    assert run("completion", "tcsh").exit_code == 2
+    asked = {"COMP_WORDS": "sendwhy messages --reason INSUF", "COMP_CWORD": "3", "_SENDWHY_COMPLETE": "complete_bash"}
+    program = Path(sys.executable).with_name("sendwhy")
+    offered = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert offered.stdout.split() == ["INSUFFICIENT_CREDITS"]
 
 
 def test_what_is_offered_is_what_the_services_know() -> None:
@@ -772,7 +766,7 @@ def test_what_is_offered_is_what_the_services_know() -> None:
 
 def test_help_is_whole_and_needs_nothing_slow() -> None:
     shown = run("--help")
-    assert (shown.exit_code, "..." in shown.stdout) == (0, False)
+    assert (shown.exit_code, "..." in shown.stdout.partition("Commands:")[2]) == (0, False)
     slow = {"httpx", "pydantic", "rich", "aiokafka", "asyncio", "sendwhy.reasons"}
     code = f"import sys; import sendwhy_cli.main; print(sorted({slow} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
