@@ -107,6 +107,8 @@ class Client:
     def reaching(self, service: str) -> Iterator[None]:
         try:
             yield
+        except UnicodeEncodeError as error:
+            raise CommandError(Exit.USAGE, f"{service} can't be asked: half a character is in what names it") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             base = self.stack.services.get(service, service)
             raise CommandError(Exit.UNREACHABLE, f"{service} at {base} doesn't answer: {_words(error)}") from error

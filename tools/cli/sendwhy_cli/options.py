@@ -35,9 +35,9 @@ class Place:
         typer.Option("--url", help="message-log's address elsewhere [env var: SENDWHY_URL]; needs SENDWHY_TOKEN."),
     ] = None
 
-    def command(self, words: str) -> str:
-        """`sendwhy …` as it works for whoever copies it."""
-        given = [f"sendwhy {words}"]
+    def command(self, words: str, *values: str) -> str:
+        """`sendwhy …` as it works for whoever copies it into a shell, whatever is in the values."""
+        given = [f"sendwhy {words}", *(shlex.quote(value) for value in values)]
         if self.state_dir is not None and self.state_dir != STATE_DIR:
             given.append(f"--state-dir {shlex.quote(str(self.state_dir))}")
         if self.url is not None:

@@ -562,12 +562,15 @@ def test_hostile_texts_stay_text(services: FakeServices, state: Path) -> None:
     services.on("GET", f"{W}/messages", Answer(body=page(hostile, cursor=HOSTILE)))
     services.on("GET", f"{W}/messages/m-1", Answer(body=hostile | {"events": [], "url": f"/{HOSTILE}"}))
     services.on("GET", f"{W}/account", Answer(422, PROBLEM | {"detail": HOSTILE}))
-    for command in (["messages"], ["why", "m-1"], ["credits", "balance"], ["messages", "--json"]):
+    for command in (["messages", "-n1"], ["why", "m-1"], ["credits", "balance"], ["messages", "-n1", "--json"]):
         shown = run(*command, "--state-dir", state)
+        assert isinstance(shown.exception, SystemExit | None), command
         assert not set(shown.output) & set("\x1b\x07\x9b\u202e\ud800\r"), command
         assert not [line for line in shown.output.splitlines() if line.startswith("2026 forged")], command
-    assert "[bold red]x[/] :tada:" in run("messages", "--state-dir", state).stdout
-    assert json.loads(run("messages", "--json", "--state-dir", state).stdout)["items"] == [hostile]
+    endless = run("messages", "--state-dir", state)
+    assert (endless.exit_code, endless.stdout) == (2, ""), "its cursor can't be sent back"
+    assert "[bold red]x[/] :tada:" in run("messages", "-n1", "--state-dir", state).stdout
+    assert json.loads(run("messages", "-n1", "--json", "--state-dir", state).stdout)["items"] == [hostile]
 
 
 def test_plain_text_shows_what_a_terminal_would_act_on() -> None:

@@ -46,7 +46,7 @@ def list_campaigns(
         if not as_json:
             terminal.say(f"page: {client.page('campaigns')}\nnext: {place.command('campaigns show ID')}")
             if found["next_cursor"]:
-                terminal.say(f"more: {place.command('campaigns list --cursor ' + found['next_cursor'])}")
+                terminal.say(f"more: {place.command('campaigns list --cursor', found['next_cursor'])}")
 
 
 def show(campaign: CampaignId, place: Place, as_json: Json = False) -> None:
@@ -71,7 +71,7 @@ def pause(campaign: CampaignId, place: Place) -> None:
     """
     _act(campaign, "pause", place)
     terminal.put(f"campaign {campaign} is paused")
-    terminal.say(f"next: {place.command(f'campaigns resume {campaign}')}")
+    terminal.say(f"next: {place.command('campaigns resume', campaign)}")
 
 
 def resume(campaign: CampaignId, place: Place) -> None:
@@ -81,7 +81,7 @@ def resume(campaign: CampaignId, place: Place) -> None:
     """
     _act(campaign, "resume", place)
     terminal.put(f"campaign {campaign} goes on")
-    terminal.say(f"next: {place.command(f'campaigns show {campaign}')}")
+    terminal.say(f"next: {place.command('campaigns show', campaign)}")
 
 
 def cancel(
@@ -101,7 +101,7 @@ def cancel(
     with terminal.command_errors(as_json=as_json):
         terminal.show(done, _show_cancelled, as_json=as_json)
     if not as_json:
-        terminal.say(f"next: {place.command(f'campaigns show {campaign}')}")
+        terminal.say(f"next: {place.command('campaigns show', campaign)}")
 
 
 def throttle(
@@ -125,7 +125,7 @@ def throttle(
         done = client.ask("PUT", DISPATCHER, "throttles", campaign, json=body)
         terminal.show(done, _show_throttle, as_json=as_json)
         if not as_json:
-            terminal.say(f"next: {place.command(f'campaigns show {campaign}')}")
+            terminal.say(f"next: {place.command('campaigns show', campaign)}")
 
 
 def _act(campaign: str, what: str, place: Place, *, as_json: bool = False) -> Any:
@@ -136,7 +136,7 @@ def _act(campaign: str, what: str, place: Place, *, as_json: bool = False) -> An
 
 
 def _messages_of(campaign: str, place: Place) -> str:
-    return place.command(f"messages --campaign {campaign} --status failed")
+    return place.command("messages --status failed --campaign", campaign)
 
 
 def _show_list(found: Mapping[str, Any]) -> None:

@@ -106,7 +106,7 @@ def ledger(
         if not as_json:
             terminal.say(f"page: {client.page('credits')}\nnext: {place.command('credits statement')}")
             if found["next_cursor"]:
-                terminal.say(f"more: {place.command('credits ledger --cursor ' + found['next_cursor'])}")
+                terminal.say(f"more: {place.command('credits ledger --cursor', found['next_cursor'])}")
 
 
 def statement(

@@ -110,8 +110,8 @@ def _next(found: Mapping[str, Any], filters: Filters, place: Place) -> str:
     if not found["items"]:
         return f"next: {place.command('messages')}"
     first = next((one for one in found["items"] if one["reason"]), found["items"][0])
-    hint = f"next: {place.command('why ' + first['message_id'])}"
+    hint = f"next: {place.command('why', terminal.plain(first['message_id']))}"
     if found["next_cursor"]:
-        words = " ".join(filter(None, ("messages", filters.words(), f"--cursor {found['next_cursor']}")))
-        hint += f"\nmore: {place.command(words)}"
+        words = " ".join(filter(None, ("messages", filters.words(), "--cursor")))
+        hint += f"\nmore: {place.command(words, terminal.plain(found['next_cursor']))}"
     return hint

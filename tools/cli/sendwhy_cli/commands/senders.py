@@ -59,7 +59,7 @@ def show(sender_id: SenderId, place: Place, as_json: Json = False) -> None:
         if not as_json:
             terminal.say(f"page: {client.page('senders', sender_id)}")
             hint = "resume" if health.get("paused_at") else "sync"
-            terminal.say(f"next: {place.command(f'senders {hint} {sender_id}')}")
+            terminal.say(f"next: {place.command(f'senders {hint}', sender_id)}")
         raise typer.Exit(Exit.BAD_ANSWER if stops else Exit.DONE)
 
 
@@ -101,7 +101,7 @@ def _act(sender_id: str, what: str, place: Place, *, as_json: bool) -> None:
         terminal.show(sender, lambda seen: _show_list([seen]), as_json=as_json)
         if not as_json:
             other = "resume" if what == "pause" else "show"
-            terminal.say(f"next: {place.command(f'senders {other} {sender_id}')}")
+            terminal.say(f"next: {place.command(f'senders {other}', sender_id)}")
 
 
 def _show_list(senders: Sequence[Mapping[str, Any]]) -> None:

@@ -45,7 +45,7 @@ def templates(
         if not as_json:
             terminal.say(f"page: {client.page('templates')}")
             shown = name or "NAME"
-            terminal.say(f"next: {place.command(f'messages --template {shown} --status failed')}")
+            terminal.say(f"next: {place.command('messages --status failed --template', shown)}")
 
 
 def _named(name: str, found: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urljoin
 
 import typer
 
@@ -64,7 +65,7 @@ def why(
         if not as_json:
             terminal.put(_page_of(client, message))
             if reason := message.get("reason"):
-                terminal.say(f"next: {place.command('explain ' + terminal.plain(reason['code']))}")
+                terminal.say(f"next: {place.command('explain', str(reason['code']))}")
         raise typer.Exit(Exit.BAD_ANSWER if message["status"] == "failed" else Exit.DONE)
 
 
@@ -121,7 +122,5 @@ def _tell(message: dict[str, Any], told: int) -> int:
 
 def _page_of(client: Client, message: dict[str, Any]) -> str:
     """The address that the message itself names, else where message-log has it."""
-    from httpx import URL
-
     page = message.get("url") or client.page("messages", str(message["message_id"]))
-    return str(URL(client.stack.services[MESSAGE_LOG]).join(str(page)))
+    return urljoin(client.stack.services[MESSAGE_LOG], str(page))
