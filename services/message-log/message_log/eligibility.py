@@ -15,6 +15,8 @@ from sendwhy.events import Gate, Moment, Purpose, TemplateUpdated
 from sendwhy.problems import Problem
 from sendwhy.reasons import CATALOGUE, ReasonCode, Service
 
+from message_log.language import gettext as _
+from message_log.language import told as translated
 from message_log.services import OtherServices
 from message_log.template_forms import form_of
 from message_log.view import mask, masked
@@ -97,7 +99,7 @@ async def judge(services: OtherServices, authorization: str, question: Question)
     request = question.request(now)
     consent, resolved = await _ask(services, Service.CONSENT, authorization, request, None)
     if resolved is None:
-        why = consent.fault or "Consent could not tell whom the request is for, so it can’t be asked."
+        why = consent.fault or _("Consent could not tell whom the request is for, so it can’t be asked.")
         others = [Judged(service=one, gates=[], fault=why) for one in (Service.BILLING, Service.DISPATCHER)]
     else:
         answers = await asyncio.gather(
@@ -151,14 +153,14 @@ async def _ask(
     try:
         answer = await services.write("POST", service, EVALUATE_PATH, authorization, body)
     except Problem as problem:
-        return Judged(service=service, gates=[], fault=str(problem.detail)), None
+        return Judged(service=service, gates=[], fault=translated(str(problem.detail))), None
     if not answer.is_good:
         return Judged(service=service, gates=[], fault=answer.refusal), None
     try:
         [result] = answer.body["results"]
         gates = _GATES.validate_python(result["gates"], strict=False)
     except (ValidationError, KeyError, TypeError, ValueError):
-        return Judged(service=service, gates=[], fault="Its answer could not be read."), None
+        return Judged(service=service, gates=[], fault=_("Its answer could not be read.")), None
     return Judged(service=service, gates=[_gate(one) for one in gates], fault=None), result.get("resolved")
 
 

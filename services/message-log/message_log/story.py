@@ -44,7 +44,7 @@ def waits_of(message: MessageDetail) -> list[Wait]:
         )
     now = message.waiting
     if now is not None and all((wait.cause, wait.since) != (now.cause, now.since) for wait in waits):
-        waits.append(Wait(now.cause, "the number, template, campaign or account", now.since, now.until, None))
+        waits.append(Wait(now.cause, "many", now.since, now.until, None))
     return waits
 
 
