@@ -32,7 +32,8 @@ _ACCEPTED_MAX = 20
 _KEPT_SECONDS = 365 * 86400
 _TAG = re.compile(r"<[^<>]*>")
 _FOR_SCRIPTS = re.compile(r"{\w+}")
-_NAMED = re.compile(r"%\((\w+)\)")
+_NAMED = re.compile(r"%\((\w+)\)s")
+_FILLABLE = re.compile(r"%%|%\(\w+\)s")
 
 log = structlog.get_logger("sendwhy")
 
@@ -90,13 +91,12 @@ def fault_of(message: Message, catalogue: Catalog) -> str | None:
     errors = [str(error) for error in message.check(catalogue)]
     sources = [message.id] if isinstance(message.id, str) else list(message.id)
     texts = [message.string] if isinstance(message.string, str) else list(message.string)
-    known = {name for source in sources for name in _NAMED.findall(source)}
     if not any(texts):
         return None
     for text in texts:
         if _markup(text) not in map(_markup, sources):
             errors.append("its tags, quotes or angle brackets are others")
-        elif "%" in "".join([*sources, text]) and not _can_be_filled(text, known):
+        elif _placeholders(text) not in map(_placeholders, sources) or not _can_be_filled(text):
             errors.append("its placeholders are others")
     return "; ".join(errors) or None
 
@@ -108,12 +108,12 @@ def _markup(text: str) -> tuple[list[str], list[str], list[str]]:
     return sorted(_TAG.findall(text)), sorted(loose), sorted(_FOR_SCRIPTS.findall(text))
 
 
-def _can_be_filled(text: str, known: set[str]) -> bool:
-    try:
-        _ = text % dict.fromkeys(known, 0)
-    except (KeyError, TypeError, ValueError):
-        return False
-    return True
+def _placeholders(text: str) -> list[str]:
+    return sorted(_NAMED.findall(text))
+
+
+def _can_be_filled(text: str) -> bool:
+    return "%" not in _FILLABLE.sub("", text)
 
 
 @cache
@@ -126,8 +126,9 @@ def choose(given: str | None, accepted: str, available: Mapping[str, Language]) 
     """The language kept, else the first of Accept-Language that there is, else English."""
     if given in available:
         return available[str(given)]
-    wanted = negotiate_locale(_by_liking(accepted), list(available), sep="-")
-    return available.get(wanted or SOURCE, ENGLISH)
+    codes = {code.lower(): code for code in available}
+    wanted = negotiate_locale(_by_liking(accepted.lower()), list(codes), sep="-")
+    return available[codes[wanted]] if wanted else ENGLISH
 
 
 def _by_liking(accepted: str) -> list[str]:
