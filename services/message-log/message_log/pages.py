@@ -251,9 +251,8 @@ def wants_part(request: Request) -> bool:
 
 def _authorization(reader: Reader) -> str:
     if reader.authorization is None:
-        raise Problem(
-            503, _("%(name)s is not set, so the pages can't act on other services.", name=f"{PREFIX}ACTING_KEY")
-        )
+        name = f"{PREFIX}ACTING_KEY"
+        raise Problem(503, _("%(name)s is not set, so the pages can't act on other services.", name=name))
     return reader.authorization
 
 
