@@ -146,7 +146,7 @@ _STATEMENT = {
     "closing_balance": 7, "totals": {"messages": 3, "net": -3},
     "rows": [{"day": FORMULA, "messages": 3, "net": -3}],
 }  # fmt: skip
-_CAMPAIGN = {
+_CAMPAIGN: dict[str, Any] = {
     "per_minute": 600, "per_day": 20_000, "slots_today": 4, "paused_at": None, "cancelled_at": None,
     "day_start": after(0).isoformat(),
     "waiting": [{"waiting_for": EVIL, "messages": 3, "oldest": after(0).isoformat()}],

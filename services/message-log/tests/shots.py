@@ -6,12 +6,13 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, sync_playwright
 from pydantic import TypeAdapter
 
-LOOKS = {
+LOOKS: dict[str, Any] = {
     "light": {"color_scheme": "light", "viewport": {"width": 1360, "height": 900}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1360, "height": 900}},
     "phone": {"color_scheme": "light", "viewport": {"width": 360, "height": 780}},
@@ -49,7 +50,7 @@ def walk(page: Page, start: str) -> Iterator[str]:
 
 
 def log_in(browser: Browser, base: str, token: str, look: str) -> Page:
-    page = browser.new_context(base_url=base, **LOOKS[look]).new_page()  # type: ignore[arg-type]
+    page = browser.new_context(base_url=base, **LOOKS[look]).new_page()
     page.goto("/login")
     page.get_by_text("Log in with an API token").click()
     page.get_by_label("API token").fill(token)
@@ -59,8 +60,8 @@ def log_in(browser: Browser, base: str, token: str, look: str) -> Page:
 
 
 def main(stack_file: str, out: str, *parts: str) -> None:
-    stack = TypeAdapter(dict[str, object]).validate_json(Path(stack_file).read_bytes())
-    base = str(stack["services"]["message-log"])  # type: ignore[index]
+    stack = TypeAdapter(dict[str, Any]).validate_json(Path(stack_file).read_bytes())
+    base = str(stack["services"]["message-log"])
     workspace = str(stack.get("workspace", "demo"))
     Path(out).mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
@@ -76,11 +77,8 @@ def main(stack_file: str, out: str, *parts: str) -> None:
                 page.wait_for_timeout(150)
                 name = re.sub(r"\W+", "-", kind_of(path).replace("*", "one") or path).strip("-") or "start"
                 height = min(page.evaluate("document.documentElement.scrollHeight"), HEIGHT_MAX)
-                page.screenshot(
-                    path=Path(out) / f"{name}.{look}.png",
-                    full_page=True,
-                    clip={"x": 0, "y": 0, "width": page.viewport_size["width"], "height": height},
-                )
+                clip: Any = {"x": 0, "y": 0, "width": LOOKS[look]["viewport"]["width"], "height": height}
+                page.screenshot(path=Path(out) / f"{name}.{look}.png", full_page=True, clip=clip)
         browser.close()
 
 

@@ -133,7 +133,7 @@ async def test_a_message_is_copied_as_json(chromium: Browser, shown: MessageLog)
         await page.get_by_text("Copied").wait_for()
         copied = await page.evaluate("navigator.clipboard.readText().then(JSON.parse)")
         assert copied["message_id"] == "b-0"
-        with page.expect_download() as download:
+        async with page.expect_download() as download:
             await page.get_by_role("link", name="Download for support").click()
         assert (await download.value).suggested_filename == f"sendwhy-{WORKSPACE}-b-0.json"
 

@@ -248,7 +248,7 @@ async def test_the_menu_of_a_phone_opens_closes_and_leads_on(
     async with logged_in(chromium, everything.url, ADMIN, viewport=size, java_script_enabled=script) as watched:
         page = watched.page
         await page.goto(f"{HOME}/messages")
-        menu = page.get_by_role("navigation", name="Pages")
+        menu = page.get_by_role("navigation", name="Pages", exact=True)
         await expect(menu).to_be_hidden()
         await page.get_by_role("button", name="Menu").press("Enter")
         await expect(menu).to_be_visible()
