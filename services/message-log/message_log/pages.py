@@ -81,6 +81,41 @@ SECTIONS = (
     ("people", lazy("People"), Role.ADMIN),
 )
 
+# How the navigation groups them; a section that no group names stands in the last one.
+GROUPS = (
+    (lazy("Outcomes"), ("messages", "campaigns", "automations", "inbox")),
+    (lazy("Sending"), ("audience", "contacts", "credits", "templates", "senders")),
+    (lazy("System"), ("webhooks", "diagnostics", "people")),
+)
+# `g`, then this letter, goes to the section.
+GO_KEYS = {
+    "messages": "m",
+    "campaigns": "p",
+    "automations": "a",
+    "inbox": "i",
+    "audience": "u",
+    "contacts": "c",
+    "credits": "b",
+    "templates": "t",
+    "senders": "s",
+    "webhooks": "w",
+    "diagnostics": "d",
+    "people": "r",
+}
+
+
+def menu_of(reader: Reader) -> list[tuple[str, list[tuple[str, str, str | None]]]]:
+    """The groups of sections that somebody may see, each section as path, word and key."""
+    menu = []
+    grouped = {path for _, paths in GROUPS for path in paths}
+    for group, paths in GROUPS:
+        takes = {*paths, *(path for path, _, _ in SECTIONS if path not in grouped and group == GROUPS[-1][0])}
+        members = [
+            (path, word, GO_KEYS.get(path)) for path, word, role in SECTIONS if path in takes and reader.may(role)
+        ]
+        menu.append((group, members))
+    return [(group, members) for group, members in menu if members]
+
 
 def make_templates() -> Environment:
     templates = Environment(
@@ -102,7 +137,7 @@ def make_templates() -> Environment:
         "mask": mask,
         "may_see_all": lambda reader: reader is not None and reader.sees_everything,
         "role_name": lambda role: words.ROLE_WORDS[Role(role)],
-        "sections": SECTIONS,
+        "menu_of": menu_of,
         "moment": datetime.fromisoformat,
         "spoken": language.spoken,
         "allowed": lambda reader, role: reader is not None and reader.token.role >= role,
