@@ -69,6 +69,7 @@ _Routed = Callable[[Request], Coroutine[Any, Any, Response]]
 SECTIONS = (
     ("messages", "Messages", Role.VIEWER),
     ("campaigns", "Campaigns", Role.VIEWER),
+    ("audience", "Audience check", Role.VIEWER),
     ("automations", "Automations", Role.VIEWER),
     ("inbox", "Inbox", Role.VIEWER),
     ("contacts", "Contacts", Role.VIEWER),
