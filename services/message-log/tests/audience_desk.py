@@ -1,5 +1,5 @@
-"""Audience checks and plans to send again in this process, on a real database; consent, billing and dispatcher are small
-servers that judge as the real ones do: what one request takes, the next of the same call has not."""
+"""Audience checks and plans to send again in this process, on a real database; consent, billing and dispatcher are
+small servers that judge as the real ones do: what one request takes, the next of the same call has not."""
 
 import asyncio
 import json

@@ -1,5 +1,5 @@
-"""What becomes of many requests together: the first gate that doesn't let one pass is its outcome, and what one takes the
-next has not, in however many calls they were asked about."""
+"""What becomes of many requests together: the first gate that doesn't let one pass is its outcome, and what one takes
+the next has not, in however many calls they were asked about."""
 
 import io
 import json
