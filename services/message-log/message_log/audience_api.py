@@ -14,6 +14,7 @@ from sendwhy import http
 from sendwhy.access import Role, Token
 from sendwhy.acting import Acting
 from sendwhy.http import Body, Caller, Operator
+from sendwhy.postgres import Connection
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 from sendwhy.settings import PREFIX
@@ -32,6 +33,7 @@ from message_log.view import Viewer, read_json
 
 SPOOLED_BYTES = 1024 * 1024
 LINES_AT_ONCE = 1000
+RUNNING_MAX = 5
 # Bodies of requests for this service, by method and path; everything else is small.
 BODY_LIMITS = {
     "POST /v1/workspaces/*/audience-checks": FILE_BYTES_MAX,
@@ -79,6 +81,7 @@ class Desk:
         new = New(uuid4(), workspace, "file", name[:200], who, 0)
         pieces = Reading(file, workspace).pieces()
         async with self.runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            await _refuse_more(connection, workspace)
             await stored.add(connection, new)
             try:
                 while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
@@ -96,6 +99,7 @@ class Desk:
         failed = filters.model_copy(update={"status": "failed"})
         named = urlencode(failed.model_dump(mode="json", by_alias=True, exclude_none=True))
         async with self.runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            await _refuse_more(connection, workspace)
             ids, matched = await resend_store.matching(connection, workspace, failed)
             if not ids:
                 raise Problem(422, "No failed message matches, so there is nothing to send again.")
@@ -156,6 +160,11 @@ class Desk:
                 return
             last = rows[-1]["number"]
             yield rows
+
+
+async def _refuse_more(connection: Connection, workspace: str) -> None:
+    if await stored.running(connection, workspace) >= RUNNING_MAX:
+        raise Problem(429, f"{RUNNING_MAX} checks or plans run already. Wait until one has ended, or stop one.")
 
 
 def _recipient(body: bytes | None) -> dict[str, Any]:
@@ -252,7 +261,7 @@ def _routes_of(
         await desk.audiences.begin(caller.workspace, audience_id, caller.token.name, rights(request, caller))
         return await answer(request, caller, audience_id, kind)  # type: ignore[no-any-return]
 
-    @router.post(f"{path}/cancel", response_model=AudienceView)
+    @router.post(f"{path}/cancel", status_code=202, response_model=AudienceView)
     async def cancel(request: Request, caller: Operator, audience_id: AudienceId) -> Response:
         """End the run. What was sent again by then stays sent."""
         await desk.view(caller.workspace, audience_id, kind, api.viewer_for(request, caller, settings))

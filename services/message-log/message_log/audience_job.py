@@ -75,8 +75,8 @@ class Run:
 class Audiences:
     """The runs of this process."""
 
-    def __init__(self, runtime: Runtime, services: OtherServices) -> None:
-        self._runtime, self._services = runtime, services
+    def __init__(self, runtime: Runtime, services: OtherServices, try_again_seconds: float = TRY_AGAIN_SECONDS) -> None:
+        self._runtime, self._services, self._try_again_seconds = runtime, services, try_again_seconds
         self._turn = asyncio.Semaphore(RUNS_MAX)
         self._running: dict[asyncio.Task[None], Run] = {}
 
@@ -249,7 +249,7 @@ class Audiences:
             if not isinstance(told, str):
                 return told
             if left:
-                await asyncio.sleep(TRY_AGAIN_SECONDS)
+                await asyncio.sleep(self._try_again_seconds)
         run.faults[service] = str(told)
         return str(told)
 

@@ -61,6 +61,17 @@ async def add(connection: Connection, new: New) -> None:
     await connection.execute(_DROP_OLDEST, new.workspace, KEPT_MAX)
 
 
+_RUNNING = """
+select count(*) from audience
+where workspace_id = $1 and state in ('running', 'sending') and beat_at > clock_timestamp() - $2::interval
+"""
+
+
+async def running(connection: Connection, workspace: str) -> int:
+    """How many runs of the workspace go on."""
+    return int(await connection.fetchval(_RUNNING, workspace, SILENT_AFTER))
+
+
 async def count_lines(connection: Connection, audience_id: UUID) -> int:
     """Once all are added."""
     return int(await connection.fetchval(_COUNT_LINES, audience_id))
@@ -89,11 +100,13 @@ def _columns_of(verdict: Verdict | None) -> tuple[Any, ...]:
 
 # `is_silent`: it should run, and nobody tells that it does.
 _READ = """
-select *, state in ('running', 'sending') and beat_at < clock_timestamp() - $3::interval as is_silent
+select *, state in ('new', 'running', 'sending') and coalesce(beat_at, created_at) < clock_timestamp() - $3::interval
+    as is_silent
 from audience where workspace_id = $1 and audience_id = $2
 """
 _LIST = """
-select *, state in ('running', 'sending') and beat_at < clock_timestamp() - $3::interval as is_silent
+select *, state in ('new', 'running', 'sending') and coalesce(beat_at, created_at) < clock_timestamp() - $3::interval
+    as is_silent
 from audience where workspace_id = $1 and kind = $2 order by created_at desc limit 50
 """
 
@@ -259,7 +272,7 @@ async def lines(connection: Connection, audience_id: UUID, group: str | None, af
 
 _USED = "select message_id from message where workspace_id = $1 and message_id = any($2::text[]) and at is not null"
 _PORTFOLIOS = """
-select key, convert_from(body, 'utf8')::jsonb ->> 'portfolio_id' as portfolio from known_state
+select key, convert_from(body, 'utf8')::json ->> 'portfolio_id' as portfolio from known_state
 where topic = 'sender.updated' and workspace_id = $1 limit 1000
 """
 

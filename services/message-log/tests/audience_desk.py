@@ -174,7 +174,7 @@ async def open_audience(database_url: str) -> AsyncIterator[Audience]:
         )
         services = OtherServices(settings)
         runtime: Any = Runtime(pool)
-        audiences = Audiences(runtime, services)
+        audiences = Audiences(runtime, services, try_again_seconds=0.01)
         app = _app(runtime, settings, services, AudienceDesk(runtime, audiences))
         yield Audience(pool, app, Dispatcher(), deciders, audiences)
         await audiences.close()
