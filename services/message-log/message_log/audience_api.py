@@ -78,7 +78,8 @@ class Desk:
 
     async def take_file(self, workspace: str, file: IO[bytes], name: str, who: str, rights: Rights) -> UUID:
         """Store a file's lines and begin to judge them. All of it or nothing is stored."""
-        new = New(uuid4(), workspace, "file", name[:200], who, 0)
+        shown = "".join(each for each in name if each.isprintable())[:200]
+        new = New(uuid4(), workspace, "file", shown, who, 0)
         pieces = Reading(file, workspace).pieces()
         async with self.runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             await _refuse_more(connection, workspace)

@@ -9,7 +9,6 @@ from fastapi.responses import StreamingResponse
 from sendwhy.access import Role
 from sendwhy.problems import Problem
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 
 from message_log import api, login, message_pages, queries
 from message_log import audience_store as stored
@@ -106,10 +105,6 @@ def _file_routes(router: APIRouter, shown: _Shown) -> None:
                 if not isinstance(file, UploadFile) or not file.filename:
                     return await shown.list_page(request, reader, problem="Choose a file first.")
                 made = await shown.desk.take_file(reader.workspace, file.file, file.filename, reader.token.name, rights)
-        except MultiPartException:
-            return await shown.list_page(
-                request, reader, problem="The upload could not be read; choose the file again."
-            )
         except Problem as problem:
             if problem.status_code >= 500:
                 raise

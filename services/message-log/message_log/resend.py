@@ -50,7 +50,8 @@ def _excluded(why: str, detail: str) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A message of a family: one message and all that repeat it, or that it repeats. `outcome` None: not seen yet."""
+    """A message of a family: one message and all that repeat it, or that it repeats. `outcome` None: nobody knows it
+    here, as where a request names a message that never was."""
 
     root: str
     message_id: str
@@ -60,7 +61,7 @@ class Member:
 def sent_already(asked: Sequence[str], roots: Mapping[str, str], members: Iterable[Member]) -> dict[str, Verdict]:
     """Which of these messages are not to be sent again, since one of their family is on its way, has arrived, or goes
     in this plan. Of a family at most one goes: the one asked for last (`asked` has the oldest first)."""
-    alive = {one.root: one.message_id for one in members if one.outcome != FAILED}
+    alive = {one.root: one.message_id for one in members if one.outcome not in (FAILED, None)}
     last = {roots.get(one, one): one for one in asked}
     found: dict[str, Verdict] = {}
     for one in asked:

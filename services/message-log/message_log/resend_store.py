@@ -63,8 +63,11 @@ with recursive down(root, message_id, depth) as (
     join repeat r on r.workspace_id = $1 and r.resend_of = down.message_id
     where down.depth < $3
 )
-select distinct down.root, down.message_id, m.outcome from down
+select distinct down.root, down.message_id, coalesce(m.outcome, case when s.message_id is not null then 'open' end)
+    as outcome
+from down
 left join message m on m.workspace_id = $1 and m.message_id = down.message_id and m.at is not null
+left join resend s on s.workspace_id = $1 and s.message_id = down.message_id
 """
 
 
@@ -106,7 +109,7 @@ def _request_in(kind: str, body: bytes) -> SendRequested | None:
         return None
 
 
-_ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtextextended('send again/' || $1, 0))"
+_ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtextextended('send again/' || $1::text, 0))"
 _ADD = """
 insert into resend (workspace_id, message_id, resend_of, by_name)
 select $1, n.message_id, n.resend_of, $4 from unnest($2::text[], $3::text[]) as n(message_id, resend_of)

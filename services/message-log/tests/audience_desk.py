@@ -2,6 +2,7 @@
 small servers that judge as the real ones do: what one request takes, the next of the same call has not."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ from sendwhy.postgres import connect_pool, migrate
 from sendwhy.reasons import ReasonCode, Service
 
 R = ReasonCode
+_PEOPLE = itertools.count(1)
 Json = dict[str, Any]
 
 
@@ -149,7 +151,7 @@ def line(message_id: str, contact: str | None = None, **changes: Any) -> Json:
     return {
         "message_id": message_id,
         "workspace_id": WORKSPACE,
-        "to": {"contact_id": contact or f"c-{message_id}", "phone": f"+52155{abs(hash(message_id)) % 10**8:08}"},
+        "to": {"contact_id": contact or f"c-{message_id}", "phone": f"+52155{next(_PEOPLE):08}"},
         "origin": {"kind": "campaign", "id": "sale"},
         "content": {"type": "template", "template": {"name": "autumn_sale", "language": {"code": "en_US"}}},
     } | changes
