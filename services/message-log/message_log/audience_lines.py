@@ -73,13 +73,13 @@ class Reading:
     def _line(self, number: int, body: bytes) -> Line:
         if len(body) > LINE_BYTES_MAX:
             why = f"The line is longer than {LINE_BYTES_MAX // 1024} KB."
-            return Line(number, body[:1024], verdict=Verdict(Outcome.BROKEN, detail=why))
+            return Line(number, body[:1024], verdict=Verdict(Outcome.BROKEN, "line", detail=why))
         try:
             request = request_of(body)
         except ValidationError as error:
             # The line itself says no more than its fields do; a hostile one may be anything.
             named, _, detail = fields_of(error)[0].partition(": ")
-            return Line(number, body, verdict=Verdict(Outcome.BROKEN, field=_text(named), detail=_text(detail)))
+            return Line(number, body, verdict=Verdict(Outcome.BROKEN, "line", field=_text(named), detail=_text(detail)))
         if request.workspace_id != self.workspace:
             detail = f"It names the workspace {request.workspace_id}, and this is {self.workspace}."
             return Line(number, body, verdict=Verdict(Outcome.BROKEN, "workspace", field="workspace_id", detail=detail))

@@ -34,7 +34,7 @@ class Words:
 # By outcome, or by outcome and why; failures and waits have the catalogue's.
 _WORDS: Mapping[str, Words] = {
     "goes": Words("Would go now", "Every gate lets them pass, and the credits are there."),
-    "broken": Words("No request", "The line can’t be read as a send request.", "Correct the field that is named."),
+    "broken.line": Words("No request", "The line can’t be read as a send request.", "Correct the field that is named."),
     "broken.workspace": Words(
         "Of another workspace", "The line names another workspace than this one.", "Check it in its own workspace."
     ),
@@ -75,8 +75,8 @@ class Example(BaseModel):
 
 
 class GroupView(BaseModel):
-    """Lines that have the same outcome for the same reason. `credits`: what they would take if they went; `sent`: how
-    many were sent again. Times are those of a wait's end, as far as it is known."""
+    """Lines that have the same outcome for the same reason. `credits`: what they would take if they went, without
+    those that were sent again, of which there are `sent`. Times are those of a wait's end, as far as it is known."""
 
     group: str
     outcome: Outcome

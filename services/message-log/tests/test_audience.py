@@ -147,16 +147,16 @@ def read(*lines: bytes, end: bytes = b"\n") -> list[Line]:
 @pytest.mark.parametrize(
     ("line", "group", "field"),
     [
-        (b"{", "broken", "body"),
-        (b"[]", "broken", "body"),
-        (b"\xff\xfe\x00", "broken", "body"),
-        (body("m", to={}), "broken", "to"),
-        (body("m", to=7), "broken", "to"),
-        (body("m", content={"type": "smoke"}), "broken", "content"),
-        (body("a b"), "broken", "message_id"),
-        (body("m", send_at="soon"), "broken", "send_at"),
+        (b"{", "broken.line", "body"),
+        (b"[]", "broken.line", "body"),
+        (b"\xff\xfe\x00", "broken.line", "body"),
+        (body("m", to={}), "broken.line", "to"),
+        (body("m", to=7), "broken.line", "to"),
+        (body("m", content={"type": "smoke"}), "broken.line", "content"),
+        (body("a b"), "broken.line", "message_id"),
+        (body("m", send_at="soon"), "broken.line", "send_at"),
         (body("m", workspace_id="other"), "broken.workspace", "workspace_id"),
-        (b" " * 10 + b"x" * LINE_BYTES_MAX, "broken", None),
+        (b" " * 10 + b"x" * LINE_BYTES_MAX, "broken.line", None),
     ],
 )
 def test_a_line_that_is_no_request_of_the_workspace_says_where_and_why(

@@ -62,7 +62,7 @@ async def test_a_file_is_told_group_by_group_and_every_group_can_be_loaded(desk:
             "used": 1,
             "repeated": 1,
             "broken.workspace": 1,
-            "broken": 2,
+            "broken.line": 2,
         }
         assert (view["state"], view["lines"], view["judged"]) == ("judged", 12, 12)
         assert sum(counts(view).values()) == view["lines"]
