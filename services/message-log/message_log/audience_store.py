@@ -238,7 +238,7 @@ async def note_sent(connection: Connection, audience_id: UUID, sent: Mapping[int
 
 
 _GROUPS = """
-select outcome, why, cause, service, count(*)::int as count, 
+select outcome, why, cause, service, count(*)::int as count,
        coalesce(sum(credits) filter (where sent_as is null), 0)::bigint as credits,
        count(sent_as)::int as sent, min(until) as until_first, max(until) as until_last, min(number) as first
 from audience_line where audience_id = $1 and outcome is not null
