@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sendwhy import http
 from sendwhy.access import Role, Token
 from sendwhy.acting import Acting
@@ -50,6 +50,11 @@ _JSONL: dict[str, Any] = {
 
 AudienceId = Annotated[UUID, Path(alias="id")]
 GroupName = Annotated[str | None, Query(max_length=100, description="A group, or an outcome for all of its groups.")]
+
+
+class AudienceList(BaseModel):
+    items: list[AudienceView]
+    next_cursor: None = None
 
 
 class Confirmation(Body):
@@ -115,6 +120,11 @@ class Desk:
     async def view(self, workspace: str, audience_id: UUID, kind: str, viewer: Viewer) -> AudienceView:
         async with queries.snapshot(self.runtime.pool) as connection:
             return await audience_view.load(connection, workspace, audience_id, kind, viewer)
+
+    async def listed(self, workspace: str, kind: str, viewer: Viewer) -> list[AudienceView]:
+        async with self.runtime.pool.acquire(timeout=10) as connection:
+            rows = await stored.listed(connection, workspace, kind)
+        return [audience_view.view_of(row, [], viewer) for row in rows]
 
     async def cancel(self, workspace: str, audience_id: UUID, who: str) -> None:
         async with self.runtime.pool.acquire(timeout=10) as connection:
@@ -249,6 +259,12 @@ def _routes_of(
     answer: Any,
 ) -> None:
     path = f"/{PATHS[kind]}/{{id}}"
+
+    @router.get(f"/{PATHS[kind]}")
+    async def listed(request: Request, caller: http.Viewer) -> AudienceList:
+        """Those that are still kept, the newest first, without their groups."""
+        items = await desk.listed(caller.workspace, kind, api.viewer_for(request, caller, settings))
+        return AudienceList(items=items)
 
     @router.get(path)
     async def read(request: Request, caller: http.Viewer, audience_id: AudienceId) -> AudienceView:

@@ -11,11 +11,10 @@ from sendwhy.problems import Problem
 from starlette.datastructures import UploadFile
 
 from message_log import api, login, message_pages, queries
-from message_log import audience_store as stored
 from message_log.audience_api import Desk, rights_for
 from message_log.audience_job import Rights
 from message_log.audience_lines import FILE_BYTES_MAX, LINES_MAX
-from message_log.audience_view import PAGES, AudienceView, view_of
+from message_log.audience_view import PAGES, AudienceView
 from message_log.login import Reader
 from message_log.pages import Pages, redirect, wants_part
 from message_log.queries import Filters
@@ -67,15 +66,13 @@ class _Shown:
         )
 
     async def list_page(self, request: Request, reader: Reader, *, problem: str | None = None) -> Response:
-        viewer = self.pages.viewer(request, reader)
-        async with self.pages.connect() as connection:
-            rows = await stored.listed(connection, reader.workspace, "file")
+        checks = await self.desk.listed(reader.workspace, "file", self.pages.viewer(request, reader))
         return self.pages.render(
             "audience.html",
             status=422 if problem else 200,
             reader=reader,
             section="audience",
-            checks=[view_of(row, [], viewer) for row in rows],
+            checks=checks,
             lines_max=LINES_MAX,
             megabytes_max=FILE_BYTES_MAX // 1024 // 1024,
             problem=problem,

@@ -123,6 +123,8 @@ async def test_rights_and_workspaces_are_kept_apart(desk: Audience) -> None:
         assert (await client.get(f"/send-again/{view['id']}")).status_code == 404
     async with desk.client(VIEWER) as client:
         assert (await client.get(path)).status_code == 200
+        assert [one["id"] for one in (await client.get("/audience-checks")).json()["items"]] == [view["id"]]
+        assert (await client.get("/send-again")).json() == {"items": [], "next_cursor": None}
         for answer in (
             await client.post("/audience-checks", content=jsonl(line("a"))),
             await client.get(f"{path}/lines.csv"),
