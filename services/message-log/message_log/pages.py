@@ -71,6 +71,7 @@ _Routed = Callable[[Request], Coroutine[Any, Any, Response]]
 SECTIONS = (
     ("messages", lazy("Messages"), Role.VIEWER),
     ("campaigns", lazy("Campaigns"), Role.VIEWER),
+    ("audience", lazy("Audience check"), Role.VIEWER),
     ("automations", lazy("Automations"), Role.VIEWER),
     ("inbox", lazy("Inbox"), Role.VIEWER),
     ("contacts", lazy("Contacts"), Role.VIEWER),

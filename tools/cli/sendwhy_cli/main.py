@@ -159,6 +159,48 @@ def send(
     _say(f"next: {why}   or {stack.services['message-log']}")
 
 
+@app.command(epilog=HELP)
+def check(
+    file: Annotated[Path, typer.Argument(help="Request bodies, one JSON object a line; - for stdin.")],
+    save: Annotated[
+        list[str] | None,
+        typer.Option("--save", help="Write a group's lines, or an outcome's, to a file: goes=FILE. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+    state_dir: StateDir = STATE_DIR,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Tell what sending a file would do, and send nothing. Exits 1 if not all of it would go.
+
+    $ sendwhy check requests.jsonl
+
+    $ sendwhy check requests.jsonl --save goes=now.jsonl --save fails=repair.jsonl
+
+    Every line is judged by consent, billing and the dispatcher as they stand now; nothing is charged.
+    """
+    from sendwhy_cli.check import Checker, all_would_go, progress, saves_of, show
+    from sendwhy_cli.stack import find_stack
+
+    with _command_errors():
+        saves = saves_of(save or [])
+        checker = Checker(find_stack(state_dir), workspace)
+        try:
+            with _opened(file) as (opened, _size), progress(Console(stderr=True)) as tell:
+                view = checker.take(opened, file.name, tell)
+            for group, path in saves.items():
+                checker.save(view, group, path)
+        finally:
+            checker.close()
+    if as_json:
+        print(json.dumps(view, ensure_ascii=False))
+    else:
+        show(_stdout(), view)
+        print(view["url"])
+        if all_would_go(view):
+            _say(f"next: {_on_this_stack(f'sendwhy send {shlex.quote(str(file))}', state_dir)}")
+    raise typer.Exit(Exit.DONE if all_would_go(view) else Exit.BAD_ANSWER)
+
+
 @app.command("import", epilog=HELP)
 def import_contacts(
     file: Annotated[Path, typer.Argument(help="A CSV file of contacts; - for stdin.")],
