@@ -76,6 +76,7 @@ SECTIONS = (
     ("templates", "Templates", Role.VIEWER),
     ("senders", "Senders", Role.VIEWER),
     ("webhooks", "Webhooks", Role.VIEWER),
+    ("diagnostics", "Diagnostics", Role.VIEWER),
     ("people", "People", Role.ADMIN),
 )
 
