@@ -142,7 +142,7 @@ class _Maker:
                 why,
                 f"Account {waba} is subscribed by {others}, not by app {told.get('app_id') or 'of any name'}.",
                 result=Result.FAILED,
-                remedy="Subscribe the app to the account by the number’s token, or PUT the number with the right app_id.",
+                remedy="Subscribe the app to the account by the number’s token, or PUT it with the right app_id.",
                 command=f'curl -X POST -H "Authorization: Bearer $TOKEN" https://graph.facebook.com/v25.0/{waba}/subscribed_apps',
             )
         seen = one.subscription.fault or "Meta could not be asked with this token."
