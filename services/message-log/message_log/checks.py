@@ -67,12 +67,11 @@ def in_order(checks: Iterable[Check]) -> list[Check]:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A consumer group: of which service, on which topic, how many records wait, how many processes are in it."""
+    """A consumer group: of which service, on which topic, how many records wait for it."""
 
     service: str
     topic: str
     waiting: int
-    members: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,15 +297,11 @@ def lag(service: Service, kafka: KafkaFacts) -> Check:
         at=kafka.at,
         why="What a consumer has not read yet has not happened: a STOP, a request, a receipt.",
     )
-    empty = sorted(group.topic for group in groups if not group.members)
     told: dict[str, object] = {}
     if kafka.fault is not None or kafka.lag_fault is not None:
         told = {"result": Result.UNASKED, "seen": kafka.lag_fault or "Kafka could not be asked"}
     elif not groups:
         told = {"result": Result.UNASKED, "seen": "no consumer group of it is known", "remedy": _LOG_HINT}
-    elif empty:
-        remedy = f"{service} doesn’t run, or has just lost its connection. {_LOG_HINT}"
-        told = {"result": Result.FAILED, "seen": f"nobody reads {', '.join(empty)}; {seen}", "remedy": remedy}
     elif waiting > LAG_MUCH:
         remedy = "Look again in a minute: if it grows, add a replica, or see in its log what it can’t get past."
         told = {"result": Result.WARNING, "remedy": remedy}

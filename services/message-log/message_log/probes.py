@@ -22,8 +22,6 @@ from message_log.services import OtherServices, path_of
 from message_log.told import Told, with_times
 from message_log.workspace_checks import SenderFacts, StoredFacts, WorkspaceFacts
 
-HEALTH_SECONDS = 3.0
-DATABASE_SECONDS = 3.0
 ASK_SECONDS = 4.0
 SENDERS_LOOKED_AT = 20
 # Everybody's page asks the same of the installation: one answer does for all who look within this time.
@@ -37,9 +35,18 @@ Look = Callable[[], Awaitable[KafkaFacts]]
 
 
 class Probes:
+    """`seconds`: how long one answer is waited for."""
+
     def __init__(
-        self, runtime: Runtime, services: OtherServices, freshness: Freshness, look_at_kafka: Look | None = None
+        self,
+        runtime: Runtime,
+        services: OtherServices,
+        freshness: Freshness,
+        look_at_kafka: Look | None = None,
+        *,
+        seconds: float = ASK_SECONDS,
     ) -> None:
+        self._seconds = seconds
         self._runtime, self._services, self._freshness = runtime, services, freshness
         self._look_at_kafka = look_at_kafka or (lambda: kafka_probe.look(runtime.settings))
         self._looking: asyncio.Task[InstallationFacts] | None = None
@@ -65,7 +72,7 @@ class Probes:
         now = datetime.now(UTC)
         behind = self._freshness.as_of().behind_seconds
         try:
-            async with asyncio.timeout(DATABASE_SECONDS), self._runtime.pool.acquire() as connection:
+            async with asyncio.timeout(self._seconds), self._runtime.pool.acquire() as connection:
                 asked = datetime.now(UTC)
                 told = await connection.fetchval("select clock_timestamp()")
                 answered = datetime.now(UTC)
@@ -86,10 +93,10 @@ class Probes:
 
     async def _probe(self, service: Service, path: str) -> tuple[Answered, httpx.Response | None]:
         try:
-            async with asyncio.timeout(HEALTH_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 answer = await self._services.probe(service, path)
         except TimeoutError:
-            return Answered(fault=f"no answer within {HEALTH_SECONDS:.0f} s"), None
+            return Answered(fault=f"no answer within {self._seconds:.0f} s"), None
         except httpx.HTTPError as error:
             return Answered(fault=describe(error)), None
         return Answered(answer.status_code, "" if answer.is_success else _detail(answer)), answer
@@ -127,10 +134,10 @@ class Probes:
         if authorization is None:
             return Told(fault="SENDWHY_ACTING_KEY is not set, so other services can’t be asked for you.", status=503)
         try:
-            async with asyncio.timeout(ASK_SECONDS):
+            async with asyncio.timeout(self._seconds):
                 answer = await self._services.get(service, path, authorization)
         except TimeoutError:
-            return Told(fault=f"{service} did not answer within {ASK_SECONDS:.0f} s.", status=503)
+            return Told(fault=f"{service} did not answer within {self._seconds:.0f} s.", status=503)
         except Problem as problem:
             return Told(fault=str(problem.detail), status=problem.status_code)
         if not answer.is_good:
@@ -139,7 +146,7 @@ class Probes:
 
     async def _read(self, act: Callable[[Connection], Awaitable[T]]) -> T | None:
         try:
-            async with asyncio.timeout(DATABASE_SECONDS), self._runtime.pool.acquire() as connection:
+            async with asyncio.timeout(self._seconds), self._runtime.pool.acquire() as connection:
                 return await act(connection)
         except FAULTS:
             return None

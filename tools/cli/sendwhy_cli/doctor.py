@@ -90,15 +90,17 @@ def _look_at_directory(state_dir: Path) -> tuple[list[Found], Stack | None]:
 
 
 async def _look_at_processes(stack: Stack, state_dir: Path) -> list[Found]:
-    return [
-        *(_process(name, pids, state_dir) for name, pids in stack.pids.items()),
-        *await asyncio.gather(
-            _port("kafka", stack.kafka),
-            *([_port("postgres", _address_of(stack.postgres))] if stack.postgres else []),
-            _kafka(stack.kafka),
-            *(_lives(name, url, state_dir) for name, url in stack.services.items()),
-        ),
-    ]
+    # One client, made before anything is timed: to make one reads all certificates.
+    async with httpx.AsyncClient(timeout=PROBE_SECONDS, trust_env=False) as client:
+        return [
+            *(_process(name, pids, state_dir) for name, pids in stack.pids.items()),
+            *await asyncio.gather(
+                _port("kafka", stack.kafka),
+                *([_port("postgres", _address_of(stack.postgres))] if stack.postgres else []),
+                _kafka(stack.kafka),
+                *(_lives(client, name, url, state_dir) for name, url in stack.services.items()),
+            ),
+        ]
 
 
 def _process(name: str, pids: Sequence[int], state_dir: Path) -> Found:
@@ -154,12 +156,11 @@ async def _kafka(bootstrap: str) -> Found:
     return _local("kafka", "Kafka answers", f"{len(topics)} topics at {bootstrap}")
 
 
-async def _lives(name: str, url: str, state_dir: Path) -> Found:
+async def _lives(client: httpx.AsyncClient, name: str, url: str, state_dir: Path) -> Found:
     title = "Service is alive"
     told = {"about": name, "result": "failed", "command": f"tail {state_dir / 'logs' / name}.log"}
     try:
-        async with httpx.AsyncClient(timeout=PROBE_SECONDS, trust_env=False) as client:
-            answer = await client.get(f"{url}/livez")
+        answer = await client.get(f"{url}/livez")
     except httpx.HTTPError as error:
         remedy = "Read the last lines of its log; `sendwhy up` starts what ends again."
         return _local(f"livez:{name}", title, f"{url}: {type(error).__name__}", remedy=remedy, **told)
@@ -206,10 +207,12 @@ def show(console: Console, found: Sequence[Found]) -> None:
             if one.result != "ok" and one.remedy:
                 console.print(Text(f"      → {one.remedy}"))
             if one.result != "ok" and one.command:
-                console.print(Text(f"        $ {one.command}"))
+                # To be copied: never broken over lines.
+                console.print(Text(f"        $ {one.command}"), soft_wrap=True)
     bad = sum(one.result in ("failed", "unasked") for one in found)
     odd = sum(one.result == "warning" for one in found)
-    console.print(f"{len(found)} checks: {len(found) - bad - odd} fine, {odd} to look at, {bad} failed or not answered")
+    count = f"{len(found)} check" if len(found) == 1 else f"{len(found)} checks"
+    console.print(f"{count}: {len(found) - bad - odd} fine, {odd} to look at, {bad} failed or not answered")
 
 
 def as_json(found: Sequence[Found], workspace: str) -> dict[str, Any]:
