@@ -4,6 +4,7 @@ Kafka, PostgreSQL, each service's /livez."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -143,6 +144,8 @@ async def _port(name: str, address: str) -> Found:
 
 
 async def _kafka(bootstrap: str) -> Found:
+    # What it can't reach is told by the check.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(PROBE_SECONDS * 1000))
     try:
         async with asyncio.timeout(PROBE_SECONDS):

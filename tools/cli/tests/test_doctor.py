@@ -27,7 +27,7 @@ FINE: dict[str, Any] = {
 }
 LATE = FINE | {"id": "lag:consent", "about": "consent", "result": "warning", "seen": "9,000 wait", "remedy": "Wait."}
 BROKEN = FINE | {
-    "id": "token:1",
+    "id": "t:1",
     "result": "failed",
     "seen": "code 190",
     "remedy": "PUT it again.",
