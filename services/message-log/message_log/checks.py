@@ -231,7 +231,8 @@ def alive(facts: ServiceFacts) -> Check:
             "remedy": "It ends itself and is started again; if that repeats, its log says what it can’t get past.",
         }
     elif _misses(facts, "kafka"):
-        told = {"result": Result.FAILED, "seen": "It can’t reach Kafka.", "remedy": _LOG_HINT}
+        remedy = f"Where Kafka is down, mend that: the service goes on by itself. Else: {_LOG_HINT}"
+        told = {"result": Result.FAILED, "seen": "It can’t reach Kafka.", "remedy": remedy}
     else:
         told = {}
     return check.model_copy(update=told)

@@ -44,11 +44,15 @@ async def look(settings: KafkaSettings) -> KafkaFacts:
         facts = KafkaFacts(at, time.monotonic() - started, brokers, topics=topics)
         return await _with_groups(facts, admin, consumer)
     except FAULTS as error:
-        return KafkaFacts(at, fault=f"It can’t be reached ({describe(error)}).")
+        return KafkaFacts(at, fault=f"It can’t be reached: {_words(error, REACH_SECONDS)}.")
     finally:
         for client in (admin.close, consumer.stop):
             with suppress(Exception):
                 await asyncio.wait_for(client(), CLOSE_SECONDS)
+
+
+def _words(error: BaseException, seconds: float) -> str:
+    return f"no answer within {seconds:.0f} s" if isinstance(error, TimeoutError) else describe(error)
 
 
 async def _with_groups(facts: KafkaFacts, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> KafkaFacts:
@@ -56,7 +60,7 @@ async def _with_groups(facts: KafkaFacts, admin: AIOKafkaAdminClient, consumer: 
         async with asyncio.timeout(LAG_SECONDS):
             return replace(facts, groups=await _groups(admin, consumer))
     except FAULTS as error:
-        return replace(facts, lag_fault=f"Kafka didn’t tell the groups’ positions ({describe(error)}).")
+        return replace(facts, lag_fault=f"Kafka didn’t tell the groups’ positions: {_words(error, LAG_SECONDS)}.")
 
 
 # Who is in a group is not asked: aiokafka 0.14 can't read Kafka's answer (DescribeGroups). /livez tells who moves.
