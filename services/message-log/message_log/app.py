@@ -21,9 +21,13 @@ from message_log import (
     credit_pages,
     dead_letter_pages,
     dead_letters,
+    diagnostics_api,
+    diagnostics_pages,
     erasures,
     inbox_api,
     inbox_pages,
+    journey_api,
+    journey_pages,
     login_pages,
     message_pages,
     people_pages,
@@ -39,6 +43,7 @@ from message_log.export import Exporter
 from message_log.freshness import Freshness
 from message_log.live import Streams
 from message_log.pages import Pages, static_file
+from message_log.probes import Probes
 from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 
@@ -86,11 +91,14 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     app.include_router(bundle.routes(runtime, settings, services))
     app.include_router(Exporter(runtime, settings, services).routes())
     app.include_router(contact_api.routes(runtime, settings, services))
-    _install_pages(app, Pages(runtime, settings, freshness, services, streams), desk)
+    probes = Probes(runtime, services, freshness)
+    app.include_router(diagnostics_api.routes(probes))
+    app.include_router(journey_api.routes(runtime, settings))
+    _install_pages(app, Pages(runtime, settings, freshness, services, streams), desk, probes)
     return app
 
 
-def _install_pages(app: FastAPI, pages: Pages, desk: audience_api.Desk) -> None:
+def _install_pages(app: FastAPI, pages: Pages, desk: audience_api.Desk, probes: Probes) -> None:
     router = APIRouter(include_in_schema=False, route_class=pages.route_class())
     for group in (
         login_pages,
@@ -104,8 +112,10 @@ def _install_pages(app: FastAPI, pages: Pages, desk: audience_api.Desk) -> None:
         webhook_pages,
         dead_letter_pages,
         people_pages,
+        journey_pages,
     ):
         group.install(router, pages)
     audience_pages.install(router, pages, desk)
+    diagnostics_pages.install(router, pages, probes)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)

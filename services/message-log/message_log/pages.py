@@ -79,6 +79,7 @@ SECTIONS = (
     ("templates", lazy("Templates"), Role.VIEWER),
     ("senders", lazy("Senders"), Role.VIEWER),
     ("webhooks", lazy("Webhooks"), Role.VIEWER),
+    ("diagnostics", lazy("Diagnostics"), Role.VIEWER),
     ("people", lazy("People"), Role.ADMIN),
 )
 

@@ -59,6 +59,13 @@ class OtherServices:
     async def close(self) -> None:
         await self._http.aclose()
 
+    def has_address(self, service: Service) -> bool:
+        return self._urls.get(service) is not None
+
+    async def probe(self, service: Service, path: str) -> httpx.Response:
+        """GET what needs no token, as /livez, whatever it answers. Raises httpx.HTTPError."""
+        return await self._http.get(f"{str(self._urls[service]).rstrip('/')}{path}")
+
     async def get(
         self, service: Service, path: str, authorization: str, asked: Sequence[tuple[str, str]] = ()
     ) -> Answer:

@@ -307,6 +307,81 @@ def why(
     raise typer.Exit(Exit.BAD_ANSWER if message["status"] == "failed" else Exit.DONE)
 
 
+@app.command(epilog=HELP)
+def doctor(as_json: Json = False, state_dir: StateDir = STATE_DIR, workspace: Workspace = WORKSPACE) -> None:
+    """Check Kafka, databases, services, lag, clocks, numbers and webhooks, each with its fix. Exits 1 if one failed.
+
+    $ sendwhy doctor
+
+    $ sendwhy doctor --state-dir /tmp/sendwhy --json
+    """
+    from sendwhy_cli.doctor import as_json as told_as_json
+    from sendwhy_cli.doctor import examine, show
+
+    found, code = examine(state_dir, workspace)
+    if as_json:
+        print(json.dumps(told_as_json(found, workspace), ensure_ascii=False))
+    else:
+        show(_stdout(), found)
+    raise typer.Exit(code)
+
+
+@app.command("test-message", epilog=HELP)
+def send_and_follow(  # noqa: PLR0913 - each is an option
+    to: Annotated[str, typer.Option("--to", help="The phone, with + and calling code.")],
+    sender: Annotated[str | None, typer.Option("--sender", help="Meta's id of the number to send from.")] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", help="NAME or NAME/LANGUAGE; hello_world where nothing is said.")
+    ] = None,
+    params: Annotated[
+        list[str] | None, typer.Option("--param", help="A variable of the template's text. Repeatable, in order.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Free text: only within 24 h of what the person wrote.")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to follow it.", show_default=True)] = 60,
+    as_json: Json = False,
+    state_dir: StateDir = STATE_DIR,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Send a real message and watch it travel, stage by stage. Exits 1 if it failed, or is not there in time.
+
+    $ sendwhy test-message --to +525512345678
+
+    $ sendwhy test-message --to +525512345678 --template order_update/en_US --param 4711
+
+    It reaches that phone, and may cost credits here and money at Meta.
+    """
+    from sendwhy_cli.following import Follower, Journey, Wanted, ending_of, exit_of, lines_of
+    from sendwhy_cli.stack import find_stack
+
+    shown: list[str] = []
+
+    def tell(journey: Journey) -> None:
+        lines = [] if as_json else [line for line in lines_of(journey) if line not in shown]
+        shown.extend(lines)
+        for line in lines:
+            print(line, flush=True)
+
+    with _command_errors():
+        if text is not None and (template is not None or params):
+            raise CommandError(Exit.USAGE, "--text goes without --template and --param")
+        stack = find_stack(state_dir)
+        follower = Follower(stack, workspace)
+        try:
+            message_id = follower.send(Wanted(to, sender, template, text, params or []))
+            _say(f"message {message_id}; {_on_this_stack('sendwhy why ' + message_id, state_dir)}")
+            journey = follower.follow(message_id, timeout, tell)
+        finally:
+            follower.close()
+    if as_json:
+        print(json.dumps(journey, ensure_ascii=False))
+    else:
+        print("\n".join(ending_of(journey, timeout)))
+        print(journey["url"])
+    raise typer.Exit(exit_of(journey))
+
+
 def _on_this_stack(command: str, state_dir: Path) -> str:
     """The command as it works for whoever copies it."""
     return command if state_dir == STATE_DIR else f"{command} --state-dir {shlex.quote(str(state_dir))}"
