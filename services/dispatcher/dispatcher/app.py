@@ -24,6 +24,7 @@ from dispatcher.results import utc_now
 from dispatcher.sender_api import SenderApi
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
+from dispatcher.subscription import SubscriptionApi
 from dispatcher.sweeps import Sweeps
 from dispatcher.timers import Timers
 from dispatcher.tokens import TokenVault
@@ -52,6 +53,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(QueueApi(runtime, fleet, stages, utc_now).routes())
     app.include_router(Evaluation(runtime, settings, fleet.pairs, utc_now, time.monotonic).routes())
     app.include_router(SenderApi(runtime, settings, utc_now).routes())
+    app.include_router(SubscriptionApi(runtime, meta, vault, utc_now).routes())
     app.include_router(person_api.routes(runtime))
     app.include_router(campaign_api.routes(runtime))
     return app

@@ -104,6 +104,15 @@ class Listing:
     incomplete: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SubscribedApp:
+    """An app that gets an account's webhooks. `override`: the address for this account alone, where one is set."""
+
+    app_id: str
+    name: str | None
+    override: str | None
+
+
 class Meta:
     """One client for all senders. Tokens come with each call and travel in a header, never in an address; the proof by
     an app's secret stands in the address, as Meta wants it. Exceptions may hold addresses: none leaves here."""
@@ -221,6 +230,13 @@ class Meta:
             url = following
         return Listing(entries, f"Meta has more than {PAGES_MAX} pages of templates")
 
+    async def subscribed_apps(self, waba_id: str, access: Access) -> list[SubscribedApp]:
+        """GET the apps that get an account's webhooks (Meta, "subscribed_apps"). Raises as `number`."""
+        data = (await self._get(f"{self._base}/{waba_id}/subscribed_apps", access)).get("data")
+        if not isinstance(data, list):
+            raise MetaUnreachable("an answer without a list `data`")
+        return [app for entry in data if (app := _subscribed_app(entry)) is not None]
+
     def _next(self, following: Any) -> str | None:
         # Followed only on Meta's own origin: the request carries the token. Meta writes the credentials into the link.
         if not isinstance(following, str) or urlsplit(following)[:2] != urlsplit(self._base)[:2]:
@@ -244,6 +260,16 @@ class Meta:
         if answer.status != 200:
             raise MetaUnreachable(f"HTTP {answer.status}")
         return told
+
+
+def _subscribed_app(entry: Any) -> SubscribedApp | None:
+    told = entry.get("whatsapp_business_api_data") if isinstance(entry, dict) else None
+    if not isinstance(told, dict) or not isinstance(told.get("id"), str | int):
+        return None
+    name, override = told.get("name"), entry.get("override_callback_uri")
+    return SubscribedApp(
+        str(told["id"]), name if isinstance(name, str) else None, override if isinstance(override, str) else None
+    )
 
 
 async def _read(content: aiohttp.StreamReader, bytes_max: int) -> bytes | None:

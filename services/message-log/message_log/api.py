@@ -22,12 +22,13 @@ from sendwhy.service import Runtime
 from sendwhy.stage import fields_of
 from sendwhy.topics import outgoing
 
-from message_log import live, queries
+from message_log import live, queries, resend_store
 from message_log.queries import Filters, Page
 from message_log.settings import MessageLogSettings
 from message_log.view import (
     MessageDetail,
     MessageView,
+    SentAgain,
     Viewer,
 )
 
@@ -142,7 +143,9 @@ async def load_message(runtime: Runtime, workspace: str, message_id: str, viewer
             raise not_found("The message")
         events = await queries.events_of(connection, workspace, message_id, row["wamid"])
         webhooks = await queries.webhooks_of(connection, workspace, message_id, row["wamid"])
-    return viewer.detail(row, events, webhooks)
+        original, repeats = await resend_store.links_of(connection, workspace, message_id)
+    again = [SentAgain(message_id=one, by=by, at=at) for one, by, at in repeats]
+    return viewer.detail(row, events, webhooks).model_copy(update={"resend_of": original, "sent_again_as": again})
 
 
 async def _request_in(request: Request, caller: Caller) -> SendRequested:
@@ -161,10 +164,13 @@ async def _request_in(request: Request, caller: Caller) -> SendRequested:
         raise Problem(422, "The request has fields that are missing or wrong.", errors=fields) from error
 
 
-async def hand_over(connection: Connection, wanted: SendRequested) -> None:
-    """Publish a send.requested once this transaction is committed."""
-    event_id = event_id_of(f"{wanted.workspace_id}/{wanted.message_id}", "requested")
-    await add_to_outbox(connection, [(event_id, outgoing(wanted, source=Service.MESSAGE_LOG))])
+async def hand_over(connection: Connection, *wanted: SendRequested) -> None:
+    """Publish these send.requested once this transaction is committed."""
+    events = [
+        (event_id_of(f"{one.workspace_id}/{one.message_id}", "requested"), outgoing(one, source=Service.MESSAGE_LOG))
+        for one in wanted
+    ]
+    await add_to_outbox(connection, events)
 
 
 def message_list(viewer: Viewer, page: Page) -> MessageList:

@@ -16,6 +16,7 @@ from message_log import api, contact_api, contact_queries, login, queries
 from message_log.contact_api import APPROVED, ContactQuery, EligibilityQuery
 from message_log.contact_queries import ContactFilters, Sendable
 from message_log.eligibility import Eligibility
+from message_log.language import told
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Action, Pages, redirect
 from message_log.queries import Filters
@@ -168,7 +169,7 @@ async def _judge(
         question = contact_api.question_of(reader.caller, contact_id, wanted, templates)
         return await pages.judge(reader, question), None, question.template
     except Problem as problem:
-        return None, str(problem.detail), None
+        return None, told(str(problem.detail)), None
 
 
 def _wanted(asked: EligibilityQuery, templates: Sequence[TemplateUpdated]) -> EligibilityQuery:

@@ -6,12 +6,13 @@ tests keep apart by workspaces and message ids instead.
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from urllib.parse import urlsplit
 import asyncpg
 import httpx
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
 
 # pytest's importlib mode puts no folder on the path, and the builders are shared by several test files.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import everything as filled
 from message_log_builders import PRIVACY_KEY, TOKENS
 from other_services import ACTING_KEY, Others, others_serving
 from sendwhy.kafka import Producer, create_topics
@@ -85,7 +89,7 @@ class MessageLog:
 
 @pytest.fixture(scope="session")
 def others() -> Iterator[Others]:
-    """billing and webhook-ingest, as the pages ask them."""
+    """The other services, as the pages ask them; consent and dispatcher below a path of their name."""
     with others_serving() as serving:
         yield serving
 
@@ -107,7 +111,9 @@ def message_log(
         "SENDWHY_API_TOKENS": TOKENS,
         "SENDWHY_PRIVACY_KEY": PRIVACY_KEY,
         "SENDWHY_ACTING_KEY": ACTING_KEY,
+        "SENDWHY_CONSENT_URL": f"{others.url}/consent",
         "SENDWHY_BILLING_URL": others.url,
+        "SENDWHY_DISPATCHER_URL": f"{others.url}/dispatcher",
         "SENDWHY_WEBHOOK_INGEST_URL": others.url,
     }
     subprocess.run([sys.executable, "-m", "message_log", "migrate"], env=environment, check=True)
@@ -127,6 +133,35 @@ def message_log(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="session")
+def everything(message_log: MessageLog, others: Others) -> MessageLog:
+    """The message log once it shows all that everything.py tells."""
+    others.answers |= filled.answers()
+    message_log.publish(filled.records())
+    expected = {"failed": 7, "waiting": 1, "read": 1}
+    for word, count in expected.items():
+        path = f"{filled.API}/messages?range=all&status={word}"
+        message_log.wait_for(path, lambda answer, count=count: len(answer["items"]) == count)  # type: ignore[misc]
+    for name in ("webhooks", "webhooks?refused=true", "dead-letters?message_id=e-dead", "contacts?q=In%C3%A9s"):
+        message_log.wait_for(f"{filled.API}/{name}", lambda answer: bool(answer["items"]))
+    message_log.wait_for(f"{filled.API}/threads", lambda answer: len(answer["items"]) >= 2)
+    return message_log
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    """One Chromium for all; each test opens contexts of its own. Tests that use it run in the session's loop."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is missing: apt-get install chromium")
+        pytest.skip("chromium is missing: apt-get install chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
 
 
 def _wait_until_ready(log: MessageLog, process: "subprocess.Popen[bytes]", out: Path) -> None:

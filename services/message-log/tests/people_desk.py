@@ -1,4 +1,4 @@
-"""The pages of contacts, credits, templates and senders in this process, on a real database and without Kafka; consent,
+"""All pages in this process, on a real database and without Kafka; consent,
 billing and dispatcher are one small server on a real socket."""
 
 from collections.abc import AsyncIterator
@@ -13,7 +13,21 @@ import httpx
 import message_log
 from cryptography.fernet import Fernet
 from fastapi import APIRouter, FastAPI, Request
-from message_log import contact_api, contact_pages, credit_pages, login_pages, sender_pages, store
+from message_log import (
+    automation_pages,
+    campaign_pages,
+    contact_api,
+    contact_pages,
+    credit_pages,
+    dead_letter_pages,
+    inbox_pages,
+    login_pages,
+    message_pages,
+    people_pages,
+    sender_pages,
+    store,
+    webhook_pages,
+)
 from message_log.decide import fold, tells
 from message_log.freshness import Freshness
 from message_log.live import Streams
@@ -91,6 +105,7 @@ class Desk:
     pool: asyncpg.Pool
     app: FastAPI
     others: Others
+    pages: Pages
 
     @asynccontextmanager
     async def browser(self, token: str) -> AsyncIterator[httpx.AsyncClient]:
@@ -180,22 +195,35 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
             consent_url=HttpUrl(f"{url}/consent"),
             billing_url=HttpUrl(f"{url}/billing"),
             dispatcher_url=HttpUrl(f"{url}/dispatcher"),
+            webhook_ingest_url=HttpUrl(f"{url}/webhook-ingest"),
         )
         services = OtherServices(settings)
-        yield Desk(pool, _app(pool, settings, services), others)
+        runtime: Any = Runtime(pool)
+        pages = Pages(runtime, settings, Freshness(Metrics(Service.MESSAGE_LOG)), services, Streams())
+        yield Desk(pool, _app(pages), others, pages)
         await services.close()
     await pool.close()
 
 
-def _app(pool: asyncpg.Pool, settings: MessageLogSettings, services: OtherServices) -> FastAPI:
-    runtime: Any = Runtime(pool)
+def _app(pages: Pages) -> FastAPI:
     app = FastAPI()
-    app.state.tokens, app.state.acting = settings.tokens, Acting(settings.acting_key)
+    app.state.tokens, app.state.acting = pages.settings.tokens, Acting(pages.settings.acting_key)
     problems.install(app)
-    app.include_router(contact_api.routes(runtime, settings, services))
-    pages = Pages(runtime, settings, Freshness(Metrics(Service.MESSAGE_LOG)), services, Streams())
+    app.include_router(contact_api.routes(pages.runtime, pages.settings, pages.services))
     router = APIRouter(route_class=pages.route_class())
-    for group in (login_pages, contact_pages, credit_pages, sender_pages):
+    for group in (
+        login_pages,
+        message_pages,
+        campaign_pages,
+        automation_pages,
+        inbox_pages,
+        contact_pages,
+        credit_pages,
+        sender_pages,
+        webhook_pages,
+        dead_letter_pages,
+        people_pages,
+    ):
         group.install(router, pages)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)
