@@ -267,25 +267,17 @@ def test_everything_is_in_the_namespace_and_labelled(built: Manifests) -> None:
 # --- commands, settings and secrets ---
 
 
-@cache
-def usage(package: str) -> set[str]:
+def usage(source: Path) -> set[str]:
     """The commands that a package's own usage line names."""
-    done = subprocess.run(
-        [sys.executable, "-m", package, "nonsense"],
-        env={"PATH": os.environ["PATH"], "SENDWHY_KAFKA_BOOTSTRAP_SERVERS": "kafka:9092"}
-        | {"SENDWHY_DATABASE_URL": "postgresql://nowhere"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    return set(done.stderr.partition(f"python -m {package} ")[2].strip().split(" | "))
+    (commands,) = re.findall(r"usage: python -m (?:{.+}|\S+) ([a-z |]+)", source.read_text())
+    return set(commands.split(" | "))
 
 
 def test_every_command_exists_and_its_image_holds_it(built: Manifests) -> None:
     assert 'ENTRYPOINT ["python", "-m"]' in DOCKERFILE
+    common = ROOT / "libs" / "common" / "sendwhy"
     # All services have the same `main`.
-    known = {"service": usage("billing"), "sendwhy": usage("sendwhy")}
+    known = {"service": usage(common / "service.py"), "sendwhy": usage(common / "__main__.py")}
     for name in built.pods:
         package, command = built.container(name)["args"]
         kind = built.pods[name]["metadata"]["labels"][COMPONENT]
