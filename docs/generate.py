@@ -1,8 +1,8 @@
 """Writes what docs/ says about the code from the code: `python docs/generate.py`. tests/deploy holds it current.
 
 commands.md from the `sendwhy` command, reasons.md from the catalogue, metrics.md from the table of metrics, settings.md
-from the Settings classes, and contracts/: AsyncAPI from the topics and events, OpenAPI of each service; for translators,
-the pages' texts; and Kubernetes' copy of the alert rules.
+from the Settings classes; contracts/: AsyncAPI from the topics and events, OpenAPI of each service; the pages' texts,
+for translators; and Kubernetes' copy of the alert rules.
 """
 
 import inspect

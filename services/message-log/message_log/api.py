@@ -116,18 +116,30 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
 
 
 def _stream_route(router: APIRouter, runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> None:
+    async def start(
+        response: Response,
+        last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)] = None,
+    ) -> live.Position:
+        """Where the stream begins; the answer's header says so, for who is cut off before the first event comes."""
+        if position := live.read_position(last_event_id):
+            return position
+        async with runtime.pool.acquire(timeout=10) as connection:
+            position = await queries.position_now(connection)
+        response.headers["last-event-id"] = live.text_of(position)
+        return position
+
     @router.get("/events", response_class=EventSourceResponse)
     async def stream(
         request: Request,
         caller: http.Viewer,
         filters: FilterQuery,
         _slot: Annotated[None, Depends(streams.slot)],
-        last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)] = None,
+        position: Annotated[live.Position, Depends(start)],
     ) -> AsyncIterator[ServerSentEvent]:
         """Messages that fit the filters as they change, from now on or from `Last-Event-ID` on; `data` is a message as
-        in the list."""
+        in the list. Without `Last-Event-ID`, the answer's header `Last-Event-ID` says from where to go on if it is cut
+        off before the first message."""
         viewer = viewer_for(request, caller, settings)
-        position = live.read_position(last_event_id)
         async for row in streams.changes(runtime, request.app, caller.workspace, position, filters):
             yield ServerSentEvent(data=viewer.message(row), id=live.position_of(row))
 

@@ -4,125 +4,93 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
-import httpx
-
+from sendwhy_cli import terminal
+from sendwhy_cli.client import Client
 from sendwhy_cli.errors import CommandError, Exit
-from sendwhy_cli.stack import RunningStack
+from sendwhy_cli.services import DISPATCHER, MESSAGE_LOG
+
+if TYPE_CHECKING:
+    from sendwhy_cli.commands.following import Content
 
 LOOK_SECONDS = 0.25
 # After the tick: whether it is read at once, as in a test it often is.
 READ_WITHIN_SECONDS = 1.5
 MARKS = {"done": "✓", "passed": "✓", "here": "…", "waiting": "⏸", "failed": "✗", "ahead": " ", "skipped": " "}
 TEMPLATE = "hello_world"
+TEMPLATES_MAX = 100_000
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """`template`: NAME or NAME/LANGUAGE; `params`: the body's variables, in order."""
-
-    to: str
-    sender: str | None = None
-    template: str | None = None
-    text: str | None = None
-    params: Sequence[str] = field(default_factory=tuple)
-
-
-Journey = dict[str, Any]
+Journey = Mapping[str, Any]
 Tell = Callable[[Journey], None]
 
 
-class Follower:
-    def __init__(self, stack: RunningStack, workspace: str) -> None:
-        self._workspace = workspace
-        self._stack = stack
-        self._http = httpx.Client(headers={"Authorization": f"Bearer {stack.admin_token}"}, timeout=15, trust_env=False)
+def send(client: Client, to: str, content: Content) -> str:
+    """Returns the message's id. Raises CommandError."""
+    message_id = f"test-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    body: dict[str, Any] = {
+        "message_id": message_id,
+        "to": {"phone": to},
+        "origin": {"kind": "test"},
+        "content": _content(client, content),
+    }
+    if content.sender is not None:
+        body["sender_id"] = content.sender
+    answer = client.ask("POST", MESSAGE_LOG, "messages", json=body)
+    if not isinstance(answer, dict) or answer.get("message_id") != message_id:
+        raise terminal.unknown_shape(ValueError("it doesn't name the message"))
+    return message_id
 
-    def close(self) -> None:
-        self._http.close()
 
-    def send(self, wanted: Wanted) -> str:
-        """Returns the message's id. Raises CommandError."""
-        body: dict[str, Any] = {
-            "message_id": f"test-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
-            "to": {"phone": wanted.to},
-            "origin": {"kind": "test"},
-            "content": self._content(wanted),
-        }
-        if wanted.sender is not None:
-            body["sender_id"] = wanted.sender
-        answer = self._call("POST", "message-log", "messages", json=body)
-        message_id: str = answer["message_id"]
-        return message_id
-
-    def follow(self, message_id: str, seconds: float, tell: Tell) -> Journey:
-        """Each state of its journey goes to `tell`; returns the last one: it has ended, or the time is over."""
-        deadline = time.monotonic() + seconds
-        while True:
-            journey: Journey = self._call("GET", "message-log", f"messages/{quote(message_id, safe='')}/stages")
-            tell(journey)
-            if journey["ended"] and journey["status"] != "delivered":
-                return journey
-            if journey["ended"]:
-                deadline = min(deadline, time.monotonic() + READ_WITHIN_SECONDS)
-                seconds = 0.0
-            if time.monotonic() >= deadline:
-                return journey
-            time.sleep(LOOK_SECONDS)
-
-    def _content(self, wanted: Wanted) -> dict[str, Any]:
-        if wanted.text is not None:
-            return {"type": "text", "text": {"body": wanted.text}}
-        name, _, language = (wanted.template or TEMPLATE).partition("/")
-        template: dict[str, Any] = {"name": name, "language": {"code": language or self._language_of(name)}}
-        if wanted.params:
-            parameters = [{"type": "text", "text": each} for each in wanted.params]
-            template["components"] = [{"type": "body", "parameters": parameters}]
-        return {"type": "template", "template": template}
-
-    def _language_of(self, name: str) -> str:
-        """The only language in which the template can be sent; the dispatcher knows."""
-        cursor, found = None, []
-        while True:
-            params = {"limit": "500", "status": "APPROVED"} | ({"cursor": cursor} if cursor else {})
-            page = self._call("GET", "dispatcher", "templates", params=params)
-            found += [each["language"] for each in page["items"] if each["name"] == name]
-            if (cursor := page.get("next_cursor")) is None:
-                break
-        languages = sorted(set(found))
-        if not languages:
-            raise CommandError(Exit.NOT_FOUND, f"workspace {self._workspace} has no approved template {name}")
-        if len(languages) > 1:
-            raise CommandError(
-                Exit.USAGE, f"{name} is there in {', '.join(languages)}: write --template {name}/{languages[0]}"
-            )
-        return str(languages[0])
-
-    def _call(self, method: str, service: str, path: str, **more: Any) -> Any:
-        base = self._stack.services.get(service, "")
-        url = f"{base}/v1/workspaces/{quote(self._workspace, safe='')}/{path}"
+def follow(client: Client, message_id: str, seconds: float, tell: Tell) -> Journey:
+    """Each state of its journey goes to `tell`; returns the last one: it has ended, or the time is over. Raises
+    CommandError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        journey: Journey = client.get(MESSAGE_LOG, "messages", message_id, "stages")
         try:
-            answer = self._http.request(method, url, **more)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise CommandError(Exit.UNREACHABLE, f"{service} at {base} doesn't answer: {error}") from error
-        if answer.is_success:
-            return answer.json()
-        code = {401: Exit.NOT_ALLOWED, 403: Exit.NOT_ALLOWED, 404: Exit.NOT_FOUND, 422: Exit.USAGE}
-        raise CommandError(code.get(answer.status_code, Exit.UNREACHABLE), f"{service}: {_refusal(answer)}")
+            tell(journey)
+            has_ended, status = journey["ended"], journey["status"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise terminal.unknown_shape(error) from error
+        if has_ended:
+            deadline = min(deadline, time.monotonic() + READ_WITHIN_SECONDS)
+        if (has_ended and status != "delivered") or time.monotonic() >= deadline:
+            return journey
+        time.sleep(LOOK_SECONDS)
 
 
-def _refusal(answer: httpx.Response) -> str:
+def _content(client: Client, content: Content) -> dict[str, Any]:
+    if content.text is not None:
+        return {"type": "text", "text": {"body": content.text}}
+    name, _, language = (content.template or TEMPLATE).partition("/")
+    template: dict[str, Any] = {"name": name, "language": {"code": language or _language_of(client, name)}}
+    if content.params:
+        parameters = [{"type": "text", "text": each} for each in content.params]
+        template["components"] = [{"type": "body", "parameters": parameters}]
+    return {"type": "template", "template": template}
+
+
+def _language_of(client: Client, name: str) -> str:
+    """The only language in which the template can be sent; the dispatcher knows. Raises CommandError."""
+    if DISPATCHER not in client.stack.services:
+        sentence = f"in which language? write --template {name}/en_US; or set SENDWHY_DISPATCHER_URL, and it is found"
+        raise CommandError(Exit.USAGE, sentence)
+    listed = client.listed(DISPATCHER, "templates", params={"status": "APPROVED"}, limit=TEMPLATES_MAX)
     try:
-        told = answer.json()
-        named = "; ".join(f"{each['field']}: {each['detail']}" for each in told.get("errors") or [])
-        return f"{told['detail']} ({named})" if named else str(told["detail"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"it answered {answer.status_code}"
+        languages = sorted({str(each["language"]) for each in listed["items"] if each["name"] == name})
+    except (KeyError, TypeError) as error:
+        raise terminal.unknown_shape(error) from error
+    if not languages:
+        sentence = f"workspace {client.place.workspace} has no approved template {name}"
+        raise CommandError(Exit.NOT_FOUND, f"{sentence}; it has: {client.place.command('templates --status approved')}")
+    if len(languages) > 1:
+        sentence = f"{name} is there in {', '.join(languages)}: write --template {name}/{languages[0]}"
+        raise CommandError(Exit.USAGE, sentence)
+    return languages[0]
 
 
 def lines_of(journey: Journey) -> list[str]:
@@ -130,13 +98,13 @@ def lines_of(journey: Journey) -> list[str]:
     return [_line(stage) for stage in journey["stages"] if stage["state"] not in ("ahead", "skipped", "here")]
 
 
-def _line(stage: dict[str, Any]) -> str:
+def _line(stage: Mapping[str, Any]) -> str:
     at = stage.get("at")
-    clock = datetime.fromisoformat(at).astimezone(UTC).strftime("%H:%M:%S UTC") if at else " " * 12
+    clock = terminal.moment(at, "%H:%M:%S UTC") if at else " " * 12
     seconds = stage.get("seconds")
     gap = "" if seconds is None else "Meta's clock" if seconds < 0 or stage["by_meta"] else f"+{seconds:.3f} s"
     note = f"  {stage['note']}" if stage.get("note") and stage["state"] in ("failed", "waiting") else ""
-    return f"{MARKS[stage['state']]} {clock}  {gap:>12}  {stage['title']}{note}"
+    return f"{MARKS.get(stage['state'], '?')} {clock}  {gap:>12}  {stage['title']}{note}"
 
 
 def exit_of(journey: Journey) -> Exit:

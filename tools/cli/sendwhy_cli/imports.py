@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sendwhy_cli.client import Client
 from sendwhy_cli.errors import CommandError, Exit
 from sendwhy_cli.files import written
+from sendwhy_cli.progress import Rate, Tell
 from sendwhy_cli.services import CONSENT
 from sendwhy_cli.terminal import unknown_shape
 
 PIECE_BYTES = 256 * 1024
 POLL_SECONDS = 0.3
-PLAIN_PROGRESS_SECONDS = 10.0
 # A preview reads the whole file before it answers.
 PREVIEW_SECONDS = 1800.0
 SHOWN = 10
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-
-Tell = Callable[[str, int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,8 @@ def columns_of(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def take(client: Client, file: IO[bytes], size: int | None, wanted: Wanted, tell: Tell) -> dict[str, Any]:
-    """Upload the file, then wait until it is imported; the import's last state. `tell` hears of (what, done, total,
-    rows). Raises CommandError."""
+    """Upload the file, then wait until it is imported; the import's last state. Raises CommandError."""
+    rate = Rate()
     parameters = {f"map.{field}": column for field, column in wanted.columns.items()}
     headers = {"content-type": "text/csv", "prefer": "respond-async"}
     if wanted.is_dry:
@@ -70,12 +65,9 @@ def take(client: Client, file: IO[bytes], size: int | None, wanted: Wanted, tell
             timeout=httpx.Timeout(PREVIEW_SECONDS, connect=5),
         )
         while view["state"] == "running" and not wanted.is_dry:
-            tell(
-                "waits for an older import" if view["waiting"] else "imports",
-                view["bytes_read"],
-                view["bytes_total"],
-                view["read"],
-            )
+            what = "waits for an older import" if view["waiting"] else "imports"
+            rows = f"{view['read']:,} rows, {rate.of(view['read']):,.0f}/s"
+            tell(what, view["bytes_read"], view["bytes_total"], rows)
             time.sleep(POLL_SECONDS)
             view = client.get(CONSENT, "contacts", "imports", view["import_id"])
     except CommandError as error:
@@ -99,49 +91,7 @@ def _pieces(file: IO[bytes], size: int | None, tell: Tell) -> Iterator[bytes]:
     while piece := file.read(PIECE_BYTES):
         yield piece
         sent += len(piece)
-        tell("uploads", sent, size or sent, 0)
-
-
-@contextmanager
-def progress(console: Console) -> Iterator[Tell]:
-    """A bar with rows and rate on a terminal, else a line every 10 s."""
-    if not console.is_terminal:
-        yield _plain(console)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rows]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task: TaskID = bar.add_task("uploads", total=None, rows="")
-        rate = _Rate()
-
-        def tell(what: str, done: int, total: int, rows: int) -> None:
-            told = f"{rows:,} rows, {rate.of(rows):,.0f}/s" if rows else f"{done / 1e6:,.1f} MB"
-            bar.update(task, description=what, completed=done, total=total, rows=told)
-
-        yield tell
-
-
-class _Rate:
-    """Rows a second since the first that was told."""
-
-    def __init__(self) -> None:
-        self._start: tuple[float, int] | None = None
-
-    def of(self, rows: int) -> float:
-        now = time.monotonic()
-        self._start = self._start or (now, rows)
-        return (rows - self._start[1]) / max(now - self._start[0], 0.001)
-
-
-def _plain(console: Console) -> Tell:
-    told = time.monotonic()
-
-    def tell(what: str, done: int, total: int, rows: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PLAIN_PROGRESS_SECONDS:
-            told = time.monotonic()
-            console.print(f"{what}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB, {rows:,} rows")
-
-    return tell
+        tell("uploads", sent, size, f"{sent / 1e6:,.1f} MB")
 
 
 def show(view: dict[str, Any]) -> Iterator[str]:

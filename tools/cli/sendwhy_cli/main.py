@@ -11,9 +11,12 @@ from typer.core import TyperGroup
 
 from sendwhy_cli.commands import (
     campaigns,
+    check,
     completion,
     contacts,
     credits,
+    doctor,
+    following,
     local,
     messages,
     reasons,
@@ -98,6 +101,9 @@ why.install(app)
 reasons.install(app)
 messages.install(app)
 tail.install(app)
+check.install(app)
+doctor.install(app)
+following.install(app)
 campaigns.install(app)
 contacts.install(app)
 credits.install(app)

@@ -15,11 +15,13 @@ from sendwhy_cli.services import MESSAGE_LOG, SERVICES
 
 
 class RunningStack(BaseModel):
-    """`kafka` is empty for an installation elsewhere."""
+    """`kafka`, `postgres` and `pids` are empty for an installation elsewhere."""
 
     kafka: str = ""
+    postgres: str = ""
     services: dict[str, str]
     admin_token: str
+    pids: dict[str, list[int]] = {}
 
 
 def find_stack(state_dir: Path) -> RunningStack:

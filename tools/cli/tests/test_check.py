@@ -124,8 +124,9 @@ def test_the_groups_are_told_and_some_that_would_not_go_exit_1(folder: Path, fak
     result = run(folder)
     assert result.exit_code == 1
     assert fake.got == b'{"message_id": "a"}\n'
-    for told in ("Customer is not opted in", "They said [STOP]", "1 short", "2 of 3 would go", VIEW["url"]):
+    for told in ("Customer is not opted in", "They said [STOP]", "1 short", "2 of 3 would go"):
         assert told in result.stdout
+    assert f"page: {VIEW['url']}" in result.stderr
 
 
 def test_all_that_would_go_exit_0_and_name_the_next_command(folder: Path, fake: FakeLog) -> None:

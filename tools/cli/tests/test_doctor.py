@@ -177,7 +177,8 @@ def test_a_test_message_is_followed_to_its_tick(told: Told, stack: Path) -> None
     assert (sent["to"], sent["origin"]) == ({"phone": "+525512345678"}, {"kind": "test"})
     assert sent["content"]["template"] == {"name": "hello_world", "language": {"code": "en_US"}}
     lines = answer.stdout.splitlines()
-    assert [line.split()[-1] for line in lines] == ["Requested", "Consent", "Read", "READ", "http://log/m"]
+    assert [line.split()[-1] for line in lines] == ["Requested", "Consent", "Read", "READ"]
+    assert "page: http://log/m" in answer.stderr
     assert "+0.250 s" in lines[1]
     assert "Meta's clock" in lines[2]
 
@@ -224,7 +225,7 @@ def test_a_refusal_names_the_field(told: Told, stack: Path) -> None:
     told.refusal = (422, {"detail": "Wrong.", "errors": [{"field": "to.phone", "detail": "is no phone"}]})
     answer = run("test-message", "--to", "x", "--text", "Hi", "--state-dir", stack)
     assert (answer.exit_code, answer.stdout) == (2, "")
-    assert "Wrong. (to.phone: is no phone)" in answer.stderr
+    assert "Wrong.\n  to.phone: is no phone" in answer.stderr
 
 
 def test_variables_go_into_the_template(told: Told, stack: Path) -> None:

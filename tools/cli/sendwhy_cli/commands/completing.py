@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 STATUSES = ("sending", "waiting", "sent", "delivered", "read", "failed")
 ORIGINS = ("campaign", "automation", "inbox", "api", "test")
+OUTCOMES = ("goes", "waits", "fails", "unknown", "broken", "repeated", "used")
 LEDGER_KINDS = ("reserve", "capture", "release", "refund", "recapture", "waive", "top_up", "adjustment")
 
 Complete = Callable[[str], list[str]]

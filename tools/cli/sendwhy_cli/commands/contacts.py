@@ -41,14 +41,15 @@ def import_contacts(
     Columns are found by their names, in many languages. The same file again changes nothing that is already so.
     """
     from sendwhy_cli.client import Client
-    from sendwhy_cli.imports import Wanted, columns_of, progress, save_refused, show, take
+    from sendwhy_cli.imports import Wanted, columns_of, save_refused, show, take
+    from sendwhy_cli.progress import progress
 
     with terminal.command_errors(as_json=as_json):
         wanted = Wanted(columns_of(columns or []), dry_run)
         if refused is not None and dry_run:
             raise CommandError(Exit.USAGE, "--refused goes with an import, not with --dry-run: a preview keeps no rows")
         with Client.at(place) as client:
-            with opened(file) as (read, size), progress(terminal.console(stderr=True)) as tell:
+            with opened(file) as (read, size), progress() as tell:
                 view = take(client, read, size, wanted, tell)
             if refused is not None:
                 save_refused(client, view, refused)

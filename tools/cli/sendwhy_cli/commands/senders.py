@@ -20,9 +20,7 @@ SenderId = Annotated[str, typer.Argument(metavar="ID", help="The number's id at 
 
 
 def install(app: typer.Typer) -> None:
-    senders = typer.Typer(
-        help="Sending numbers: list, show with health, pause, resume, sync.", no_args_is_help=True, epilog=HELP
-    )
+    senders = typer.Typer(help="Sending numbers: list, show, pause, resume, sync.", no_args_is_help=True, epilog=HELP)
     senders.command("list", epilog=HELP)(grouped(list_senders))
     senders.command(epilog=HELP)(grouped(show))
     senders.command(epilog=HELP)(grouped(pause))

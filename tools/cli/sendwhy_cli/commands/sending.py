@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +13,10 @@ from sendwhy_cli.errors import HELP, CommandError, Exit
 from sendwhy_cli.files import opened
 from sendwhy_cli.options import Place, grouped
 
-PLAIN_PROGRESS_SECONDS = 10.0
+if TYPE_CHECKING:
+    from sendwhy_cli.progress import Tell
+
+TOLD_EVERY = 50
 
 
 def install(app: typer.Typer) -> None:
@@ -35,6 +36,7 @@ def send(
     """
     import asyncio
 
+    from sendwhy_cli.progress import progress
     from sendwhy_cli.send import publish
     from sendwhy_cli.stack import find
 
@@ -44,8 +46,8 @@ def send(
             raise CommandError(
                 Exit.USAGE, "send needs Kafka, so it works on a local stack only: name it by --state-dir"
             )
-        with opened(file) as (lines, size), progress(size) as on_line:
-            sent = asyncio.run(publish(stack.kafka, lines, on_line))
+        with opened(file) as (lines, size), progress() as tell:
+            sent = asyncio.run(publish(stack.kafka, lines, _counting(tell, size)))
     rate = sent.acknowledged / max(sent.seconds, 0.001)
     print(f"{sent.acknowledged} requests published in {sent.seconds:.1f} s ({rate:.0f}/s)")
     if sent.unreadable:
@@ -57,42 +59,16 @@ def send(
     terminal.say(f"next: {place.command('why MESSAGE_ID')}   or {stack.services['message-log']}")
 
 
-@contextmanager
-def progress(size: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left on a terminal, else a line every 10 s; hears of each line's bytes."""
-    shown = terminal.console(stderr=True)
-    if not shown.is_terminal:
-        yield _plain_progress()
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def _counting(tell: Tell, size: int | None) -> Callable[[int], None]:
+    """Hears of each line's bytes."""
+    from sendwhy_cli.progress import Rate
 
-    columns = (
-        BarColumn(),
-        TextColumn("{task.fields[lines]} requests, {task.fields[rate]:.0f}/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=shown, transient=True) as bar:
-        task = bar.add_task("", total=size, lines=0, rate=0.0)
-        started, lines = time.monotonic(), 0
+    rate, lines, read = Rate(), 0, 0
 
-        def on_line(length: int) -> None:
-            nonlocal lines
-            lines += 1
-            if lines % 50 == 0:
-                bar.update(task, lines=lines, rate=lines / max(time.monotonic() - started, 0.001))
-            bar.advance(task, length)
-
-        yield on_line
-
-
-def _plain_progress() -> Callable[[int], None]:
-    told, lines = time.monotonic(), 0
-
-    def on_line(_length: int) -> None:
-        nonlocal told, lines
-        lines += 1
-        if time.monotonic() - told >= PLAIN_PROGRESS_SECONDS:
-            told = time.monotonic()
-            terminal.say(f"{lines} requests")
+    def on_line(length: int) -> None:
+        nonlocal lines, read
+        lines, read = lines + 1, read + length
+        if lines % TOLD_EVERY == 1:
+            tell("publishes", read, size, f"{lines:,} requests, {rate.of(lines):,.0f}/s")
 
     return on_line

@@ -55,8 +55,10 @@ def follow(client: Client, params: dict[str, str | int | None]) -> Iterator[Any]
     while True:
         try:
             for event_id, message in _stream(client, params, position, is_first=failures == 0):
-                position, failures = event_id or position, 0
-                yield message
+                position = event_id or position
+                if message is not None:
+                    failures = 0
+                    yield message
             told = "the stream ended"
         except CommandError as error:
             # Before anything was ever heard, a wrong address is likelier than an outage.
@@ -72,7 +74,7 @@ def follow(client: Client, params: dict[str, str | int | None]) -> Iterator[Any]
 def _stream(
     client: Client, params: dict[str, str | int | None], position: str | None, *, is_first: bool
 ) -> Iterator[tuple[str | None, Any]]:
-    """Messages with their positions, until the stream breaks off. Raises CommandError."""
+    """Positions with their messages, first where the stream begins, until the stream breaks off. Raises CommandError."""
     import httpx
     from httpx_sse import SSEError, connect_sse
 
@@ -88,8 +90,8 @@ def _stream(
         if not source.response.is_success:
             source.response.read()
         check(MESSAGE_LOG, source.response)
-        gap = "" if position else "; what changed meanwhile is not shown: nothing had come that says where to go on"
-        terminal.say("listening; Ctrl-C ends" if is_first else f"listening again{gap}")
+        terminal.say("listening; Ctrl-C ends" if is_first else "listening again")
+        yield source.response.headers.get("last-event-id"), None
         try:
             for event in source.iter_sse():
                 if event.data:
