@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from sendwhy_cli.commands.completing import LEDGER_KINDS, ORIGINS, STATUSES
+from sendwhy_cli.commands.completing import LEDGER_KINDS, ORIGINS, OUTCOMES, STATUSES
 from sendwhy_cli.commands.filters import time_of
 from sendwhy_cli.errors import CommandError
 from sendwhy_cli.main import app
@@ -374,7 +374,12 @@ READS: list[tuple[str, str, str, Any, list[str], int]] = [
         0,
     ),
 ]
-COMMANDS = list({command: (command, method, path) for command, method, path, *_ in READS}.values())
+COMMANDS = [
+    *{command: (command, method, path) for command, method, path, *_ in READS}.values(),
+    ("test-message --to +525512345678 --text Hi", "POST", f"{W}/messages"),
+    ("test-message --to +525512345678", "GET", f"{W}/templates"),
+    ("check /dev/null", "POST", f"{W}/audience-checks"),
+]
 
 
 @pytest.mark.parametrize(("command", "method", "path", "body", "words", "code"), READS)
@@ -696,6 +701,15 @@ def test_tail_goes_on_where_a_stream_broke_off(services: FakeServices, state: Pa
     assert {one.query["status"] for one in services.asked} == {"failed"}
     services.on("GET", f"{W}/events", events(message("m-3")), Answer(403, PROBLEM))
     assert "❌ failed" in run("tail", "--state-dir", state).stdout
+
+
+def test_tail_cut_off_before_the_first_message_goes_on_from_where_it_began(services: FakeServices, state: Path) -> None:
+    began = events()
+    services.on(
+        "GET", f"{W}/events", Answer(200, b"", {**began.headers, "last-event-id": "7:"}), Answer(401, PROBLEM)
+    )
+    assert run("tail", "--state-dir", state).exit_code == 4
+    assert [one.headers.get("last-event-id") for one in services.asked] == [None, "7:"]
 
 
 def test_tail_says_at_once_that_there_is_no_stream(services: FakeServices, state: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def follow(client: Client, params: dict[str, str | int | None]) -> Iterator[Any]
 def _stream(
     client: Client, params: dict[str, str | int | None], position: str | None, *, is_first: bool
 ) -> Iterator[tuple[str | None, Any]]:
-    """Positions with their messages, first where the stream begins, until the stream breaks off. Raises CommandError."""
+    """Positions with their messages until the stream breaks off; first where it begins, alone. Raises CommandError."""
     import httpx
     from httpx_sse import SSEError, connect_sse
 
