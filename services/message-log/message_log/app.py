@@ -12,6 +12,7 @@ from message_log import (
     bundle,
     campaign_api,
     campaign_pages,
+    cells,
     contact_api,
     contact_pages,
     counts,
@@ -39,6 +40,7 @@ from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 
 KEEP_SECONDS = 60.0
+CELLS_SECONDS = 20.0
 MEASURE_SECONDS = 5.0
 
 
@@ -60,7 +62,11 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
             await store.empty_dead_letters(connection, now - timedelta(days=settings.webhook_retention_days))
             await erasures.prune(connection, now)
 
+    async def keep_cells() -> None:
+        await cells.keep(lambda: runtime.pool.acquire(timeout=30))
+
     runtime.every(KEEP_SECONDS, "tables", keep_tables)
+    runtime.every(CELLS_SECONDS, "cells", keep_cells)
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
     app = runtime.make_api("Sendwhy message log")
     app.include_router(campaign_api.routes(runtime, settings))
