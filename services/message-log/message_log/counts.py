@@ -60,6 +60,7 @@ def routes(runtime: Runtime) -> APIRouter:
         now = datetime.now(UTC)
         timed = filters.model_copy(update={"since": filters.since or now - timedelta(days=7)})
         async with queries.snapshot(runtime.pool) as connection:
+            timed = await queries.meant(connection, caller.workspace, timed)
             measured = await volume.measure(connection, caller.workspace, timed, now)
             reasons = await cells.by_reason(connection, caller.workspace, timed)
         return CountsView(

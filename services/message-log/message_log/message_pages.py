@@ -182,6 +182,7 @@ async def _list_values(
     shown_range = range_name or ("all" if filters.since or filters.until else DEFAULT_RANGE)
     timed = filters.model_copy(update={"since": filters.since or queries.since_of(shown_range)})
     workspace = reader.workspace
+    timed = await queries.meant(connection, workspace, timed)
     page = await queries.list_messages(connection, workspace, timed, cursor=cursor, limit=PAGE_ROWS)
     measured = await volume.measure(connection, workspace, timed.model_copy(update={"status": None}), datetime.now(UTC))
     is_first = cursor is None and filters.until is None

@@ -67,7 +67,7 @@ begin
     insert into message_cell
     select workspace_id, cell_hour(at), outcome, reason, service, origin_kind, cell_origin(origin_kind, origin_id),
            sender_id, template, calling_code, count(*)
-    from message where at is not null group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10;
+    from message where at is not null group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 order by 1, 2;
 end
 $$;
 select count_cells();
