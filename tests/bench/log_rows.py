@@ -95,7 +95,10 @@ class Fate:
 
 
 def _request() -> SendRequested:
-    content = {"type": "template", "template": {"name": "@template@", "language": {"code": "es_MX"}, "components": []}}
+    content: dict[str, Any] = {
+        "type": "template",
+        "template": {"name": "@template@", "language": {"code": "es_MX"}, "components": []},
+    }
     return SendRequested(
         message_id="m",
         workspace_id="w",

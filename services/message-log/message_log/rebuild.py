@@ -60,12 +60,10 @@ class StillRunning(Exception):
 
 
 _LOST = "select count(*) from message where at < $1"
-_KEEP_MARKS = """
-create temp table erased_mark on commit drop as
-select workspace_id, message_id, erased_at from message where erased_at is not null
-"""
+_MARKS = "select workspace_id, message_id, erased_at from message where erased_at is not null"
 _SET_MARKS = """
-insert into message (workspace_id, message_id, erased_at) select workspace_id, message_id, erased_at from erased_mark
+insert into message (workspace_id, message_id, erased_at)
+select * from unnest($1::text[], $2::text[], $3::timestamptz[])
 """
 
 
@@ -80,9 +78,12 @@ async def rebuild(runtime: Runtime, connection: Connection) -> None:
     try:
         async with connection.transaction():
             await connection.execute("set local statement_timeout = 0")
-            await connection.execute(_KEEP_MARKS)
+            # Locked first: no mark is set between the reading of them and the end.
+            await connection.execute("lock table message in access exclusive mode")
+            marks = await connection.fetch(_MARKS)
             await connection.execute(f"truncate {', '.join(DERIVED)}")
-            await connection.execute(_SET_MARKS)
+            names = ("workspace_id", "message_id", "erased_at")
+            await connection.execute(_SET_MARKS, *([mark[name] for mark in marks] for name in names))
             await connection.execute("delete from reached where consumer_group = $1", runtime.group)
             # Last, and within the transaction: a replica that starts now waits for the tables, then reads from there.
             await runtime.read_from_the_beginning()

@@ -107,7 +107,14 @@ def _of_message(chance: Random, workspace: str, name: str, contact: str, phone: 
 def _senders(workspace: str) -> list[Wire]:
     scopes = (("sender", SENDERS[0]), ("account", WABA), ("campaign", "black-friday"), ("template", "autumn_sale"))
     holds = [
-        held(R.TEMPORARY_FAILURE, seconds, 500, message_id=None, workspace_id=workspace, scope=Scope(kind=kind, id=id))
+        held(
+            R.TEMPORARY_FAILURE,
+            seconds,
+            500,
+            message_id=None,
+            workspace_id=workspace,
+            scope=Scope.model_validate({"kind": kind, "id": id}),
+        )
         for kind, id in scopes
         for seconds in (10, 20)
     ]
