@@ -178,9 +178,14 @@ def codes_told(records: Sequence[Record[Any]]) -> set[tuple[str, str]]:
 
 async def write_events(connection: Connection, records: Sequence[Record[Any]]) -> None:
     readable = [record for record in records if record.event is not None]
-    without_person = await store.fold_messages(connection, told_by(readable))
+    told = told_by(readable)
+    without_person = await store.fold_messages(connection, told)
     await store.see_codes(connection, codes_told(readable))
     rows = [event_row(record, record.event) for record in readable]
+    # A cancel tells nothing of its message, and may name who asked for it.
+    named = {(row.workspace_id, row.message_id) for row in rows if row.workspace_id and row.message_id} - told.keys()
+    if named:
+        without_person |= await store.without_person(connection, named)
     await store.add_events(connection, [_bare(row, without_person) for row in rows])
 
 
@@ -250,7 +255,11 @@ async def write_contacts(
 
 async def write_senders(connection: Connection, records: Sequence[Record[SenderUpdated | None]]) -> None:
     await write_states(connection, records)
-    last = {record.key: record for record in records}
+    last: dict[bytes | None, Record[SenderUpdated | None]] = {}
+    for record in records:
+        before = last[record.key].event if record.key in last else None
+        if before is None or record.event is None or record.event.version > before.version:
+            last[record.key] = record
     senders = [_sender_row(record.event) for record in last.values() if record.event is not None]
     gone = [(record.key or b"").decode(errors="replace") for record in last.values() if record.event is None]
     await store.set_senders(connection, senders, gone)

@@ -375,7 +375,11 @@ _DELETE_STATES = "delete from known_state where topic = $1 and key = any($2::tex
 
 async def set_states(connection: Connection, topic: str, states: Sequence[KnownState]) -> None:
     """Apply a batch in its order: one key's records stand in one partition, so a tombstone really is the last word."""
-    last = {state.key: state for state in states}
+    last: dict[str, KnownState] = {}
+    for state in states:
+        before = last.get(state.key)
+        if before is None or None in (before.body, state.body) or state.version > before.version:
+            last[state.key] = state
     gone = sorted(key for key, state in last.items() if state.body is None)
     if gone:
         await connection.execute(_DELETE_STATES, topic, gone)
