@@ -28,6 +28,13 @@ class Allowance:
     tier: Tier = field(default_factory=Tier)
     reached: set[str] = field(default_factory=set)
     _calls: Counter[str] = field(default_factory=Counter)
+    _paired: list[str] = field(default_factory=list)
+
+    def undo(self) -> None:
+        """The round came to nothing: nobody whom it let go is called, and what isn't in the database is given back."""
+        for phone in self._paired:
+            self.pairs.give_back(phone)
+        self._paired.clear()
 
     async def load_tier(self, connection: Connection, sender: Sender, due: Sequence[Due], now: datetime) -> None:
         if sender.messaging_limit is None or not any(one.message.template for one in due):
@@ -54,6 +61,7 @@ class Allowance:
             return Wait(Waiting.THROTTLE, ReasonCode.RATE_LIMIT_EXCEEDED, None)
         self.room -= 1
         self.pairs.take(message.phone, self.clock())
+        self._paired.append(message.phone)
         if verdict.counts_for_tier and message.phone not in self.reached:
             self.reached.add(message.phone)
             self.tier = replace(self.tier, used=self.tier.used + 1)

@@ -26,7 +26,7 @@ from dispatcher.holds import Hold
 from dispatcher.store import SenderRow, TemplateRow
 
 HELD_ABOVE = timedelta(seconds=10)
-_TRIED_AGAIN = frozenset({Waiting.RETRY, Waiting.RATE, Waiting.PAIR, Waiting.SYNC})
+_TRIED_AGAIN = frozenset({Waiting.RETRY, Waiting.RATE, Waiting.PAIR, Waiting.SYNC, Waiting.REPAIR})
 Announcement = tuple[UUID, Outgoing]
 
 

@@ -26,6 +26,7 @@ from sendwhy.events import (
 from sendwhy.privacy import ERASURE, is_alias
 from sendwhy.reasons import ReasonCode
 
+from dispatcher.blame import aside_until
 from dispatcher.templates import mismatches
 
 WINDOW = timedelta(hours=24)
@@ -63,6 +64,12 @@ class Waiting(StrEnum):
     RATE = "rate"
     WINDOW = "window"
     SYNC = "sync"
+    REPAIR = "repair"
+
+    @classmethod
+    def _missing_(cls, _value: object) -> "Waiting":
+        """A cause that a newer version stored: it is looked at again in its turn."""
+        return cls.TURN
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,8 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A row of the queue. `queued_at` is when its send.funded was stored in Kafka, `told` the waits that were told."""
+    """A row of the queue. `queued_at` is when its send.funded was stored in Kafka, `told` the waits that were told.
+    `unreadable`: why this version can't read it; what is in `funded` then is what could be salvaged."""
 
     funded: SendFunded
     sender_id: str
@@ -108,6 +116,7 @@ class Message:
     told: frozenset[Waiting] = frozenset()
     campaign_paused_at: datetime | None = None
     cancelled_by: str | None = None
+    unreadable: str | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -241,7 +250,8 @@ def decide(message: Message, facts: Facts, now: datetime) -> Verdict:
     if message.is_erased:
         # It was out when its person was erased, and came back to be tried again.
         return Recall(erased_contact(message.funded.workspace_id, message.funded.resolved.contact_id or "", now))
-    for check in evaluate(message, facts, now):
+    checks = _of_unreadable(message, facts, now) if message.unreadable else evaluate(message, facts, now)
+    for check in checks:
         if check.otherwise is not None:
             return check.otherwise
     return Send(counts_for_tier=message.template is not None and not _window_is_open(facts, now))
@@ -268,6 +278,18 @@ def evaluate(message: Message, facts: Facts, now: datetime) -> list[Check]:
         _pair(facts, now),
         _tier(message, facts, now),
     ]
+
+
+def wait_for_repair(message: Message, now: datetime) -> Wait:
+    """Our own code can't handle it: it stands aside, so that its neighbours go on, and a better version sends it."""
+    since = message.waiting_since if message.waiting_for is Waiting.REPAIR else None
+    return Wait(Waiting.REPAIR, ReasonCode.EXPIRED_BEFORE_SENDING, aside_until(since, now))
+
+
+def _of_unreadable(message: Message, facts: Facts, now: datetime) -> list[Check]:
+    readable = Check("readable", None, {"unreadable": message.unreadable}, wait_for_repair(message, now))
+    sender = facts.sender
+    return [_cancelled(message), *([_expiry(message, sender, now)] if sender else []), readable]
 
 
 def _no_sender(message: Message) -> Check:
@@ -319,6 +341,7 @@ _WAITED_FOR: Mapping[Waiting, str] = {
     Waiting.RETRY: "the next try",
     Waiting.SYNC: "the templates to be read from Meta",
     Waiting.WINDOW: "news of the person's last message",
+    Waiting.REPAIR: "a version of Sendwhy that can handle it (see the dispatcher's log)",
 }
 
 

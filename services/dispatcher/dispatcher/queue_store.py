@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from asyncpg import Record as Row
-from sendwhy.events import Reason, SendFunded
+from sendwhy.events import Reason
 from sendwhy.postgres import Connection
 
+from dispatcher import salvage
 from dispatcher.decide import UPSTREAM, Lane, Message, Waiting
 from dispatcher.store import OBJECTS, Key
 
@@ -21,8 +22,9 @@ m.waiting_since, m.told, m.funded, m.state, m.in_flight_at, m.trace
 
 
 def message_of(row: Row, paused_at: datetime | None = None, cancelled_by: str | None = None) -> Message:
+    funded, unreadable = salvage.read(row["funded"], row["workspace_id"], row["message_id"], row["queued_at"])
     return Message(
-        funded=SendFunded.model_validate_json(row["funded"]),
+        funded=funded,
         sender_id=row["sender_id"] or "",
         lane=Lane(row["lane"]),
         queued_at=row["queued_at"],
@@ -33,6 +35,7 @@ def message_of(row: Row, paused_at: datetime | None = None, cancelled_by: str | 
         told=frozenset(Waiting(cause) for cause in row["told"]),
         campaign_paused_at=paused_at,
         cancelled_by=cancelled_by,
+        unreadable=unreadable,
     )
 
 

@@ -287,8 +287,8 @@ class Stages:
         announcements = []
         recalled: dict[Key, str] = {}
         for message in await queue_store.lock_waiting_of_contacts(connection, sorted(standing)):
-            contact = standing[_person(message)]
-            if withdraws(contact, message):
+            contact = standing.get(_person(message))
+            if contact is not None and withdraws(contact, message):
                 recalled[message.key] = "recalled"
                 announcements.append(announce.recalled(message, Recall(contact), now))
         if recalled:

@@ -107,6 +107,15 @@ class World:
             while await self.states() != {state}:
                 await asyncio.sleep(0.05)
 
+    async def reach_but_one(self, state: str, of_one: str) -> None:
+        """All messages are in `state`, but for one."""
+        async with asyncio.timeout(30), self.pool.pool.acquire(timeout=5) as connection:
+            while True:
+                rows = await connection.fetch("select state from message")
+                if Counter(row["state"] for row in rows) == {state: len(rows) - 1, of_one: 1}:
+                    return
+                await asyncio.sleep(0.05)
+
     def is_sure(self) -> bool:
         return self.pool.breaks_after is None and not self.driver._commit_is_unsure
 
