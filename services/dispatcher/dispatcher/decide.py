@@ -154,11 +154,13 @@ class Tier:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known at this moment about one message. `pair_wait` None: only another replica knows.
-    `throttled`: its campaign lets no more go now, but perhaps from `slot_at` on."""
+    `throttled`: its campaign lets no more go now, but perhaps from `slot_at` on. `listing_incomplete`: why there may be
+    more templates than Meta's last list told."""
 
     sender: Sender | None
     template: Template | None = None
     known_templates: Sequence[tuple[str, str]] = ()
+    listing_incomplete: str | None = None
     window_opened_at: datetime | None = None
     free_entry_at: datetime | None = None
     inbound_read_until: datetime | None = None
@@ -471,6 +473,11 @@ def _template_not_found(message: Message, facts: Facts, sender: Sender, now: dat
     fresh = sender.templates_synced_at >= message.queued_at or now - sender.templates_synced_at < SYNC_INTERVAL
     if not fresh:
         return Check("template", None, evidence, _wait_for_sync(now))
+    if facts.listing_incomplete is not None:
+        # Only a whole list tells what isn't there; a new one is read every minute while anybody waits for it.
+        evidence |= {"status": "UNKNOWN", "list_incomplete": facts.listing_incomplete}
+        wait = Wait(Waiting.SYNC, ReasonCode.TEMPLATE_NOT_APPROVED, now + SYNC_INTERVAL)
+        return Check("template", None, evidence, wait)
     hint = f"; nearest: {', '.join(name for name, *_ in nearest)}" if nearest else ""
     detail = f"Meta has no template {wanted.name} in {wanted.language.code} for this account{hint}"
     return Check("template", False, evidence, Reject(reason(ReasonCode.TEMPLATE_NOT_APPROVED, detail, evidence)))

@@ -211,8 +211,10 @@ class Meta:
             # What can't be read stands in the list as nothing, so that nobody takes the list for whole.
             entries += [entry if isinstance(entry, dict) else {} for entry in data]
             paging = told.get("paging")
-            if not isinstance(paging, dict) or paging.get("next") is None:
+            if paging is None or (isinstance(paging, dict) and paging.get("next") is None):
                 return Listing(entries)
+            if not isinstance(paging, dict):
+                return Listing(entries, "Whether there is a next page can't be read")
             following = self._next(paging["next"])
             if following is None:
                 return Listing(entries, "The next page is not on Meta's own address, so it was not asked for")

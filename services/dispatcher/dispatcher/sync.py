@@ -6,7 +6,7 @@ from typing import Any
 
 from asyncpg import Pool
 from pydantic import JsonValue
-from sendwhy.events import event_id_of
+from sendwhy.events import LATEST, event_id_of
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.topics import Topic, template_key, tombstone
 
@@ -70,13 +70,20 @@ async def _save(
             sender.sender_id,
             now,
             templates=len(listing.entries),
-            incomplete=listing.incomplete,
+            incomplete=incomplete(sender.waba_id, listing),
             changes=changes,
         )
     latest = {one.sender.sender_id: one for one in changed}
     await add_to_outbox(connection, [*announcements, *announce.senders_updated(latest.values(), now)])
     for sender_id in latest:
         await queue_store.wake_waiting(connection, [Waiting.SYNC], sender_id=sender_id)
+
+
+def incomplete(waba_id: str, listing: Listing) -> str | None:
+    """Why there may be more templates than this list tells: a page that is missing, or an entry that can't be read, may
+    be any of those that seem to be gone."""
+    unread = sum(read_template(waba_id, entry, LATEST) is None for entry in listing.entries)
+    return listing.incomplete or (f"{unread} of Meta's entries can't be read" if unread else None)
 
 
 def number_changes(before: store.SenderRow, after: store.SenderRow) -> list[Change]:
@@ -116,9 +123,9 @@ async def _save_templates(
     if newer:
         await store.want_account_sync(connection, waba_id, datetime.now(UTC))
     changed = [one for key, one in told.items() if key not in newer and (key not in known or _differs(known[key], one))]
-    # An entry that can't be read, or a page that is missing, may be any of those that seem to be gone.
-    is_whole = listing.incomplete is None and all(read)
-    gone = [key for key in known if key not in told and key not in newer] if is_whole else []
+    gone = (
+        [key for key in known if key not in told and key not in newer] if incomplete(waba_id, listing) is None else []
+    )
     saved = await store.save_templates(connection, waba_id, changed)
     await drift.note(connection, list(known.values()), saved, now)
     await store.delete_templates(connection, waba_id, gone)

@@ -147,6 +147,13 @@ def test_a_gate_that_recalls_says_why() -> None:
     assert why.code is ReasonCode.CUSTOMER_IS_NOT_OPTED_IN
 
 
+def test_only_a_whole_list_tells_that_a_template_is_absent() -> None:
+    facts = replace(sender(templates_synced_at=NOW), template=None, listing_incomplete="a page is missing")
+    verdict = decide(message(template_content("Inés", name="autum_sale")), facts, NOW)
+    assert isinstance(verdict, Wait)
+    assert verdict.waiting_for is Waiting.SYNC
+
+
 def test_a_template_not_found_offers_the_nearest_names() -> None:
     facts = replace(sender(templates_synced_at=NOW), template=None)
     verdict = decide(message(template_content("Inés", name="autum_sale")), facts, NOW)

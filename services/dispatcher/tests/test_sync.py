@@ -13,7 +13,7 @@ import dispatcher
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from dispatcher import people_store, queue_store, reporting, store, sync_store, tier_store
+from dispatcher import facts, people_store, queue_store, reporting, store, sync_store, tier_store
 from dispatcher.decide import Lane, Message, Tier
 from dispatcher.drift import Drift
 from dispatcher.meta import PAGES_MAX, Listing, MetaRefused, MetaUnreachable, Number
@@ -183,6 +183,19 @@ async def test_a_list_that_may_be_incomplete_deletes_nothing(desk: Desk, listing
     desk.listing = listing
     await desk.sync()
     assert await desk.known() == {SALE: "APPROVED"}
+    assert await incomplete_for(desk, "another") is not None
+    assert await incomplete_for(desk, "autumn_sale") is None
+    desk.listing = Listing([])
+    await desk.sync()
+    assert await incomplete_for(desk, "another") is None
+
+
+async def incomplete_for(desk: Desk, template: str) -> str | None:
+    """What is known at a message's turn of the list in which its template should stand."""
+    one = Message(funded(template_content("x", name=template)), SENDER.sender_id, Lane.MARKETING, utc_now())
+    async with desk.pool.acquire() as connection:
+        known = await facts.load(connection, (await desk.row()).sender, [one], "block")
+    return known[one.key].listing_incomplete
 
 
 @pytest.mark.parametrize(
@@ -456,6 +469,12 @@ async def test_the_same_cursor_twice_ends() -> None:
 async def test_a_page_elsewhere_is_not_asked_for() -> None:
     listing, asked = await read_pages({"": page("a", "1")}, base="http://127.0.0.1:9")
     assert asked == 1
+    assert listing.incomplete is not None
+
+
+@pytest.mark.parametrize("paging", ["next", ["next"], {"next": 7}, {"next": {}}])
+async def test_a_page_that_does_not_say_whether_it_is_the_last_is_not(paging: Any) -> None:
+    listing, _ = await read_pages({"": page("a", None) | {"paging": paging}})
     assert listing.incomplete is not None
 
 
