@@ -138,8 +138,8 @@ async def load_message(runtime: Runtime, workspace: str, message_id: str, viewer
         row = await queries.read_message(connection, workspace, message_id) if "\x00" not in message_id else None
         if row is None:
             raise not_found("The message")
-        events = await queries.events_of(connection, workspace, message_id, row["wamid"])
-        webhooks = await queries.webhooks_of(connection, workspace, message_id, row["wamid"])
+        events = await queries.events_of(connection, workspace, message_id, row["wamid"], row["sender_id"])
+        webhooks = await queries.webhooks_of(connection, workspace, message_id, row["wamid"], row["sender_id"])
     return viewer.detail(row, events, webhooks)
 
 
