@@ -138,6 +138,21 @@ def sender_paused(row: SenderRow, now: datetime) -> Announcement:
     return _announce(event)
 
 
+def sender_paced(workspace_id: str, sender_id: str, since: datetime, until: datetime, now: datetime) -> Announcement:
+    """More waits than the number may send in 10 s; with `until` now, that is over."""
+    event = SendHeld(
+        event_id=event_id_of(f"{sender_id}/{now.isoformat()}", "dispatcher.paced"),
+        occurred_at=now,
+        workspace_id=workspace_id,
+        sender_id=sender_id,
+        cause=ReasonCode.RATE_LIMIT_EXCEEDED,
+        scope=Scope(kind="sender", id=sender_id),
+        since=since,
+        until=until,
+    )
+    return _announce(event)
+
+
 def senders_held(hold: Hold, rows: Sequence[SenderRow], now: datetime) -> list[Announcement]:
     """One event for an account; a portfolio is told by its accounts and a token by its senders, since the contract
     knows no other scopes. `until` is told only where Meta told it: a try may find that the hold goes on."""

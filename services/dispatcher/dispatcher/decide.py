@@ -34,6 +34,7 @@ WINDOW_BELIEF = timedelta(seconds=10)
 # What a person wrote before an answer was asked for may still lie on webhook.received, or on its way from Meta.
 WEBHOOK_TRAVELS = timedelta(seconds=2)
 SYNC_INTERVAL = timedelta(minutes=1)
+LOOK_AT_HELD = timedelta(minutes=1)
 NEAREST_NAMES = 3
 AUTHENTICATION_TTL = timedelta(minutes=10)
 MARKETING = "MARKETING"
@@ -72,15 +73,26 @@ class Waiting(StrEnum):
         return cls.TURN
 
 
+class Stops(StrEnum):
+    """What a hold stops: everything, or only what a business begins, which is a template outside a window."""
+
+    ALL = "all"
+    BUSINESS_INITIATED = "business_initiated"
+
+
 @dataclass(frozen=True, slots=True)
 class Sender:
+    """`tier_key`: under what the people whom it reaches are counted; numbers that share a portfolio share it."""
+
     sender_id: str
     workspace_id: str
     waba_id: str
     portfolio_id: str
+    tier_key: str
     quality: str | None = None
     paused_at: datetime | None = None
     hold: Reason | None = None
+    hold_stops: Stops = Stops.ALL
     hold_since: datetime | None = None
     hold_until: datetime | None = None
     templates_synced_at: datetime | None = None
@@ -274,7 +286,7 @@ def evaluate(message: Message, facts: Facts, now: datetime) -> list[Check]:
         _parameters(message, facts),
         _window(message, facts, now),
         _paused(message, sender),
-        _hold(sender, now),
+        _hold(message, facts, sender, now),
         _cap(message, facts, now),
         _throttle(facts),
         _pair(facts, now),
@@ -556,15 +568,32 @@ def _paused(message: Message, sender: Sender) -> Check:
     return Check("paused", False, {"paused": what, "since": _text(since)}, wait)
 
 
-def _hold(sender: Sender, now: datetime) -> Check:
-    if sender.hold is None or (sender.hold_until is not None and now >= sender.hold_until):
+def _is_held(sender: Sender, now: datetime) -> bool:
+    return sender.hold is not None and (sender.hold_until is None or now < sender.hold_until)
+
+
+def spares_replies(sender: Sender, now: datetime) -> bool:
+    """Whether it is held, but not for those who answer a person."""
+    return _is_held(sender, now) and sender.hold_stops is Stops.BUSINESS_INITIATED
+
+
+def _hold(message: Message, facts: Facts, sender: Sender, now: datetime) -> Check:
+    if not _is_held(sender, now):
         return Check("hold", True)
+    assert sender.hold is not None
     evidence: Evidence = {
         "cause": sender.hold.code.value,
         "since": _text(sender.hold_since) if sender.hold_since else None,
         "until": _text(sender.hold_until) if sender.hold_until else None,
     }
-    return Check("hold", False, evidence, Wait(Waiting.HOLD, sender.hold.code, sender.hold_until))
+    until = sender.hold_until
+    if sender.hold_stops is Stops.BUSINESS_INITIATED:
+        evidence["stops"] = sender.hold_stops.value
+        if message.template is None or _window_is_open(facts, now):
+            return Check("hold", True, evidence)
+        # Such a message is looked at among replies, and its person may write meanwhile.
+        until = min(until or now + LOOK_AT_HELD, now + LOOK_AT_HELD)
+    return Check("hold", False, evidence, Wait(Waiting.HOLD, sender.hold.code, until))
 
 
 def _cap(message: Message, facts: Facts, now: datetime) -> Check:
@@ -603,7 +632,7 @@ def _tier(message: Message, facts: Facts, now: datetime) -> Check:
 
 def stands_still(sender: Sender, now: datetime) -> bool:
     """Nothing of this sender goes, whatever it is: its messages needn't be looked at."""
-    return sender.paused_at is not None or not _hold(sender, now).passed
+    return sender.paused_at is not None or (_is_held(sender, now) and not spares_replies(sender, now))
 
 
 def receipt_deadline(accepted_at: datetime, category: str | None, ttl: timedelta) -> datetime:

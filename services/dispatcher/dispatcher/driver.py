@@ -38,6 +38,7 @@ from dispatcher.decide import (
     Verdict,
     Wait,
     Waiting,
+    spares_replies,
     stands_still,
     wait_for_repair,
 )
@@ -178,6 +179,10 @@ class Driver:
         self._starts.drop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._results.stored(), 5)
+        if self._commit_is_unsure:
+            # No round comes that would give back what the last one marked: its fate would be unknown without need.
+            with suppress(*TRANSIENT_ERRORS):
+                await self._give_back()
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
 
@@ -273,10 +278,13 @@ class Driver:
         limit = min(max(room, LOOK_WIDE) if self._look_wide else room, self._blame.most)
         lanes = _LANES_BY_ROUND.get(self._rounds % LAST_LANE_EVERY, claims.LANES)
         lines = await claims.open_lines(connection, self.sender_id, row.sender.workspace_id, now, limit)
-        called = await self._called_by_tier(connection, row, room, now)
+        only_replies = spares_replies(row.sender, now)
+        called = [] if only_replies else await self._called_by_tier(connection, row, room, now)
         known = {one.message.key for one in called}
         left = limit if self._blame.most == ALL else limit - len(called)
-        due = await claims.lock_due(connection, self.sender_id, now, limit=left, lanes=lanes, lines=lines)
+        due = await claims.lock_due(
+            connection, self.sender_id, now, limit=left, lanes=None if only_replies else lanes, lines=lines
+        )
         due = [*called, *(one for one in due if one.message.key not in known)]
         due.sort(key=lambda one: lanes.index(one.message.lane))
         self._looked_at = due
@@ -322,12 +330,12 @@ class Driver:
         if not self._some_wait_for_tier and self._rounds % TIER_LOOK_EVERY:
             return []
         sender = row.sender
-        tier = await tier_store.read_tier(connection, sender.portfolio_id, sender.messaging_limit, now)
+        tier = await tier_store.read_tier(connection, sender.tier_key, sender.messaging_limit, now)
         places = min(room, tier.places)
         called = await claims.lock_tier_waits(connection, self.sender_id, places) if places else []
         self._some_wait_for_tier = len(called) == places
         if not self._some_wait_for_tier:
-            await tier_store.forget_promises(connection, sender.portfolio_id)
+            await tier_store.forget_promises(connection, sender.tier_key)
         return called
 
     async def _facts(

@@ -10,6 +10,7 @@ call may end: the last look at it is taken where the request is written.
 
 import os
 import random
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -40,6 +41,7 @@ CREDENTIALS = frozenset({"access_token", "appsecret_proof"})
 # Beside the calls that send: numbers and templates are read.
 READS_AT_ONCE = 50
 _JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
+_PORTFOLIO = re.compile(r"[0-9A-Za-z_\-]{1,64}")
 
 
 # Of the call that the present task makes. aiohttp makes its request object itself and lets nothing else through to it.
@@ -195,6 +197,17 @@ class Meta:
             messages_per_second=_per_second(level),
             messaging_limit=messaging_limit(told.get("whatsapp_business_manager_messaging_limit")),
         )
+
+    async def portfolio(self, waba_id: str, access: Access) -> str | None:
+        """The business portfolio that owns an account (Meta, "WhatsApp Business Account", `owner_business_info`), as
+        far as this token may know. Raises MetaUnreachable."""
+        try:
+            told = await self._get(f"{self._base}/{waba_id}?fields=owner_business_info", access)
+        except MetaRefused:
+            return None
+        owner = told.get("owner_business_info")
+        name = owner.get("id") if isinstance(owner, dict) else None
+        return name if isinstance(name, str) and _PORTFOLIO.fullmatch(name) else None
 
     async def templates(self, waba_id: str, access: Access) -> "Listing":
         """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable, also in the middle."""

@@ -25,6 +25,7 @@ from sendwhy.stage import fields_of
 
 UNREADABLE = "unreadable"
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
+_OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, JsonValue]])
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _SENDER_ID: TypeAdapter[str | None] = TypeAdapter(SenderId | None)
 _TO, _ORIGIN, _RESOLVED, _PRICE = TypeAdapter(To), TypeAdapter(Origin), TypeAdapter(Resolved), TypeAdapter(Price)
@@ -40,6 +41,14 @@ def read(body: bytes, workspace_id: str, message_id: str, queued_at: datetime) -
         return SendFunded.model_validate_json(body), None
     except ValidationError as error:
         return _salvaged(body, workspace_id, message_id, queued_at), "; ".join(fields_of(error)[:3])
+
+
+def read_tries(body: bytes) -> tuple[dict[str, JsonValue], ...]:
+    """What is known of earlier tries; nothing where it can't be read, since it is evidence and decides nothing."""
+    try:
+        return tuple(_OBJECTS.validate_json(body))
+    except ValidationError:
+        return ()
 
 
 def _salvaged(body: bytes, workspace_id: str, message_id: str, queued_at: datetime) -> SendFunded:

@@ -360,6 +360,9 @@ class Stages:
             meta = event.reason.meta if event.reason else None
             if not failed or event.reason is None or meta is None or event.sender_id is None:
                 continue
+            if event.workspace_id is None:
+                # Nobody had registered the number at webhook-ingest: who spoke for it may be anybody.
+                continue
             rule, _ = verdict(meta)
             if rule.scope is not None:
                 told[event.sender_id, rule.scope] = Refusal(event.reason, WEBHOOK, event.occurred_at)

@@ -103,7 +103,7 @@ def test_what_can_not_be_read_waits_to_be_repaired_and_may_be_cancelled() -> Non
 async def test_an_unreadable_row_waits_visibly_and_expires_with_a_reason(world: World) -> None:  # noqa: F811
     await put(world, ["a", "broken", "b"], Lane.CONVERSATION)
     async with world.pool.pool.acquire(timeout=5) as connection:
-        await connection.execute("update message set funded = $1 where message_id = 'broken'", UNREADABLE)
+        await connection.execute("update message set funded = $1, tries = '?' where message_id = 'broken'", UNREADABLE)
     async with world.driving():
         await until(lambda: len(world.calls) == 3)
         await world.reach_but_one("accepted", "waiting")
