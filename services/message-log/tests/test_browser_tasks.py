@@ -168,7 +168,8 @@ async def test_a_webhook_is_replayed_with_the_difference_first(operator: Watched
     async def press(name: str, tag: str) -> None:
         if by == "keyboard":
             await tab_to(page, name, tag)
-            await page.keyboard.press("Enter")
+            async with page.expect_navigation():
+                await page.keyboard.press("Enter")
         else:
             await page.get_by_role("main").get_by_role("link" if tag == "A" else "button", name=name).click()
 
