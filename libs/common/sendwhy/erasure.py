@@ -41,20 +41,24 @@ def report(order: PersonErasing, service: Service, tables: Iterable[ErasedRows],
 Erase = Callable[[Connection, PersonErasing], Awaitable[Sequence[ErasedRows]]]
 
 
-def on_erasing(service: Service, erase: Erase) -> Handle[PersonErasing]:
+def on_erasing(service: Service, erase: Erase, *, again: bool = False) -> Handle[PersonErasing]:
     """The handler of person.erasing: `erase` carries out one order within the batch's transaction. Orders are rare, so
-    they are taken one by one."""
+    they are taken one by one. `again`: also those that were reported before, for who may have read the topics anew."""
 
     async def handle(connection: Connection, records: Sequence[Record[PersonErasing]]) -> list[Outgoing]:
-        return [await _carry_out(connection, service, record.event, erase) for record in records]
+        return [await _carry_out(connection, service, record.event, erase, again=again) for record in records]
 
     return handle
 
 
-async def _carry_out(connection: Connection, service: Service, order: PersonErasing, erase: Erase) -> Outgoing:
+async def _carry_out(
+    connection: Connection, service: Service, order: PersonErasing, erase: Erase, *, again: bool
+) -> Outgoing:
     key = (order.workspace_id, str(order.event_id))
     stood = await decisions_of(connection, STEP, [key])
     if key in stood:
+        if again:
+            await erase(connection, order)
         return stood[key]
     tables = await erase(connection, order)
     now = datetime.now(UTC)

@@ -8,9 +8,10 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -336,6 +337,14 @@ class Runtime:
             await _close_pool(self._pool)
         return gaps
 
+    async def read_from_the_beginning(self) -> None:
+        """Set the offsets to the first records that Kafka still has. Raises KafkaError while a replica reads."""
+        for stage in self.stages:
+            places = [TopicPartition(stage.topic, number) for number in range(TOPICS[stage.topic].partitions)]
+            async with self._consumer_of(stage.topic) as consumer:
+                consumer.assign(places)
+                await asyncio.wait_for(consumer.commit(await consumer.beginning_offsets(places)), 30)
+
     async def _set_back(self, topic: Topic, gaps: Gaps) -> None:
         places = {TopicPartition(name, number): gap.reached for (name, number), gap in gaps.items() if name == topic}
         if places:
@@ -385,9 +394,20 @@ async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:
     log.error("tasks don't end", tasks=[task.get_name() for task in pending])
 
 
-def main(service: Service, settings_kind: type[Any], make_app: Callable[[Any], FastAPI], migrations: Path) -> None:
-    """A service's command line: `migrate`, `serve`, or `rewind` (after a restored backup)."""
-    command = sys.argv[1] if len(sys.argv) == 2 else ""
+# What a service's command does with its app and the words behind it; returns the exit code.
+Command = Callable[[FastAPI, Sequence[str]], Coroutine[Any, Any, int]]
+
+
+def main(
+    service: Service,
+    settings_kind: type[Any],
+    make_app: Callable[[Any], FastAPI],
+    migrations: Path,
+    *,
+    commands: Mapping[str, Command] = MappingProxyType({}),
+) -> None:
+    """A service's command line: `migrate`, `serve`, `rewind` (after a restored backup), or one of its own."""
+    command = sys.argv[1] if len(sys.argv) == 2 or (sys.argv[1:2] and sys.argv[1] in commands) else ""
     settings = load(settings_kind)
     logs.set_up(service, settings.replica)
     if command == "migrate":
@@ -400,8 +420,11 @@ def main(service: Service, settings_kind: type[Any], make_app: Callable[[Any], F
         sys.exit(code)
     elif command == "rewind":
         asyncio.run(_rewind(make_app(settings)))
+    elif command in commands:
+        sys.exit(asyncio.run(commands[command](make_app(settings), sys.argv[2:])))
     else:
-        raise SystemExit2(f"usage: python -m {service.replace('-', '_')} migrate | serve | rewind")
+        words = " | ".join(("migrate", "serve", "rewind", *commands))
+        raise SystemExit2(f"usage: python -m {service.replace('-', '_')} {words}")
 
 
 def _serve(service: Service, app: FastAPI, settings: ServiceSettings) -> int:

@@ -10,6 +10,7 @@ call may end: the last look at it is taken where the request is written.
 
 import os
 import random
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -40,6 +41,7 @@ CREDENTIALS = frozenset({"access_token", "appsecret_proof"})
 # Beside the calls that send: numbers and templates are read.
 READS_AT_ONCE = 50
 _JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
+_PORTFOLIO = re.compile(r"[0-9A-Za-z_\-]{1,64}")
 
 
 # Of the call that the present task makes. aiohttp makes its request object itself and lets nothing else through to it.
@@ -205,6 +207,17 @@ class Meta:
             messaging_limit=messaging_limit(told.get("whatsapp_business_manager_messaging_limit")),
         )
 
+    async def portfolio(self, waba_id: str, access: Access) -> str | None:
+        """The business portfolio that owns an account (Meta, "WhatsApp Business Account", `owner_business_info`), as
+        far as this token may know. Raises MetaUnreachable."""
+        try:
+            told = await self._get(f"{self._base}/{waba_id}?fields=owner_business_info", access)
+        except MetaRefused:
+            return None
+        owner = told.get("owner_business_info")
+        name = owner.get("id") if isinstance(owner, dict) else None
+        return name if isinstance(name, str) and _PORTFOLIO.fullmatch(name) else None
+
     async def templates(self, waba_id: str, access: Access) -> "Listing":
         """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable, also in the middle."""
         fields = "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason"
@@ -220,8 +233,10 @@ class Meta:
             # What can't be read stands in the list as nothing, so that nobody takes the list for whole.
             entries += [entry if isinstance(entry, dict) else {} for entry in data]
             paging = told.get("paging")
-            if not isinstance(paging, dict) or paging.get("next") is None:
+            if paging is None or (isinstance(paging, dict) and paging.get("next") is None):
                 return Listing(entries)
+            if not isinstance(paging, dict):
+                return Listing(entries, "Whether there is a next page can't be read")
             following = self._next(paging["next"])
             if following is None:
                 return Listing(entries, "The next page is not on Meta's own address, so it was not asked for")

@@ -153,8 +153,8 @@ async def load_message(runtime: Runtime, workspace: str, message_id: str, viewer
         row = await queries.read_message(connection, workspace, message_id) if "\x00" not in message_id else None
         if row is None:
             raise not_found("The message")
-        events = await queries.events_of(connection, workspace, message_id, row["wamid"])
-        webhooks = await queries.webhooks_of(connection, workspace, message_id, row["wamid"])
+        events = await queries.events_of(connection, workspace, message_id, row["wamid"], row["sender_id"])
+        webhooks = await queries.webhooks_of(connection, workspace, message_id, row["wamid"], row["sender_id"])
         original, repeats = await resend_store.links_of(connection, workspace, message_id)
     again = [SentAgain(message_id=one, by=by, at=at) for one, by, at in repeats]
     return viewer.detail(row, events, webhooks).model_copy(update={"resend_of": original, "sent_again_as": again})

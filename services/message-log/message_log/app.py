@@ -15,6 +15,7 @@ from message_log import (
     bundle,
     campaign_api,
     campaign_pages,
+    cells,
     contact_api,
     contact_pages,
     counts,
@@ -48,6 +49,7 @@ from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 
 KEEP_SECONDS = 60.0
+CELLS_SECONDS = 20.0
 MEASURE_SECONDS = 5.0
 
 
@@ -70,7 +72,11 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
             await erasures.prune(connection, now)
             await audience_store.prune(connection)
 
+    async def keep_cells() -> None:
+        await cells.keep(lambda: runtime.pool.acquire(timeout=30))
+
     runtime.every(KEEP_SECONDS, "tables", keep_tables)
+    runtime.every(CELLS_SECONDS, "cells", keep_cells)
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
     app = runtime.make_api("Sendwhy message log", body_limits=audience_api.BODY_LIMITS)
     app.include_router(campaign_api.routes(runtime, settings))

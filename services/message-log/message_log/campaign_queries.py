@@ -10,7 +10,8 @@ from sendwhy.events import OriginKind
 from sendwhy.postgres import Connection
 
 from message_log.campaign_story import PACE_OVER, Bar, bars_of, bin_origin, width_of
-from message_log.queries import STATUSES, from_cursor, to_cursor
+from message_log.decide import Outcome
+from message_log.queries import CELLS, STATUSES, from_cursor, to_cursor
 from message_log.store import state_of
 
 
@@ -50,21 +51,29 @@ select origin_id, at from seen
 where ($3::timestamptz is null or (at, origin_id) < ($3, $4)) and ($5::text is null or position($5 in origin_id) > 0)
 order by at desc, origin_id desc limit $6
 """
-_COUNTS = """
-select asked.id, c.*, last.state from unnest($3::text[]) as asked(id)
-cross join lateral (
-    select min(m.at) as first_at, max(m.at) as last_at,
-           count(*) filter (where m.outcome = 'open') as open,
-           count(*) filter (where m.outcome = 'accepted') as accepted,
-           count(*) filter (where m.outcome = 'sent') as sent,
-           count(*) filter (where m.outcome = 'delivered') as delivered,
-           count(*) filter (where m.outcome = 'read') as read,
-           count(*) filter (where m.outcome = 'failed') as failed
-    from message m where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = asked.id) c
-cross join lateral (
-    select m.state from message m where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = asked.id
-    order by m.at desc limit 1) last
-"""
+# What became of them from the cells; the ends, and the name, from the index.
+_COUNTS = f"""
+with ends as (
+    select asked.id, first.at as first_at, last.at as last_at, last.state from unnest($3::text[]) as asked(id)
+    cross join lateral (
+        select m.at from message m where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = asked.id
+        order by m.at limit 1) first
+    cross join lateral (
+        select m.at, m.state from message m where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = asked.id
+        order by m.at desc limit 1) last
+), counted as (
+    select m.origin_id, m.outcome, sum(m.count)::bigint as count from {CELLS} m
+    where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = any($3::text[])
+      and m.at >= (select min(cell_hour(first_at)) from ends) and m.at <= (select max(last_at) from ends)
+    group by 1, 2
+)
+select e.id, e.first_at, e.last_at, e.state, {
+    ", ".join(
+        f"coalesce(sum(c.count) filter (where c.outcome = '{outcome}'), 0)::bigint as {outcome}" for outcome in Outcome
+    )
+}
+from ends e left join counted c on c.origin_id = e.id group by e.id, e.first_at, e.last_at, e.state
+"""  # noqa: S608 - only names of ours
 # What is held of what is open, as the view message_now judges a single message: here those that are alike are gathered
 # first, since a running campaign has a million of them, and few senders, templates and causes.
 _HELD = """

@@ -1,5 +1,6 @@
 """The numbers beside a list of messages, under /v1: by status, by reason, by country, and over time."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from sendwhy.events import Moment
 from sendwhy.postgres import Connection
 from sendwhy.service import Runtime
 
-from message_log import queries, volume
+from message_log import cells, queries, volume
 from message_log.api import FilterQuery, ReasonCount
 from message_log.names import countries_of
 
@@ -59,12 +60,13 @@ def routes(runtime: Runtime) -> APIRouter:
         now = datetime.now(UTC)
         timed = filters.model_copy(update={"since": filters.since or now - timedelta(days=7)})
         async with queries.snapshot(runtime.pool) as connection:
+            timed = await queries.meant(connection, caller.workspace, timed)
             measured = await volume.measure(connection, caller.workspace, timed, now)
-            reasons = await queries.count_by_reason(connection, caller.workspace, timed)
+            reasons = await cells.by_reason(connection, caller.workspace, timed)
         return CountsView(
             total=sum(bar.total for bar in measured.bars),
             by_status=measured.by_status,
-            by_reason=[ReasonCount(**dict(row)) for row in reasons],
+            by_reason=[ReasonCount(**asdict(row)) for row in reasons],
             bar_seconds=int(measured.width.total_seconds()),
             bars=[BarView(since=bar.since, until=bar.until, by_status=bar.by_status) for bar in measured.bars],
         )

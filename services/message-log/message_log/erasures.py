@@ -45,6 +45,8 @@ _EMPTY_TAGGED = """
 update event e set body = null from unnest($1::uuid[], $2::timestamptz[]) as gone(event_id, occurred_at)
 where e.event_id = gone.event_id and e.occurred_at = gone.occurred_at and e.body is not null
 """
+# An event may have tags that the order doesn't name.
+_DELETE_TAGS = "delete from event_of where event_id = any($1::uuid[])"
 _DELETE_TAGGED = "delete from inbound where event_id = any($1::uuid[])"
 _DELETE_INBOUND = "delete from inbound where workspace_id = $1 and phone = any($2::text[]) and at <= $3"
 _TAG = """
@@ -162,6 +164,7 @@ class People:
         ids = sorted(event_id for event_id, _ in events)
         at = dict(events)
         await connection.execute(_EMPTY_TAGGED, ids, [at[one] for one in ids])
+        await connection.execute(_DELETE_TAGS, ids)
         wrote = _count(await connection.execute(_DELETE_TAGGED, ids))
         forms = sorted({digits for phone in phones for digits in spellings(phone)})
         wrote += _count(await connection.execute(_DELETE_INBOUND, order.workspace_id, forms, order.erased_at))

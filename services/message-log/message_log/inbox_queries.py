@@ -109,20 +109,23 @@ def _name_in(body: bytes) -> str | None:
         return None
 
 
+# Each stands where its latest word is: read along the index, so that a page costs what it shows.
 _WROTE = """
-select * from (
-    select distinct on (phone) event_id, phone, at, kind, text, sender_id from inbound
-    where workspace_id = $1 and phone is not null order by phone, at desc, event_id desc) latest
-where $2::timestamptz is null or (at, event_id::text) < ($2, $3)
-order by at desc, event_id desc limit $4
+select i.event_id, i.phone, i.at, i.kind, i.text, i.sender_id from inbound i
+where i.workspace_id = $1 and i.phone is not null
+  and ($2::timestamptz is null or (i.at, i.event_id::text) < ($2, $3))
+  and not exists (select from inbound n where n.workspace_id = $1 and n.phone = i.phone
+                  and (n.at, n.event_id) > (i.at, i.event_id))
+order by i.at desc, i.event_id desc limit $4
 """
 _ANSWERED = """
-select * from (
-    select distinct on (coalesce(contact_id, phone)) message_id, contact_id, phone, at from message
-    where workspace_id = $1 and origin_kind = 'inbox' and coalesce(contact_id, phone) is not null
-    order by coalesce(contact_id, phone), at desc, message_id desc) latest
-where $2::timestamptz is null or (at, message_id) < ($2, $3)
-order by at desc, message_id desc limit $4
+select m.message_id, m.contact_id, m.phone, m.at from message m
+where m.workspace_id = $1 and m.origin_kind = 'inbox' and coalesce(m.contact_id, m.phone) is not null
+  and ($2::timestamptz is null or (m.at, m.message_id) < ($2, $3))
+  and not exists (select from message n where n.workspace_id = $1 and n.origin_kind = 'inbox'
+                  and coalesce(n.contact_id, n.phone) = coalesce(m.contact_id, m.phone)
+                  and (n.at, n.message_id) > (m.at, m.message_id))
+order by m.at desc, m.message_id desc limit $4
 """
 _LAST_WROTE = """
 select distinct on (phone) event_id, phone, at, kind, text, sender_id from inbound

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from sendwhy.postgres import Connection
 from sendwhy.reasons import Service
 
-from message_log import api, bundle, charges, counts, live, queries, story, volume, words
+from message_log import api, bundle, cells, charges, counts, live, queries, story, volume, words
 from message_log.charges import Charge
 from message_log.fixes import fixes_of
 from message_log.login import Reader
@@ -186,6 +186,7 @@ async def _list_values(
     shown_range = range_name or ("all" if filters.since or filters.until else DEFAULT_RANGE)
     timed = filters.model_copy(update={"since": filters.since or queries.since_of(shown_range)})
     workspace = reader.workspace
+    timed = await queries.meant(connection, workspace, timed)
     page = await queries.list_messages(connection, workspace, timed, cursor=cursor, limit=PAGE_ROWS)
     measured = await volume.measure(connection, workspace, timed.model_copy(update={"status": None}), datetime.now(UTC))
     is_first = cursor is None and filters.until is None
@@ -200,7 +201,7 @@ async def _list_values(
         "by_status": measured.by_status,
         **counts.values_of(measured),
         "position": live.text_of(await queries.position_now(connection)) if is_first else None,
-        "by_reason": await queries.count_by_reason(connection, workspace, all_reasons),
+        "by_reason": await cells.by_reason(connection, workspace, all_reasons),
         "chips": [(name, value) for name, value in filters.active.items() if value],
         "ways_out": await _ways_out(connection, workspace, filters, timed) if not page.rows else [],
         "any_at_all": bool(page.rows) or await queries.has_messages(connection, workspace),
@@ -220,8 +221,7 @@ async def _ways_out(connection: Connection, workspace: str, filters: Filters, ti
     """For an empty list: each filter, and how many messages would show without it."""
     found = []
     for name in filters.active:
-        counts = await queries.count_by_status(connection, workspace, timed.model_copy(update={name: None}))
-        found.append((name, sum(counts.values())))
+        found.append((name, await cells.total(connection, workspace, timed.model_copy(update={name: None}))))
     return found
 
 

@@ -77,6 +77,7 @@ _JSON_TOPICS: dict[Topic, type[Wire]] = {
     Topic.CUSTOMER_UPDATED: CustomerUpdated,
     Topic.TEMPLATE_REPORTED: TemplateReported,
     Topic.SENDER_REPORTED: SenderReported,
+    Topic.PERSON_ERASING: PersonErasing,
     Topic.PERSON_ERASED: PersonErased,
 }
 _STATE_TOPICS: dict[Topic, type[Event]] = {
@@ -162,10 +163,29 @@ def told_by(records: Sequence[Record[Any]]) -> dict[MessageKey, MessageState]:
     return told
 
 
+def codes_told(records: Sequence[Record[Any]]) -> set[tuple[str, str]]:
+    """The calling codes of all numbers that a batch names, by workspace: of each event alone, since which number stands
+    for a message at last, and whether its person is erased, depends on events that may come before or after."""
+    found: set[tuple[str, str]] = set()
+    for record in records:
+        state = tells(record.event, record.at)
+        code = store.calling_code(state) if state is not None else None
+        workspace_id = getattr(record.event, "workspace_id", None)
+        if code is not None and workspace_id is not None:
+            found.add((workspace_id, code))
+    return found
+
+
 async def write_events(connection: Connection, records: Sequence[Record[Any]]) -> None:
     readable = [record for record in records if record.event is not None]
-    without_person = await store.fold_messages(connection, told_by(readable))
+    told = told_by(readable)
+    without_person = await store.fold_messages(connection, told)
+    await store.see_codes(connection, codes_told(readable))
     rows = [event_row(record, record.event) for record in readable]
+    # A cancel tells nothing of its message, and may name who asked for it.
+    named = {(row.workspace_id, row.message_id) for row in rows if row.workspace_id and row.message_id} - told.keys()
+    if named:
+        without_person |= await store.without_person(connection, named)
     await store.add_events(connection, [_bare(row, without_person) for row in rows])
 
 
@@ -235,7 +255,11 @@ async def write_contacts(
 
 async def write_senders(connection: Connection, records: Sequence[Record[SenderUpdated | None]]) -> None:
     await write_states(connection, records)
-    last = {record.key: record for record in records}
+    last: dict[bytes | None, Record[SenderUpdated | None]] = {}
+    for record in records:
+        before = last[record.key].event if record.key in last else None
+        if before is None or record.event is None or record.event.version > before.version:
+            last[record.key] = record
     senders = [_sender_row(record.event) for record in last.values() if record.event is not None]
     gone = [(record.key or b"").decode(errors="replace") for record in last.values() if record.event is None]
     await store.set_senders(connection, senders, gone)
@@ -294,15 +318,21 @@ async def write_dead_letters(connection: Connection, records: Sequence[Record[No
     rows = [_dead_letter_row(record) for record in records]
     named = {(row.workspace_id, row.message_id) for row in rows if row.workspace_id and row.message_id}
     without_person = await store.without_person(connection, named) if named else set()
-    await store.add_events(connection, [_bare(row, without_person) for row in rows])
+    await store.add_dead_letters(connection, [_bare(row, without_person) for row in rows])
 
 
 def _dead_letter_row(record: Record[Any]) -> EventRow:
     service = _header(record, "service") or "unknown"
     workspace_id, message_id = _ids_in(_header(record, "topic"), record.value)
-    event_id = event_id_of(record.place, "dead letter")
+    event_id = event_id_of(_put_aside_from(record), "dead letter")
     note = f"{_header(record, 'topic') or 'unknown'}: {_header(record, 'error') or 'no error was told'}"
     return EventRow(event_id, record.at, workspace_id, message_id, None, service, "dead_letter", record.value, note)
+
+
+def _put_aside_from(record: Record[Any]) -> str:
+    """Which record was put aside, and by whom: who reads a topic again puts the same aside again."""
+    names = [_header(record, name) for name in ("service", "topic", "partition", "offset")]
+    return "/".join(name for name in names if name) if all(names) else record.place
 
 
 WRITES: dict[Topic, Write] = {
@@ -316,7 +346,7 @@ WRITES: dict[Topic, Write] = {
 }
 
 
-def _parser_of(topic: Topic) -> Parse[Any]:
+def parser_of(topic: Topic) -> Parse[Any]:
     if topic in _STATE_TOPICS:
         return parse_state(_STATE_TOPICS[topic])
     if topic in _JSON_TOPICS:
@@ -332,15 +362,19 @@ _PERSONAL_WRITES: dict[Topic, PersonalWrite] = {
 }
 
 
+def write_of(topic: Topic, people: People) -> Write:
+    """What writes a batch of a topic; an order to erase is carried out by `people.erase`."""
+    personal = _PERSONAL_WRITES.get(topic)
+    return WRITES.get(topic, write_events) if personal is None else _knowing(personal, people)
+
+
 def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], people: People) -> None:
     """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered."""
     for topic in Topic:
         if topic is Topic.PERSON_ERASING:
-            runtime.stage(topic, parse_json(PersonErasing), on_erasing(Service.MESSAGE_LOG, people.erase))
+            runtime.stage(topic, parser_of(topic), on_erasing(Service.MESSAGE_LOG, people.erase, again=True))
             continue
-        personal = _PERSONAL_WRITES.get(topic)
-        write = WRITES.get(topic, write_events) if personal is None else _knowing(personal, people)
-        runtime.stage(topic, _parser_of(topic), _handler(topic, write, applied))
+        runtime.stage(topic, parser_of(topic), _handler(topic, write_of(topic, people), applied))
 
 
 def _knowing(write: PersonalWrite, people: People) -> Write:

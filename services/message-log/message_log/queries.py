@@ -22,6 +22,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import from_json
 from sendwhy.events import Line, Moment, OriginKind
 from sendwhy.postgres import Connection
 from sendwhy.privacy import digits_of, spellings
@@ -99,6 +100,16 @@ class Filters(BaseModel):
     def active(self) -> dict[str, Any]:
         return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
 
+    @property
+    def is_in_cells(self) -> bool:
+        """Whether cells tell how many there are: they know no single person or message, and not the clock."""
+        return not (self.contact or self.phone or self.q or self.status in ("sending", "waiting"))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all messages fit, but for their time."""
+        return not self.active.keys() - {"since", "until"}
+
 
 # The test of each filter, `{}` for its parameter. Statuses are tested on `outcome` too: that has an index.
 _TESTS = {
@@ -133,15 +144,54 @@ _NAMED = """array(
       and to_tsvector('simple', k.name) @@ to_tsquery('simple', {1}) limit 200)"""
 
 
+# The cells with the columns of a message; `at` is the hour.
+CELLS = """(
+    select workspace_id, hour as at, outcome, reason, service, origin_kind, origin_id, sender_id, template,
+           calling_code, count from message_cell
+    union all
+    select workspace_id, hour, outcome, reason, service, origin_kind, origin_id, sender_id, template,
+           calling_code, count from message_cell_change)"""
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonRow:
+    """How many messages failed for a reason, as said by a service."""
+
+    reason: str
+    service: str | None
+    count: int
+
+
 class Where:
-    """Conditions with their parameters, numbered as they are added."""
+    """Conditions with their parameters, numbered as they are added. `hours`: those on the cells' hours in which such
+    messages may be; `edges`: moments within whose hours not all messages fit."""
 
     def __init__(self, workspace: str, filters: Filters) -> None:
         self.values: list[Any] = []
         self._workspace = self.add(workspace)
         self._tests = [f"m.workspace_id = {self._workspace}", "m.at is not null"]
+        self._hours = [*self._tests]
+        self.edges: list[str] = []
+        # Each alone finds what a search for any id finds, by an index of its own.
+        self.any_of: list[str] = []
         for name, value in filters.active.items():
             self._tests.append(self._test(name, value))
+            self._hours.append(self._tests[-1])
+            if name == "since":
+                self._hours[-1] = f"m.at >= cell_hour(${len(self.values)})"
+            elif name == "until":
+                self.edges.append(f"${len(self.values)}")
+
+    def before(self, at: datetime, message_id: str) -> None:
+        """Only what stands behind that message in a list."""
+        moment = self.add(at)
+        self._tests.append(f"(m.at, m.message_id) < ({moment}, {self.add(message_id)})")
+        self._hours.append(f"m.at <= {moment}")
+        self.edges.append(moment)
+
+    @property
+    def hours(self) -> str:
+        return " and ".join(self._hours)
 
     def add(self, value: Any) -> str:
         self.values.append(value)
@@ -166,6 +216,7 @@ class Where:
         names = prefix_query(value)
         if names is not None:
             tests.append(f"m.contact_id = any({_NAMED.format(self._workspace, self.add(names))})")
+        self.any_of = tests
         return f"({' or '.join(tests)})"
 
     def __str__(self) -> str:
@@ -216,13 +267,48 @@ def page_of(rows: Sequence[asyncpg.Record], limit: int, at: str, key: str) -> Pa
 
 # First which ones, then what is known of them.
 _LIST = """
-with page as materialized (
-    select m.workspace_id, m.message_id from {source} m where {where}
-    order by m.at desc, m.message_id desc limit {limit}
-)
+with page as materialized ({page})
 select m.* from page join message_now m on m.workspace_id = page.workspace_id and m.message_id = page.message_id
 order by m.at desc, m.message_id desc
 """
+_PAGE = """
+select m.workspace_id, m.message_id from {source} m where {where}
+order by m.at desc, m.message_id desc limit {limit}
+"""
+# The newest of each kind of id: in the order of time, an "or" of them all would have the whole log read.
+_PAGE_OF_ANY = """
+select workspace_id, message_id from ({parts}) found
+group by workspace_id, message_id, at order by at desc, message_id desc limit {limit}
+"""
+_PART_OF_ANY = """(
+select m.workspace_id, m.message_id, m.at from {source} m where {where} and {test}
+order by m.at desc, m.message_id desc limit {limit})"""
+# Only the hours are looked at in which there is something, as many as fill the page: else a list of what is rare would
+# read the whole log. Of an hour that is cut nobody knows how much of it fits.
+_PAGE_BY_HOURS = """
+select p.workspace_id, p.message_id from (
+    select at, sum(certain) over (order by at desc) - certain as before from (
+        select m.at, case when m.at = any(array[{edges}]) then 0 else sum(m.count) end as certain
+        from {cells} m where {hours} group by m.at having sum(m.count) > 0) told
+) h cross join lateral (
+    select m.workspace_id, m.message_id, m.at from message m
+    where {where} and m.at >= h.at and m.at < h.at + interval '1 hour'
+    order by m.at desc, m.message_id desc limit {limit}) p
+where h.before < {limit}
+order by p.at desc, p.message_id desc limit {limit}
+"""
+
+
+def _page(filters: Filters, where: Where, limit: str) -> str:
+    if where.any_of:
+        parts = [
+            _PART_OF_ANY.format(source=source_of(filters), where=where, test=test, limit=limit) for test in where.any_of
+        ]
+        return _PAGE_OF_ANY.format(parts=" union all ".join(parts), limit=limit)
+    if filters.is_plain or not filters.is_in_cells:
+        return _PAGE.format(source=source_of(filters), where=where, limit=limit)
+    edges = ", ".join(["null::timestamptz", *(f"cell_hour({moment})" for moment in where.edges)])
+    return _PAGE_BY_HOURS.format(cells=CELLS, hours=where.hours, edges=edges, where=where, limit=limit)
 
 
 async def list_messages(
@@ -231,32 +317,23 @@ async def list_messages(
     """The newest first."""
     where = Where(workspace, filters)
     if cursor is not None:
-        at, message_id = from_cursor(cursor)
-        where.also(f"(m.at, m.message_id) < ({where.add(at)}, {where.add(message_id)})")
-    statement = _LIST.format(source=source_of(filters), where=where, limit=where.add(limit + 1))
+        where.before(*from_cursor(cursor))
+    statement = _LIST.format(page=_page(filters, where, where.add(limit + 1)))
     return page_of(await connection.fetch(statement, *where.values), limit, "at", "message_id")
 
 
-async def count_by_status(connection: Connection, workspace: str, filters: Filters) -> dict[str, int]:
-    where = Where(workspace, filters)
-    rows = await connection.fetch(
-        f"select m.status, count(*) as count from message_now m where {where} group by m.status",  # noqa: S608
-        *where.values,
-    )
-    found = {row["status"]: row["count"] for row in rows}
-    return {status: found.get(status, 0) for status in STATUSES}
+_KIND_OF_ORIGIN = "select origin_kind from message where workspace_id = $1 and origin_id = $2 limit 1"
 
 
-async def count_by_reason(connection: Connection, workspace: str, filters: Filters) -> list[asyncpg.Record]:
-    """Rows of reason, service, count; the most frequent first."""
-    where = Where(workspace, filters)
-    where.also("m.reason is not null")
-    rows: list[asyncpg.Record] = await connection.fetch(
-        f"select m.reason, m.service, count(*) as count from {source_of(filters)} m where {where}"  # noqa: S608
-        " group by m.reason, m.service order by count(*) desc, m.reason",
-        *where.values,
-    )
-    return rows
+async def meant(connection: Connection, workspace: str, filters: Filters) -> Filters:
+    """A search for what is a campaign's or an automation's id as a filter by it: those may have a million messages."""
+    if filters.q is None:
+        return filters
+    kind = await connection.fetchval(_KIND_OF_ORIGIN, workspace, filters.q)
+    named = {"campaign": filters.campaign, "automation": filters.automation}
+    if kind not in named or named[kind] not in (None, filters.q):
+        return filters
+    return filters.model_copy(update={"q": None, kind: filters.q})
 
 
 def since_of(range_name: str | None) -> datetime | None:
@@ -276,35 +353,43 @@ async def read_message(connection: Connection, workspace: str, message_id: str) 
 
 
 _EVENTS = """
-select event_id, occurred_at, service, kind, note, body, message_id from event
+select event_id, occurred_at, service, kind, note, body, message_id, workspace_id from event
 where workspace_id = $1 and message_id = $2
 union all
-select event_id, occurred_at, service, kind, note, body, message_id from event
-where $3::text is not null and message_id is null and wamid = $3 and (workspace_id = $1 or workspace_id is null)
+select event_id, occurred_at, service, kind, note, body, message_id, workspace_id from event
+where $3::text is not null and message_id is null and wamid = $3
+  and (workspace_id = $1 or workspace_id is null)
 order by occurred_at, kind limit $4
 """
 
 
 async def events_of(
-    connection: Connection, workspace: str, message_id: str, wamid: str | None
+    connection: Connection, workspace: str, message_id: str, wamid: str | None, sender_id: str | None = None
 ) -> Sequence[asyncpg.Record]:
-    """The timeline: events that name the message, and those that only knew Meta's id for it."""
+    """The timeline: events that name the message, and those that only knew Meta's id for it. Of these, what nobody's
+    number told is only believed of the number that the message went out by: any app may speak of any id."""
     rows: list[asyncpg.Record] = await connection.fetch(_EVENTS, workspace, message_id, wamid, _EVENTS_MAX)
-    return rows
+    return [row for row in rows if row["workspace_id"] is not None or _tells_of(row["body"], sender_id)]
+
+
+def _tells_of(body: bytes | None, sender_id: str | None) -> bool:
+    """Whether an event without a workspace is of this number."""
+    return body is not None and sender_id is not None and from_json(body).get("sender_id") == sender_id
 
 
 _WEBHOOKS_OF = """
 select distinct w.webhook_id, w.received_at, w.source, p.kind
 from webhook_part p join webhook w on w.webhook_id = p.webhook_id and w.received_at = p.received_at
-where p.workspace_id = $1 and p.message_id = $2 or $3::text is not null and p.wamid = $3
+where p.workspace_id = $1 and p.message_id = $2
+   or $3::text is not null and p.wamid = $3 and (p.workspace_id = $1 or p.workspace_id is null and p.sender_id = $4)
 order by w.received_at limit 100
 """
 
 
 async def webhooks_of(
-    connection: Connection, workspace: str, message_id: str, wamid: str | None
+    connection: Connection, workspace: str, message_id: str, wamid: str | None, sender_id: str | None = None
 ) -> Sequence[asyncpg.Record]:
-    rows: list[asyncpg.Record] = await connection.fetch(_WEBHOOKS_OF, workspace, message_id, wamid)
+    rows: list[asyncpg.Record] = await connection.fetch(_WEBHOOKS_OF, workspace, message_id, wamid, sender_id)
     return rows
 
 

@@ -1,8 +1,8 @@
 """The projection's tables: one statement per table and batch."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -121,12 +121,15 @@ async def _update_messages(connection: Connection, states: Mapping[MessageKey, M
     if states:
         rows = [(*key, *_columns_of(state)) for key, state in states.items()]
         await connection.execute(_UPDATE_MESSAGES, *map(list, zip(*rows, strict=True)))
-        codes = {(workspace, code) for (workspace, _), state in states.items() if (code := _calling_code(state))}
-        if codes:
-            await connection.execute(_SEE_CODES, *map(list, zip(*sorted(codes), strict=True)))
 
 
-def _calling_code(state: MessageState) -> str | None:
+async def see_codes(connection: Connection, codes: Set[tuple[str, str]]) -> None:
+    """Note the calling codes (by workspace) that there are."""
+    if codes:
+        await connection.execute(_SEE_CODES, *map(list, zip(*sorted(codes), strict=True)))
+
+
+def calling_code(state: MessageState) -> str | None:
     """Of a number in international form; one without a plus may begin with anything."""
     phone = state.known("phone")
     return calling_code_of(digits_of(phone)) if phone and phone.startswith("+") else None
@@ -149,7 +152,7 @@ def _columns_of(state: MessageState) -> tuple[Any, ...]:
         origin.get("node_id"),
         state.known("contact_id"),
         digits_of(state.known("phone")),
-        _calling_code(state),
+        calling_code(state),
         state.known("sender_id"),
         state.known("template"),
         state.known("purpose"),
@@ -192,6 +195,29 @@ async def add_events(connection: Connection, rows: Sequence[EventRow]) -> None:
         await connection.execute(_ADD_EVENTS, *map(list, zip(*values, strict=True)))
 
 
+_DEAD_LETTERS_KNOWN = """
+select event_id, occurred_at from event where event_id = any($1::uuid[]) and kind = 'dead_letter'
+"""
+_DELETE_EVENTS = """
+delete from event e using unnest($1::uuid[], $2::timestamptz[]) as gone(event_id, occurred_at)
+where e.event_id = gone.event_id and e.occurred_at = gone.occurred_at
+"""
+
+
+async def add_dead_letters(connection: Connection, rows: Sequence[EventRow]) -> None:
+    """Each record that was put aside once, as it was first: also if it was read, and put aside, again."""
+    await connection.execute("select pg_advisory_xact_lock(hashtext('dead letters'))")
+    found = await connection.fetch(_DEAD_LETTERS_KNOWN, [row.event_id for row in rows])
+    known = {row["event_id"]: row["occurred_at"] for row in found}
+    first: dict[UUID, EventRow] = {}
+    for row in sorted(rows, key=lambda row: row.occurred_at, reverse=True):
+        if row.event_id not in known or row.occurred_at < known[row.event_id]:
+            first[row.event_id] = row
+    later = sorted(first.keys() & known.keys())
+    await connection.execute(_DELETE_EVENTS, later, [known[one] for one in later])
+    await add_events(connection, list(first.values()))
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookRow:
     webhook_id: UUID
@@ -215,7 +241,8 @@ _ADD_PARTS = """
 insert into webhook_part (webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id)
 select n.webhook_id, n.received_at, n.position, n.kind,
        coalesce(n.workspace_id, s.workspace_id,
-                (select w.workspace_id from sender w where w.waba_id = n.waba_id and n.sender_id is null limit 1)),
+                (select w.workspace_id from sender w where w.waba_id = n.waba_id and n.sender_id is null
+                 order by w.sender_id limit 1)),
        n.sender_id, n.waba_id, n.wamid, n.message_id
 from unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
             $9::text[])
@@ -255,7 +282,18 @@ class InboundRow:
     text: str | None
 
 
-# The last reading stands, but for what only an earlier one told.
+def joined(before: InboundRow, row: InboundRow) -> InboundRow:
+    """Two readings of one message as one: the last stands, but for what only an earlier one told."""
+    return replace(
+        row,
+        phone=row.phone if row.phone is not None else before.phone,
+        at=min(before.at, row.at),
+        kind=before.kind if row.kind == "other" else row.kind,
+        text=row.text if row.text is not None else before.text,
+    )
+
+
+# As `joined` does it.
 _ADD_INBOUND = """
 insert into inbound as i (event_id, workspace_id, sender_id, phone, wamid, at, kind, text)
 select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
@@ -269,7 +307,10 @@ set event_id = excluded.event_id, workspace_id = excluded.workspace_id, phone = 
 
 async def add_inbound(connection: Connection, rows: Sequence[InboundRow]) -> None:
     """What people wrote: each message once, however many events tell of it."""
-    last = {(row.sender_id, row.wamid): row for row in rows}
+    last: dict[tuple[str, str], InboundRow] = {}
+    for row in rows:
+        before = last.get((row.sender_id, row.wamid))
+        last[(row.sender_id, row.wamid)] = row if before is None else joined(before, row)
     if last:
         values = [
             (r.event_id, r.workspace_id, r.sender_id, digits_of(r.phone), r.wamid, r.at, r.kind, r.text)
@@ -336,7 +377,11 @@ _DELETE_STATES = "delete from known_state where topic = $1 and key = any($2::tex
 
 async def set_states(connection: Connection, topic: str, states: Sequence[KnownState]) -> None:
     """Apply a batch in its order: one key's records stand in one partition, so a tombstone really is the last word."""
-    last = {state.key: state for state in states}
+    last: dict[str, KnownState] = {}
+    for state in states:
+        before = last.get(state.key)
+        if before is None or None in (before.body, state.body) or state.version > before.version:
+            last[state.key] = state
     gone = sorted(key for key, state in last.items() if state.body is None)
     if gone:
         await connection.execute(_DELETE_STATES, topic, gone)
@@ -374,6 +419,16 @@ where t.workspace_id is null and s.sender_id = t.sender_id and s.sender_id = any
 """
 
 
+# What names only an account belongs to the workspace of its first number.
+_ADOPT_OF_ACCOUNT = """
+update webhook_part t set workspace_id = owner.workspace_id from (
+    select distinct on (s.waba_id) s.waba_id, s.workspace_id from sender s
+    where s.waba_id = any(array(select waba_id from sender where sender_id = any($1::text[])))
+    order by s.waba_id, s.sender_id) owner
+where t.sender_id is null and t.waba_id = owner.waba_id and t.workspace_id is distinct from owner.workspace_id
+"""
+
+
 async def set_senders(connection: Connection, senders: Sequence[SenderRow], gone: Sequence[str]) -> None:
     last = {sender.sender_id: sender for sender in senders}
     if gone:
@@ -384,6 +439,7 @@ async def set_senders(connection: Connection, senders: Sequence[SenderRow], gone
     if values:
         await connection.execute(_SET_SENDERS, *map(list, zip(*values, strict=True)))
         await connection.execute(_ADOPT, sorted(last))
+        await connection.execute(_ADOPT_OF_ACCOUNT, sorted(last))
 
 
 # Partitions are attached, not created in place: that locks out no reader and no writer of the other days. What had

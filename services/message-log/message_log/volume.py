@@ -1,12 +1,14 @@
 """Messages over time, by status: for the chart above the list."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sendwhy.postgres import Connection
 
-from message_log.queries import STATUSES, Filters, Where, source_of
+from message_log import cells
+from message_log.queries import CELLS, STATUSES, Filters, Where, source_of
 
 BARS_MAX = 61
 _WIDTHS = tuple(
@@ -51,48 +53,86 @@ def floor(moment: datetime, width: timedelta) -> datetime:
     return moment - (moment - _EPOCH) % width
 
 
-_COUNT_BY_CLOCK = """
+_FROM_CELLS = """
+select date_bin({width}, m.at, {origin}) as bar, m.outcome as status, sum(m.count)::bigint as count
+from {cells} m where {where} and m.outcome <> 'open' group by 1, 2
+"""
+_FROM_INDEX = """
+select date_bin({width}, m.at, {origin}) as bar, m.outcome as status, count(*) as count
+from message m where {where} and m.outcome <> 'open' group by 1, 2
+"""
+# Only of what is open does the clock say where it stands, as the view message_now judges a single message: here those
+# that are alike are gathered first, since a running campaign has a million of them.
+_OPEN = """
+with alike as (
+    select date_bin({width}, m.at, {origin}) as bar, m.origin_id, m.sender_id, m.template,
+           m.waiting_cause is not null and (m.waiting_until is null or m.waiting_until > now()) as waits,
+           count(*) as count
+    from message m where {where} and m.outcome = 'open' group by 1, 2, 3, 4, 5
+), holds as materialized (select * from hold_now where workspace_id = {workspace}), judged as (
+    select a.bar, a.count, a.waits or exists (
+        select from holds h left join sender s on s.workspace_id = {workspace}
+            and case when a.sender_id is null then s.is_default else s.sender_id = a.sender_id end
+        where case h.scope
+                  when 'sender' then h.scope_id = coalesce(a.sender_id, s.sender_id)
+                  when 'account' then h.scope_id in (s.waba_id, {workspace})
+                  when 'campaign' then h.scope_id = a.origin_id
+                  when 'template' then position('/' || a.template || '/' in '/' || h.scope_id || '/') > 0
+              end) as waits
+    from alike a)
+select bar, case when waits then 'waiting' else 'sending' end as status, sum(count)::bigint as count
+from judged group by 1, 2
+"""
+_BY_CLOCK = """
 select date_bin({width}, m.at, {origin}) as bar, m.status, count(*) as count
 from message_now m where {where} group by 1, 2
 """
-# Only of what is open does the clock say where it stands; all else is counted from the index.
-_COUNT = """
-select date_bin({width}, m.at, {origin}) as bar,
-       case m.outcome when 'accepted' then 'sending' else m.outcome end as status, count(*) as count
-from message m where {where} and m.outcome <> 'open' group by 1, 2
-union all
-select date_bin({width}, m.at, {origin}) as bar, m.status, count(*) as count
-from message_now m where {where} and m.outcome = 'open' group by 1, 2
-"""
+Counts = dict[datetime, Counter[str]]
 
 
 async def measure(connection: Connection, workspace: str, filters: Filters, now: datetime) -> Volume:
     """The messages that fit the filters over the time that they name; without one, since the first."""
-    where = Where(workspace, filters)
-    since = filters.since or await connection.fetchval(
-        f"select m.at from {source_of(filters)} m where {where} order by m.at, m.message_id limit 1",  # noqa: S608 - tests are ours
-        *where.values,
-    )
+    since = filters.since or await cells.first_at(connection, workspace, filters)
+    if since is None:
+        return Volume(_WIDTHS[0], ())
     until = filters.until or now
-    width = width_of(max(until - since, _WIDTHS[0])) if since else _WIDTHS[0]
-    count = _COUNT if source_of(filters) == "message" else _COUNT_BY_CLOCK
-    statement = count.format(width=where.add(width), origin=where.add(_EPOCH), where=where)
-    rows = await connection.fetch(statement, *where.values)
-    counts: dict[datetime, dict[str, int]] = {}
-    for row in rows:
-        bar = counts.setdefault(row["bar"], {})
-        bar[row["status"]] = bar.get(row["status"], 0) + row["count"]
+    width = width_of(max(until - since, _WIDTHS[0]))
+    counts: Counts = {}
+    for statement, part in _statements(filters, width):
+        await _count(connection, workspace, statement, part, width, counts)
     return Volume(width, _without_gaps(counts, width, since, until) if counts else ())
 
 
-def _without_gaps(
-    counts: dict[datetime, dict[str, int]], width: timedelta, since: datetime | None, until: datetime
-) -> list[Bar]:
+def _statements(filters: Filters, width: timedelta) -> Iterator[tuple[str, Filters]]:
+    if source_of(filters) == "message_now":
+        yield _BY_CLOCK, filters
+        return
+    span = cells.span_of(filters, width)
+    if span.whole is not None:
+        yield _FROM_CELLS, span.whole
+    for edge in span.edges:
+        yield _FROM_INDEX, edge
+    yield _OPEN, filters
+
+
+async def _count(
+    connection: Connection, workspace: str, statement: str, filters: Filters, width: timedelta, counts: Counts
+) -> None:
+    where = Where(workspace, filters)
+    given = {"width": where.add(width), "origin": where.add(_EPOCH), "where": where, "cells": CELLS}
+    rows = await connection.fetch(statement.format(**given, workspace="$1"), *where.values)
+    for row in rows:
+        status = "sending" if row["status"] == "accepted" else row["status"]
+        if row["count"]:
+            counts.setdefault(row["bar"], Counter())[status] += row["count"]
+
+
+def _without_gaps(counts: Counts, width: timedelta, since: datetime | None, until: datetime) -> list[Bar]:
     """A bar for every step from `since` to `until`, and for what lies beyond: a broker's clock may be ahead."""
     first = min(min(counts), floor(since or min(counts), width))
     last = max(max(counts), floor(until, width) if floor(until, width) < until else floor(until, width) - width)
     bars: list[Bar] = []
     while first <= last and len(bars) < BARS_MAX * 4:
-        bars.append(Bar(first, first + width, counts.get(first, {})))
+        bars.append(Bar(first, first + width, dict(counts.get(first, {}))))
         first += width
     return bars

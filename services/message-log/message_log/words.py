@@ -96,6 +96,7 @@ WAITING_FOR_WORDS: Mapping[str, str] = {
     "rate": lazy("the number’s rate"),
     "window": lazy("what the person last wrote to be read"),
     "sync": lazy("the templates to be read from Meta"),
+    "repair": lazy("a version of the dispatcher that can read it"),
     "in_flight": lazy("Meta’s answer"),
     "unknown": lazy("a receipt, since Meta’s answer got lost"),
 }

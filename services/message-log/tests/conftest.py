@@ -45,9 +45,34 @@ Publish = Callable[[Sequence[Outgoing]], None]
 class MessageLog:
     """The running service. `api` answers as admin of all workspaces unless a call names another token."""
 
-    def __init__(self, url: str, kafka: KafkaSettings, database_url: str) -> None:
+    def __init__(
+        self, url: str, kafka: KafkaSettings, database_url: str, environment: dict[str, str], out: Path
+    ) -> None:
         self.url, self.database_url = url, database_url
-        self._kafka = kafka
+        self.kafka, self._environment, self._out = kafka, environment, out
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, *words: str) -> int:
+        """A command of the service beside the running one; returns its exit code."""
+        command = [sys.executable, "-m", "message_log", *words]
+        return subprocess.run(command, env=self._environment, check=False, capture_output=True).returncode
+
+    def start(self) -> None:
+        with self._out.open("ab") as stream:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "message_log", "serve"], env=self._environment, stdout=stream, stderr=stream
+            )
+        _wait_until_ready(self, self._process, self._out)
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def get(self, path: str, token: str = "admin-token-1", **more: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {token}"} | more.pop("headers", {})
@@ -59,7 +84,7 @@ class MessageLog:
 
     def publish(self, records: Sequence[Outgoing]) -> None:
         async def run() -> None:
-            producer = Producer(self._kafka, Metrics(Service.CONSENT))
+            producer = Producer(self.kafka, Metrics(Service.CONSENT))
             await producer.start()
             try:
                 await producer.publish(records)
@@ -116,23 +141,14 @@ def message_log(
         "SENDWHY_DISPATCHER_URL": f"{others.url}/dispatcher",
         "SENDWHY_WEBHOOK_INGEST_URL": others.url,
     }
-    subprocess.run([sys.executable, "-m", "message_log", "migrate"], env=environment, check=True)
     out = tmp_path_factory.mktemp("message-log") / "out.log"
-    with out.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "message_log", "serve"], env=environment, stdout=stream, stderr=stream
-        )
-    log = MessageLog(f"http://127.0.0.1:{port}", kafka, database_url)
+    log = MessageLog(f"http://127.0.0.1:{port}", kafka, database_url, environment, out)
+    assert log.run("migrate") == 0
     try:
-        _wait_until_ready(log, process, out)
+        log.start()
         yield log
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        log.stop()
 
 
 @pytest.fixture(scope="session")

@@ -201,7 +201,7 @@ def pages(ask: Ask) -> dict[str, list[str]]:
         f"{w}/inbox/with/{{contact:path}}": [_one("inbox", "with", CONTACT) + "?template=order_update/en_US"],
         f"{w}/inbox/from/{{event_id}}": [_one("inbox", "from", str(stranger))],
         f"{w}/contacts": [f"{HOME}/contacts", f"{HOME}/contacts?q=nobody"],
-        f"{w}/contacts/{{contact_id}}": [_one("contacts", CONTACT), _one("contacts", EVIL)],
+        f"{w}/contacts/{{contact_id:path}}": [_one("contacts", CONTACT), _one("contacts", EVIL)],
         f"{w}/credits": [f"{HOME}/credits"],
         f"{w}/credits/statement": [f"{HOME}/credits/statement"],
         f"{w}/templates": [f"{HOME}/templates"],

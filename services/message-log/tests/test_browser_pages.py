@@ -103,7 +103,7 @@ async def test_hostile_words_are_text_where_they_stand(everything: MessageLog, c
         f"{HOME}/contacts": FORMULA,
         f"{HOME}/campaigns": FORMULA,
         f"{HOME}/automations": EVIL,
-        f"{HOME}/inbox": EVIL,
+        f"{HOME}/inbox": FORMULA,
         f"{HOME}/templates": "<script>alert(1)</script>",
         f"{HOME}/dead-letters": FORMULA,
     }

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from message_log import checks, workspace_checks
+from message_log import checks, kafka_probe, workspace_checks
 from message_log.checks import (
     Answered,
     Group,
@@ -22,6 +22,7 @@ from message_log.checks import (
 from message_log.told import Told, with_times
 from message_log.workspace_checks import SenderFacts, StoredFacts, WorkspaceFacts
 from sendwhy.reasons import Service
+from sendwhy.settings import KafkaSettings
 from sendwhy.topics import TOPICS, Topic
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
@@ -204,3 +205,9 @@ def test_times_in_a_services_answer_are_read_as_the_checks_want_them() -> None:
 
 def test_every_topic_of_ours_is_asked_for() -> None:
     assert set(ALL_TOPICS) == {topic.value for topic in Topic}
+
+
+async def test_a_kafka_that_is_not_there_is_an_answer_too() -> None:
+    found = await kafka_probe.look(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"))
+    assert found.fault is not None
+    assert [check.result for check in checks.kafka_checks(found)] == [FAILED, UNASKED]

@@ -14,8 +14,10 @@
   const isOff = () => { try { return localStorage.getItem(OFF) === "1"; } catch { return !box.checked; } };
   const keep = () => { try { localStorage.setItem(OFF, box.checked ? "0" : "1"); } catch { /* as said above */ } };
 
-  const rows = () => [...document.querySelectorAll("main .row-link, main tbody th[scope=row] a, main .cards h3 a")]
-    .filter((link) => link.checkVisibility());
+  // A page's list, or, where it has none, its tables.
+  const rows = () => ["main .rows .row-link", "main tbody th[scope=row] a"]
+    .map((each) => [...document.querySelectorAll(each)].filter((link) => link.checkVisibility()))
+    .find((links) => links.length) ?? [];
 
   const step = (by) => {
     const links = rows();

@@ -1,0 +1,117 @@
+"""The log is nothing but what its topics tell: read again, in whatever order between them, it comes out the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import asyncpg
+import message_log
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from derived import dump, everything, fold, placed, recalled
+from message_log import cells, rebuild
+from message_log_builders import after
+from sendwhy.postgres import migrate
+from sendwhy.topics import TOPICS, Topic, outgoing
+
+pytestmark = pytest.mark.postgres
+MIGRATIONS = Path(message_log.__file__ or "").parent / "migrations"
+# Emptied together, they are as a new database for a tenth of the time.
+FOLDED = (*rebuild.DERIVED, "erased_person")
+
+
+@pytest.fixture
+async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
+    await migrate(fresh_database, MIGRATIONS)
+    connection = await asyncpg.connect(fresh_database)
+    yield connection
+    await connection.close()
+
+
+def differences(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> list[Any]:
+    return [
+        (table, [row for row in rows if row not in other[table]], [row for row in other[table] if row not in rows])
+        for table, rows in one.items()
+        if rows != other[table]
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_order_between_the_topics_tells_the_same(connection: asyncpg.Connection, seed: int) -> None:
+    queues = placed([*everything(seed), outgoing(recalled(), source="test")])
+    assert {topic for topic, _ in queues} == set(Topic)
+    results = []
+    for order in range(3):
+        await connection.execute(f"truncate {', '.join(FOLDED)}")
+        await fold(connection, queues, Random(100 * seed + order))
+        await cells.add_up(connection)
+        results.append(await dump(connection))
+    assert all(results[0][table] for table in ("message", "event", "inbound", "hold", "webhook_part", "cells"))
+    assert differences(results[0], results[1]) == []
+    assert differences(results[0], results[2]) == []
+
+
+async def test_every_table_is_derived_or_kept(connection: asyncpg.Connection) -> None:
+    rows = await connection.fetch(
+        "select relname from pg_class where relkind in ('r', 'p') and not relispartition"
+        " and relnamespace = 'public'::regnamespace"
+    )
+    assert sorted(row["relname"] for row in rows) == sorted((*rebuild.DERIVED, *rebuild.CELLS, *rebuild.KEPT))
+
+
+async def test_a_rebuild_says_what_the_topics_no_longer_hold(connection: asyncpg.Connection) -> None:
+    await fold(connection, placed(everything(0)), Random(0))
+    assert (await rebuild.lost_by(connection, after(0))).count == 0
+    all_of_them = await connection.fetchval("select count(*) from message where at is not null")
+    assert (await rebuild.lost_by(connection, after(400) + timedelta(days=14))).count == all_of_them > 0
+
+
+@pytest.mark.kafka
+async def test_a_rebuilt_log_is_the_same_and_what_people_did_stays(message_log: Any) -> None:
+    """`message_log`: conftest's running service, whose module pytest imports under a name of its own."""
+    await asyncio.to_thread(message_log.publish, everything(9, "rebuilt"))
+    await caught_up(message_log)
+    before, kept = await state_of(message_log)
+    assert await asyncio.to_thread(message_log.run, "rebuild") == 2
+    assert await asyncio.to_thread(message_log.run, "rebuild", "--yes") == 1
+    await asyncio.to_thread(message_log.stop)
+    assert await asyncio.to_thread(message_log.run, "rebuild", "--yes") == 0
+    await asyncio.to_thread(message_log.start)
+    await caught_up(message_log)
+    after_it, kept_after = await state_of(message_log)
+    assert differences(before, after_it) == []
+    assert kept_after == kept
+
+
+async def caught_up(message_log: Any) -> None:
+    """Until all that lies on the topics is in the log: also what the log itself put aside meanwhile."""
+    connection = await asyncpg.connect(message_log.database_url)
+    places = [TopicPartition(topic, number) for topic in Topic for number in range(TOPICS[topic].partitions)]
+    async with (
+        AIOKafkaConsumer(bootstrap_servers=message_log.kafka.kafka_bootstrap_servers) as consumer,
+        asyncio.timeout(60),
+    ):
+        while True:
+            ends = {(place.topic, place.partition): end for place, end in (await consumer.end_offsets(places)).items()}
+            rows = await connection.fetch("select topic, partition, next_offset from reached")
+            reached = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+            if all(reached.get(place, 0) >= end for place, end in ends.items()):
+                break
+            await asyncio.sleep(0.1)
+    await connection.close()
+
+
+async def state_of(message_log: Any) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """What is derived, and what is kept but for what goes on by itself."""
+    connection = await asyncpg.connect(message_log.database_url)
+    kept = {
+        table: sorted(repr(row) for row in await connection.fetch(f"select * from {table}"))
+        for table in rebuild.KEPT
+        if table not in ("reached", "outbox")
+    }
+    derived = await dump(connection)
+    await connection.close()
+    return derived, kept
