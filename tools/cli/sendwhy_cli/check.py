@@ -91,7 +91,8 @@ def _named(group: Mapping[str, Any]) -> str:
     said = f" ({group['service']})" if group["service"] else ""
     until = f", until {terminal.utc(group['until_last'])}" if group["until_last"] else ""
     example = group["example"] or {}
-    where = f"\n  line {example['line']:,}: {example['detail']}" if example.get("detail") else ""
+    told = ": ".join(filter(None, (example.get("field"), example.get("detail"))))
+    where = f"\n  line {example['line']:,}: {told}" if told else ""
     return f"{group['title']}{said}{until}  [{group['group']}]{where}"
 
 

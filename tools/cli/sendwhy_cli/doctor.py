@@ -61,7 +61,7 @@ def examine(place: Place) -> tuple[dict[str, Any], Exit]:
             found += _diagnostics(client)
         except CommandError as error:
             fault = error.code
-            remedy = "Mend what is said above; without it, numbers, lag and clocks can’t be checked from here."
+            remedy = "Mend this first: without it, numbers, lag and clocks can’t be checked from here."
             found.append(_failed("message-log", "message-log tells its checks", str(error), remedy))
     told["checks"] = found
     is_bad = any(one["result"] in ("failed", "unasked") for one in found)

@@ -32,7 +32,7 @@ FAILS = GOES | {
     "title": "Customer is not opted in",
     "what_to_do": "Nothing for this message.",
     "count": 1,
-    "example": {"line": 3, "detail": "They said [STOP]"},
+    "example": {"line": 3, "field": "to.phone", "detail": "They said [STOP]"},
 }
 VIEW: dict[str, Any] = {
     "id": "1",
@@ -124,7 +124,7 @@ def test_the_groups_are_told_and_some_that_would_not_go_exit_1(folder: Path, fak
     result = run(folder)
     assert result.exit_code == 1
     assert fake.got == b'{"message_id": "a"}\n'
-    for told in ("Customer is not opted in", "They said [STOP]", "1 short", "2 of 3 would go"):
+    for told in ("Customer is not opted in", "line 3: to.phone: They said [STOP]", "1 short", "2 of 3 would go"):
         assert told in result.stdout
     assert f"page: {VIEW['url']}" in result.stderr
 
@@ -150,6 +150,7 @@ def test_json_is_the_api_s_and_groups_are_saved(folder: Path) -> None:
     ("arguments", "status", "code", "told"),
     [
         (["--save", "goes"], 0, 2, "write it as goes=FILE"),
+        (["--save", "gos=x"], 0, 2, "the outcomes are goes"),
         ([], 413, 2, "in words"),
         ([], 403, 4, "in words"),
         ([], 503, 5, "in words"),
@@ -171,3 +172,26 @@ def test_a_run_that_broke_off_and_a_service_that_is_away_exit_5(folder: Path, fa
     result = run(folder)
     assert (result.exit_code, "nothing was sent" in result.stderr) == (5, True)
     assert run(folder, file=str(folder / "missing")).exit_code == 2
+
+
+HOSTILE = "\x1b[31mred\x07 [bold red]x[/] \u202egnp \x9b2J\r\n2026 forged line"
+
+
+def test_hostile_texts_stay_text(folder: Path, fake: FakeLog) -> None:
+    group = FAILS | {"title": HOSTILE, "what_to_do": HOSTILE, "example": {"line": 3, "detail": HOSTILE}}
+    view = DONE | {"groups": [group], "faults": {HOSTILE: HOSTILE}, "url": HOSTILE}
+    fake.states = [view, view]
+    shown = run(folder).output
+    assert not set(shown) & set("\x1b\x07\x9b\u202e\r")
+    assert "[bold red]x[/]" in shown
+    assert not [line for line in shown.splitlines() if line.startswith("2026 forged")]
+    as_json = run(folder, "--json").stdout
+    assert not set(as_json) & set("\x1b\x07\x9b\u202e\r")
+    assert json.loads(as_json) == view
+
+
+def test_an_installation_elsewhere_is_asked_and_nothing_is_published_from_here(folder: Path, fake: FakeLog) -> None:
+    fake.states = [ALL]
+    there = {"SENDWHY_URL": f"http://127.0.0.1:{fake.server_port}", "SENDWHY_TOKEN": "t", "SENDWHY_WORKSPACE": "acme"}
+    result = CliRunner().invoke(app, ["check", str(folder / "list.jsonl")], env=there)
+    assert (result.exit_code, "sendwhy send" in result.stderr) == (0, False)

@@ -705,9 +705,7 @@ def test_tail_goes_on_where_a_stream_broke_off(services: FakeServices, state: Pa
 
 def test_tail_cut_off_before_the_first_message_goes_on_from_where_it_began(services: FakeServices, state: Path) -> None:
     began = events()
-    services.on(
-        "GET", f"{W}/events", Answer(200, b"", {**began.headers, "last-event-id": "7:"}), Answer(401, PROBLEM)
-    )
+    services.on("GET", f"{W}/events", Answer(200, b"", {**began.headers, "last-event-id": "7:"}), Answer(401, PROBLEM))
     assert run("tail", "--state-dir", state).exit_code == 4
     assert [one.headers.get("last-event-id") for one in services.asked] == [None, "7:"]
 
@@ -788,3 +786,10 @@ def test_help_is_whole_and_needs_nothing_slow() -> None:
     code = f"import sys; import sendwhy_cli.main; print(sorted({slow} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout == "[]\n"
+
+
+def test_the_outcomes_that_can_be_saved_are_message_logs() -> None:
+    contracts = Path(__file__).parents[3] / "docs" / "contracts"
+    outcomes = json.loads((contracts / "openapi-message-log.json").read_text())["components"]["schemas"]["Outcome"]
+    # A file excludes nothing; only a plan to send again does.
+    assert set(OUTCOMES) == set(outcomes["enum"]) - {"excluded"}

@@ -76,7 +76,7 @@ class Told:
         self.looked = 0
 
     def answer(self, path: str, body: bytes) -> tuple[int, Any]:
-        if self.refusal is not None and body:
+        if self.refusal is not None and (body or path.endswith("/diagnostics")):
             return self.refusal
         if body:
             self.sent.append(json.loads(body))
@@ -157,6 +157,53 @@ def test_doctor_tells_what_it_can_without_message_log(tmp_path: Path) -> None:
     assert answer.exit_code == 5
     for name in ("process:consent", "port:kafka", "port:postgres", "kafka", "livez:message-log", "message-log"):
         assert found[name] == "failed", name
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4), (404, 3), (503, 5)])
+def test_doctor_ends_as_message_logs_refusal_does_and_still_tells_the_rest(
+    status: int, code: int, told: Told, stack: Path
+) -> None:
+    told.refusal = (status, {"detail": "in words"})
+    answer = run("doctor", "--state-dir", stack)
+    assert answer.exit_code == code
+    assert "✓ Service is alive: dispatcher" in answer.stdout
+    assert "✗ message-log tells its checks  message-log: in words" in answer.stdout
+
+
+def elsewhere(stack: Path) -> dict[str, str]:
+    url = json.loads((stack / "stack.json").read_text())["services"]["message-log"]
+    return {"SENDWHY_URL": url, "SENDWHY_TOKEN": "t", "SENDWHY_BILLING_URL": "http://127.0.0.1:1"}
+
+
+def test_doctor_of_an_installation_elsewhere_asks_the_services_it_knows(told: Told, stack: Path) -> None:
+    answer = CliRunner().invoke(app, ["doctor", "--json"], env=elsewhere(stack))
+    assert answer.exit_code == 1
+    assert checks_of(answer) == {"livez:message-log": "ok", "livez:billing": "failed", "kafka": "ok"}
+    assert json.loads(answer.stdout)["checks"][-1] == FINE
+    assert CliRunner().invoke(app, ["doctor"], env={"SENDWHY_URL": "http://x"}).exit_code == 2
+
+
+def test_a_test_message_elsewhere_needs_the_language_or_the_dispatcher(told: Told, stack: Path) -> None:
+    asked = ["test-message", "--to", "+525512345678"]
+    vague = CliRunner().invoke(app, asked, env=elsewhere(stack))
+    assert (vague.exit_code, told.sent, "--template hello_world/" in vague.stderr) == (2, [], True)
+    exact = CliRunner().invoke(app, [*asked, "--template", "hello_world/en_US"], env=elsewhere(stack))
+    assert (exact.exit_code, len(told.sent)) == (0, 1)
+
+
+HOSTILE = "\x1b[31mred\x07 [bold red]x[/] \u202egnp \x9b2J\r\n2026 forged line"
+
+
+def test_hostile_texts_stay_text(told: Told, stack: Path) -> None:
+    told.checks = (BROKEN | dict.fromkeys(("title", "about", "seen", "remedy", "command"), HOSTILE),)
+    failed = stage("consent", "failed", note=HOSTILE) | {"title": HOSTILE}
+    told.journeys = (FAILED | {"stages": [failed], "reason": HOSTILE, "detail": HOSTILE, "url": HOSTILE},)
+    for command in (["doctor"], ["test-message", "--to", "+52", "--text", "x"]):
+        for more in ([], ["--json"]):
+            shown = run(*command, *more, "--state-dir", stack).output
+            assert not set(shown) & set("\x1b\x07\x9b\u202e\r"), command
+            assert "[bold red]x[/]" in shown
+            assert not [line for line in shown.splitlines() if line.startswith("2026 forged")], command
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])

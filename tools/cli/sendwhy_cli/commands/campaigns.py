@@ -173,7 +173,7 @@ def _show_one(found: Mapping[str, Any]) -> None:
     if found["waiting"]:
         print()
         rows = [
-            (one["cause"], one["count"], terminal.moment(one["until"]) or "somebody repairs it")
+            (one["cause"], one["count"], terminal.moment(one["until"]) or "somebody resumes or repairs it")
             for one in found["waiting"]
         ]
         terminal.table(("WAITS FOR", "MESSAGES", "UNTIL (UTC)"), rows, right=("MESSAGES",))

@@ -48,7 +48,7 @@ def check(
                 save(client, view, group, path)
             terminal.show(view, show, as_json=as_json)
             if not as_json:
-                terminal.say(f"page: {view['url']}")
+                terminal.say(f"page: {terminal.plain(str(view.get('url')))}")
                 ready = file if all_would_go(view) else wanted.get("goes")
                 # Where there is no Kafka to publish to, whoever sends is another system.
                 if ready is not None and view["going"] and client.stack.kafka:

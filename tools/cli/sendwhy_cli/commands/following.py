@@ -70,7 +70,9 @@ def send_and_follow(
 
         terminal.show(journey, show, as_json=as_json)
         if not as_json:
-            terminal.say(f"page: {journey.get('url')}")
+            terminal.say(f"page: {terminal.plain(str(journey.get('url')))}")
+            if reason := journey.get("reason"):
+                terminal.say(f"next: {place.command('explain', terminal.plain(str(reason)))}")
         raise typer.Exit(exit_of(journey))
 
 

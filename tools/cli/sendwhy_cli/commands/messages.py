@@ -102,7 +102,9 @@ def why(message: Mapping[str, Any]) -> str:
         return str(reason["title"])
     if waiting := message["waiting"]:
         until = terminal.moment(waiting["until"], terminal.MINUTES)
-        return f"waits for {waiting['cause']}" + (f" until {until} UTC" if until else " until somebody repairs it")
+        return f"waits for {waiting['cause']}" + (
+            f" until {until} UTC" if until else " until somebody resumes or repairs it"
+        )
     return ""
 
 

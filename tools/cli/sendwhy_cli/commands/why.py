@@ -115,7 +115,7 @@ def _tell(message: dict[str, Any], told: int) -> int:
     for event in events[told:]:
         terminal.say(f"{terminal.utc(event['at'])}  {event['service']}  {event['kind']}")
     if len(events) > told and (waiting := message.get("waiting")):
-        until = terminal.utc(waiting["until"]) or "somebody repairs it"
+        until = terminal.utc(waiting["until"]) or "somebody resumes or repairs it"
         terminal.say(f"waits for {waiting['cause']} until {until}")
     return len(events)
 
