@@ -26,6 +26,8 @@ from message_log.audience_job import Audiences, Rights
 from message_log.audience_lines import FILE_BYTES_MAX, LINES_MAX, Line, Reading, TooManyLines
 from message_log.audience_store import New
 from message_log.audience_view import COLUMNS, PATHS, AudienceView
+from message_log.language import decimal
+from message_log.language import gettext as _
 from message_log.queries import Filters
 from message_log.resend import Sum
 from message_log.settings import MessageLogSettings
@@ -71,7 +73,8 @@ def rights_for(acting: Acting, token: Token, workspace: str, own: str | None) ->
     if acting.is_possible:
         return lambda: f"Bearer {acting.seal(looking)}"
     if own is None:
-        raise Problem(503, f"{PREFIX}ACTING_KEY is not set, so the pages can't ask other services.")
+        name = f"{PREFIX}ACTING_KEY"
+        raise Problem(503, _("%(name)s is not set, so the pages can't ask other services.", name=name))
     return lambda: own
 
 
@@ -93,7 +96,7 @@ class Desk:
                 while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                     await stored.add_lines(connection, new.audience_id, piece)
             except TooManyLines:
-                detail = f"The file has more than {LINES_MAX:,} requests. Check it in parts."
+                detail = _("The file has more than %(count)s requests. Check it in parts.", count=decimal(LINES_MAX))
                 raise Problem(413, detail) from None
             if not await stored.count_lines(connection, new.audience_id):
                 raise Problem(422, "The file is empty: it needs one request a line.")
@@ -175,7 +178,8 @@ class Desk:
 
 async def _refuse_more(connection: Connection, workspace: str) -> None:
     if await stored.running(connection, workspace) >= RUNNING_MAX:
-        raise Problem(429, f"{RUNNING_MAX} checks or plans run already. Wait until one has ended, or stop one.")
+        detail = _("%(count)s checks or plans run already. Wait until one has ended, or stop one.", count=RUNNING_MAX)
+        raise Problem(429, detail)
 
 
 def _recipient(body: bytes | None) -> dict[str, Any]:

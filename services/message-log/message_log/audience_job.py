@@ -26,6 +26,7 @@ from message_log.audience import Answers, Count, Outcome, Verdict
 from message_log.audience_lines import request_of
 from message_log.audience_store import Superseded
 from message_log.eligibility import Evaluated, evaluate
+from message_log.language import ENGLISH, speaking
 from message_log.resend import Sum, excluded, has_changed, not_kept, repeat_of, sent_already
 from message_log.services import OtherServices
 
@@ -107,8 +108,7 @@ class Audiences:
         async with self._runtime.pool.acquire(timeout=10) as connection, connection.transaction():
             row = await stored.claim(connection, workspace, audience_id, state, before)
             if row is None:
-                detail = "It runs already, or has ended. Look at it again."
-                raise Problem(409, detail)
+                raise Problem(409, "It runs already, or has ended. Look at it again.")
             if planned is None:
                 await stored.reset(connection, audience_id)
             count = Count(
@@ -126,8 +126,10 @@ class Audiences:
 
     async def _guard(self, run: Run, act: Callable[[Run], Awaitable[None]]) -> None:
         try:
-            async with self._turn:
-                await act(run)
+            # What is kept of a run is read by others than who began it.
+            with speaking(ENGLISH):
+                async with self._turn:
+                    await act(run)
         except Superseded:
             log.info("a run of many requests was ended from elsewhere", audience=str(run.audience_id))
         except Exception as error:

@@ -10,11 +10,13 @@ from sendwhy.access import Role
 from sendwhy.problems import Problem
 from starlette.datastructures import UploadFile
 
-from message_log import api, login, message_pages, queries
+from message_log import api, login, message_pages, queries, words
 from message_log.audience_api import Desk, rights_for
 from message_log.audience_job import Rights
 from message_log.audience_lines import FILE_BYTES_MAX, LINES_MAX
 from message_log.audience_view import PAGES, AudienceView
+from message_log.language import gettext as _
+from message_log.language import told
 from message_log.login import Reader
 from message_log.pages import Pages, redirect, wants_part
 from message_log.queries import Filters
@@ -82,7 +84,7 @@ class _Shown:
 def needs_operator(request: Request, reader: Reader) -> None:
     login.refuse_foreign_form(request)
     if not reader.may(Role.OPERATOR):
-        raise Problem(403, "This needs the role operator.")
+        raise Problem(403, words.needs_role(Role.OPERATOR))
 
 
 def _file_routes(router: APIRouter, shown: _Shown) -> None:
@@ -100,12 +102,12 @@ def _file_routes(router: APIRouter, shown: _Shown) -> None:
             async with request.form(max_files=1, max_fields=10) as form:
                 file = form.get("file")
                 if not isinstance(file, UploadFile) or not file.filename:
-                    return await shown.list_page(request, reader, problem="Choose a file first.")
+                    return await shown.list_page(request, reader, problem=_("Choose a file first."))
                 made = await shown.desk.take_file(reader.workspace, file.file, file.filename, reader.token.name, rights)
         except Problem as problem:
             if problem.status_code >= 500:
                 raise
-            return await shown.list_page(request, reader, problem=str(problem.detail))
+            return await shown.list_page(request, reader, problem=told(str(problem.detail)))
         await shown.pages.note(reader, "check audience", str(made), "done")
         return redirect(shown.home(reader, "file", made), request)
 
@@ -205,7 +207,7 @@ async def _act(shown: _Shown, request: Request, reader: Reader, audience_id: UUI
     elif what == "confirm":
         planned = _planned_in(form)
         if planned is None:
-            return "The form does not say what was planned; look at the plan again."
+            return _("The form does not say what was planned; look at the plan again.")
         rights = shown.rights(request, reader)
         await shown.desk.audiences.confirm(workspace, audience_id, who, rights, planned)
     else:
@@ -218,7 +220,7 @@ _NOTES = {"cancel": "cancel many", "again": "judge many again", "confirm": "conf
 
 
 def _planned_in(form: dict[str, Any]) -> Sum | None:
-    told = [form.get(name, "") for name in ("messages", "credits")]
-    if not all(each.isdecimal() and len(each) < 10 for each in told):
+    given = [form.get(name, "") for name in ("messages", "credits")]
+    if not all(each.isdecimal() and len(each) < 10 for each in given):
         return None
-    return Sum(*map(int, told))
+    return Sum(*map(int, given))

@@ -16,6 +16,8 @@ from message_log import audience_store as stored
 from message_log import words
 from message_log.audience import Outcome, credits_needed, group_name
 from message_log.eligibility import without_numbers
+from message_log.language import gettext as _
+from message_log.language import lazy, told
 from message_log.view import Viewer
 
 PATHS = {"file": "audience-checks", "again": "send-again"}
@@ -33,34 +35,42 @@ class Words:
 
 # By outcome, or by outcome and why; failures and waits have the catalogue's.
 _WORDS: Mapping[str, Words] = {
-    "goes": Words("Would go now", "Every gate lets them pass, and the credits are there."),
-    "broken.line": Words("No request", "The line can’t be read as a send request.", "Correct the field that is named."),
+    "goes": Words(lazy("Would go now"), lazy("Every gate lets them pass, and the credits are there.")),
+    "broken.line": Words(
+        lazy("No request"), lazy("The line can’t be read as a send request."), lazy("Correct the field that is named.")
+    ),
     "broken.workspace": Words(
-        "Of another workspace", "The line names another workspace than this one.", "Check it in its own workspace."
+        lazy("Of another workspace"),
+        lazy("The line names another workspace than this one."),
+        lazy("Check it in its own workspace."),
     ),
     "repeated": Words(
-        "Repeated in the file",
-        "An earlier line has the same message_id, so nothing would be sent for this one.",
-        "Give each message an id of its own, or leave the line out.",
+        lazy("Repeated in the file"),
+        lazy("An earlier line has the same message_id, so nothing would be sent for this one."),
+        lazy("Give each message an id of its own, or leave the line out."),
     ),
     "used": Words(
-        "Id was used already",
-        "A message has this id; Sendwhy answers a repeat with what stands, and sends nothing.",
-        "Give a new message a new id.",
+        lazy("Id was used already"),
+        lazy("A message has this id; Sendwhy answers a repeat with what stands, and sends nothing."),
+        lazy("Give a new message a new id."),
     ),
-    "excluded.never": Words("Can never be sent", "Their reason can’t be repaired, so they are left out."),
-    "excluded.erased": Words("Person was erased", "Whom they were for is not known any more."),
+    "excluded.never": Words(lazy("Can never be sent"), lazy("Their reason can’t be repaired, so they are left out.")),
+    "excluded.erased": Words(lazy("Person was erased"), lazy("Whom they were for is not known any more.")),
     "excluded.not_kept": Words(
-        "What they said is not kept any more", "Events go after some time.", "Ask for these messages anew."
+        lazy("What they said is not kept any more"),
+        lazy("Events go after some time."),
+        lazy("Ask for these messages anew."),
     ),
-    "excluded.not_failed": Words("Have not failed after all", "A late receipt came, or they are under way."),
+    "excluded.not_failed": Words(
+        lazy("Have not failed after all"), lazy("A late receipt came, or they are under way.")
+    ),
     "excluded.sent_again": Words(
-        "Sent again already", "A repeat of each is on its way, has arrived, or stands in this list itself."
+        lazy("Sent again already"), lazy("A repeat of each is on its way, has arrived, or stands in this list itself.")
     ),
     "excluded.uncertain": Words(
-        "May have been delivered",
-        "Nobody knows whether WhatsApp took them, so a repeat may reach the person twice.",
-        "Look at each one, and send it again from its own page.",
+        lazy("May have been delivered"),
+        lazy("Nobody knows whether WhatsApp took them, so a repeat may reach the person twice."),
+        lazy("Look at each one, and send it again from its own page."),
     ),
 }
 
@@ -154,18 +164,20 @@ class AudienceView(BaseModel):
 
 def words_of(outcome: str, why: str | None, cause: str | None, service: str | None) -> Words:
     if outcome == Outcome.UNKNOWN:
-        meaning = f"{service} could not be asked, or can’t tell: that is never a pass."
-        return Words(f"Not known: {service}", meaning, "Judge again once it answers.")
+        meaning = _("%(service)s could not be asked, or can’t tell: that is never a pass.", service=service)
+        return Words(_("Not known: %(service)s", service=service), meaning, _("Judge again once it answers."))
     if outcome == Outcome.WAITS:
         info = words.reason_info(cause or "")
+        stay = _("They stay in the queue until they expire.")
         if why == "paused":
-            return Words("Would wait: paused", "They stay in the queue until they expire.", "Resume what is paused.")
-        meaning = info.meaning if info else "They stay in the queue until they expire."
-        return Words(f"Would wait for {words.waiting_for(why or '')}", meaning, info.what_to_do if info else None)
+            return Words(_("Would wait: paused"), stay, _("Resume what is paused."))
+        title = _("Would wait for %(what)s", what=words.waiting_for(why or ""))
+        return Words(title, told(info.meaning) if info else stay, told(info.what_to_do) if info else None)
     failure = words.reason_info(why or "") if outcome == Outcome.FAILS else None
     if failure is not None:
-        return Words(failure.title, failure.meaning, failure.what_to_do)
-    return _WORDS.get(group_name(outcome, why, None)) or _WORDS.get(outcome) or Words(why or outcome, "")
+        return Words(told(failure.title), told(failure.meaning), told(failure.what_to_do))
+    found = _WORDS.get(group_name(outcome, why, None)) or _WORDS.get(outcome) or Words(why or outcome, "")
+    return Words(str(found.title), str(found.meaning), str(found.what_to_do) if found.what_to_do else None)
 
 
 _ORDER = {outcome: place for place, outcome in enumerate(Outcome)}

@@ -15,7 +15,9 @@ from sendwhy.reasons import Service
 from sendwhy.settings import PREFIX
 from sendwhy.topics import TOPICS
 
-from message_log.words import counted, duration
+from message_log.language import decimal, lazy, ngettext
+from message_log.language import gettext as _
+from message_log.words import duration
 
 PROJECTION_LATE_SECONDS = 15.0
 PROJECTION_LOST_SECONDS = 300.0
@@ -130,17 +132,21 @@ class InstallationFacts:
     services: Sequence[ServiceFacts] = field(default_factory=tuple)
 
 
-_KAFKA_WHY = (
-    "All services talk over Kafka: without it nothing is sent and no receipt is told; nothing is lost meanwhile."
-)
 _ALIVE_WHY: Mapping[Service, str] = {
-    Service.CONSENT: "It decides whether a person may be written to; without it new messages stay at the beginning.",
-    Service.BILLING: "It reserves the credits of each message; without it messages stop after consent.",
-    Service.DISPATCHER: "It calls Meta; without it nothing leaves.",
-    Service.WEBHOOK_INGEST: "It takes Meta’s webhooks; without it ticks and STOPs come late, when Meta repeats them.",
-    Service.MESSAGE_LOG: "It shows what became of each message, here.",
+    Service.CONSENT: lazy(
+        "It decides whether a person may be written to; without it new messages stay at the beginning."
+    ),
+    Service.BILLING: lazy("It reserves the credits of each message; without it messages stop after consent."),
+    Service.DISPATCHER: lazy("It calls Meta; without it nothing leaves."),
+    Service.WEBHOOK_INGEST: lazy(
+        "It takes Meta’s webhooks; without it ticks and STOPs come late, when Meta repeats them."
+    ),
+    Service.MESSAGE_LOG: lazy("It shows what became of each message, here."),
 }
-_LOG_HINT = "Read the last lines of its log and start it again; docs/runbook.md, “ServiceDown”, has the usual causes."
+_LOG_HINT = lazy(
+    "Read the last lines of its log and start it again; docs/runbook.md, “ServiceDown”, has the usual causes."
+)
+_KAFKA_NOT_ASKED = lazy("Kafka could not be asked")
 
 
 def installation_checks(facts: InstallationFacts) -> list[Check]:
@@ -155,20 +161,22 @@ def in_short(checks: Sequence[Check], at: datetime) -> Check:
     """All of the installation's checks as one plain word, for those whom its insides don't concern."""
     result = worst(checks)
     seen = {
-        Result.OK: "It works.",
-        Result.UNASKED: "Part of it could not be asked just now.",
-        Result.WARNING: "It works, and something needs a look.",
-        Result.FAILED: "Something does not work.",
+        Result.OK: _("It works."),
+        Result.UNASKED: _("Part of it could not be asked just now."),
+        Result.WARNING: _("It works, and something needs a look."),
+        Result.FAILED: _("Something does not work."),
     }[result]
     return Check(
         id="installation",
         area="installation",
-        title="Sendwhy itself",
+        title=_("Sendwhy itself"),
         result=result,
         seen=seen,
         at=at,
-        why="Kafka, the databases and the services carry every message.",
-        remedy=None if result is Result.OK else "Tell whoever runs this Sendwhy; an admin of all workspaces sees what.",
+        why=_("Kafka, the databases and the services carry every message."),
+        remedy=None
+        if result is Result.OK
+        else _("Tell whoever runs this Sendwhy; an admin of all workspaces sees what."),
     )
 
 
@@ -176,31 +184,45 @@ def kafka_checks(facts: KafkaFacts) -> list[Check]:
     reach = Check(
         id="kafka",
         area="installation",
-        title="Kafka answers",
+        title=_("Kafka answers"),
         result=Result.OK,
-        seen=f"{counted(facts.brokers, 'broker', 'brokers')}, answered in {duration(facts.seconds)}",
+        seen=ngettext(
+            "%(num)s broker, answered in %(span)s",
+            "%(num)s brokers, answered in %(span)s",
+            facts.brokers,
+            span=duration(facts.seconds),
+        ),
         at=facts.at,
-        why=_KAFKA_WHY,
+        why=_(
+            "All services talk over Kafka: without it nothing is sent and no receipt is told;"
+            " nothing is lost meanwhile."
+        ),
     )
     topics = Check(
         id="topics",
         area="installation",
-        title="All topics exist",
+        title=_("All topics exist"),
         result=Result.OK,
-        seen=f"{len(TOPICS)} of {len(TOPICS)}",
+        seen=_("%(there)s of %(all)s", there=len(TOPICS), all=len(TOPICS)),
         at=facts.at,
-        why="A service that misses a topic stands still, or its events go nowhere.",
+        why=_("A service that misses a topic stands still, or its events go nowhere."),
     )
     if facts.fault is not None:
-        remedy = f"Start Kafka, or mend {PREFIX}KAFKA_BOOTSTRAP_SERVERS and its security; services go on by themselves."
-        reach = reach.model_copy(update={"result": Result.FAILED, "seen": facts.fault, "remedy": remedy})
-        return [reach, topics.model_copy(update={"result": Result.UNASKED, "seen": "Kafka could not be asked"})]
+        name = f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"
+        remedy = _("Start Kafka, or mend %(name)s and its security; services go on by themselves.", name=name)
+        reach = reach.model_copy(update={"result": Result.FAILED, "seen": str(facts.fault), "remedy": remedy})
+        return [reach, topics.model_copy(update={"result": Result.UNASKED, "seen": str(_KAFKA_NOT_ASKED)})]
     missing = sorted(set(TOPICS) - facts.topics)
     if missing:
         told = {
             "result": Result.FAILED,
-            "seen": f"{len(TOPICS) - len(missing)} of {len(TOPICS)}; missing: {', '.join(missing)}",
-            "remedy": "Create them with the deploy step; it makes what is missing and changes nothing else.",
+            "seen": _(
+                "%(there)s of %(all)s; missing: %(missing)s",
+                there=len(TOPICS) - len(missing),
+                all=len(TOPICS),
+                missing=", ".join(missing),
+            ),
+            "remedy": _("Create them with the deploy step; it makes what is missing and changes nothing else."),
             "command": "python -m sendwhy topics",
         }
         topics = topics.model_copy(update=told)
@@ -212,27 +234,32 @@ def alive(facts: ServiceFacts) -> Check:
     check = Check(
         id=f"alive:{facts.service}",
         area="installation",
-        title="Service is alive",
+        title=_("Service is alive"),
         about=facts.service,
         result=Result.OK,
-        seen=f"answered in {duration(facts.seconds)}; its consumers move",
+        seen=_("answered in %(span)s; its consumers move", span=duration(facts.seconds)),
         at=facts.at,
-        why=_ALIVE_WHY[facts.service],
+        why=str(_ALIVE_WHY[facts.service]),
     )
     if not facts.has_address:
         name = f"{PREFIX}{facts.service.replace('-', '_').upper()}_URL"
-        told = {"result": Result.UNASKED, "seen": f"{name} is not set", "remedy": f"Give {name} to message-log."}
+        told = {
+            "result": Result.UNASKED,
+            "seen": _("%(name)s is not set", name=name),
+            "remedy": _("Give %(name)s to message-log.", name=name),
+        }
     elif facts.live.status is None:
-        told = {"result": Result.FAILED, "seen": f"doesn’t answer: {facts.live.fault}", "remedy": _LOG_HINT}
+        seen = _("doesn’t answer: %(why)s", why=facts.live.fault)
+        told = {"result": Result.FAILED, "seen": seen, "remedy": str(_LOG_HINT)}
     elif not facts.live.is_good:
         told = {
             "result": Result.FAILED,
-            "seen": facts.live.detail or f"answered {facts.live.status}",
-            "remedy": "It ends itself and is started again; if that repeats, its log says what it can’t get past.",
+            "seen": facts.live.detail or _("answered %(status)s", status=facts.live.status),
+            "remedy": _("It ends itself and is started again; if that repeats, its log says what it can’t get past."),
         }
     elif _misses(facts, "kafka"):
-        remedy = f"Where Kafka is down, mend that: the service goes on by itself. Else: {_LOG_HINT}"
-        told = {"result": Result.FAILED, "seen": "It can’t reach Kafka.", "remedy": remedy}
+        remedy = _("Where Kafka is down, mend that: the service goes on by itself. Else: %(hint)s", hint=_LOG_HINT)
+        told = {"result": Result.FAILED, "seen": _("It can’t reach Kafka."), "remedy": remedy}
     else:
         told = {}
     return check.model_copy(update=told)
@@ -246,12 +273,14 @@ def database(facts: ServiceFacts) -> Check:
     """As /readyz of the service says."""
     check = _database(facts.service, facts.at)
     if not facts.has_address or facts.ready.status is None:
-        return check.model_copy(update={"result": Result.UNASKED, "seen": f"{facts.service} could not be asked"})
+        seen = _("%(service)s could not be asked", service=facts.service)
+        return check.model_copy(update={"result": Result.UNASKED, "seen": seen})
     if _misses(facts, "database"):
-        told = {"result": Result.FAILED, "seen": "It can’t reach its database.", "remedy": _database_remedy()}
+        told = {"result": Result.FAILED, "seen": _("It can’t reach its database."), "remedy": _database_remedy()}
         return check.model_copy(update=told)
     if not facts.ready.is_good and not _misses(facts, "kafka"):
-        return check.model_copy(update={"result": Result.UNASKED, "seen": f"/readyz answered {facts.ready.status}"})
+        seen = _("%(path)s answered %(status)s", path="/readyz", status=facts.ready.status)
+        return check.model_copy(update={"result": Result.UNASKED, "seen": seen})
     return check
 
 
@@ -259,7 +288,7 @@ def own_database(facts: OwnFacts) -> Check:
     check = _database(Service.MESSAGE_LOG, facts.at)
     if facts.database_fault is None:
         return check
-    told = {"result": Result.FAILED, "seen": facts.database_fault, "remedy": _database_remedy()}
+    told = {"result": Result.FAILED, "seen": str(facts.database_fault), "remedy": _database_remedy()}
     return check.model_copy(update=told)
 
 
@@ -267,46 +296,60 @@ def _database(service: Service, at: datetime) -> Check:
     return Check(
         id=f"database:{service}",
         area="installation",
-        title="Database answers",
+        title=_("Database answers"),
         about=service,
         result=Result.OK,
-        seen="answered",
+        seen=_("answered"),
         at=at,
-        why="A service without its database decides nothing; events wait for it in Kafka.",
+        why=_("A service without its database decides nothing; events wait for it in Kafka."),
     )
 
 
 def _database_remedy() -> str:
-    return f"Start PostgreSQL, or mend {PREFIX}DATABASE_URL; look for a full disk and for too many connections."
+    name = f"{PREFIX}DATABASE_URL"
+    return _("Start PostgreSQL, or mend %(name)s; look for a full disk and for too many connections.", name=name)
 
 
 def lag(service: Service, kafka: KafkaFacts) -> Check:
     """How much waits for a service's consumers, from outside of them."""
     groups = [group for group in kafka.groups if group.service == service]
     waiting = sum(group.waiting for group in groups)
-    most = max(groups, key=lambda group: group.waiting, default=None)
-    seen = f"{counted(waiting, 'record waits', 'records wait')} in {counted(len(groups), 'topic', 'topics')}"
-    if most is not None and most.waiting:
-        seen += f", {most.waiting:,} of them in {most.topic}"
     check = Check(
         id=f"lag:{service}",
         area="installation",
-        title="Nothing waits long in Kafka",
+        title=_("Nothing waits long in Kafka"),
         about=service,
         result=Result.OK,
-        seen=seen,
+        seen=_what_waits(groups),
         at=kafka.at,
-        why="What a consumer has not read yet has not happened: a STOP, a request, a receipt.",
+        why=_("What a consumer has not read yet has not happened: a STOP, a request, a receipt."),
     )
     told: dict[str, object] = {}
     if kafka.fault is not None or kafka.lag_fault is not None:
-        told = {"result": Result.UNASKED, "seen": kafka.lag_fault or "Kafka could not be asked"}
+        told = {"result": Result.UNASKED, "seen": str(kafka.lag_fault or _KAFKA_NOT_ASKED)}
     elif not groups:
-        told = {"result": Result.UNASKED, "seen": "no consumer group of it is known", "remedy": _LOG_HINT}
+        seen = _("no consumer group of it is known")
+        told = {"result": Result.UNASKED, "seen": seen, "remedy": str(_LOG_HINT)}
     elif waiting > LAG_MUCH:
-        remedy = "Look again in a minute: if it grows, add a replica, or see in its log what it can’t get past."
+        remedy = _("Look again in a minute: if it grows, add a replica, or see in its log what it can’t get past.")
         told = {"result": Result.WARNING, "remedy": remedy}
     return check.model_copy(update=told)
+
+
+def _what_waits(groups: Sequence[Group]) -> str:
+    records = sum(group.waiting for group in groups)
+    waiting = ngettext("%(num)s record waits", "%(num)s records wait", records)
+    topics = ngettext("in %(num)s topic", "in %(num)s topics", len(groups))
+    most = max(groups, key=lambda group: group.waiting, default=None)
+    if most is None or not most.waiting:
+        return _("%(waiting)s %(topics)s", waiting=waiting, topics=topics)
+    return _(
+        "%(waiting)s %(topics)s, %(most)s of them in %(topic)s",
+        waiting=waiting,
+        topics=topics,
+        most=decimal(most.waiting),
+        topic=most.topic,
+    )
 
 
 def projection(facts: OwnFacts) -> Check:
@@ -318,16 +361,16 @@ def projection(facts: OwnFacts) -> Check:
         if behind <= PROJECTION_LOST_SECONDS
         else Result.FAILED
     )
-    remedy = "Look at message-log’s own log for what it repeats; nothing is lost, events wait in Kafka for 14 days."
+    remedy = _("Look at message-log’s own log for what it repeats; nothing is lost, events wait in Kafka for 14 days.")
     return Check(
         id="projection",
         area="installation",
-        title="These pages are up to date",
+        title=_("These pages are up to date"),
         about=Service.MESSAGE_LOG,
         result=result,
-        seen=f"{duration(behind)} behind",
+        seen=_("%(span)s behind", span=duration(behind)),
         at=facts.at,
-        why="A page that is behind shows a message as it stood.",
+        why=_("A page that is behind shows a message as it stood."),
         remedy=None if result is Result.OK else remedy,
     )
 
@@ -336,26 +379,33 @@ def clocks(own: OwnFacts, services: Sequence[ServiceFacts]) -> Check:
     """The largest difference from this service's clock, of those that could be read."""
     read: dict[str, float] = {one.service: one.clock_ahead for one in services if one.clock_ahead is not None}
     if own.database_clock_ahead is not None:
-        read["message-log’s database"] = own.database_clock_ahead
+        read[_("message-log’s database")] = own.database_clock_ahead
     check = Check(
         id="clocks",
         area="installation",
-        title="Clocks agree",
+        title=_("Clocks agree"),
         result=Result.OK,
-        seen=f"{counted(len(read), 'clock', 'clocks')} within {CLOCK_EXACT_SECONDS:.0f} s of message-log’s",
+        seen=ngettext(
+            "%(num)s clock within %(seconds)s s of message-log’s",
+            "%(num)s clocks within %(seconds)s s of message-log’s",
+            len(read),
+            seconds=decimal(CLOCK_EXACT_SECONDS),
+        ),
         at=own.at,
-        why="Windows, expiry and the order of a person’s words are reckoned by these clocks.",
+        why=_("Windows, expiry and the order of a person’s words are reckoned by these clocks."),
     )
     if not read:
-        return check.model_copy(update={"result": Result.UNASKED, "seen": "no clock could be read"})
+        return check.model_copy(update={"result": Result.UNASKED, "seen": _("no clock could be read")})
     name, ahead = max(read.items(), key=lambda pair: abs(pair[1]))
     if abs(ahead) <= CLOCK_EXACT_SECONDS:
         return check
+    span = duration(abs(ahead))
+    is_ahead = _("%(name)s is %(span)s ahead of message-log", name=name, span=span)
     return check.model_copy(
         update={
             "result": Result.FAILED if abs(ahead) > CLOCK_WRONG_SECONDS else Result.WARNING,
-            "seen": f"{name} is {duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} message-log",
-            "remedy": "Let an NTP client (chrony, systemd-timesyncd) keep the time on every machine.",
+            "seen": is_ahead if ahead > 0 else _("%(name)s is %(span)s behind message-log", name=name, span=span),
+            "remedy": _("Let an NTP client (chrony, systemd-timesyncd) keep the time on every machine."),
             "command": "timedatectl status",
         }
     )

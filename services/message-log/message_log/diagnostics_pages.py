@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
 from message_log import diagnostics_api
+from message_log.language import ENGLISH, speaking
 from message_log.login import Reader
 from message_log.pages import Pages
 from message_log.probes import Probes
@@ -19,5 +20,6 @@ def install(router: APIRouter, pages: Pages, probes: Probes) -> None:
 
     @router.get("/w/{w}/diagnostics.csv")
     async def export(reader: Reader = reader_dependency) -> StreamingResponse:
-        told = await diagnostics_api.diagnose(probes, reader.caller, reader.authorization)
+        with speaking(ENGLISH):
+            told = await diagnostics_api.diagnose(probes, reader.caller, reader.authorization)
         return diagnostics_api.csv_of(reader.caller, told)

@@ -11,7 +11,9 @@ from sendwhy.events import Moment, Status
 from sendwhy.reasons import Service
 
 from message_log import story, words
-from message_log.view import EventView, MessageDetail
+from message_log.language import gettext as _
+from message_log.language import lazy, told
+from message_log.view import EventView, MessageDetail, WaitingView
 
 # An id of a test message tells when it was made: the log has nothing of it for its first moments.
 _ID = re.compile(r"test-(\d{8}T\d{6}Z)-[0-9a-f]{8}")
@@ -92,49 +94,55 @@ class _Row:
 
 _ROWS: Mapping[Place, _Row] = {
     Place.REQUESTED: _Row(
-        "Request arrived",
+        lazy("Request arrived"),
         frozenset({"requested"}),
         None,
         10,
-        "Look at Kafka, and at how far this log is behind (Diagnostics): the request waits to be published or read.",
+        lazy(
+            "Look at Kafka, and at how far this log is behind (Diagnostics): the request waits to be published or read."
+        ),
     ),
     Place.CONSENT: _Row(
-        "Consent decided",
+        lazy("Consent decided"),
         frozenset({"consented"}),
         Service.CONSENT,
         10,
-        "Look at consent: whether it is alive, and how much waits for it (Diagnostics).",
+        lazy("Look at consent: whether it is alive, and how much waits for it (Diagnostics)."),
     ),
     Place.BILLING: _Row(
-        "Credits reserved",
+        lazy("Credits reserved"),
         frozenset({"funded"}),
         Service.BILLING,
         10,
-        "Look at billing: whether it is alive, and how much waits for it (Diagnostics).",
+        lazy("Look at billing: whether it is alive, and how much waits for it (Diagnostics)."),
     ),
     Place.QUEUE: _Row(
-        "Left the dispatcher’s queue",
+        lazy("Left the dispatcher’s queue"),
         frozenset(),
         Service.DISPATCHER,
         20,
-        "Look at the dispatcher and at the number: what stops it, and what else waits there.",
+        lazy("Look at the dispatcher and at the number: what stops it, and what else waits there."),
     ),
-    Place.META: _Row("Accepted by Meta", frozenset({"accepted"}), Service.DISPATCHER, 20, ""),
+    Place.META: _Row(lazy("Accepted by Meta"), frozenset({"accepted"}), Service.DISPATCHER, 20, ""),
     Place.SENT: _Row(
-        "Sent: with WhatsApp’s servers",
+        lazy("Sent: with WhatsApp’s servers"),
         frozenset({"sent"}),
         None,
         30,
-        "Meta took it, and no webhook came: look at the webhook subscription (Diagnostics) and at the webhook log.",
+        lazy(
+            "Meta took it, and no webhook came: look at the webhook subscription (Diagnostics) and at the webhook log."
+        ),
     ),
     Place.DELIVERED: _Row(
-        "Delivered to the device",
+        lazy("Delivered to the device"),
         frozenset({"delivered"}),
         None,
         60,
-        "Nothing is wrong on this side: the phone is off, offline, or has no WhatsApp any more. It comes by itself.",
+        lazy(
+            "Nothing is wrong on this side: the phone is off, offline, or has no WhatsApp any more. It comes by itself."
+        ),
     ),
-    Place.READ: _Row("Read", frozenset({"read", "played"}), None, 0, ""),
+    Place.READ: _Row(lazy("Read"), frozenset({"read", "played"}), None, 0, ""),
 }
 _ORDER = list(Place)
 _REJECTED_AT = {
@@ -162,7 +170,7 @@ def unseen(message_id: str, url: str, now: datetime) -> Journey | None:
     if made is None or not timedelta(seconds=-60) < now - made < FORGOTTEN_AFTER:
         return None
     stages = [_blank(place, State.HERE if place is Place.REQUESTED else State.AHEAD) for place in _ORDER]
-    stages[0].note = "Handed over; it is not in the log yet."
+    stages[0].note = _("Handed over; it is not in the log yet.")
     hang = _hang(Place.REQUESTED, (now - made).total_seconds())
     return Journey(message_id=message_id, at=now, status="unseen", ended=False, stages=stages, hang=hang, url=url)
 
@@ -183,7 +191,7 @@ def of_message(message: MessageDetail, now: datetime, next_step: str | None) -> 
         status=message.status,
         ended=ended,
         stages=stages,
-        reason=reason.title if reason else words.title_of(waiting.cause) if waiting else None,
+        reason=told(reason.title) if reason else words.title_of(waiting.cause) if waiting else None,
         detail=reason.detail if reason else None,
         next_step=next_step,
         hang=None if ended or waiting else _hang_of(message, stages, now),
@@ -221,7 +229,7 @@ def _stage(place: Place, index: int, done: Mapping[Place, EventView], furthest: 
 
 
 def _blank(place: Place, state: State) -> Stage:
-    return Stage(place=place, title=_ROWS[place].title, state=state)
+    return Stage(place=place, title=str(_ROWS[place].title), state=state)
 
 
 def _mark_here(stages: Sequence[Stage], message: MessageDetail) -> None:
@@ -229,7 +237,7 @@ def _mark_here(stages: Sequence[Stage], message: MessageDetail) -> None:
     for stage in stages:
         if stage.state is State.FAILED:
             stage.at = message.times.get(Status.FAILED)
-            stage.note = message.reason.title if message.reason else None
+            stage.note = told(message.reason.title) if message.reason else None
             return
         if stage.state is State.AHEAD:
             break
@@ -238,13 +246,14 @@ def _mark_here(stages: Sequence[Stage], message: MessageDetail) -> None:
     stage.state = State.HERE
     if message.waiting is not None:
         stage.state = State.WAITING
-        until = message.waiting.until
-        ends = (
-            f"until {words.absolute(until)} at the latest"
-            if until
-            else f"until {words.open_end(message.waiting.cause)}"
-        )
-        stage.note = f"{words.title_of(message.waiting.cause)}, {ends}"
+        stage.note = _wait_of(message.waiting)
+
+
+def _wait_of(waiting: WaitingView) -> str:
+    cause = words.title_of(waiting.cause)
+    if waiting.until is None:
+        return _("%(cause)s, until %(end)s", cause=cause, end=words.open_end(waiting.cause))
+    return _("%(cause)s, until %(time)s at the latest", cause=cause, time=words.absolute(waiting.until))
 
 
 def _fill_gaps(stages: Sequence[Stage]) -> None:
@@ -267,6 +276,14 @@ def _hang(place: Place, seconds: float) -> Hang | None:
     row = _ROWS[place]
     if seconds <= row.patience:
         return None
-    who = f" by {row.service}" if row.service else ""
-    detail = f"No progress for {words.duration(seconds)}: “{row.title}” has not been told{who}."
-    return Hang(place=place, seconds=round(seconds, 1), detail=detail, remedy=row.remedy or _ROWS[Place.QUEUE].remedy)
+    span = words.duration(seconds)
+    detail = _("No progress for %(span)s: “%(stage)s” has not been told.", span=span, stage=row.title)
+    if row.service:
+        detail = _(
+            "No progress for %(span)s: “%(stage)s” has not been told by %(service)s.",
+            span=span,
+            stage=row.title,
+            service=row.service,
+        )
+    remedy = str(row.remedy or _ROWS[Place.QUEUE].remedy)
+    return Hang(place=place, seconds=round(seconds, 1), detail=detail, remedy=remedy)

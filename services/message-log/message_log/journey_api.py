@@ -9,6 +9,7 @@ from sendwhy.service import Runtime
 
 from message_log import api, journey, words
 from message_log.journey import Journey
+from message_log.language import told as translated
 from message_log.settings import MessageLogSettings
 from message_log.view import MessageDetail, Viewer
 
@@ -41,4 +42,4 @@ async def follow(
         return None, told
     code = message.reason.code if message.reason else message.waiting.cause if message.waiting else None
     info = words.reason_info(code) if code else None
-    return message, journey.of_message(message, now, info.what_to_do if info else None)
+    return message, journey.of_message(message, now, translated(info.what_to_do) if info else None)

@@ -17,8 +17,10 @@ from sendwhy.http import once
 from sendwhy.problems import Problem
 from sendwhy.stage import fields_of
 
-from message_log import api, inbox_queries, journey, journey_api, live, login, queries, template_forms
+from message_log import api, inbox_queries, journey, journey_api, live, login, queries, template_forms, words
 from message_log.fixes import fixes_of
+from message_log.language import decimal
+from message_log.language import gettext as _
 from message_log.login import Reader
 from message_log.pages import Pages, redirect, wants_part
 from message_log.template_forms import TemplateForm
@@ -60,7 +62,7 @@ def install(router: APIRouter, pages: Pages) -> None:
     async def send(request: Request, reader: Reader = reader_dependency) -> Response:
         login.refuse_foreign_form(request)
         if not reader.may(Role.OPERATOR):
-            raise Problem(403, "This needs the role operator.")
+            raise Problem(403, words.needs_role(Role.OPERATOR))
         given = await login.form_of(request)
         asked = await _asked(pages, reader, given.get("sender"), given.get("template"))
         wanted, problem = request_of(reader.workspace, given, asked, datetime.now(UTC))
@@ -148,7 +150,7 @@ def request_of(
     """The send.requested that a form asks for; or None, and why there is none."""
     phone = _SPACING.sub("", given.get("phone", ""))
     if not _PHONE.fullmatch(phone):
-        return None, "Write the phone number with + and the country’s calling code, as in +52 55 1234 5678."
+        return None, _("Write the phone number with + and the country’s calling code, as in +52 55 1234 5678.")
     content, problem = _content(given, asked)
     if content is None:
         return None, problem
@@ -173,15 +175,15 @@ def _content(given: dict[str, str], asked: _Asked) -> tuple[dict[str, JsonValue]
     if asked.is_text:
         text = given.get("text", "").replace("\r\n", "\n")
         if not text or len(text) > TEXT_LENGTH_MAX:
-            return None, f"Write a text of at most {TEXT_LENGTH_MAX:,} characters."
+            return None, _("Write a text of at most %(length)s characters.", length=decimal(TEXT_LENGTH_MAX))
         return {"type": "text", "text": {"body": text}}, None
     chosen = asked.chosen
     if chosen is None:
-        return None, "Choose a template, or free text."
+        return None, _("Choose a template, or free text.")
     if chosen.unfit is not None:
-        return None, f"The template can’t be sent from here: {chosen.unfit}."
+        return None, _("The template can’t be sent from here: %(why)s.", why=chosen.unfit)
     if missing := chosen.missing(given):
-        return None, f"Fill in {', '.join(missing)}."
+        return None, _("Fill in %(fields)s.", fields=", ".join(missing))
     return chosen.content(given), None
 
 

@@ -19,6 +19,7 @@ from sendwhy.stage import consumer_group
 from sendwhy.topics import TOPICS, Topic
 
 from message_log.checks import Group, KafkaFacts
+from message_log.language import lazy
 
 REACH_SECONDS = 3.0
 LAG_SECONDS = 5.0
@@ -44,7 +45,7 @@ async def look(settings: KafkaSettings) -> KafkaFacts:
         facts = KafkaFacts(at, time.monotonic() - started, brokers, topics=topics)
         return await _with_groups(facts, admin, consumer)
     except FAULTS as error:
-        return KafkaFacts(at, fault=f"It can’t be reached: {_words(error, REACH_SECONDS)}.")
+        return KafkaFacts(at, fault=lazy("It can’t be reached: %(why)s.", why=_words(error, REACH_SECONDS)))
     finally:
         for client in (admin.close, consumer.stop):
             with suppress(Exception):
@@ -52,7 +53,9 @@ async def look(settings: KafkaSettings) -> KafkaFacts:
 
 
 def _words(error: BaseException, seconds: float) -> str:
-    return f"no answer within {seconds:.0f} s" if isinstance(error, TimeoutError) else describe(error)
+    if isinstance(error, TimeoutError):
+        return lazy("no answer within %(seconds)s s", seconds=round(seconds))
+    return describe(error)
 
 
 async def _with_groups(facts: KafkaFacts, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> KafkaFacts:
@@ -60,7 +63,8 @@ async def _with_groups(facts: KafkaFacts, admin: AIOKafkaAdminClient, consumer: 
         async with asyncio.timeout(LAG_SECONDS):
             return replace(facts, groups=await _groups(admin, consumer))
     except FAULTS as error:
-        return replace(facts, lag_fault=f"Kafka didn’t tell the groups’ positions: {_words(error, LAG_SECONDS)}.")
+        why = _words(error, LAG_SECONDS)
+        return replace(facts, lag_fault=lazy("Kafka didn’t tell the groups’ positions: %(why)s.", why=why))
 
 
 # Who is in a group is not asked: aiokafka 0.14 can't read Kafka's answer (DescribeGroups). /livez tells who moves.

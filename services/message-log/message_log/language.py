@@ -183,9 +183,10 @@ def ngettext(one: str, many: str, number: int, **values: object) -> str:
     return _spoken.get().texts.ngettext(one, many, number) % {"num": decimal(number), **values}
 
 
-def lazy(text: str) -> str:
-    """A text of a table: said when it is shown, in the language of that moment."""
-    return cast(str, LazyProxy(gettext, text, enable_cache=False))
+def lazy(text: str, **values: object) -> str:
+    """A text of a table, or of an answer that is kept for several people: said when it is shown, in the language of
+    that moment."""
+    return cast(str, LazyProxy(gettext, text, enable_cache=False, **values))
 
 
 def lazy_in(context: str, text: str) -> str:

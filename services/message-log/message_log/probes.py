@@ -14,10 +14,14 @@ from sendwhy.postgres import TRANSIENT_ERRORS, Connection
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
+from sendwhy.settings import PREFIX
 
 from message_log import diagnostics_queries, kafka_probe
 from message_log.checks import Answered, InstallationFacts, KafkaFacts, OwnFacts, ServiceFacts
 from message_log.freshness import Freshness
+from message_log.language import gettext as _
+from message_log.language import lazy
+from message_log.language import told as translated
 from message_log.services import OtherServices, path_of
 from message_log.told import Told, with_times
 from message_log.workspace_checks import SenderFacts, StoredFacts, WorkspaceFacts
@@ -77,14 +81,14 @@ class Probes:
                 told = await connection.fetchval("select clock_timestamp()")
                 answered = datetime.now(UTC)
         except FAULTS as error:
-            return OwnFacts(now, f"It doesn’t answer ({describe(error)}).", None, behind)
+            return OwnFacts(now, lazy("It doesn’t answer (%(why)s).", why=describe(error)), None, behind)
         return OwnFacts(now, None, (told - (asked + (answered - asked) / 2)).total_seconds(), behind)
 
     async def _health(self, service: Service) -> ServiceFacts:
         now, started = datetime.now(UTC), time.monotonic()
         if not self._services.has_address(service):
             return ServiceFacts(service, now, has_address=False)
-        (live, answer), (ready, _) = await asyncio.gather(
+        (live, answer), (ready, _unused) = await asyncio.gather(
             self._probe(service, "/livez"), self._probe(service, "/readyz")
         )
         seconds = time.monotonic() - started
@@ -96,7 +100,7 @@ class Probes:
             async with asyncio.timeout(self._seconds):
                 answer = await self._services.probe(service, path)
         except TimeoutError:
-            return Answered(fault=f"no answer within {self._seconds:.0f} s"), None
+            return Answered(fault=lazy("no answer within %(seconds)s s", seconds=round(self._seconds))), None
         except httpx.HTTPError as error:
             return Answered(fault=describe(error)), None
         return Answered(answer.status_code, "" if answer.is_success else _detail(answer)), answer
@@ -132,14 +136,18 @@ class Probes:
 
     async def _ask(self, authorization: str | None, service: Service, path: str) -> Told:
         if authorization is None:
-            return Told(fault="SENDWHY_ACTING_KEY is not set, so other services can’t be asked for you.", status=503)
+            name = f"{PREFIX}ACTING_KEY"
+            fault = _("%(name)s is not set, so other services can’t be asked for you.", name=name)
+            return Told(fault=fault, status=503)
         try:
             async with asyncio.timeout(self._seconds):
                 answer = await self._services.get(service, path, authorization)
         except TimeoutError:
-            return Told(fault=f"{service} did not answer within {self._seconds:.0f} s.", status=503)
+            seconds = round(self._seconds)
+            fault = _("%(service)s did not answer within %(seconds)s s.", service=service, seconds=seconds)
+            return Told(fault=fault, status=503)
         except Problem as problem:
-            return Told(fault=str(problem.detail), status=problem.status_code)
+            return Told(fault=translated(str(problem.detail)), status=problem.status_code)
         if not answer.is_good:
             return Told(fault=answer.refusal, status=answer.status)
         return Told(body=with_times(answer.body))

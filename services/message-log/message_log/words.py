@@ -232,8 +232,25 @@ NOTED_WORDS: Mapping[str, str] = {
     "give access": lazy("give access"),
     "take access": lazy("take access"),
     "resubmit dead letter": lazy("resubmit dead letter"),
+    "send test message": lazy("send test message"),
+    "check audience": lazy("check audience"),
+    "plan to send again": lazy("plan to send again"),
+    "judge many again": lazy("judge many again"),
+    "cancel many": lazy("cancel many"),
+    "confirm send again": lazy("confirm send again"),
+    "send again": lazy("send again"),
     "done": lazy("done"),
     "had none here": lazy("had none here"),
+}
+AUDIENCE_WORDS: Mapping[str, str] = {
+    "running": lazy("Judging"),
+    "judged": lazy("Judged"),
+    "cancelled": lazy("Cancelled"),
+    "failed": lazy("Broke off"),
+    "interrupted": lazy("Interrupted"),
+    "sending": lazy_in("many messages", "Sending"),
+    "sent": lazy("Sent again"),
+    "stopped": lazy("Stopped"),
 }
 REFUSED_WORDS: Mapping[str, str] = {
     "signature is wrong": lazy("signature is wrong"),

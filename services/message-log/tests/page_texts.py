@@ -13,7 +13,7 @@ from message_log.language import LOCALES, Language, load
 PSEUDO = "eo"
 READ = ("title", "aria-label", "placeholder", "alt")
 # Shown as they are: what people type, and other systems' bytes.
-_VERBATIM = frozenset({"pre", "code", "script", "style", "textarea", "datalist"})
+_VERBATIM = frozenset({"pre", "code", "kbd", "script", "style", "textarea", "datalist"})
 _VOID = frozenset({"input", "meta", "link", "br", "img", "hr", "path", "rect", "circle"})
 WORD = re.compile(r"[^\W\d_]{2,}")
 

@@ -4,6 +4,7 @@ billing and dispatcher are one small server on a real socket."""
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,13 +15,16 @@ import message_log
 from cryptography.fernet import Fernet
 from fastapi import APIRouter, FastAPI, Request
 from message_log import (
+    audience_pages,
     automation_pages,
     campaign_pages,
     contact_api,
     contact_pages,
     credit_pages,
     dead_letter_pages,
+    diagnostics_pages,
     inbox_pages,
+    journey_pages,
     login_pages,
     message_pages,
     people_pages,
@@ -28,10 +32,15 @@ from message_log import (
     store,
     webhook_pages,
 )
+from message_log.audience_api import Desk as AudienceDesk
+from message_log.audience_job import Audiences
+from message_log.checks import KafkaFacts
 from message_log.decide import fold, tells
 from message_log.freshness import Freshness
+from message_log.language import lazy
 from message_log.live import Streams
 from message_log.pages import Pages, static_file
+from message_log.probes import Probes
 from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 from message_log.store import KnownState, SenderRow
@@ -223,11 +232,19 @@ def _app(pages: Pages) -> FastAPI:
         webhook_pages,
         dead_letter_pages,
         people_pages,
+        journey_pages,
     ):
         group.install(router, pages)
+    audience_pages.install(router, pages, AudienceDesk(pages.runtime, Audiences(pages.runtime, pages.services)))
+    probes = Probes(pages.runtime, pages.services, pages.freshness, _no_kafka, seconds=0.5)
+    diagnostics_pages.install(router, pages, probes)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)
     return app
+
+
+async def _no_kafka() -> KafkaFacts:
+    return KafkaFacts(datetime.now(UTC), fault=lazy("It can’t be reached: %(why)s.", why=SCRIPT))
 
 
 # What the services answer, with a script wherever somebody else's words stand.

@@ -2,16 +2,21 @@
 
 import re
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pages_desk
 import pytest
 from fastapi.routing import APIRoute
-from message_log import accounts, store
+from message_log import accounts, audience_store, store
+from message_log.audience import Outcome, Verdict
+from message_log.audience_lines import Line
+from message_log.audience_store import New
 from message_log.deliveries import Part
+from message_log.journey import new_id
 from message_log.store import EventRow, WebhookRow
 from message_log_builders import ADMIN, VIEWER, WORKSPACE, after, event_id, held, rejected, requested, status
 from page_texts import PSEUDO, outside_the_catalogue, pseudo_language
@@ -26,6 +31,8 @@ R = ReasonCode
 SALE = Origin(kind=OriginKind.CAMPAIGN, id="sale", name="Sale")
 CART = Origin(kind=OriginKind.AUTOMATION, id="cart", name="Cart", node_id="welcome")
 WEBHOOK, REFUSED, LETTER, STRANGERS = (event_id(name) for name in ("webhook", "refused", "letter", "strangers"))
+FILE, AGAIN, STOPPED, SILENT = (event_id(name) for name in ("file", "again", "stopped", "silent"))
+TRAVELS = ("s-0", "s-2", "s-3", "s-5", "s-6", "s-7", "s-8", "s-9", new_id(datetime.now(UTC), "0a1b2c3d"))
 KEPT: dict[str, Any] = {
     "campaign_id": "sale",
     "paused_at": None,
@@ -46,11 +53,40 @@ STATEMENT = {
     "rows": [{"origin_kind": "campaign", "origin_id": "sale", "messages": 3, "net": -3}],
     "totals": {"messages": 3, "net": -3},
 }
+SUBSCRIPTION = {
+    "token": "valid",
+    "app_id": "400",
+    "asked_at": "2026-11-22T10:00:00Z",
+    "error": None,
+    "subscribed": False,
+    "apps": [{"app_id": "401", "name": "=app=", "override_url": "=url="}],
+}
+SILENCE = {"sender_id": SENDER, "since": "2026-11-22T10:00:00Z", "what_to_do": "=todo="}
 CHARGE = {
     "summary": "=summary=",
     "price": {"explanation": "=explanation="},
     "entries": [{"at": "2026-11-22T10:00:00Z", "kind": "reserve", "amount": -1, "explanation": "=explanation="}],
 }
+
+EVERY_OUTCOME = [
+    Verdict(Outcome.GOES, credits=1),
+    Verdict(Outcome.WAITS, "tier", R.MESSAGING_LIMIT_REACHED, Service.DISPATCHER, until=after(60), credits=1),
+    Verdict(Outcome.WAITS, "tier", R.MESSAGING_LIMIT_REACHED, Service.DISPATCHER, until=after(90), credits=1),
+    Verdict(Outcome.WAITS, "hold", R.META_PAYMENT_ISSUE, Service.DISPATCHER, credits=1),
+    Verdict(Outcome.WAITS, "paused", R.EXPIRED_BEFORE_SENDING, Service.DISPATCHER, credits=1),
+    Verdict(Outcome.FAILS, R.CUSTOMER_IS_NOT_OPTED_IN, service=Service.CONSENT, detail="=detail="),
+    Verdict(Outcome.FAILS, R.INSUFFICIENT_CREDITS, service=Service.BILLING, detail="=detail=", credits=9),
+    Verdict(Outcome.UNKNOWN, Service.BILLING, service=Service.BILLING, detail="=detail="),
+    Verdict(Outcome.BROKEN, "line", field="=field=", detail="=detail="),
+    Verdict(Outcome.BROKEN, "workspace", field="workspace_id", detail="=detail="),
+    Verdict(Outcome.REPEATED, detail="=detail="),
+    Verdict(Outcome.USED, detail="=detail="),
+    *(
+        Verdict(Outcome.EXCLUDED, why, detail="=detail=")
+        for why in ("never", "erased", "not_kept", "not_failed", "sent_again", "uncertain")
+    ),
+]
+GOING = [Verdict(Outcome.GOES, credits=1), Verdict(Outcome.GOES, credits=1), *EVERY_OUTCOME]
 
 PAGES = [
     *("messages", "messages?range=all", "messages?range=all&status=failed", "messages?range=all&q=zzz"),
@@ -62,6 +98,9 @@ PAGES = [
     *("credits", "credits?kind=reserve", "credits?done=7", "credits/statement?by=campaign"),
     *("templates", "senders", f"senders/{SENDER}", "webhooks", "webhooks?wamid=zzz", f"webhooks/{WEBHOOK}"),
     *(f"webhooks/{REFUSED}", "webhook-replay", "dead-letters", "dead-letters?topic=send.held"),
+    *("audience", f"audience/{FILE}", f"send-again/{AGAIN}", f"send-again/{STOPPED}", f"audience/{SILENT}"),
+    *("send-again?range=all", "send-again?q=zzz", "diagnostics", "diagnostics/test-message"),
+    *("diagnostics/test-message?template=text", *(f"diagnostics/test-message/{name}" for name in TRAVELS)),
     *(f"dead-letters/{LETTER}", "people", "audit", "messages/none", "messages?status=wrong", "webhook-replay?from=x"),
 ]
 # Words of the data above, ids, codes, and what a person types; nothing that a page says.
@@ -89,6 +128,8 @@ async def desk(fresh_database: str, tmp_path: Path) -> AsyncIterator[Desk]:
                 "recoverable": "after_topup", "meta": None,
             }), resolved=RESOLVED),
             "billing statements": (200, STATEMENT),
+            f"dispatcher senders/{SENDER}/subscription": (200, SUBSCRIPTION),
+            "webhook-ingest webhooks/silence": (200, {"items": [SILENCE]}),
             **{f"billing messages/s-{n}/charge": (200, CHARGE) for n in (0, 2, 3)},
         }  # fmt: skip
         await fill(desk)
@@ -133,8 +174,33 @@ async def fill(desk: Desk) -> None:
             ],
         )
         await store.add_events(connection, [letter])
+        await plan(connection, FILE, "file", EVERY_OUTCOME, "judged", None)
+        await plan(connection, AGAIN, "again", GOING, "running", None)
+        await plan(connection, STOPPED, "again", GOING, "stopped", "=told=")
+        await plan(connection, SILENT, "file", GOING, "new", None)
+        await connection.execute("update audience set created_at = $1 where audience_id = $2", after(0), SILENT)
         await accounts.save(connection, "operator-1", "a long password", {WORKSPACE: Role.OPERATOR}, "operator-1")
         await accounts.note(connection, WORKSPACE, "operator-1", "pause campaign", "sale", "done")
+
+
+async def plan(
+    connection: Any, audience_id: UUID, kind: str, verdicts: list[Verdict], state: str, told: str | None
+) -> None:
+    await audience_store.add(connection, New(audience_id, WORKSPACE, kind, "=name=", "operator-1", 30))
+    await audience_store.add_lines(
+        connection, audience_id, [Line(n, b"{}", f"s-{n % 10}", one) for n, one in enumerate(verdicts)]
+    )
+    await audience_store.count_lines(connection, audience_id)
+    facts = {
+        "balance": 5 if told else None,
+        "people": [{"portfolio": "=p=", "limit": 1000, "used": 9, "taken": 1, "left": 990}],
+        "faults": {"billing": "=fault="},
+    }
+    if state == "new":
+        return
+    run = await audience_store.claim(connection, WORKSPACE, audience_id, "running", ["new"])
+    if state != "running" and run is not None:
+        await audience_store.end(connection, audience_id, run["run"], state, facts=facts, told=told, judged_at=after(9))
 
 
 def faults(page: str) -> list[tuple[str, str]]:
