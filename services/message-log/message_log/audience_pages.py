@@ -10,7 +10,7 @@ from sendwhy.access import Role
 from sendwhy.problems import Problem
 from starlette.datastructures import UploadFile
 
-from message_log import api, login, message_pages, queries, words
+from message_log import api, cells, login, message_pages, queries, words
 from message_log.audience_api import Desk, rights_for
 from message_log.audience_job import Rights
 from message_log.audience_lines import FILE_BYTES_MAX, LINES_MAX
@@ -134,7 +134,7 @@ def _again_routes(router: APIRouter, shown: _Shown) -> None:
     ) -> Response:
         wanted = _failed_of(filters, range)
         async with queries.snapshot(shown.pages.runtime.pool) as connection:
-            count = (await queries.count_by_status(connection, reader.workspace, wanted))["failed"]
+            count = await cells.total(connection, reader.workspace, wanted)
         query = urlencode(wanted.model_dump(mode="json", by_alias=True, exclude_none=True))
         chips = [(name, value) for name, value in wanted.active.items() if name != "status"]
         return shown.pages.render(
