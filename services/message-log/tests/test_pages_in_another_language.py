@@ -1,5 +1,7 @@
 """Each page of a desk with data, in a language that marks what the catalogue says: all else on it is data."""
 
+import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -271,7 +273,33 @@ async def test_programs_are_told_english(desk: Desk) -> None:
         browser.headers["accept-language"] = PSEUDO
         assert "⟦" not in (await browser.get(f"http://log{HOME}/messages.csv?range=all")).text
         assert "⟦" not in (await browser.get(f"http://log{HOME}/contacts.csv")).text
+        assert "⟦" not in (await browser.get(f"http://log{HOME}/diagnostics.csv")).text
+    async with desk.browser(ADMIN) as browser:
+        browser.headers["accept-language"] = PSEUDO
+        assert "⟦" not in (await browser.get(f"http://log{HOME}/audience/{FILE}/lines.csv")).text
     async with httpx.AsyncClient(transport=httpx.ASGITransport(desk.app), base_url="http://log") as client:
         headers = {"authorization": f"Bearer {VIEWER}", "accept-language": PSEUDO}
         for path in ("contacts", f"contacts/{CONTACT}/eligibility", "contacts/none/eligibility", "contacts?cursor=x"):
             assert "⟦" not in (await client.get(f"/v1/workspaces/{WORKSPACE}/{path}", headers=headers)).text
+
+
+async def test_what_a_run_keeps_is_english_whoever_began_it(desk: Desk) -> None:
+    desk.others.answers["consent evaluate"] = (500, {"detail": "It is down"})
+    line = {"message_id": "f-1", "workspace_id": WORKSPACE, "to": {"contact_id": CONTACT}, "origin": {"kind": "api"}}
+    line["content"] = {"type": "text", "text": {"body": "Hi"}}
+    async with desk.browser(ADMIN) as browser:
+        browser.headers["accept-language"] = PSEUDO
+        answer = await browser.post("audience", files={"file": ("=name=", json.dumps(line))})
+        assert answer.status_code == 303, answer.text
+        made = answer.headers["location"].rpartition("/")[2]
+        async with asyncio.timeout(30):
+            while (row := await _read(desk, UUID(made)))["judged_at"] is None:
+                await asyncio.sleep(0.02)
+        assert "consent answered 500" in row["facts"]
+        assert "⟦" not in row["facts"]
+        assert "⟦Not known: consent⟧" in (await browser.get(f"audience/{made}")).text
+
+
+async def _read(desk: Desk, audience_id: UUID) -> Any:
+    async with desk.pool.acquire() as connection:
+        return await audience_store.read(connection, WORKSPACE, audience_id)
