@@ -221,7 +221,7 @@ def _credits(groups: Sequence[GroupView], balance: int | None) -> CreditsView:
 async def load(connection: Connection, workspace: str, audience_id: UUID, kind: str, viewer: Viewer) -> AudienceView:
     row = await stored.read(connection, workspace, audience_id)
     if row is None or row["kind"] != kind:
-        raise not_found("The audience check" if kind == "file" else "The plan")
+        raise not_found("The audience check") if kind == "file" else not_found("The plan")
     found = await stored.groups(connection, audience_id)
     examples = await stored.examples(connection, audience_id, [each["first"] for each in found])
     groups = [_group(each, examples.get(each["first"]), sees_phones=viewer.sees_phones) for each in found]

@@ -187,9 +187,8 @@ class _Maker:
         seen = _templates_read(last, synced_at, self._facts.at)
         if last.get("incomplete"):
             remedy = _("Templates beyond that are not known here, and messages with them fail; tell the developers.")
-            return self._of(
-                one, "templates", title, why, f"{seen}. {last['incomplete']}", result=Result.WARNING, remedy=remedy
-            )
+            seen = _("%(read)s. %(why)s", read=seen, why=last["incomplete"])
+            return self._of(one, "templates", title, why, seen, result=Result.WARNING, remedy=remedy)
         if self._facts.at - synced_at > SYNC_LATE:
             remedy = _("It is read every hour: see whether the dispatcher lives, or press “Sync now” at the number.")
             return self._of(one, "templates", title, why, seen, result=Result.WARNING, remedy=remedy)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 import httpx
@@ -163,7 +163,14 @@ def everything(message_log: MessageLog, others: Others) -> MessageLog:
     for name in ("webhooks", "webhooks?refused=true", "dead-letters?message_id=e-dead", "contacts?q=In%C3%A9s"):
         message_log.wait_for(f"{filled.API}/{name}", lambda answer: bool(answer["items"]))
     message_log.wait_for(f"{filled.API}/threads", lambda answer: len(answer["items"]) >= 2)
+    for path, body in (("audience-checks?name=" + quote(filled.EVIL), filled.audience_file()), (_AGAIN, b"")):
+        answer = message_log.post(f"{filled.API}/{path}", content=body)
+        assert answer.status_code == 202, answer.text
+        message_log.wait_for(answer.headers["location"], lambda view: view["state"] == "judged")
     return message_log
+
+
+_AGAIN = "send-again?range=all"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -3,11 +3,13 @@ script, a picture that fails, or a formula. And the addresses of every page, by 
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import people_desk as told
 from message_log_builders import after, consented, event_id, held, rejected, requested, status
+from other_services import Asked
 from pydantic import TypeAdapter
 from sendwhy.events import (
     ContactUpdated,
@@ -163,6 +165,8 @@ def answers() -> dict[str, tuple[int, Any]]:
         said[f"{of}/suggestion"] = (200, {"suggestion": None})
     for campaign in ("black-friday", EVIL_ID):
         said[f"dispatcher campaigns/{campaign}"] = (200, _CAMPAIGN)
+    said["dispatcher senders"] = (200, [told.SENDER_TOLD | {"display_phone_number": EVIL}])
+    said[f"dispatcher senders/{SENDER}/subscription"] = (200, _SUBSCRIPTION)
     said["dispatcher queue"] = (200, {"items": [{"lane": EVIL, **_CAMPAIGN["waiting"][0]}]})
     said["billing statements"] = (200, _STATEMENT)
     made: dict[str, tuple[int, Any]] = {}
@@ -170,7 +174,49 @@ def answers() -> dict[str, tuple[int, Any]]:
         service, _, what = name.partition(" ")
         place = "/v1/evaluate" if what == "evaluate" else f"{API}/{what}"
         made[f"{'POST' if what == 'evaluate' else 'GET'} {_PREFIX[service]}{place}"] = answer
+    for service in _PREFIX:
+        path = f"POST {_PREFIX[service]}/v1/evaluate"
+        made[path] = (200, partial(_judged, service, made[path][1]["results"][0]))
+    silent = {"sender_id": SENDER, "since": after(0).isoformat(), "what_to_do": EVIL}
+    made[f"GET {API}/webhooks/silence"] = (200, {"items": [silent]})
     return made
+
+
+_SUBSCRIPTION: dict[str, Any] = {
+    "token": "refused", "app_id": EVIL, "asked_at": after(0).isoformat(), "error": EVIL, "subscribed": False,
+    "apps": [{"app_id": EVIL, "name": EVIL, "override_url": f"javascript:alert(1)//{EVIL}"}],
+}  # fmt: skip
+
+
+def _judged(service: str, one: Any, asked: Asked) -> Any:
+    """As `one` of each that is asked about; of many, consent stops the first in hostile words, and others wait."""
+    requests = TypeAdapter(dict[str, Any]).validate_json(asked.body)["requests"]
+    results = [one | {"message_id": each["message_id"]} for each in requests]
+    why = reason(R.CUSTOMER_IS_NOT_OPTED_IN, EVIL).model_dump(mode="json")
+    wait = {"waits_for": EVIL, "cause": EVIL, "until": None}
+    if len(results) > 1 and service == "consent":
+        results[0] = results[0] | {"gates": [told.gate("marketing_state", False, reason=why)]}
+    if len(results) > 1 and service == "dispatcher":
+        results[0] = results[0] | {"gates": [told.gate("hold", False, evidence=wait)]}
+    return {"results": results}
+
+
+def audience_file() -> bytes:
+    """What is checked: requests that go, wait and fail, one twice, one of elsewhere, and what is no request."""
+    names = ("f-1", "f-2", "f-3", "f-4", "f-4", "bf-0")
+    lines: list[dict[str, Any]] = [
+        {
+            "message_id": name,
+            "workspace_id": WORKSPACE,
+            "to": {"contact_id": EVIL, "phone": PHONE},
+            "origin": {"kind": "campaign", "id": EVIL_ID, "name": FORMULA},
+            "content": {"type": "template", "template": {"name": EVIL, "language": {"code": "en_US"}}},
+        }
+        for name in names
+    ]
+    broken = {"message_id": EVIL, EVIL: EVIL}
+    dump = TypeAdapter(dict[str, Any]).dump_json
+    return b"\n".join(dump(one) for one in [*lines, lines[0] | {"workspace_id": EVIL}, broken])
 
 
 Ask = Callable[[str], Any]
@@ -187,6 +233,8 @@ def pages(ask: Ask) -> dict[str, list[str]]:
     letter = ask(f"{API}/dead-letters?message_id=e-dead")["items"][0]["dead_letter_id"]
     stranger = event_id("everything stranger")
     evil = urlencode({"campaign": EVIL_ID, "template": EVIL, "status": "failed", "range": "all"})
+    audience = ask(f"{API}/audience-checks")["items"][0]["id"]
+    again = ask(f"{API}/send-again")["items"][0]["id"]
     w = "/w/{w}"
     return {
         "/": ["/"],
@@ -212,13 +260,35 @@ def pages(ask: Ask) -> dict[str, list[str]]:
         f"{w}/webhook-replay": [f"{HOME}/webhook-replay"],
         f"{w}/dead-letters": [f"{HOME}/dead-letters"],
         f"{w}/dead-letters/{{dead_letter_id}}": [_one("dead-letters", letter)],
+        f"{w}/audience": [f"{HOME}/audience"],
+        f"{w}/audience/{{audience_id}}": [_one("audience", audience)],
+        f"{w}/send-again": [f"{HOME}/send-again?range=all", f"{HOME}/send-again?{evil}", f"{HOME}/send-again?q=nobody"],
+        f"{w}/send-again/{{audience_id}}": [_one("send-again", again)],
+        f"{w}/diagnostics": [f"{HOME}/diagnostics"],
+        f"{w}/diagnostics/test-message": [
+            f"{HOME}/diagnostics/test-message?{urlencode({'template': key})}" for key in ("order_update/en_US", "text")
+        ],
+        f"{w}/diagnostics/test-message/{{message_id}}": [
+            _one("diagnostics", "test-message", one) for one in ("e-1", "bf-4", "bf-5", "bf-0")
+        ],
         f"{w}/people": [f"{HOME}/people"],
         f"{w}/audit": [f"{HOME}/audit"],
     }
 
 
-# By route as well: what is downloaded.
-EXPORTS: dict[str, str] = {
+def exports(ask: Ask) -> dict[str, str]:
+    """By route as well: what is downloaded."""
+    audience = ask(f"{API}/audience-checks")["items"][0]["id"]
+    again = ask(f"{API}/send-again")["items"][0]["id"]
+    return _EXPORTS | {
+        "/w/{w}/audience/{audience_id}/lines.csv": _one("audience", audience, "lines.csv"),
+        "/w/{w}/audience/{audience_id}/lines.jsonl": _one("audience", audience, "lines.jsonl"),
+        "/w/{w}/send-again/{audience_id}/lines.csv": _one("send-again", again, "lines.csv"),
+    }
+
+
+_EXPORTS: dict[str, str] = {
+    "/w/{w}/diagnostics.csv": f"{HOME}/diagnostics.csv",
     "/w/{w}/messages.csv": f"{HOME}/messages.csv?range=all",
     "/w/{w}/messages/{message_id}/bundle": _one("messages", "e-1", "bundle"),
     "/w/{w}/campaigns.csv": f"{HOME}/campaigns.csv",

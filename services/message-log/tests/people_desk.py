@@ -235,7 +235,9 @@ def _app(pages: Pages) -> FastAPI:
         journey_pages,
     ):
         group.install(router, pages)
-    audience_pages.install(router, pages, AudienceDesk(pages.runtime, Audiences(pages.runtime, pages.services)))
+    audience_pages.install(
+        router, pages, AudienceDesk(pages.runtime, Audiences(pages.runtime, pages.services, try_again_seconds=0.01))
+    )
     probes = Probes(pages.runtime, pages.services, pages.freshness, _no_kafka, seconds=0.5)
     diagnostics_pages.install(router, pages, probes)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])

@@ -1,7 +1,10 @@
 """What a set of answers makes of a check: tables."""
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +22,10 @@ from message_log.checks import (
     installation_checks,
     worst,
 )
+from message_log.language import speaking
 from message_log.told import Told, with_times
 from message_log.workspace_checks import SenderFacts, StoredFacts, WorkspaceFacts
+from page_texts import PSEUDO, pseudo_language
 from sendwhy.reasons import Service
 from sendwhy.settings import KafkaSettings
 from sendwhy.topics import TOPICS, Topic
@@ -49,41 +54,69 @@ def own(**told: Any) -> OwnFacts:
 
 
 NOT_READY = Answered(503, "Not ready: database")
-CASES: list[tuple[str, checks.Check, Result, str]] = [
-    ("kafka", checks.kafka_checks(kafka())[0], OK, "1 broker"),
-    ("kafka gone", checks.kafka_checks(KafkaFacts(NOW, fault="gone"))[0], FAILED, "gone"),
-    ("topics unknown", checks.kafka_checks(KafkaFacts(NOW, fault="gone"))[1], UNASKED, "could not be asked"),
-    ("topics", checks.kafka_checks(kafka())[1], OK, f"{len(TOPICS)} of {len(TOPICS)}"),
-    ("topic missing", checks.kafka_checks(kafka(topics=ALL_TOPICS - {"send.held"}))[1], FAILED, "missing: send.held"),
-    ("alive", checks.alive(service()), OK, "its consumers move"),
-    ("down", checks.alive(service(live=DOWN, ready=DOWN)), FAILED, "ConnectError"),
-    ("stands still", checks.alive(service(live=Answered(503, "Consumers stand still: x"))), FAILED, "stand still: x"),
-    ("no address", checks.alive(service(has_address=False)), UNASKED, "SENDWHY_CONSENT_URL is not set"),
-    ("no kafka there", checks.alive(service(ready=Answered(503, "Not ready: kafka"))), FAILED, "can’t reach Kafka"),
-    ("database", checks.database(service()), OK, "answered"),
-    ("no database", checks.database(service(ready=NOT_READY)), FAILED, "can’t reach its database"),
-    ("database, no kafka", checks.database(service(ready=Answered(503, "Not ready: kafka"))), OK, "answered"),
-    ("database, service down", checks.database(service(ready=DOWN)), UNASKED, "consent could not be asked"),
-    ("database, something else", checks.database(service(ready=Answered(500, ""))), UNASKED, "500"),
-    ("own database", checks.own_database(own()), OK, "answered"),
-    ("own database down", checks.own_database(own(database_fault="no")), FAILED, "no"),
-    ("lag", checks.lag(Service.CONSENT, kafka(groups=[group(7)])), OK, "7 records wait in 1 topic, 7 of them in send"),
-    ("much lag", checks.lag(Service.CONSENT, kafka(groups=[group(5_001)])), WARNING, "5,001 records"),
-    ("no group", checks.lag(Service.CONSENT, kafka(groups=[])), UNASKED, "no consumer group"),
-    ("lag not told", checks.lag(Service.CONSENT, kafka(groups=[], lag_fault="slow")), UNASKED, "slow"),
-    ("lag, kafka gone", checks.lag(Service.CONSENT, KafkaFacts(NOW, fault="gone")), UNASKED, "Kafka could not"),
-    ("fresh", checks.projection(own(behind_seconds=15)), OK, "behind"),
-    ("behind", checks.projection(own(behind_seconds=16)), WARNING, "16.0 s behind"),
-    ("far behind", checks.projection(own(behind_seconds=600)), FAILED, "10 min behind"),
-    ("clocks", checks.clocks(own(), [service(clock_ahead=-2.9)]), OK, "2 clocks within 3 s"),
-    ("a clock ahead", checks.clocks(own(), [service(clock_ahead=8)]), WARNING, "consent is 8.0 s ahead of"),
-    ("a clock behind", checks.clocks(own(database_clock_ahead=-40), []), FAILED, "database is 40.0 s behind"),
-    ("no clock", checks.clocks(own(database_clock_ahead=None), [service(clock_ahead=None)]), UNASKED, "no clock"),
+CASES: list[tuple[str, Callable[[], checks.Check], Result, str]] = [
+    ("kafka", lambda: checks.kafka_checks(kafka())[0], OK, "1 broker"),
+    ("kafka gone", lambda: checks.kafka_checks(KafkaFacts(NOW, fault="gone"))[0], FAILED, "gone"),
+    ("topics unknown", lambda: checks.kafka_checks(KafkaFacts(NOW, fault="gone"))[1], UNASKED, "could not be asked"),
+    ("topics", lambda: checks.kafka_checks(kafka())[1], OK, f"{len(TOPICS)} of {len(TOPICS)}"),
+    (
+        "topic missing",
+        lambda: checks.kafka_checks(kafka(topics=ALL_TOPICS - {"send.held"}))[1],
+        FAILED,
+        "missing: send.held",
+    ),
+    ("alive", lambda: checks.alive(service()), OK, "its consumers move"),
+    ("down", lambda: checks.alive(service(live=DOWN, ready=DOWN)), FAILED, "ConnectError"),
+    (
+        "stands still",
+        lambda: checks.alive(service(live=Answered(503, "Consumers stand still: x"))),
+        FAILED,
+        "stand still: x",
+    ),
+    ("no address", lambda: checks.alive(service(has_address=False)), UNASKED, "SENDWHY_CONSENT_URL is not set"),
+    (
+        "no kafka there",
+        lambda: checks.alive(service(ready=Answered(503, "Not ready: kafka"))),
+        FAILED,
+        "can’t reach Kafka",
+    ),
+    ("database", lambda: checks.database(service()), OK, "answered"),
+    ("no database", lambda: checks.database(service(ready=NOT_READY)), FAILED, "can’t reach its database"),
+    ("database, no kafka", lambda: checks.database(service(ready=Answered(503, "Not ready: kafka"))), OK, "answered"),
+    ("database, service down", lambda: checks.database(service(ready=DOWN)), UNASKED, "consent could not be asked"),
+    ("database, something else", lambda: checks.database(service(ready=Answered(500, ""))), UNASKED, "500"),
+    ("own database", lambda: checks.own_database(own()), OK, "answered"),
+    ("own database down", lambda: checks.own_database(own(database_fault="no")), FAILED, "no"),
+    (
+        "lag",
+        lambda: checks.lag(Service.CONSENT, kafka(groups=[group(7)])),
+        OK,
+        "7 records wait in 1 topic, 7 of them in send",
+    ),
+    ("much lag", lambda: checks.lag(Service.CONSENT, kafka(groups=[group(5_001)])), WARNING, "5,001 records"),
+    ("no group", lambda: checks.lag(Service.CONSENT, kafka(groups=[])), UNASKED, "no consumer group"),
+    ("lag not told", lambda: checks.lag(Service.CONSENT, kafka(groups=[], lag_fault="slow")), UNASKED, "slow"),
+    ("lag, kafka gone", lambda: checks.lag(Service.CONSENT, KafkaFacts(NOW, fault="gone")), UNASKED, "Kafka could not"),
+    ("fresh", lambda: checks.projection(own(behind_seconds=15)), OK, "behind"),
+    ("behind", lambda: checks.projection(own(behind_seconds=16)), WARNING, "16.0 s behind"),
+    ("far behind", lambda: checks.projection(own(behind_seconds=600)), FAILED, "10 min behind"),
+    ("clocks", lambda: checks.clocks(own(), [service(clock_ahead=-2.9)]), OK, "2 clocks within 3 s"),
+    ("a clock ahead", lambda: checks.clocks(own(), [service(clock_ahead=8)]), WARNING, "consent is 8.0 s ahead of"),
+    ("a clock behind", lambda: checks.clocks(own(database_clock_ahead=-40), []), FAILED, "database is 40.0 s behind"),
+    (
+        "no clock",
+        lambda: checks.clocks(own(database_clock_ahead=None), [service(clock_ahead=None)]),
+        UNASKED,
+        "no clock",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "check", "result", "words"), CASES, ids=[case[0] for case in CASES])
-def test_what_the_installations_answers_say(name: str, check: checks.Check, result: Result, words: str) -> None:
+@pytest.mark.parametrize(("name", "make", "result", "words"), CASES, ids=[case[0] for case in CASES])
+def test_what_the_installations_answers_say(
+    name: str, make: Callable[[], checks.Check], result: Result, words: str
+) -> None:
+    check = make()
     assert (check.result, words in check.seen) == (result, True), check.seen
     assert check.why.endswith(".")
     assert check.at == NOW
@@ -102,7 +135,7 @@ def test_others_than_the_installations_admins_get_one_plain_word() -> None:
 
 
 def test_the_worst_comes_first_and_stands_for_all() -> None:
-    found = [check for _, check, *_ in CASES]
+    found = [make() for _, make, *_ in CASES]
     assert worst(found) is FAILED
     assert worst([]) is OK
     assert [check.result for check in in_order(found)] == sorted(
@@ -196,6 +229,21 @@ def test_what_a_workspaces_answers_say(name: str, facts: WorkspaceFacts, result:
     if result in (WARNING, FAILED):
         assert check.remedy
         assert check.link or check.command
+
+
+# What others say of themselves, as it is.
+SAID = {"gone", "slow", "no", "Consumers stand still: x", "HTTP 502", REFUSED["error"], MUTE.fault, STOP["detail"]}
+SAID |= {SILENT["what_to_do"]}
+
+
+def test_what_checks_say_stands_in_the_catalogue(tmp_path: Path) -> None:
+    with speaking(pseudo_language(tmp_path)[PSEUDO]):
+        found = [make() for _, make, *_ in CASES]
+        for _, facts, *_ in WORKSPACE_CASES:
+            found += workspace_checks.workspace_checks(facts)
+        found += [in_short([check], NOW) for check in found]
+    texts = {text for check in found for text in (check.title, check.seen, check.why, check.remedy) if text}
+    assert [text for text in texts - SAID if not re.fullmatch("⟦.*⟧", text)] == []
 
 
 def test_times_in_a_services_answer_are_read_as_the_checks_want_them() -> None:
