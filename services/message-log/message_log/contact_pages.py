@@ -59,7 +59,7 @@ def install(router: APIRouter, pages: Pages) -> None:
     async def export(request: Request, filters: ContactQuery, reader: Reader = reader_dependency) -> StreamingResponse:
         return contact_api.contacts_csv(pages.runtime, reader.workspace, filters, pages.viewer(request, reader))
 
-    @router.get("/w/{w}/contacts/{contact_id}")
+    @router.get("/w/{w}/contacts/{contact_id:path}")
     async def contact_page(
         request: Request,
         contact_id: str,
@@ -70,7 +70,7 @@ def install(router: APIRouter, pages: Pages) -> None:
     ) -> Response:
         return await _show(pages, request, reader, contact_id, asked, history=history, done=done)
 
-    @router.post("/w/{w}/contacts/{contact_id}")
+    @router.post("/w/{w}/contacts/{contact_id:path}")
     async def act(request: Request, contact_id: str, reader: Reader = reader_dependency) -> Response:
         login.refuse_foreign_form(request)
         form = await login.form_of(request)
