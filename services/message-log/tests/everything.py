@@ -87,9 +87,9 @@ def _contact(contact_id: str, name: str, phone: str | None, given: str) -> Conta
     )  # fmt: skip
 
 
-def _wrote(name: str, text: str, phone: str) -> MessageReceived:
+def _wrote(name: str, text: str, phone: str, at: datetime) -> MessageReceived:
     return MessageReceived(
-        event_id=event_id(f"everything {name}"), occurred_at=ago(hours=1), workspace_id=WORKSPACE, sender_id=SENDER,
+        event_id=event_id(f"everything {name}"), occurred_at=at, workspace_id=WORKSPACE, sender_id=SENDER,
         wamid=f"wamid.{name}", phone=phone, profile_name=EVIL, kind=Inbound.TEXT, text=text, raw={},
     )  # fmt: skip
 
@@ -109,8 +109,8 @@ def _states() -> list[Wire]:
         template,
         _contact(CONTACT, "Inés", PHONE, "55 1234 5678"),
         _contact(EVIL, FORMULA, None, EVIL),
-        _wrote("known", EVIL, "5215512345678"),
-        _wrote("stranger", FORMULA, "4915100000000"),
+        _wrote("known", EVIL, "5215512345678", ago(minutes=1)),
+        _wrote("stranger", FORMULA, "4915100000000", ago(hours=1)),
     ]
 
 

@@ -238,7 +238,7 @@ def _app(pages: Pages) -> FastAPI:
     audience_pages.install(
         router, pages, AudienceDesk(pages.runtime, Audiences(pages.runtime, pages.services, try_again_seconds=0.01))
     )
-    probes = Probes(pages.runtime, pages.services, pages.freshness, _no_kafka, seconds=0.5)
+    probes = Probes(pages.runtime, pages.services, pages.freshness, _no_kafka, seconds=2.0)
     diagnostics_pages.install(router, pages, probes)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)

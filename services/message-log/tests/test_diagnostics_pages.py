@@ -161,7 +161,7 @@ def _install(desk: Opened, pool: asyncpg.Pool, settings: MessageLogSettings, ser
     async def look() -> KafkaFacts:
         return desk.kafka()
 
-    probes = Probes(runtime, services, freshness, look, seconds=0.5)
+    probes = Probes(runtime, services, freshness, look, seconds=2.0)
     app.include_router(api.routes(runtime, settings, streams))
     app.include_router(diagnostics_api.routes(probes))
     app.include_router(journey_api.routes(runtime, settings))
