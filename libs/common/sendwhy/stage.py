@@ -23,16 +23,14 @@ from pydantic import ValidationError
 from sendwhy.kafka import BATCH_MAX_RECORDS, BATCH_TIMEOUT_MS, Producer, PublishError, as_it_came, lag_of, undecoded
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
+from sendwhy.patience import TRIES_BEFORE_BLAME, pause_after
 from sendwhy.postgres import DATA_ERRORS, TRANSIENT_ERRORS, Connection, store_reached
 from sendwhy.topics import Outgoing, Topic, utc_from_ms
 
-PAUSE_MAX_SECONDS = 10.0
 STANDSTILL_SECONDS = 60.0
 # Bad records beyond this share of a large batch look like a bad deploy: stop instead of pouring all into dead.letters.
 DEAD_LETTER_SHARE_MAX = 0.5
 DEAD_LETTER_SHARE_BATCH_MIN = 200
-# About 6 s: a bug is given the time to be something that passes before its record is put aside.
-TRIES_BEFORE_BLAME = 5
 
 log = structlog.get_logger("sendwhy")
 T = TypeVar("T")
@@ -310,7 +308,7 @@ class Stage(Generic[T]):
         for place, offset in first.items():
             if place in consumer.assignment():
                 consumer.seek(place, offset)
-        await asyncio.sleep(min(PAUSE_MAX_SECONDS, 0.1 * 2 ** min(self._failures, 10)))
+        await asyncio.sleep(pause_after(self._failures))
 
     async def watch(self) -> None:
         """Look from outside how far behind the consumer is; a consumer with nothing to do counts as moving."""

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sendwhy.stage import PAUSE_MAX_SECONDS, TRIES_BEFORE_BLAME
+from sendwhy.patience import TRIES_BEFORE_BLAME, pause_after
 
 AGAIN_FIRST = timedelta(minutes=1)
 AGAIN_MAX = timedelta(hours=1)
@@ -46,4 +46,4 @@ class Blame:
         """Seconds until the next round after one that failed."""
         if looked_at and self._failures >= TRIES_BEFORE_BLAME:
             return 0.0
-        return float(min(PAUSE_MAX_SECONDS, 0.1 * 2 ** min(self._failures, 10)))
+        return pause_after(self._failures)

@@ -13,9 +13,9 @@ from dispatcher_cases import NOW, SENDER, funded, message
 from hypothesis import given
 from hypothesis import strategies as st
 from sendwhy.events import LATEST
+from sendwhy.patience import TRIES_BEFORE_BLAME
 from sendwhy.postgres import unpublished
 from sendwhy.reasons import ReasonCode
-from sendwhy.stage import TRIES_BEFORE_BLAME
 from structlog.testing import capture_logs
 from test_driver import World, put, until, world  # noqa: F401 - a fixture
 
