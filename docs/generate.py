@@ -201,20 +201,22 @@ def reason_entry(code: ReasonCode) -> str:
 
 def metrics() -> str:
     rows = "\n".join(
-        f"| `{name}` | {kind_of(name, spec)} | {', '.join(spec.labels) or '–'} | {spec.meaning} |"
+        f"| `{name}` | {kind_of(name, spec)} | {', '.join(spec.labels) or '–'} | {spec.series_max} | {spec.meaning} |"
         for name, spec in METRICS.items()
     )
     return f"""{GENERATED}
 # Metrics
 
 At `/metrics` of every service, each with `job` (the service) and `instance` from the scrape. A service exports the
-whole table; what it doesn't measure stays at 0 or empty. No label ever holds a message, person, template or campaign.
+whole table; what it doesn't measure stays at 0 or empty. No label ever holds a message, person, template or campaign;
+"series" is the most that one process exports.
 
-| name | kind | labels | meaning |
-|---|---|---|---|
+| name | kind | labels | series | meaning |
+|---|---|---|---|---|
 {rows}
 
-Dashboards: `deploy/grafana/`. Alerts: `deploy/prometheus/rules.yml`, with one section each in [runbook.md](runbook.md).
+Dashboards: `deploy/grafana/`. Alerts: `deploy/prometheus/rules.yml` and `slo.yml`, with one section each in
+[runbook.md](runbook.md).
 """
 
 

@@ -33,6 +33,7 @@ from message_log import (
 from message_log.erasures import People
 from message_log.export import Exporter
 from message_log.freshness import Freshness
+from message_log.group_lag import READ_SECONDS, GroupLag
 from message_log.live import Streams
 from message_log.pages import Pages, static_file
 from message_log.services import OtherServices
@@ -62,10 +63,13 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
 
     runtime.every(KEEP_SECONDS, "tables", keep_tables)
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
+    lag = GroupLag(settings, runtime.metrics)
+    runtime.every(READ_SECONDS, "lag of all groups", lag.read)
+    runtime.at_end(lag.close)
     app = runtime.make_api("Sendwhy message log")
     app.include_router(campaign_api.routes(runtime, settings))
     app.include_router(inbox_api.routes(runtime, settings))
-    services = OtherServices(settings)
+    services = OtherServices(settings, runtime.metrics)
     runtime.at_end(services.close)
     streams = Streams()
     app.include_router(api.routes(runtime, settings, streams))

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -43,6 +44,7 @@ from message_log import store
 from message_log.decide import MessageState, merge, tells
 from message_log.deliveries import parts_of
 from message_log.erasures import People
+from message_log.progress import Progress
 from message_log.store import EventRow, HoldRow, InboundRow, KnownState, MessageKey, SenderRow, WebhookRow
 
 T = TypeVar("T")
@@ -162,9 +164,11 @@ def told_by(records: Sequence[Record[Any]]) -> dict[MessageKey, MessageState]:
     return told
 
 
-async def write_events(connection: Connection, records: Sequence[Record[Any]]) -> None:
+async def write_events(
+    connection: Connection, records: Sequence[Record[Any]], changed_to: store.Changed | None = None
+) -> None:
     readable = [record for record in records if record.event is not None]
-    without_person = await store.fold_messages(connection, told_by(readable))
+    without_person = await store.fold_messages(connection, told_by(readable), changed_to)
     rows = [event_row(record, record.event) for record in readable]
     await store.add_events(connection, [_bare(row, without_person) for row in rows])
 
@@ -175,8 +179,10 @@ def _bare(row: EventRow, without_person: Set[MessageKey]) -> EventRow:
     return replace(row, body=None) if is_bare else row
 
 
-async def write_holds(connection: Connection, records: Sequence[Record[SendHeld]]) -> None:
-    await write_events(connection, records)
+async def write_holds(
+    connection: Connection, records: Sequence[Record[SendHeld]], changed_to: store.Changed | None = None
+) -> None:
+    await write_events(connection, records, changed_to)
     held = [record.event for record in records if record.event.scope.kind != "message"]
     rows = [
         HoldRow(e.workspace_id, e.scope.kind, e.scope.id, e.event_id, e.occurred_at, e.cause, e.since, e.until)
@@ -306,7 +312,6 @@ def _dead_letter_row(record: Record[Any]) -> EventRow:
 
 
 WRITES: dict[Topic, Write] = {
-    Topic.SEND_HELD: write_holds,
     Topic.SENDER_UPDATED: write_senders,
     Topic.TEMPLATE_UPDATED: write_states,
     Topic.ACCOUNT_UPDATED: write_states,
@@ -334,13 +339,21 @@ _PERSONAL_WRITES: dict[Topic, PersonalWrite] = {
 
 def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], people: People) -> None:
     """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered."""
+    progress = Progress(runtime.metrics)
     for topic in Topic:
         if topic is Topic.PERSON_ERASING:
             runtime.stage(topic, parse_json(PersonErasing), on_erasing(Service.MESSAGE_LOG, people.erase))
             continue
         personal = _PERSONAL_WRITES.get(topic)
-        write = WRITES.get(topic, write_events) if personal is None else _knowing(personal, people)
-        runtime.stage(topic, _parser_of(topic), _handler(topic, write, applied))
+        write = WRITES.get(topic) or _counting(topic, progress) if personal is None else _knowing(personal, people)
+        visible = progress.visible if topic is Topic.STATUS_UPDATED else None
+        runtime.stage(topic, _parser_of(topic), _handler(topic, write, applied), on_committed=visible)
+
+
+def _counting(topic: Topic, progress: Progress) -> Write:
+    """What tells of messages."""
+    write = write_holds if topic is Topic.SEND_HELD else write_events
+    return lambda connection, records: write(connection, records, partial(progress.note, topic))
 
 
 def _knowing(write: PersonalWrite, people: People) -> Write:

@@ -181,7 +181,7 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
             billing_url=HttpUrl(f"{url}/billing"),
             dispatcher_url=HttpUrl(f"{url}/dispatcher"),
         )
-        services = OtherServices(settings)
+        services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         yield Desk(pool, _app(pool, settings, services), others)
         await services.close()
     await pool.close()
