@@ -53,3 +53,23 @@ def _ready(stack_file: Path, up: "subprocess.Popen[bytes]", log: Path) -> Path:
 def stack(stack_file: Path) -> Any:
     """The parsed stack.json; after a kill, read `stack_file` again."""
     return json.loads(stack_file.read_text())
+
+
+def _tool(name: str) -> Path:
+    found = shutil.which(name)
+    if found is not None:
+        return Path(found)
+    message = f"{name} is not installed: apt-get install prometheus"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    return _tool("prometheus")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    return _tool("promtool")

@@ -19,10 +19,29 @@ ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
 PANELS = [pytest.param(panel, id=panel["title"]) for dashboard in DASHBOARDS.values() for panel in dashboard["panels"]]
-RULES: list[dict[str, Any]] = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"][0]["rules"]
-ALERTS = [pytest.param(rule, id=rule["alert"]) for rule in RULES]
+RULE_FILES: list[str] = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["rule_files"]
+ALL_RULES: list[dict[str, Any]] = [
+    rule
+    for name in RULE_FILES
+    for group in yaml.safe_load((PROMETHEUS / name).read_text())["groups"]
+    for rule in group["rules"]
+]
+RULES = [rule for rule in ALL_RULES if "alert" in rule]
+RECORDS = [rule for rule in ALL_RULES if "record" in rule]
+ALERTS = [pytest.param(rule, id=f"{rule['alert']}-{rule['labels']['severity']}") for rule in RULES]
 # What Prometheus adds to every series.
 TARGET_LABELS = frozenset({"job", "instance"})
+OTHERS = {
+    "up": TARGET_LABELS,
+    "process_start_time_seconds": TARGET_LABELS,
+    "process_resident_memory_bytes": TARGET_LABELS,
+    "ALERTS": frozenset({"alertname", "alertstate", "severity"}),
+    **{rule["record"]: frozenset(rule["labels"]) for rule in RECORDS},
+}
+
+
+# What they say is that something doesn't answer, or was refused; how often changes nothing.
+WITHOUT_A_NUMBER = ("ServiceDown", "ServiceMissing", "SenderCredentialsRejected", "BatchesFail", "LagUnknown")
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,7 @@ class Selector:
 
 def resolved(expression: str) -> str:
     """An expression as Grafana sends it."""
-    return re.sub(r"\$__(rate_interval|range)", "1m", expression).replace("$service", ".*")
+    return re.sub(r"\$__(rate_interval|range|interval)", "1m", expression).replace("$service", ".*")
 
 
 def selectors(node: Any, function: str | None = None) -> Iterator[Selector]:
@@ -68,8 +87,8 @@ def grouped_by(node: Any) -> Iterator[str]:
 
 def labels_of(metric: str) -> frozenset[str]:
     """The labels a series of that name has. Fails for a name that no service exports."""
-    if metric == "up":
-        return TARGET_LABELS
+    if metric in OTHERS:
+        return OTHERS[metric]
     histogram = re.sub(r"_(bucket|count|sum)$", "", metric)
     if histogram != metric and histogram in set(Metric) and METRICS[Metric(histogram)].buckets:
         extra = frozenset({"le"}) if metric.endswith("_bucket") else frozenset[str]()
@@ -89,10 +108,20 @@ def check_names(expression: str) -> None:
     assert set(grouped_by(tree)) <= known, expression
 
 
-def test_dashboards_are_current() -> None:
-    script = runpy.run_path(str(ROOT / "deploy" / "grafana" / "make_dashboards.py"))
-    for path, text in script["files"]().items():
+def test_dashboards_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "deploy" / "grafana"
+    monkeypatch.syspath_prepend(str(folder))
+    made = runpy.run_path(str(folder / "make_dashboards.py"))["files"]()
+    for path, text in made.items():
         assert path.read_text() == text, "run: python deploy/grafana/make_dashboards.py"
+    assert set((folder / "dashboards").glob("*.json")) == set(made)
+
+
+def test_rules_of_the_promises_are_current() -> None:
+    script = runpy.run_path(str(PROMETHEUS / "make_slo.py"))
+    assert script["FILE"].read_text() == script["text"](), "run: python deploy/prometheus/make_slo.py"
+    for promise in script["PROMISES"]:
+        assert promise.seconds in METRICS[Metric(promise.histogram)].buckets, "a promise is counted at a bucket's edge"
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
@@ -102,6 +131,27 @@ def test_dashboard_is_provisioned_not_edited(dashboard: dict[str, Any]) -> None:
     kinds = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     assert kinds["datasource"]["type"] == "datasource"
     assert all(variable["refresh"] == 2 for variable in kinds.values() if variable["type"] == "query")
+    for annotation in dashboard["annotations"]["list"]:
+        check_names(annotation["expr"])
+    assert dashboard["annotations"]["list"]
+    titles = [panel["title"] for panel in dashboard["panels"]]
+    assert len(set(titles)) == len(titles)
+
+
+def test_panels_link_to_pages_that_there_are() -> None:
+    """Each failure leads to the Messages page with its reason and time, by the page's own names for its filters."""
+    links = {
+        link["url"]
+        for dashboard in DASHBOARDS.values()
+        for panel in dashboard["panels"]
+        for link in panel["fieldConfig"]["defaults"].get("links", ())
+    }
+    pages = "".join(path.read_text() for path in (ROOT / "services/message-log/message_log").glob("*_pages.py"))
+    for link in links:
+        path, _, query = link.removeprefix("${pages}").partition("?")
+        assert f'"/w/{{w}}{path}"' in pages, link
+        assert set(re.findall(r"(\w+)=", query)) <= {"status", "reason", "from", "to"}
+    assert any("reason=${__field.labels.reason}" in link and "from=${__from:date:iso}" in link for link in links)
 
 
 @pytest.mark.parametrize("panel", PANELS)
@@ -126,6 +176,7 @@ def test_counters_are_read_as_rates(panel: dict[str, Any]) -> None:
         for selector in selectors(promql_parser.parse(resolved(target["expr"]))):
             counts = selector.metric.endswith(("_total", "_bucket", "_count", "_sum"))
             assert counts == (selector.function in ("rate", "increase")), selector
+            assert "le" not in selector.labels or selector.metric.endswith("_bucket")
         windows = re.findall(r"\[(.+?)\]", target["expr"])
         assert set(windows) <= {"$__rate_interval", "$__range"}
 
@@ -135,13 +186,21 @@ def test_alert_asks_for_what_there_is(rule: dict[str, Any]) -> None:
     check_names(rule["expr"])
     used = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
     tree = promql_parser.parse(rule["expr"])
-    assert used <= set(grouped_by(tree)) or rule["alert"] == "ServiceDown"
+    assert used <= set(grouped_by(tree)) or rule["alert"] in ("ServiceDown", "ServiceMissing")
+
+
+@pytest.mark.parametrize("rule", RECORDS, ids=lambda rule: f"{rule['record']}-{rule['labels']['slo']}")
+def test_record_asks_for_what_there_is(rule: dict[str, Any]) -> None:
+    check_names(rule["expr"])
+    assert re.fullmatch(r"[a-z]+:sendwhy_[a-z_]+:[a-z_]+\d+[mhd]", rule["record"]), "level:metric:operations"
 
 
 @pytest.mark.parametrize("rule", ALERTS)
 def test_alert_has_words_and_a_section_of_the_runbook(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
-    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert "$value" in rule["annotations"]["summary"] or rule["alert"] in WITHOUT_A_NUMBER
+    assert f"{rule['annotations']['dashboard_url'].removeprefix('/d/')}.json" in DASHBOARDS
     assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
     runbook = (ROOT / "docs" / "runbook.md").read_text()
     (section,) = re.findall(rf"^## {rule['alert']}\n(.+?)(?=^## |\Z)", runbook, re.MULTILINE | re.DOTALL)
@@ -151,7 +210,7 @@ def test_alert_has_words_and_a_section_of_the_runbook(rule: dict[str, Any]) -> N
 
 def test_runbook_has_no_section_without_an_alert() -> None:
     sections = re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
-    assert sections == [rule["alert"] for rule in RULES]
+    assert sections == list(dict.fromkeys(rule["alert"] for rule in RULES))
 
 
 def test_credentials_alert_knows_the_catalogues_codes() -> None:
@@ -173,7 +232,7 @@ def test_prometheus_scrapes_every_service_by_its_name() -> None:
 
 
 def test_prometheus_reads_rules_and_configuration(promtool: Path) -> None:
-    for arguments in (["check", "rules", "rules.yml"], ["check", "config", "prometheus.yml"]):
+    for arguments in (["check", "rules", *RULE_FILES], ["check", "config", "prometheus.yml"]):
         done = subprocess.run([promtool, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -186,6 +245,7 @@ class Case:
     series: dict[str, str]
     at: str
     fires: bool
+    severity: str | None = None
 
 
 REJECTED = 'sendwhy_messages_rejected_total{job="dispatcher",reason="SEND_OUTCOME_UNKNOWN",service="dispatcher"}'
@@ -201,7 +261,52 @@ LAG = 'sendwhy_consumer_lag_messages{job="billing",stage="send.consented"}'
 DONE = 'sendwhy_stage_batch_records_count{job="billing",stage="send.consented"}'
 RETRIED = 'sendwhy_stage_failures_total{job="billing",stage="send.consented",error="TypeError"}'
 LOW = 'sendwhy_low_balance_alerts_total{job="billing"'
+JOBS = ("consent", "billing", "dispatcher", "webhook-ingest", "message-log")
+AGE = 'sendwhy_group_lag_seconds{job="message-log",group="sendwhy-billing.send.consented",topic="send.consented"}'
+MEMBERS = 'sendwhy_group_members{job="message-log",group="sendwhy-billing.send.consented",topic="send.consented"}'
+READ_AT = 'sendwhy_group_lag_read_timestamp_seconds{job="message-log"}'
+POOL = 'sendwhy_database_connections{job="billing",instance="a",state='
+HTTP = 'sendwhy_http_requests_total{job="message-log",method="GET",route="/w/{w}/messages",status_class='
+
+
+def promised(histogram: str, seconds: str, in_time: str, all_of_them: str) -> dict[str, str]:
+    """What a promise's histogram counts: within its limit, and in all."""
+    return {f'{histogram}_bucket{{job="a",le="{seconds}"}}': in_time, f'{histogram}_count{{job="a"}}': all_of_them}
+
+
+def promise_cases(alert: str, histogram: str, seconds: str) -> list[Case]:
+    """All late for an hour: page. A few percent of many: ticket. Few late ones, or none: nothing."""
+    late, slow = (
+        promised(histogram, seconds, "0x480", "0+5x480"),
+        promised(histogram, seconds, "0+95x480", "0+100x480"),
+    )
+    few = promised(histogram, seconds, "0x480", "0 1 2 3x478")
+    return [
+        Case(alert, late, "70m", fires=True, severity="page"),
+        Case(alert, few, "70m", fires=False),
+        Case(alert, promised(histogram, seconds, "0+5x480", "0+5x480"), "70m", fires=False),
+        Case(alert, slow, "70m", fires=True, severity="ticket"),
+    ]
+
+
 CASES = [
+    *promise_cases("WebhooksBreakPromise", "sendwhy_webhook_ack_seconds", "0.25"),
+    *promise_cases("DecisionsBreakPromise", "sendwhy_request_to_decision_seconds", "5.0"),
+    *promise_cases("PagesBreakPromise", "sendwhy_webhook_to_visible_seconds", "2.0"),
+    *promise_cases("StopsBreakPromise", "sendwhy_stop_to_last_message_seconds", "5.0"),
+    Case("ServiceMissing", {f'up{{job="{job}"}}': "1x60" for job in JOBS[1:]}, "10m", fires=True),
+    Case("ServiceMissing", {f'up{{job="{job}"}}': "0x60" for job in JOBS}, "10m", fires=False),
+    Case("ConsumerLags", {AGE: "0+15x60"}, "14m", fires=True),
+    Case("ConsumerLags", {AGE: "0+15x10 0x50"}, "14m", fires=False),
+    Case("ConsumerGroupEmpty", {MEMBERS: "2x8 0x60"}, "8m", fires=True),
+    Case("ConsumerGroupEmpty", {MEMBERS: "2x8 0x4 2x60"}, "8m", fires=False),
+    Case("LagUnknown", {READ_AT: "0+15x8 120x60"}, "9m", fires=True),
+    Case("LagUnknown", {'up{job="message-log"}': "1x60"}, "9m", fires=True),
+    Case("LagUnknown", {READ_AT: "0+15x60"}, "9m", fires=False),
+    Case("DatabasePoolFull", {f'{POOL}"busy"}}': "10x60", f'{POOL}"idle"}}': "0x60"}, "9m", fires=True),
+    Case("DatabasePoolFull", {f'{POOL}"busy"}}': "9x60", f'{POOL}"idle"}}': "1x60"}, "9m", fires=False),
+    Case("HttpFails", {f'{HTTP}"5xx"}}': "0+1x80", f'{HTTP}"2xx"}}': "0+5x80"}, "18m", fires=True),
+    Case("HttpFails", {f'{HTTP}"5xx"}}': "0+1x80", f'{HTTP}"2xx"}}': "0+99x80"}, "18m", fires=False),
     Case("ServiceDown", {'up{job="consent",instance="a"}': "1x4 0x40"}, "10m", fires=True),
     Case("ServiceDown", {'up{job="consent",instance="a"}': "1x4 0x3 1x40"}, "10m", fires=False),
     Case("SenderCredentialsRejected", {META_190: "_x8 1x40"}, "5m", fires=True),
@@ -240,17 +345,30 @@ CASES = [
 ]
 
 
-def test_alerts_fire_and_stay_silent(promtool: Path, tmp_path: Path) -> None:
+def test_every_alert_has_a_firing_and_a_silent_case() -> None:
     assert {case.alert for case in CASES if case.fires} == {case.alert for case in CASES if not case.fires}
     assert {case.alert for case in CASES} == {rule["alert"] for rule in RULES}
-    file = tmp_path / "cases.yml"
-    file.write_text(yaml.safe_dump({"rule_files": [str(PROMETHEUS / "rules.yml")], "tests": _as_tests(CASES)}))
-    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("file", "every"), [("rules.yml", "1m"), ("slo.yml", "10m")])
+def test_alerts_fire_and_stay_silent(promtool: Path, tmp_path: Path, file: str, every: str) -> None:
+    assert file in RULE_FILES
+    own = (PROMETHEUS / file).read_text()
+    cases = [case for case in CASES if f"alert: {case.alert}\n" in own]
+    asked = {
+        "rule_files": [str(PROMETHEUS / file)],
+        "evaluation_interval": every,
+        "group_eval_order": [group["name"] for group in yaml.safe_load(own)["groups"]],
+        "tests": _as_tests(cases),
+    }
+    (tmp_path / "cases.yml").write_text(yaml.safe_dump(asked))
+    command = [str(promtool), "test", "rules", str(tmp_path / "cases.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _as_tests(cases: Sequence[Case]) -> list[dict[str, Any]]:
-    firing = 'count by (alertname) (ALERTS{alertname="%s",alertstate="firing"})'
+    firing = 'count by (alertname) (ALERTS{alertname="%s",alertstate="firing",severity=~"%s"})'
     return [
         {
             "name": f"{case.alert} {case.series}",
@@ -258,7 +376,7 @@ def _as_tests(cases: Sequence[Case]) -> list[dict[str, Any]]:
             "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
             "promql_expr_test": [
                 {
-                    "expr": firing % case.alert,
+                    "expr": firing % (case.alert, case.severity or ".+"),
                     "eval_time": case.at,
                     "exp_samples": [{"labels": f'{{alertname="{case.alert}"}}', "value": 1}] if case.fires else [],
                 }

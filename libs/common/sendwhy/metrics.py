@@ -1,11 +1,13 @@
 """Every metric in one table: name, kind, labels, meaning. Dashboards and rules are tested against it.
 
-Labels never hold a message, contact, phone, template or campaign: reasons and codes are bounded by the catalogue.
+Labels never hold a message, contact, phone, template or campaign: `LABELS` names every label there may be, with the
+most values that one process may give it, and tests count the series of a running stack against that.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +29,12 @@ class Metric(StrEnum):
     REQUESTS = "sendwhy_requests_total"
     REJECTED = "sendwhy_messages_rejected_total"
     FAILED = "sendwhy_messages_failed_total"
+    STEPS = "sendwhy_message_steps_total"
+    FAILURES = "sendwhy_message_failures_total"
+    SENDER_FAILURES = "sendwhy_sender_failures_total"
+    REQUEST_TO_DECISION_SECONDS = "sendwhy_request_to_decision_seconds"
+    REQUEST_TO_META_SECONDS = "sendwhy_request_to_meta_seconds"
+    WEBHOOK_TO_VISIBLE_SECONDS = "sendwhy_webhook_to_visible_seconds"
     STATUS_UPDATES = "sendwhy_status_updates_total"
     STAGE_SECONDS = "sendwhy_stage_seconds"
     STAGE_BATCH = "sendwhy_stage_batch_records"
@@ -50,9 +58,20 @@ class Metric(StrEnum):
     SENDERS_SILENT = "sendwhy_senders_silent"
     BALANCE_MISMATCH = "sendwhy_credits_balance_mismatch"
     LOW_BALANCE_ALERTS = "sendwhy_low_balance_alerts_total"
+    CREDITS = "sendwhy_credits"
+    CREDITS_BOOKED = "sendwhy_credits_booked_total"
+    ACCOUNTS_LOW = "sendwhy_accounts_low"
     PRICING_DIFFERENCES = "sendwhy_pricing_differences_total"
     PROJECTION_LAG_SECONDS = "sendwhy_projection_lag_seconds"
     CONSUMER_LAG = "sendwhy_consumer_lag_messages"
+    GROUP_LAG = "sendwhy_group_lag_messages"
+    GROUP_LAG_SECONDS = "sendwhy_group_lag_seconds"
+    GROUP_MEMBERS = "sendwhy_group_members"
+    GROUP_LAG_READ = "sendwhy_group_lag_read_timestamp_seconds"
+    HTTP_REQUESTS = "sendwhy_http_requests_total"
+    HTTP_SECONDS = "sendwhy_http_request_seconds"
+    SERVICE_CALL_SECONDS = "sendwhy_service_call_seconds"
+    DATABASE_CONNECTIONS = "sendwhy_database_connections"
     LAST_PROGRESS = "sendwhy_last_progress_timestamp_seconds"
     COMMIT_FAILURES = "sendwhy_commit_failures_total"
     DEAD_LETTERS = "sendwhy_dead_letters_total"
@@ -70,8 +89,21 @@ class MetricSpec:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
+    @property
+    def series_max(self) -> int:
+        """The most series that one process may export of it."""
+        sets = 1
+        for label in self.labels:
+            sets *= LABELS[label]
+        return min(sets, LABEL_SETS_MAX) * (len(self.buckets) + 3 if self.buckets else 1)
 
+
+# 0.25 s, 2 s and 5 s are the promises' limits (deploy/prometheus/make_slo.py): a burn rate needs an edge exactly there.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
+_WAITS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 600, 3600, 6 * 3600, 24 * 3600)
+_ANSWERS = (0.05, 0.25, 1, 5)
+SENDERS_MAX = 50
+OTHER = "other"
 
 METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
     {
@@ -80,6 +112,32 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         ),
         Metric.REJECTED: MetricSpec("messages that Meta never took, by who said so and why", ("service", "reason")),
         Metric.FAILED: MetricSpec("messages that Meta took and gave up, or that stayed silent", ("service", "reason")),
+        Metric.STEPS: MetricSpec(
+            "messages that reached a step, as the message log sees it (requested, passed: consent let it go on,"
+            " accepted, sent, delivered, read, failed)",
+            ("step", "origin_kind"),
+        ),
+        Metric.FAILURES: MetricSpec(
+            "messages that failed, as the message log sees it, by who said so, why, and what asked for the message",
+            ("service", "reason", "origin_kind"),
+        ),
+        Metric.SENDER_FAILURES: MetricSpec(
+            f"messages that failed, by sender (Meta's phone number id): the first {SENDERS_MAX} that fail since the"
+            " start by name, then other; none: refused before a sender was chosen",
+            ("sender", "reason"),
+        ),
+        Metric.REQUEST_TO_DECISION_SECONDS: MetricSpec(
+            "from a request's arrival in Kafka to its refusal by consent or billing, or its place in the dispatcher's"
+            " queue",
+            (),
+            _SECONDS,
+        ),
+        Metric.REQUEST_TO_META_SECONDS: MetricSpec(
+            "from requested_at, or send_at if that is later, to the first call to Meta", ("lane",), _WAITS
+        ),
+        Metric.WEBHOOK_TO_VISIBLE_SECONDS: MetricSpec(
+            "from a status webhook's arrival to the message log's commit", (), _SECONDS
+        ),
         Metric.STATUS_UPDATES: MetricSpec(
             "statuses from webhooks, by effect (yes, stale, unknown_message, corrected by a replay)",
             ("status", "applied"),
@@ -140,6 +198,16 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         Metric.LOW_BALANCE_ALERTS: MetricSpec(
             "accounts that reached a threshold (20, 10, 0 %) of their last top-up, once each a top-up", ("percent",)
         ),
+        Metric.CREDITS: MetricSpec("credits of all workspaces together (balance, reserved)", ("state",)),
+        Metric.CREDITS_BOOKED: MetricSpec(
+            "credits moved, by kind of ledger entry (reserve, capture, release, refund, recapture, waive, top_up,"
+            " adjustment)",
+            ("entry",),
+        ),
+        Metric.ACCOUNTS_LOW: MetricSpec(
+            "workspaces that reached a threshold (20, 10, 0 %) of their last top-up since; each counts at its lowest",
+            ("percent",),
+        ),
         Metric.PRICING_DIFFERENCES: MetricSpec(
             "messages whose pricing by Meta differs from our charge (category, charged_but_free,"
             " billed_but_not_charged)",
@@ -147,6 +215,30 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         ),
         Metric.PROJECTION_LAG_SECONDS: MetricSpec("age of the last event that the message log applied"),
         Metric.CONSUMER_LAG: MetricSpec("records not yet handled", ("stage",)),
+        Metric.GROUP_LAG: MetricSpec(
+            "records that a consumer group has not committed, read from Kafka by the message log: it stays when the"
+            " consumer dies",
+            ("group", "topic"),
+        ),
+        Metric.GROUP_LAG_SECONDS: MetricSpec(
+            "for how long the oldest of those has waited, to 15 s, at most since the message log's start",
+            ("group", "topic"),
+        ),
+        Metric.GROUP_MEMBERS: MetricSpec("processes that Kafka counts in a consumer group", ("group", "topic")),
+        Metric.GROUP_LAG_READ: MetricSpec("when the message log last read all groups' lag from Kafka"),
+        Metric.HTTP_REQUESTS: MetricSpec(
+            "answered requests by the route's template and the status' class; the webhooks' door counts its own",
+            ("method", "route", "status_class"),
+        ),
+        Metric.HTTP_SECONDS: MetricSpec("from a request's head to the answer's head", ("route",), _ANSWERS),
+        Metric.SERVICE_CALL_SECONDS: MetricSpec(
+            "calls of the message log's pages to another service (answered, refused: 4xx, failed)",
+            ("service", "result"),
+            _ANSWERS,
+        ),
+        Metric.DATABASE_CONNECTIONS: MetricSpec(
+            "connections of this process' pool (busy, idle, unopened); none left but busy: everybody waits", ("state",)
+        ),
         Metric.LAST_PROGRESS: MetricSpec("when a consumer last finished a batch or found nothing to do", ("stage",)),
         Metric.COMMIT_FAILURES: MetricSpec("offset commits that Kafka refused", ("stage",)),
         Metric.DEAD_LETTERS: MetricSpec("records put aside with their error", ("topic", "error")),
@@ -160,10 +252,95 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
 )
 
 
+# Every label there may be, and how many values one process gives it at most. What bounds it: a closed list in the code
+# (reasons, topics, Meta's codes in the dispatcher's table, route templates, classes of exceptions), or a cap.
+LABELS: Mapping[str, int] = MappingProxyType(
+    {
+        "action": 8,
+        "applied": 4,
+        "cause": len(CATALOGUE) + 4,
+        "code": 200,
+        "entry": 8,
+        "error": 40,
+        "group": 60,
+        "kind": 8,
+        "lane": 3,
+        "method": 8,
+        "origin_kind": 6,
+        "outcome": 3,
+        "percent": 3,
+        "place": 2,
+        "reason": len(CATALOGUE),
+        "result": 9,
+        "route": 200,
+        "scope": 5,
+        "sender": SENDERS_MAX + 2,
+        "service": len(Service),
+        "source": 2,
+        "stage": 25,
+        "state": 8,
+        "status": 8,
+        "status_class": 5,
+        "step": 7,
+        "topic": 25,
+        "version": 1,
+        "waiting_for": 16,
+    }
+)
+# Beside the product of its labels' bounds, which most pairs never fill.
+LABEL_SETS_MAX = 600
+
+_ORIGINS = ("campaign", "automation", "inbox", "api", "test")
+# What a service counts from 0 on: `rate` and `increase` don't see a series' first value.
+_STARTS: Mapping[Metric, tuple[Service, tuple[tuple[str, ...], ...]]] = MappingProxyType(
+    {
+        Metric.REQUESTS: (Service.CONSENT, (_ORIGINS, ("accepted", "duplicate", "invalid"))),
+        Metric.STATUS_UPDATES: (
+            Service.WEBHOOK_INGEST,
+            (("sent", "delivered", "read", "played", "failed"), ("yes", "stale", "unknown_message")),
+        ),
+        Metric.WEBHOOK_DELIVERIES: (
+            Service.WEBHOOK_INGEST,
+            (
+                ("meta", "shopify"),
+                ("received", "refused", "unavailable", "overloaded", "too_large", "encoded", "malformed", "cut"),
+            ),
+        ),
+        Metric.WEBHOOK_ACK_SECONDS: (Service.WEBHOOK_INGEST, (("meta", "shopify"),)),
+        Metric.WEBHOOK_UNKNOWN: (Service.WEBHOOK_INGEST, (("field", "status", "type", "code", "sender"),)),
+        Metric.META_CALL_SECONDS: (Service.DISPATCHER, (("taken", "refused", "unknown"),)),
+        Metric.REQUEST_TO_META_SECONDS: (Service.DISPATCHER, (("conversation", "transactional", "marketing"),)),
+        Metric.STEPS: (
+            Service.MESSAGE_LOG,
+            (("requested", "passed", "accepted", "sent", "delivered", "read", "failed"), _ORIGINS),
+        ),
+        Metric.CREDITS_BOOKED: (
+            Service.BILLING,
+            (("reserve", "capture", "release", "refund", "recapture", "waive", "top_up", "adjustment"),),
+        ),
+    }
+)
+
+
+class FirstFew:
+    """A label's value for something of which there may be any number: the first ones by their name, then `other`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        if name not in self._known:
+            if len(self._known) >= self._limit:
+                return OTHER
+            self._known.add(name)
+        return name
+
+
 class Metrics:
     """One service's metrics, in a registry of their own.
 
-    The counters of the service's own reasons start at 0: else rates would miss the first failure.
+    Counters whose labels are known beforehand start at 0: else rates would miss the first failure.
     """
 
     def __init__(self, service: Service) -> None:
@@ -177,6 +354,13 @@ class Metrics:
             if service in info.services:
                 self.inc(Metric.REJECTED, 0, service=service, reason=code)
                 self.inc(Metric.FAILED, 0, service=service, reason=code)
+            if service is Service.MESSAGE_LOG:
+                for speaker, origin_kind in product(info.services, _ORIGINS):
+                    self.inc(Metric.FAILURES, 0, service=speaker, reason=code, origin_kind=origin_kind)
+        for metric, (counts, values) in _STARTS.items():
+            if service is counts:
+                for labels in product(*values):
+                    self.bound(metric, **dict(zip(METRICS[metric].labels, labels, strict=True)))
         self.set(Metric.BUILD_INFO, 1, service=service, version="0.1.0")
 
     def _make(self, name: Metric, spec: MetricSpec) -> Counter | Gauge | Histogram:
@@ -208,6 +392,11 @@ class Metrics:
         observe = self._child(name, labels).observe
         for value in values:
             observe(value)
+
+    def counted(self) -> Iterator[tuple[Metric, int]]:
+        """How many series there are of each metric."""
+        for name, made in self._made.items():
+            yield name, sum(len(family.samples) for family in made.collect())
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

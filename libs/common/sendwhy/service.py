@@ -25,6 +25,7 @@ from sendwhy.acting import Acting
 from sendwhy.http import BodyLimit, serve
 from sendwhy.kafka import Producer, PublishError, connection_options, make_broker
 from sendwhy.logs import describe
+from sendwhy.measured import Measured
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import (
     PRUNE_AT_ONCE,
@@ -40,7 +41,7 @@ from sendwhy.postgres import (
 from sendwhy.problems import problem_response
 from sendwhy.reasons import Service
 from sendwhy.settings import ServiceSettings, SystemExit2, load
-from sendwhy.stage import Handle, HandleUnreadable, Parse, Stage, T, consumer_group
+from sendwhy.stage import Committed, Handle, HandleUnreadable, Parse, Stage, T, consumer_group
 from sendwhy.topics import TOPICS, Topic
 
 SWEEP_SECONDS = 2.0
@@ -105,7 +106,13 @@ class Runtime:
         return self._pool
 
     def stage(
-        self, topic: Topic, parse: Parse[T], handle: Handle[T], *, on_unreadable: HandleUnreadable | None = None
+        self,
+        topic: Topic,
+        parse: Parse[T],
+        handle: Handle[T],
+        *,
+        on_unreadable: HandleUnreadable | None = None,
+        on_committed: Committed[T] | None = None,
     ) -> None:
         """Consume `topic` in this service's group for it; see stage.py for what handlers get and give."""
         stage = Stage(
@@ -117,6 +124,7 @@ class Runtime:
             producer=self.producer,
             metrics=self.metrics,
             on_unreadable=on_unreadable,
+            on_committed=on_committed,
         )
         stage.subscribe(self._broker)
         self.stages.append(stage)
@@ -151,6 +159,7 @@ class Runtime:
         app.state.runtime = self
         problems.install(app)
         app.add_middleware(BodyLimit, limits=body_limits or {})
+        app.add_middleware(Measured, metrics=self.metrics)
         app.add_api_route("/livez", self._livez, include_in_schema=False)
         app.add_api_route("/readyz", self._readyz, include_in_schema=False)
         app.add_api_route("/metrics", self._metrics_text, include_in_schema=False)
@@ -285,6 +294,9 @@ class Runtime:
         return await self.producer.answers()
 
     async def _metrics_text(self) -> Response:
+        size, idle, most = self.pool.get_size(), self.pool.get_idle_size(), self.pool.get_max_size()
+        for state, count in (("busy", size - idle), ("idle", idle), ("unopened", most - size)):
+            self.metrics.set(Metric.DATABASE_CONNECTIONS, count, state=state)
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _refuse_older_database(self) -> None:

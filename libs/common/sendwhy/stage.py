@@ -75,6 +75,7 @@ class Unreadable:
 
 
 HandleUnreadable = Callable[[Connection, Sequence[Unreadable]], Awaitable[Sequence[Outgoing]]]
+Committed = Callable[[Sequence[Record[T]]], None]
 
 
 def parse_json(model: type[Any]) -> Parse[Any]:
@@ -132,15 +133,19 @@ class Stage(Generic[T]):
         producer: Producer,
         metrics: Metrics,
         on_unreadable: HandleUnreadable | None = None,
+        on_committed: Committed[T] | None = None,
     ) -> None:
         self.topic = topic
         self.group = consumer_group(service, topic)
         self._service_group = f"sendwhy-{service}"
         self.name = topic.value
         self._parse, self._handle, self._on_unreadable = parse, handle, on_unreadable
+        self._on_committed = on_committed
         self._service, self._pool, self._producer, self._metrics = service, pool, producer, metrics
         self._failures = 0
         self.last_progress = time.monotonic()
+        metrics.inc(Metric.DEAD_LETTERS, 0, topic=topic, error="unreadable")
+        metrics.inc(Metric.COMMIT_FAILURES, 0, stage=self.name)
 
     def subscribe(self, broker: KafkaBroker) -> None:
         subscriber = broker.subscriber(
@@ -186,6 +191,8 @@ class Stage(Generic[T]):
             self._refuse_flood(len(bad), len(records))
         aside: list[Outgoing] = []
         publish = await self._transact(good, bad, records, aside)
+        if self._on_committed is not None:
+            self._on_committed(good)
         self._refuse_flood(len(aside), len(records))
         await self._producer.publish([*self._dead_letters(bad), *aside, *publish])
         await self._commit(consumer, _next_offsets(records))

@@ -35,6 +35,11 @@ def make_app(settings: BillingSettings) -> FastAPI:
         async with runtime.pool.acquire(timeout=RECONCILE_SECONDS) as connection:
             await books.roll_up(connection)
             runtime.metrics.set(Metric.BALANCE_MISMATCH, await books.mismatches(connection))
+            stands = await books.stands(connection)
+        for state, credits in (("balance", stands.balance), ("reserved", stands.reserved)):
+            runtime.metrics.set(Metric.CREDITS, credits, state=state)
+        for percent in LOW_BALANCE_PERCENTS:
+            runtime.metrics.set(Metric.ACCOUNTS_LOW, stands.low.get(percent, 0), percent=str(percent))
 
     async def prune() -> None:
         async with runtime.pool.acquire(timeout=RECONCILE_SECONDS) as connection:

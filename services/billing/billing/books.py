@@ -75,6 +75,28 @@ async def mismatches(connection: Connection) -> int:
     return int(await connection.fetchval(_MISMATCHES))
 
 
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """Credits of all accounts together, and how many stand at each threshold of their last top-up, at their lowest."""
+
+    balance: int
+    reserved: int
+    low: Mapping[int, int]
+
+
+_STANDS = """
+select low_balance_percent as percent, count(*) as accounts, sum(balance)::bigint as balance,
+       sum(reserved)::bigint as reserved
+from account group by low_balance_percent
+"""
+
+
+async def stands(connection: Connection) -> Stands:
+    rows = await connection.fetch(_STANDS)
+    low = {row["percent"]: row["accounts"] for row in rows if row["percent"] is not None}
+    return Stands(sum(row["balance"] for row in rows), sum(row["reserved"] for row in rows), low)
+
+
 _PRUNE_CHARGES = """
 delete from charge where (workspace_id, message_id) in (
     select workspace_id, message_id from charge

@@ -318,7 +318,12 @@ async def note_alerts(
     *,
     at: datetime,
 ) -> None:
-    """Store and count the thresholds reached from each account as it was to what the entries made of it."""
+    """Count what was booked; store and count the thresholds reached from each account as it was to what the entries
+    made of it."""
+    states = list(states)
+    for entry in (entry for _, _, entries in states for entry in entries):
+        credits = abs(entry.amount) if entry.charge is None else entry.charge.price.credits
+        metrics.inc(Metric.CREDITS_BOOKED, credits, entry=entry.kind)
     reached = [
         alert
         for before, after, entries in states

@@ -134,6 +134,11 @@ class Message:
     def key(self) -> tuple[str, str]:
         return self.funded.workspace_id, self.funded.message_id
 
+    def waited(self, now: datetime) -> float:
+        """Seconds since it was to go out: since the request, or the moment that it named."""
+        asked = self.funded.request.requested_at or self.queued_at
+        return max(0.0, (now - max(asked, self.funded.send_at)).total_seconds())
+
     @property
     def phone(self) -> str:
         return self.funded.resolved.phone or ""

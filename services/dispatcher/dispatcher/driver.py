@@ -470,7 +470,7 @@ class Driver:
             return NotTaken(why, Action.HOLD, waiting_for=Waiting.HOLD, delay=timedelta())
         go = marked.go
         body = message_body(go.due.message)
-        started = self._clock()
+        started, at = self._clock(), utc_now()
 
         def may_start() -> bool:
             now = self._clock()
@@ -481,6 +481,10 @@ class Driver:
         if outcome is None:
             return None
         self._observe(outcome, self._clock() - started)
+        if go.attempt == 1:
+            self._runtime.metrics.observe(
+                Metric.REQUEST_TO_META_SECONDS, go.due.message.waited(at), lane=go.due.message.lane.name.lower()
+            )
         return in_light_of(outcome, go.due.message)
 
     def _observe(self, outcome: Outcome, seconds: float) -> None:

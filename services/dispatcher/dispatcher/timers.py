@@ -14,11 +14,14 @@ from sendwhy.service import Runtime
 from sendwhy.topics import Topic
 
 from dispatcher import announce, erasures, hold_store, people_store, queue_store
+from dispatcher.answers import RULES
 from dispatcher.decide import Lane, Message, expired
 from dispatcher.settings import Settings
 
 SWEEP_AT_MOST = 500
 SYNC_FAILURE_CAUSES = ("refused", "unreachable", "token", "database")
+# A hundred codes, of which Meta uses a few: these count from their first one on.
+REFUSED_RIGHTS = range(200, 300)
 MEASURE_SECONDS = 5.0
 MEASURE_SHARE = 50
 LIVE_LANES = [lane.name.lower() for lane in Lane]
@@ -34,6 +37,9 @@ class Timers:
     def register(self) -> None:
         for cause in SYNC_FAILURE_CAUSES:
             self._runtime.metrics.inc(Metric.SYNC_FAILURES, 0, cause=cause)
+        for code, rule in RULES.items():
+            if code not in REFUSED_RIGHTS:
+                self._runtime.metrics.inc(Metric.META_ERRORS, 0, code=str(code), action=rule.action)
         self._runtime.every(1.0, "expiry", self.expire)
         self._runtime.every(1.0, "unknown outcomes", self.give_up_unknown)
         self._runtime.every(1.0, "inbound read", self.note_inbound_read)

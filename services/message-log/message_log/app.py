@@ -42,6 +42,7 @@ from message_log.audience_job import Audiences
 from message_log.erasures import People
 from message_log.export import Exporter
 from message_log.freshness import Freshness
+from message_log.group_lag import READ_SECONDS, GroupLag
 from message_log.live import Streams
 from message_log.pages import Pages, static_file
 from message_log.probes import Probes
@@ -78,10 +79,13 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     runtime.every(KEEP_SECONDS, "tables", keep_tables)
     runtime.every(CELLS_SECONDS, "cells", keep_cells)
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
+    lag = GroupLag(settings, runtime.metrics)
+    runtime.every(READ_SECONDS, "lag of all groups", lag.read)
+    runtime.at_end(lag.close)
     app = runtime.make_api("Sendwhy message log", body_limits=audience_api.BODY_LIMITS)
     app.include_router(campaign_api.routes(runtime, settings))
     app.include_router(inbox_api.routes(runtime, settings))
-    services = OtherServices(settings)
+    services = OtherServices(settings, runtime.metrics)
     audiences = Audiences(runtime, services)
     runtime.every(audience_store.BEAT_SECONDS, "audiences", audiences.beat)
     # The runs end before what they ask by is closed.

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -43,6 +44,7 @@ from message_log import store
 from message_log.decide import MessageState, merge, tells
 from message_log.deliveries import parts_of
 from message_log.erasures import People
+from message_log.progress import Progress
 from message_log.store import EventRow, HoldRow, InboundRow, KnownState, MessageKey, SenderRow, WebhookRow
 
 T = TypeVar("T")
@@ -176,10 +178,12 @@ def codes_told(records: Sequence[Record[Any]]) -> set[tuple[str, str]]:
     return found
 
 
-async def write_events(connection: Connection, records: Sequence[Record[Any]]) -> None:
+async def write_events(
+    connection: Connection, records: Sequence[Record[Any]], changed_to: store.Changed | None = None
+) -> None:
     readable = [record for record in records if record.event is not None]
     told = told_by(readable)
-    without_person = await store.fold_messages(connection, told)
+    without_person = await store.fold_messages(connection, told, changed_to)
     await store.see_codes(connection, codes_told(readable))
     rows = [event_row(record, record.event) for record in readable]
     # A cancel tells nothing of its message, and may name who asked for it.
@@ -195,8 +199,10 @@ def _bare(row: EventRow, without_person: Set[MessageKey]) -> EventRow:
     return replace(row, body=None) if is_bare else row
 
 
-async def write_holds(connection: Connection, records: Sequence[Record[SendHeld]]) -> None:
-    await write_events(connection, records)
+async def write_holds(
+    connection: Connection, records: Sequence[Record[SendHeld]], changed_to: store.Changed | None = None
+) -> None:
+    await write_events(connection, records, changed_to)
     held = [record.event for record in records if record.event.scope.kind != "message"]
     rows = [
         HoldRow(e.workspace_id, e.scope.kind, e.scope.id, e.event_id, e.occurred_at, e.cause, e.since, e.until)
@@ -336,7 +342,6 @@ def _put_aside_from(record: Record[Any]) -> str:
 
 
 WRITES: dict[Topic, Write] = {
-    Topic.SEND_HELD: write_holds,
     Topic.SENDER_UPDATED: write_senders,
     Topic.TEMPLATE_UPDATED: write_states,
     Topic.ACCOUNT_UPDATED: write_states,
@@ -362,19 +367,28 @@ _PERSONAL_WRITES: dict[Topic, PersonalWrite] = {
 }
 
 
-def write_of(topic: Topic, people: People) -> Write:
-    """What writes a batch of a topic; an order to erase is carried out by `people.erase`."""
+def write_of(topic: Topic, people: People, progress: Progress) -> Write:
+    """What writes a batch of a topic, and counts in `progress` what changes by it; an order to erase is carried out by
+    `people.erase`."""
     personal = _PERSONAL_WRITES.get(topic)
-    return WRITES.get(topic, write_events) if personal is None else _knowing(personal, people)
+    if personal is not None:
+        return _knowing(personal, people)
+    if topic in WRITES:
+        return WRITES[topic]
+    write = write_holds if topic is Topic.SEND_HELD else write_events
+    return lambda connection, records: write(connection, records, partial(progress.note, topic))
 
 
 def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], people: People) -> None:
     """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered."""
+    progress = Progress(runtime.metrics)
     for topic in Topic:
         if topic is Topic.PERSON_ERASING:
             runtime.stage(topic, parser_of(topic), on_erasing(Service.MESSAGE_LOG, people.erase, again=True))
             continue
-        runtime.stage(topic, parser_of(topic), _handler(topic, write_of(topic, people), applied))
+        visible = progress.visible if topic is Topic.STATUS_UPDATED else None
+        handler = _handler(topic, write_of(topic, people, progress), applied)
+        runtime.stage(topic, parser_of(topic), handler, on_committed=visible)
 
 
 def _knowing(write: PersonalWrite, people: People) -> Write:

@@ -1,6 +1,7 @@
 """The other services over HTTP, asked with the rights of the person who asks us: by their own token, or by one that
 `sendwhy.acting` sealed for them."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import structlog
 from httpx import QueryParams
 from sendwhy.logs import describe
+from sendwhy.metrics import Metric, Metrics
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 from sendwhy.settings import PREFIX
@@ -47,7 +49,8 @@ class Answer:
 class OtherServices:
     """One client for all. A service that has no address, can't be reached or fails is a 503 that names it."""
 
-    def __init__(self, settings: MessageLogSettings) -> None:
+    def __init__(self, settings: MessageLogSettings, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._http = httpx.AsyncClient(timeout=ASK_SECONDS, trust_env=False)
         self._urls = {
             Service.CONSENT: settings.consent_url,
@@ -104,14 +107,20 @@ class OtherServices:
             name = f"{PREFIX}{service.replace('-', '_').upper()}_URL"
             raise Problem(503, _("%(name)s is not set, so %(service)s can't be asked.", name=name, service=service))
         address = f"{str(url).rstrip('/')}{path}"
+        started, result = time.monotonic(), "failed"
         try:
             answer = await self._http.request(
                 method, address, headers={"authorization": authorization, **(headers or {})}, **more
             )
             body = answer.json() if answer.content else None
+            if answer.status_code < 500:
+                result = "answered" if answer.status_code < 400 else "refused"
         except (httpx.HTTPError, ValueError) as error:
             log.warning("a service could not be asked", service=service, error=describe(error))
             raise Problem(503, _("%(service)s can't be reached just now; try again.", service=service)) from None
+        finally:
+            seconds = time.monotonic() - started
+            self._metrics.observe(Metric.SERVICE_CALL_SECONDS, seconds, service=service, result=result)
         if answer.status_code >= 500:
             log.warning("a service failed", service=service, status=answer.status_code)
             raise Problem(

@@ -1,7 +1,7 @@
 """The projection's tables: one statement per table and batch."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -76,8 +76,15 @@ def state_of(stored: bytes) -> MessageState:
     return _STATE.validate_json(stored)
 
 
-async def fold_messages(connection: Connection, told: Mapping[MessageKey, MessageState]) -> set[MessageKey]:
-    """Join what a batch told into the stored states; returns the messages whose person is erased.
+# What was told of a message, its state before (None: nothing was known), and after.
+Changed = Callable[[MessageState, MessageState | None, MessageState], None]
+
+
+async def fold_messages(
+    connection: Connection, told: Mapping[MessageKey, MessageState], changed_to: Changed | None = None
+) -> set[MessageKey]:
+    """Join what a batch told into the stored states; returns the messages whose person is erased. `changed_to` is told
+    each change.
 
     Several stages meet on one message: the row is claimed, then locked in order of its key, then joined.
     """
@@ -99,6 +106,8 @@ async def fold_messages(connection: Connection, told: Mapping[MessageKey, Messag
             without_person.add(key)
         if after != before:
             changed[key] = after
+            if changed_to is not None:
+                changed_to(told[key], before, after)
     await _update_messages(connection, changed)
     return without_person
 

@@ -174,7 +174,7 @@ async def open_audience(database_url: str) -> AsyncIterator[Audience]:
             billing_url=HttpUrl(f"{url}/billing"),
             dispatcher_url=HttpUrl(f"{url}/dispatcher"),
         )
-        services = OtherServices(settings)
+        services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         runtime: Any = Runtime(pool)
         audiences = Audiences(runtime, services, try_again_seconds=0.01)
         app = _app(runtime, settings, services, AudienceDesk(runtime, audiences))

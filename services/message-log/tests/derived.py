@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 from message_log.erasures import People
+from message_log.progress import Progress
 from message_log.projection import parser_of, write_of
 from message_log.rebuild import DERIVED
 from message_log.settings import MessageLogSettings
@@ -38,6 +39,7 @@ from sendwhy.events import (
     Wire,
     reason,
 )
+from sendwhy.metrics import Metrics
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
@@ -52,6 +54,7 @@ _SETTINGS = MessageLogSettings(
     privacy_key=SecretStr(PRIVACY_KEY),
 )
 PEOPLE = People(_SETTINGS)
+PROGRESS = Progress(Metrics(Service.MESSAGE_LOG))
 
 
 def everything(seed: int, workspace: str = WORKSPACE) -> list[Outgoing]:
@@ -320,7 +323,7 @@ async def _handle(connection: asyncpg.Connection, topic: Topic, batch: Sequence[
             for record in good:
                 await PEOPLE.erase(connection, record.event)
         elif good:
-            await write_of(topic, PEOPLE)(connection, good)
+            await write_of(topic, PEOPLE, PROGRESS)(connection, good)
 
 
 def _parsed(topic: Topic, record: Record[None]) -> Record[Any] | None:

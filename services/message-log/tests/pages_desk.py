@@ -214,7 +214,7 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
             acting_key=keys,
             dispatcher_url=HttpUrl(url),
         )
-        services = OtherServices(settings)
+        services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         yield Desk(pool, _app(pool, settings, services), dispatcher)
         await services.close()
     await pool.close()

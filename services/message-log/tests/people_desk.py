@@ -206,7 +206,7 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
             dispatcher_url=HttpUrl(f"{url}/dispatcher"),
             webhook_ingest_url=HttpUrl(f"{url}/webhook-ingest"),
         )
-        services = OtherServices(settings)
+        services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         runtime: Any = Runtime(pool)
         pages = Pages(runtime, settings, Freshness(Metrics(Service.MESSAGE_LOG)), services, Streams())
         yield Desk(pool, _app(pages), others, pages)

@@ -142,7 +142,7 @@ async def open_desk(database_url: str) -> AsyncIterator[Opened]:
             dispatcher_url=HttpUrl(f"{url}/dispatcher"),
             webhook_ingest_url=HttpUrl(f"{url}/webhook-ingest"),
         )
-        others = OtherServices(settings)
+        others = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         desk = Opened(pool, FastAPI(), Dispatcher(), services)
         _install(desk, pool, settings, others)
         yield desk

@@ -20,7 +20,9 @@ from message_log_builders import OPERATOR, STRANGER, TOKENS, VIEWER, WORKSPACE
 from pydantic import HttpUrl, SecretStr
 from sendwhy import problems
 from sendwhy.acting import Acting
+from sendwhy.metrics import Metrics
 from sendwhy.postgres import connect_pool, migrate
+from sendwhy.reasons import Service
 
 pytestmark = pytest.mark.postgres
 PATH = f"/v1/workspaces/{WORKSPACE}/contacts/shopify%3A7712/export"
@@ -82,7 +84,7 @@ async def desk(fresh_database: str) -> AsyncIterator[Desk]:
         dispatcher_url=HttpUrl(f"{url}/dispatcher"),
         webhook_ingest_url=HttpUrl(f"{url}/webhook-ingest"),
     )
-    services = OtherServices(settings)
+    services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
     exporter = Exporter(type("Runtime", (), {"pool": pool})(), settings, services)
     app = FastAPI()
     app.state.tokens = settings.tokens

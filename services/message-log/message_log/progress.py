@@ -1,0 +1,84 @@
+"""What the projection's changes count as: steps reached, failures by whom and why, and how long the decision took.
+
+Each message counts once for each step, whatever comes twice or in another order: a change of its state is what counts.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sendwhy.events import Status, StatusUpdated
+from sendwhy.metrics import SENDERS_MAX, FirstFew, Metric, Metrics
+from sendwhy.reasons import Service
+from sendwhy.stage import Record
+from sendwhy.topics import Topic
+
+from message_log.decide import MessageState, Verdict
+
+_RECEIPTS = (Status.ACCEPTED, Status.SENT, Status.DELIVERED, Status.READ)
+_GATES = (Service.CONSENT, Service.BILLING)
+
+
+def steps_of(state: MessageState | None) -> set[str]:
+    """The steps that a message has reached. A receipt stands for those before it, whose own may never come."""
+    if state is None:
+        return set()
+    reached = {"requested"} if state.requested_last is not None else set()
+    if state.passed:
+        reached.add("passed")
+    if state.receipt is not None:
+        receipt = Status.READ if state.receipt is Status.PLAYED else state.receipt
+        reached |= {status.value for status in _RECEIPTS[: _RECEIPTS.index(receipt) + 1]}
+    if state.verdict is not None:
+        reached.add("failed")
+    return reached
+
+
+def new_failure(before: MessageState | None, after: MessageState) -> Verdict | None:
+    """The failure that stands now, if the message had not failed before: a better reason for it is no second one."""
+    return after.verdict if before is None or before.verdict is None else None
+
+
+def decision_seconds(topic: Topic, told: MessageState, after: MessageState) -> float | None:
+    """From the request's arrival to what billing let pass, or consent or billing refused, both by Kafka's clock.
+
+    None for other events, for the later word on a message that had passed consent, and before the request is known.
+    """
+    is_gates = told.rejected is not None and told.rejected.service in _GATES
+    is_later = is_gates and after.passed and told.rejected is not None and told.rejected.service is Service.CONSENT
+    if after.requested_last is None or is_later or not (topic is Topic.SEND_FUNDED or is_gates):
+        return None
+    return max(0.0, (told.updated_at - after.first_at).total_seconds())
+
+
+class Progress:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._name = FirstFew(SENDERS_MAX)
+
+    def note(self, topic: Topic, told: MessageState, before: MessageState | None, after: MessageState) -> None:
+        """`told` is what the topic's batch said of the message, which made `after` of `before`."""
+        origin = after.known("origin")
+        kind = str(origin["kind"]) if isinstance(origin, dict) and "kind" in origin else "unknown"
+        for step in steps_of(after) - steps_of(before):
+            self._metrics.inc(Metric.STEPS, step=step, origin_kind=kind)
+        failure = new_failure(before, after)
+        if failure is not None:
+            code, sender = failure.reason.code, after.known("sender_id")
+            self._metrics.inc(Metric.FAILURES, service=failure.service, reason=code, origin_kind=kind)
+            self._metrics.inc(Metric.SENDER_FAILURES, sender=self._name(str(sender)) if sender else "none", reason=code)
+        seconds = decision_seconds(topic, told, after)
+        if seconds is not None:
+            self._metrics.observe(Metric.REQUEST_TO_DECISION_SECONDS, seconds)
+
+    def visible(self, records: Sequence[Record[Any]]) -> None:
+        """After the commit."""
+        self._metrics.observe(Metric.WEBHOOK_TO_VISIBLE_SECONDS, *seconds_until(datetime.now(UTC), records))
+
+
+def seconds_until(now: datetime, records: Sequence[Record[Any]]) -> Iterator[float]:
+    """Of statuses from webhooks: how long ago their webhook came."""
+    for record in records:
+        event = record.event
+        if isinstance(event, StatusUpdated) and event.service is Service.WEBHOOK_INGEST:
+            yield max(0.0, (now - event.observed_at).total_seconds())
