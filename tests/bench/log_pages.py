@@ -409,16 +409,17 @@ where m.workspace_id = $1 and m.outcome = 'delivered' and m.at < now() - interva
 _WEBHOOK_OF = "select webhook_id::text from webhook_part where workspace_id = $1 and message_id = $2 limit 1"
 
 
-async def choose(connection: asyncpg.Connection, count: int) -> tuple[Sample, list[tuple[str, str]]]:
-    """A message to look at, and some that were delivered, from all over the log."""
+async def choose(connection: asyncpg.Connection, count: int, of: int) -> tuple[Sample, list[tuple[str, str]]]:
+    """A message to look at, and some that were delivered, from all over the log of `of` messages."""
     row = await connection.fetchrow(_SAMPLE, HUGE)
     assert row is not None
     webhook = await connection.fetchval(_WEBHOOK_OF, HUGE, row["message_id"])
     rows = await connection.fetch(
-        "select message_id, wamid from message tablesample system (1) where workspace_id = $1"
+        "select message_id, wamid from message tablesample system ($3) where workspace_id = $1"
         " and outcome = 'delivered' and message_id <> $2",
         HUGE,
         row["message_id"],
+        min(100.0, 600.0 * count / of),
     )
     keys = [(one["message_id"], one["wamid"]) for one in rows]
     random.Random(1).shuffle(keys)
@@ -450,7 +451,7 @@ async def main(given: argparse.Namespace) -> None:
         await create_topics(KafkaSettings(kafka_bootstrap_servers=kafka.bootstrap))
         database = await fill(postgres, given.messages)
         connection = await asyncpg.connect(database)
-        sample, keys = await choose(connection, given.events + given.fold)
+        sample, keys = await choose(connection, given.events + given.fold, given.messages)
         await connection.close()
         asked = [page for page in pages(sample) if given.only is None or given.only in page.name]
         bench = Bench(kafka, postgres, database, state)
