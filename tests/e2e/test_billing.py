@@ -64,6 +64,53 @@ async def test_who_came_first_goes_out_and_a_top_up_retries_nothing(user: Outsid
     assert len(await user.calls()) == 4
 
 
+async def test_after_a_top_up_what_can_go_is_sent_again_once_for_what_the_plan_said(user: Outside) -> None:
+    await user.set_up(credits=1)
+    ids = [f"m{number}" for number in range(3)]
+    await user.contacts([(name, user.person()) for name in ids])
+    await user.publish(*(user.request(name, name) for name in ids))
+    outcomes = await user.settled(ids)
+    short = sorted(name for name in ids if outcomes[name][1] == "INSUFFICIENT_CREDITS")
+    assert len(short) == 2
+    broke = await judged(user, "/send-again?campaign=black-friday")
+    assert (broke["going"], broke["credits"]["short"]) == (0, 2)
+    await user.ok("POST", "billing", "/top-ups", {"credits": 5, "reference": "2"}, **{"idempotency-key": "second"})
+
+    plan = await judged(user, "/send-again?campaign=black-friday")
+    assert (plan["going"], plan["credits"]["going"], plan["credits"]["short"]) == (2, 2, 0)
+    confirmed = {"messages": 2, "credits": 2}
+    await user.ok("POST", "message-log", f"/send-again/{plan['id']}/confirm", confirmed)
+    repeats = {}
+    for name in short:
+        repeats[name] = await until_sent_again(user, name)
+    assert await user.settled(repeats.values()) == dict.fromkeys(repeats.values(), ("read", None))
+    assert await user.settled(ids) == outcomes
+    assert (await user.message(repeats[short[0]]) or {})["resend_of"] == short[0]
+    assert await user.balance() == 3
+    assert (await judged(user, "/send-again?campaign=black-friday"))["going"] == 0
+    assert len(await user.calls()) == 3
+
+
+async def judged(user: Outside, path: str) -> Json:
+    view: Json = await user.ok("POST", "message-log", path)
+
+    async def has_ended() -> bool:
+        nonlocal view
+        view = await user.ok("GET", "message-log", f"/send-again/{view['id']}")
+        return bool(view["state"] != "running")
+
+    await until(has_ended, "the plan is judged")
+    return view
+
+
+async def until_sent_again(user: Outside, message_id: str) -> str:
+    async def is_so() -> bool:
+        return bool((await user.message(message_id) or {})["sent_again_as"])
+
+    await until(is_so, f"{message_id} is sent again")
+    return str((await user.message(message_id) or {})["sent_again_as"][0]["message_id"])
+
+
 async def test_every_charge_is_explained_and_the_statement_is_the_ledger(user: Outside) -> None:
     await user.set_up()
     price = {"category": "marketing", "calling_code": "52", "credits": 3, "valid_from": "2026-01-01T00:00:00Z"}

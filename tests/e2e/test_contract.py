@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from outside import LADDER, Outside, highest, template, text, until
+from outside import LADDER, TEMPLATES, Outside, highest, template, text, until
 
 EXAMPLES = Path(__file__).parent / "meta-examples.jsonl"
 
@@ -218,6 +218,27 @@ async def test_a_message_sent_over_http(user: Outside) -> None:
     body = user.request("m1", "c1")
     await user.ok("POST", "message-log", "/messages", body, **{"idempotency-key": "k1"})
     assert await user.settled(["m1"]) == {"m1": ("read", None)}
+
+
+async def test_a_test_message_is_told_stage_by_stage_and_the_checks_see_a_lost_subscription(user: Outside) -> None:
+    await user.set_up()
+    content = template("4711", name="order_update", language="en_US")
+    body = {"origin": {"kind": "test"}, "to": {"phone": user.person()}, "content": content}
+    path = f"/messages/{(await user.ok('POST', 'message-log', '/messages', body))['message_id']}/stages"
+
+    async def is_read() -> bool:
+        answer = await user.call("GET", user.at("message-log", f"/v1/workspaces/{user.workspace}{path}"))
+        return answer.status_code == 200 and answer.json()["status"] == "read"
+
+    await until(is_read, "the test message's way")
+    told = await user.ok("GET", "message-log", path)
+    assert told["ended"]
+    assert [stage["place"] for stage in told["stages"] if stage["state"] != "done"] == ["queue"]
+    await user.sim("PUT", f"/accounts/{user.waba_id}", {"subscribed": False, "templates": TEMPLATES})
+    checks = {one["id"]: one for one in (await user.ok("GET", "message-log", "/diagnostics"))["checks"]}
+    assert checks[f"subscription:{user.sender_id}"]["result"] == "failed"
+    names = ["kafka", "topics", "database:billing", "alive:dispatcher", "lag:consent", f"token:{user.sender_id}"]
+    assert {name: checks[name]["result"] for name in names} == dict.fromkeys(names, "ok")
 
 
 async def test_evaluate_tells_what_sending_would(user: Outside) -> None:

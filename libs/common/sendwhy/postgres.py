@@ -38,6 +38,7 @@ TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.InterfaceError,
     asyncpg.InvalidCachedStatementError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
     # What asyncpg makes of the server's last word to a session that was silent for too long, if a statement meets it.
     asyncpg.InternalClientError,
 )
@@ -221,9 +222,13 @@ PRUNE_AT_ONCE = 5000
 
 
 async def prune(connection: Connection) -> int:
-    """Forget what no repeat can ask for any more: old Idempotency-Keys, and up to `PRUNE_AT_ONCE` decisions past their
-    `prune_after`; returns how many decisions."""
-    await connection.execute("delete from idempotency_key where created_at < clock_timestamp() - interval '7 days'")
+    """Forget what no repeat can ask for any more, up to `PRUNE_AT_ONCE` of each: old Idempotency-Keys, and decisions
+    past their `prune_after`; returns how many decisions."""
+    await connection.execute(
+        "delete from idempotency_key where ctid = any(array(select ctid from idempotency_key"
+        " where created_at < clock_timestamp() - interval '7 days' limit $1))",
+        PRUNE_AT_ONCE,
+    )
     done = await connection.execute(
         "delete from decision where (workspace_id, message_id, step) in"
         " (select workspace_id, message_id, step from decision where prune_after < clock_timestamp() limit $1)",

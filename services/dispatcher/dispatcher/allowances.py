@@ -28,14 +28,21 @@ class Allowance:
     tier: Tier = field(default_factory=Tier)
     reached: set[str] = field(default_factory=set)
     _calls: Counter[str] = field(default_factory=Counter)
+    _paired: list[str] = field(default_factory=list)
+
+    def undo(self) -> None:
+        """The round came to nothing: nobody whom it let go is called, and what isn't in the database is given back."""
+        for phone in self._paired:
+            self.pairs.give_back(phone)
+        self._paired.clear()
 
     async def load_tier(self, connection: Connection, sender: Sender, due: Sequence[Due], now: datetime) -> None:
         if sender.messaging_limit is None or not any(one.message.template for one in due):
             return
-        self.tier = await tier_store.lock_tier(connection, sender.portfolio_id, sender.messaging_limit, now)
+        self.tier = await tier_store.lock_tier(connection, sender.tier_key, sender.messaging_limit, now)
         phones = {one.message.phone for one in due}
         at = self.tier.at or now
-        self.reached = await tier_store.reached_people(connection, sender.portfolio_id, phones, at)
+        self.reached = await tier_store.reached_people(connection, sender.tier_key, phones, at)
 
     def judge(self, one: Due, known: Facts, now: datetime) -> Verdict | None:
         """None for what may go and finds no more room: it stays as it is."""
@@ -54,6 +61,7 @@ class Allowance:
             return Wait(Waiting.THROTTLE, ReasonCode.RATE_LIMIT_EXCEEDED, None)
         self.room -= 1
         self.pairs.take(message.phone, self.clock())
+        self._paired.append(message.phone)
         if verdict.counts_for_tier and message.phone not in self.reached:
             self.reached.add(message.phone)
             self.tier = replace(self.tier, used=self.tier.used + 1)
@@ -87,7 +95,7 @@ class Allowance:
         if not calling:
             return {}
         phones = [message.phone for message in calling]
-        moments = await tier_store.add_reached(connection, sender.portfolio_id, phones, self.tier.at)
+        moments = await tier_store.add_reached(connection, sender.tier_key, phones, self.tier.at)
         return {message.key: moment for message, moment in zip(calling, moments, strict=True)}
 
     async def _promise_places(
@@ -101,7 +109,7 @@ class Allowance:
         if not waits:
             return
         wanted: Mapping[Lane, int] = {lane: len(several) for lane, several in waits.items()}
-        places = await tier_store.promise(connection, sender.portfolio_id, self.tier, wanted)
+        places = await tier_store.promise(connection, sender.tier_key, self.tier, wanted)
         for lane, several in waits.items():
             for (key, wait), moment in zip(several, places[lane], strict=True):
                 verdicts[key] = replace(wait, until=moment)

@@ -26,7 +26,7 @@ from dispatcher.holds import Hold
 from dispatcher.store import SenderRow, TemplateRow
 
 HELD_ABOVE = timedelta(seconds=10)
-_TRIED_AGAIN = frozenset({Waiting.RETRY, Waiting.RATE, Waiting.PAIR, Waiting.SYNC})
+_TRIED_AGAIN = frozenset({Waiting.RETRY, Waiting.RATE, Waiting.PAIR, Waiting.SYNC, Waiting.REPAIR})
 Announcement = tuple[UUID, Outgoing]
 
 
@@ -134,6 +134,21 @@ def sender_paused(row: SenderRow, now: datetime) -> Announcement:
         cause=ReasonCode.EXPIRED_BEFORE_SENDING,
         scope=Scope(kind="sender", id=row.sender.sender_id),
         since=row.sender.paused_at or now,
+    )
+    return _announce(event)
+
+
+def sender_paced(workspace_id: str, sender_id: str, since: datetime, until: datetime, now: datetime) -> Announcement:
+    """More waits than the number may send in 10 s; with `until` now, that is over."""
+    event = SendHeld(
+        event_id=event_id_of(f"{sender_id}/{now.isoformat()}", "dispatcher.paced"),
+        occurred_at=now,
+        workspace_id=workspace_id,
+        sender_id=sender_id,
+        cause=ReasonCode.RATE_LIMIT_EXCEEDED,
+        scope=Scope(kind="sender", id=sender_id),
+        since=since,
+        until=until,
     )
     return _announce(event)
 

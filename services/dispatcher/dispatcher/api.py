@@ -203,12 +203,13 @@ class Api:
 
     async def pause(self, request: Request, caller: Operator, id: SenderPath, key: IdempotencyKey = None) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
-            await sender_of(connection, caller.workspace, id)
             now = self._clock()
+            await store.lock_workspace(connection, caller.workspace)
+            known = await sender_of(connection, caller.workspace, id)
             rows = await store.set_paused(connection, id, now)
             held = [announce.sender_paused(row, now) for row in rows]
             await add_to_outbox(connection, [*announce.senders_updated(rows, now), *held])
-            return 200, _sender_answer(rows[0]).to_json()
+            return 200, _sender_answer(rows[0] if rows else known).to_json()
 
         return await self._write(request, caller, key, act)
 

@@ -75,6 +75,22 @@ async def open_lines(connection: Connection, sender_id: str, workspace_id: str, 
     return OpenLines(rooms, throttles, min(slots, default=None))
 
 
+async def free_lines(connection: Connection, sender_id: str, workspace_id: str) -> list[str]:
+    """The lines of a sender in which only its own pace keeps messages waiting."""
+    rows = await connection.fetch(_LINES, sender_id, workspace_id)
+    return [
+        "",
+        *(
+            f"c{row['campaign_id']}"
+            for row in rows
+            if row["campaign_id"] is not None
+            and not row["paused_at"]
+            and row["per_minute"] is None
+            and row["per_day"] is None
+        ),
+    ]
+
+
 async def lock_throttles(
     connection: Connection, workspace_id: str, campaigns: Collection[str], now: datetime
 ) -> dict[str, Throttle]:
@@ -150,6 +166,22 @@ claimed as (
 order by m.place, m.not_before
 """  # noqa: S608 - a constant
 
+# While replies alone go: the first lane, and of the others what is no template, found through its own index.
+_DUE_REPLIES = f"""
+with first as materialized ({_IN_LANE.format(lane="0", rest="$5")}),
+second as materialized ({_IN_LANE.format(lane="1 and m.template is null", rest="($5 - (select count(*) from first))")}),
+third as materialized ({
+    _IN_LANE.format(
+        lane="2 and m.template is null", rest="($5 - (select count(*) from first) - (select count(*) from second))"
+    )
+}),
+claimed as (
+    select 1 as place, * from first union all select 2, * from second union all select 3, * from third
+)
+{_WITH_WORD}
+order by m.place, m.not_before
+"""  # noqa: S608 - a constant
+
 _TIER_WAITS = f"""
 with claimed as materialized (
     select {MESSAGE_COLUMNS}, m.line, m.campaign_id, m.not_before from message m
@@ -179,14 +211,16 @@ async def lock_due(
     now: datetime,
     *,
     limit: int,
-    lanes: Sequence[Lane] = LANES,
+    lanes: Sequence[Lane] | None = LANES,
     lines: OpenLines | None = None,
 ) -> list[Due]:
-    """What is due of a sender, by lanes in this order, and in each by its time."""
+    """What is due of a sender, by lanes in this order, and in each by its time; `lanes` None: what may be a reply."""
     rooms = lines.rooms if lines else {"": limit}
-    rows = await connection.fetch(
-        _DUE, sender_id, now, list(rooms), list(rooms.values()), limit, *(int(lane) for lane in lanes)
-    )
+    values = (sender_id, now, list(rooms), list(rooms.values()), limit)
+    if lanes is None:
+        rows = await connection.fetch(_DUE_REPLIES, *values)
+    else:
+        rows = await connection.fetch(_DUE, *values, *(int(lane) for lane in lanes))
     return [_due(row) for row in rows]
 
 

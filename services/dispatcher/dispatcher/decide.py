@@ -26,6 +26,7 @@ from sendwhy.events import (
 from sendwhy.privacy import ERASURE, is_alias
 from sendwhy.reasons import ReasonCode
 
+from dispatcher.blame import aside_until
 from dispatcher.templates import mismatches
 
 WINDOW = timedelta(hours=24)
@@ -33,6 +34,7 @@ WINDOW_BELIEF = timedelta(seconds=10)
 # What a person wrote before an answer was asked for may still lie on webhook.received, or on its way from Meta.
 WEBHOOK_TRAVELS = timedelta(seconds=2)
 SYNC_INTERVAL = timedelta(minutes=1)
+LOOK_AT_HELD = timedelta(minutes=1)
 NEAREST_NAMES = 3
 AUTHENTICATION_TTL = timedelta(minutes=10)
 MARKETING = "MARKETING"
@@ -63,17 +65,34 @@ class Waiting(StrEnum):
     RATE = "rate"
     WINDOW = "window"
     SYNC = "sync"
+    REPAIR = "repair"
+
+    @classmethod
+    def _missing_(cls, _value: object) -> "Waiting":
+        """A cause that a newer version stored: it is looked at again in its turn."""
+        return cls.TURN
+
+
+class Stops(StrEnum):
+    """What a hold stops: everything, or only what a business begins, which is a template outside a window."""
+
+    ALL = "all"
+    BUSINESS_INITIATED = "business_initiated"
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
+    """`tier_key`: under what the people whom it reaches are counted; numbers that share a portfolio share it."""
+
     sender_id: str
     workspace_id: str
     waba_id: str
     portfolio_id: str
+    tier_key: str
     quality: str | None = None
     paused_at: datetime | None = None
     hold: Reason | None = None
+    hold_stops: Stops = Stops.ALL
     hold_since: datetime | None = None
     hold_until: datetime | None = None
     templates_synced_at: datetime | None = None
@@ -95,7 +114,8 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A row of the queue. `queued_at` is when its send.funded was stored in Kafka, `told` the waits that were told."""
+    """A row of the queue. `queued_at` is when its send.funded was stored in Kafka, `told` the waits that were told.
+    `unreadable`: why this version can't read it; what is in `funded` then is what could be salvaged."""
 
     funded: SendFunded
     sender_id: str
@@ -108,6 +128,7 @@ class Message:
     told: frozenset[Waiting] = frozenset()
     campaign_paused_at: datetime | None = None
     cancelled_by: str | None = None
+    unreadable: str | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -145,11 +166,13 @@ class Tier:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known at this moment about one message. `pair_wait` None: only another replica knows.
-    `throttled`: its campaign lets no more go now, but perhaps from `slot_at` on."""
+    `throttled`: its campaign lets no more go now, but perhaps from `slot_at` on. `listing_incomplete`: why there may be
+    more templates than Meta's last list told."""
 
     sender: Sender | None
     template: Template | None = None
     known_templates: Sequence[tuple[str, str]] = ()
+    listing_incomplete: str | None = None
     window_opened_at: datetime | None = None
     free_entry_at: datetime | None = None
     inbound_read_until: datetime | None = None
@@ -241,7 +264,8 @@ def decide(message: Message, facts: Facts, now: datetime) -> Verdict:
     if message.is_erased:
         # It was out when its person was erased, and came back to be tried again.
         return Recall(erased_contact(message.funded.workspace_id, message.funded.resolved.contact_id or "", now))
-    for check in evaluate(message, facts, now):
+    checks = _of_unreadable(message, facts, now) if message.unreadable else evaluate(message, facts, now)
+    for check in checks:
         if check.otherwise is not None:
             return check.otherwise
     return Send(counts_for_tier=message.template is not None and not _window_is_open(facts, now))
@@ -262,12 +286,24 @@ def evaluate(message: Message, facts: Facts, now: datetime) -> list[Check]:
         _parameters(message, facts),
         _window(message, facts, now),
         _paused(message, sender),
-        _hold(sender, now),
+        _hold(message, facts, sender, now),
         _cap(message, facts, now),
         _throttle(facts),
         _pair(facts, now),
         _tier(message, facts, now),
     ]
+
+
+def wait_for_repair(message: Message, now: datetime) -> Wait:
+    """Our own code can't handle it: it stands aside, so that its neighbours go on, and a better version sends it."""
+    since = message.waiting_since if message.waiting_for is Waiting.REPAIR else None
+    return Wait(Waiting.REPAIR, ReasonCode.EXPIRED_BEFORE_SENDING, aside_until(since, now))
+
+
+def _of_unreadable(message: Message, facts: Facts, now: datetime) -> list[Check]:
+    readable = Check("readable", None, {"unreadable": message.unreadable}, wait_for_repair(message, now))
+    sender = facts.sender
+    return [_cancelled(message), *([_expiry(message, sender, now)] if sender else []), readable]
 
 
 def _no_sender(message: Message) -> Check:
@@ -319,6 +355,7 @@ _WAITED_FOR: Mapping[Waiting, str] = {
     Waiting.RETRY: "the next try",
     Waiting.SYNC: "the templates to be read from Meta",
     Waiting.WINDOW: "news of the person's last message",
+    Waiting.REPAIR: "a version of Sendwhy that can handle it (see the dispatcher's log)",
 }
 
 
@@ -448,6 +485,11 @@ def _template_not_found(message: Message, facts: Facts, sender: Sender, now: dat
     fresh = sender.templates_synced_at >= message.queued_at or now - sender.templates_synced_at < SYNC_INTERVAL
     if not fresh:
         return Check("template", None, evidence, _wait_for_sync(now))
+    if facts.listing_incomplete is not None:
+        # Only a whole list tells what isn't there; a new one is read every minute while anybody waits for it.
+        evidence |= {"status": "UNKNOWN", "list_incomplete": facts.listing_incomplete}
+        wait = Wait(Waiting.SYNC, ReasonCode.TEMPLATE_NOT_APPROVED, now + SYNC_INTERVAL)
+        return Check("template", None, evidence, wait)
     hint = f"; nearest: {', '.join(name for name, *_ in nearest)}" if nearest else ""
     detail = f"Meta has no template {wanted.name} in {wanted.language.code} for this account{hint}"
     return Check("template", False, evidence, Reject(reason(ReasonCode.TEMPLATE_NOT_APPROVED, detail, evidence)))
@@ -526,15 +568,32 @@ def _paused(message: Message, sender: Sender) -> Check:
     return Check("paused", False, {"paused": what, "since": _text(since)}, wait)
 
 
-def _hold(sender: Sender, now: datetime) -> Check:
-    if sender.hold is None or (sender.hold_until is not None and now >= sender.hold_until):
+def _is_held(sender: Sender, now: datetime) -> bool:
+    return sender.hold is not None and (sender.hold_until is None or now < sender.hold_until)
+
+
+def spares_replies(sender: Sender, now: datetime) -> bool:
+    """Whether it is held, but not for those who answer a person."""
+    return _is_held(sender, now) and sender.hold_stops is Stops.BUSINESS_INITIATED
+
+
+def _hold(message: Message, facts: Facts, sender: Sender, now: datetime) -> Check:
+    if not _is_held(sender, now):
         return Check("hold", True)
+    assert sender.hold is not None
     evidence: Evidence = {
         "cause": sender.hold.code.value,
         "since": _text(sender.hold_since) if sender.hold_since else None,
         "until": _text(sender.hold_until) if sender.hold_until else None,
     }
-    return Check("hold", False, evidence, Wait(Waiting.HOLD, sender.hold.code, sender.hold_until))
+    until = sender.hold_until
+    if sender.hold_stops is Stops.BUSINESS_INITIATED:
+        evidence["stops"] = sender.hold_stops.value
+        if message.template is None or _window_is_open(facts, now):
+            return Check("hold", True, evidence)
+        # Such a message is looked at among replies, and its person may write meanwhile.
+        until = min(until or now + LOOK_AT_HELD, now + LOOK_AT_HELD)
+    return Check("hold", False, evidence, Wait(Waiting.HOLD, sender.hold.code, until))
 
 
 def _cap(message: Message, facts: Facts, now: datetime) -> Check:
@@ -573,7 +632,7 @@ def _tier(message: Message, facts: Facts, now: datetime) -> Check:
 
 def stands_still(sender: Sender, now: datetime) -> bool:
     """Nothing of this sender goes, whatever it is: its messages needn't be looked at."""
-    return sender.paused_at is not None or not _hold(sender, now).passed
+    return sender.paused_at is not None or (_is_held(sender, now) and not spares_replies(sender, now))
 
 
 def receipt_deadline(accepted_at: datetime, category: str | None, ttl: timedelta) -> datetime:

@@ -14,16 +14,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
+from asyncpg import PostgresError
 from sendwhy.events import Reason, reason
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric
-from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
+from sendwhy.postgres import DATA_ERRORS, TRANSIENT_ERRORS, Connection, add_to_outbox
 from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 
 from dispatcher import announce, claims, facts, hold_store, queue_store, store, tier_store
 from dispatcher.allowances import Allowance
 from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken, code_label, in_light_of
+from dispatcher.blame import ALL, Blame
 from dispatcher.calls import message_body
 from dispatcher.claims import Due, OpenLines
 from dispatcher.decide import (
@@ -36,7 +38,9 @@ from dispatcher.decide import (
     Verdict,
     Wait,
     Waiting,
+    spares_replies,
     stands_still,
+    wait_for_repair,
 )
 from dispatcher.lease import Lease
 from dispatcher.limits import Budget, LastMinute, PairPace
@@ -107,6 +111,9 @@ class Driver:
         self._some_wait_for_tier = True
         self._starts = Starts(sender_id, budget, clock, self._call, self._not_started)
         self._commit_is_unsure = False
+        self._blame = Blame()
+        self._looked_at: Sequence[Due] = ()
+        self._allowance: Allowance | None = None
         self._stopping = False
         self._results = Results(sender_id, runtime, settings, self.wake)
         self._sync: asyncio.Task[None] | None = None
@@ -129,6 +136,10 @@ class Driver:
                     log.warning("a round failed, it is tried again", sender=self.sender_id, error=describe(error))
                     self._commit_is_unsure = True
                     pause = IDLE_SECONDS
+                except Lost:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever it is, one message's fault must not stop the others
+                    pause = await self._failed(error)
                 await self._pause(pause)
                 if writer.done():
                     await writer
@@ -168,6 +179,10 @@ class Driver:
         self._starts.drop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._results.stored(), 5)
+        if self._commit_is_unsure:
+            # No round comes that would give back what the last one marked: its fate would be unknown without need.
+            with suppress(*TRANSIENT_ERRORS):
+                await self._give_back()
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
 
@@ -184,6 +199,7 @@ class Driver:
         if room <= 0:
             return min(IDLE_SECONDS / 2, self._starts.worth_a_claim_in())
         self._rounds += 1
+        self._looked_at, self._allowance = (), None
         marked: list[Marked] = []
         try:
             async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
@@ -192,12 +208,51 @@ class Driver:
                 row, looked_at, going = await self._claim(connection, room)
             self._starts.set_limit(row.sender.messages_per_second)
             marked = self._marked(row, going, marked_at)
+        except Exception:
+            self._undo()
+            raise
         finally:
             self._starts.claimed(marked)
         self._start_sync(row)
         if looked_at:
             self._runtime.publish_soon()
-        return self._idle_seconds if looked_at < room else 0.0
+        is_all = looked_at < min(room, self._blame.most)
+        self._blame.passed()
+        return self._idle_seconds if is_all else 0.0
+
+    def _undo(self) -> None:
+        if self._allowance is not None:
+            self._allowance.undo()
+
+    async def _failed(self, error: Exception) -> float:
+        """Our own code failed, or the database refuses what a message is made of; whatever else the database says is
+        about no single one. Returns the seconds until the next round."""
+        self._commit_is_unsure = True
+        log.error("a round failed unexpectedly, it is tried again", sender=self.sender_id, exc_info=error)
+        is_of_a_message = isinstance(error, DATA_ERRORS) or not isinstance(error, PostgresError)
+        keys = {one.message.key for one in self._looked_at} if is_of_a_message else set()
+        is_known = any(one.message.waiting_for is Waiting.REPAIR for one in self._looked_at)
+        guilty = self._blame.failed(keys, is_known=is_known)
+        if guilty is not None:
+            try:
+                await self._put_aside(guilty, error)
+            except TRANSIENT_ERRORS as passing:
+                log.warning("a message is put aside later", sender=self.sender_id, error=describe(passing))
+        return self._blame.pause(keys)
+
+    async def _put_aside(self, key: Key, error: Exception) -> None:
+        """It waits, visibly, for a version that can handle it. Only what waits, and so was surely not called: what may
+        have been is in flight, and no round looks at that."""
+        now = utc_now()
+        async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            if await store.hold_fence(connection, self.sender_id, self._fence) is None:
+                raise Lost
+            for message in await queue_store.lock_waiting(connection, [key]):
+                wait = wait_for_repair(message, now)
+                held = self._held(message, wait, now)
+                await queue_store.set_waits(connection, [NewWait(key, wait.waiting_for, wait.until, bool(held))])
+                await add_to_outbox(connection, held)
+        log.error("a message was put aside", sender=self.sender_id, message_id=key[1], error=describe(error))
 
     async def _give_back(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
@@ -218,16 +273,21 @@ class Driver:
             return row, 0, []
         if is_due:
             self._results.circuit.suspect()
-        room = 1 if is_due else room
+        room = 1 if is_due else min(room, self._blame.most)
         # Where most only learn what they wait for, many are looked at; of those no more go than there is room for.
-        limit = max(room, LOOK_WIDE) if self._look_wide else room
+        limit = min(max(room, LOOK_WIDE) if self._look_wide else room, self._blame.most)
         lanes = _LANES_BY_ROUND.get(self._rounds % LAST_LANE_EVERY, claims.LANES)
         lines = await claims.open_lines(connection, self.sender_id, row.sender.workspace_id, now, limit)
-        called = await self._called_by_tier(connection, row, room, now)
+        only_replies = spares_replies(row.sender, now)
+        called = [] if only_replies else await self._called_by_tier(connection, row, room, now)
         known = {one.message.key for one in called}
-        due = await claims.lock_due(connection, self.sender_id, now, limit=limit, lanes=lanes, lines=lines)
+        left = limit if self._blame.most == ALL else limit - len(called)
+        due = await claims.lock_due(
+            connection, self.sender_id, now, limit=left, lanes=None if only_replies else lanes, lines=lines
+        )
         due = [*called, *(one for one in due if one.message.key not in known)]
         due.sort(key=lambda one: lanes.index(one.message.lane))
+        self._looked_at = due
         if not due:
             self._look_wide = False
             await self._look_ahead(connection, now, lines)
@@ -236,7 +296,7 @@ class Driver:
         if is_due and not is_probe:
             return row, 0, []
         known_of = await self._facts(connection, row, due, now)
-        allowance = Allowance(room, self._pairs, dict(lines.throttles), self._clock)
+        allowance = self._allowance = Allowance(room, self._pairs, dict(lines.throttles), self._clock)
         await allowance.load_tier(connection, row.sender, due, now)
         judged = {one.message.key: allowance.judge(one, known_of[one.message.key], now) for one in due}
         verdicts = {key: verdict for key, verdict in judged.items() if verdict is not None}
@@ -270,12 +330,12 @@ class Driver:
         if not self._some_wait_for_tier and self._rounds % TIER_LOOK_EVERY:
             return []
         sender = row.sender
-        tier = await tier_store.read_tier(connection, sender.portfolio_id, sender.messaging_limit, now)
+        tier = await tier_store.read_tier(connection, sender.tier_key, sender.messaging_limit, now)
         places = min(room, tier.places)
         called = await claims.lock_tier_waits(connection, self.sender_id, places) if places else []
         self._some_wait_for_tier = len(called) == places
         if not self._some_wait_for_tier:
-            await tier_store.forget_promises(connection, sender.portfolio_id)
+            await tier_store.forget_promises(connection, sender.tier_key)
         return called
 
     async def _facts(

@@ -33,8 +33,8 @@ _LIFT_CAPS = "delete from marketing_cap where workspace_id = $1 and phone = any(
 # The count of people reached stays right: Meta counts them too.
 _BLUR_REACHED = """
 update reached_person r set phone = 'erased:' || gen_random_uuid()
-from (select distinct portfolio_id from sender where workspace_id = $1) p
-where r.portfolio_id = p.portfolio_id and r.phone = any($2::text[]) and r.reached_at <= $3
+from (select distinct tier_key from sender where workspace_id = $1) p
+where r.portfolio_id = p.tier_key and r.phone = any($2::text[]) and r.reached_at <= $3
 """
 _PRUNE = (
     "delete from conversation_window where ctid = any(array("

@@ -82,8 +82,8 @@ class Limits:
         sender = known.sender
         if sender is None:
             return known, evaluate(message, known, now)
-        tier = replace(self.tiers.get(sender.portfolio_id, Tier()), limit=sender.messaging_limit)
-        reached = self.reached.get(sender.portfolio_id, set())
+        tier = replace(self.tiers.get(sender.tier_key, Tier()), limit=sender.messaging_limit)
+        reached = self.reached.get(sender.tier_key, set())
         pairs = self.pairs.get(sender.sender_id)
         wait = None if pairs is None else timedelta(seconds=pairs.wait_seconds(message.phone, self.seconds))
         known = replace(known, pair_wait=wait, tier=replace(tier, already_reached=message.phone in reached))
@@ -101,8 +101,8 @@ class Limits:
             if pairs is not None:
                 pairs.take(message.phone, self.seconds)
             if verdict.counts_for_tier and message.phone not in reached:
-                self.reached.setdefault(sender.portfolio_id, set()).add(message.phone)
-                self.tiers[sender.portfolio_id] = replace(tier, used=tier.used + 1)
+                self.reached.setdefault(sender.tier_key, set()).add(message.phone)
+                self.tiers[sender.tier_key] = replace(tier, used=tier.used + 1)
         return known, evaluate(message, known, now)
 
 
@@ -187,7 +187,7 @@ class Evaluation:
         tiers: dict[str, Tier] = {}
         reached: dict[str, set[str]] = {}
         for row in rows:
-            portfolio = row.sender.portfolio_id
+            portfolio = row.sender.tier_key
             if row.sender.messaging_limit is not None and portfolio not in tiers:
                 tiers[portfolio] = await tier_store.read_tier(connection, portfolio, row.sender.messaging_limit, now)
                 reached[portfolio] = await tier_store.reached_people(connection, portfolio, phones, now)

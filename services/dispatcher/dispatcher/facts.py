@@ -7,7 +7,7 @@ from sendwhy.postgres import Connection
 from sendwhy.privacy import spellings
 from sendwhy.topics import TOPICS, Topic
 
-from dispatcher import people_store, store
+from dispatcher import people_store, store, sync_store
 from dispatcher.decide import Facts, Message, Sender, Template, names_of, withdraws
 from dispatcher.store import Key
 
@@ -21,6 +21,7 @@ async def load(
     found = {message.key: _template_of(message, templates) for message in messages}
     missing = any(message.template and found[message.key] is None for message in messages)
     known_templates = await store.template_names(connection, sender.waba_id) if missing else []
+    incomplete = await sync_store.incomplete(connection, sender.waba_id) if missing else None
     phones = {message.phone for message in messages}
     windows = await people_store.windows(connection, sender.sender_id, phones)
     free_form = any(message.template is None for message in messages)
@@ -34,6 +35,7 @@ async def load(
             sender=sender,
             template=found[message.key],
             known_templates=known_templates,
+            listing_incomplete=incomplete,
             window_opened_at=window.opened_at if (window := windows.get(message.phone)) else None,
             free_entry_at=window.free_entry_at if window else None,
             inbound_read_until=read_until,

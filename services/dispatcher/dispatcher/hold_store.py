@@ -8,11 +8,13 @@ from sendwhy.events import Reason
 from sendwhy.postgres import Connection
 
 from dispatcher.answers import HoldScope
+from dispatcher.decide import Stops
 from dispatcher.holds import Hold
 from dispatcher.store import CONCERNS
 
 _COLUMNS = (
-    "h.workspace_id, h.scope, h.scope_id, h.cause, h.said_by, h.since, h.until, h.probe_at, h.strikes, h.lifted_at"
+    "h.workspace_id, h.scope, h.scope_id, h.cause, h.said_by, h.since, h.until, h.probe_at, h.strikes, h.lifted_at,"
+    " h.stops"
 )
 
 
@@ -28,6 +30,7 @@ def _hold(row: Row) -> Hold:
         probe_at=row["probe_at"],
         strikes=row["strikes"],
         lifted_at=row["lifted_at"],
+        stops=Stops(row["stops"]),
     )
 
 
@@ -43,11 +46,12 @@ async def read(connection: Connection, workspace_id: str, scope: HoldScope, scop
 
 async def save(connection: Connection, hold: Hold) -> None:
     await connection.execute(
-        "insert into hold (workspace_id, scope, scope_id, cause, said_by, since, until, probe_at, strikes, lifted_at)"
-        " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+        "insert into hold (workspace_id, scope, scope_id, cause, said_by, since, until, probe_at, strikes, lifted_at,"
+        " stops) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
         " on conflict (workspace_id, scope, scope_id) do update set cause = excluded.cause,"
         " said_by = excluded.said_by, since = excluded.since, until = excluded.until, probe_at = excluded.probe_at,"
-        " strikes = excluded.strikes, lifted_at = excluded.lifted_at, probing_until = null",
+        " strikes = excluded.strikes, lifted_at = excluded.lifted_at, probing_until = null,"
+        " stops = excluded.stops",
         hold.workspace_id,
         hold.scope.value,
         hold.scope_id,
@@ -58,6 +62,7 @@ async def save(connection: Connection, hold: Hold) -> None:
         hold.probe_at,
         hold.strikes,
         hold.lifted_at,
+        hold.stops.value,
     )
 
 

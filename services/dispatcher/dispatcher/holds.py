@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sendwhy.events import Reason
 
 from dispatcher.answers import HoldScope
+from dispatcher.decide import Stops
 from dispatcher.limits import outage_pause
 
 PROBE_FIRST = timedelta(minutes=5)
@@ -33,6 +34,7 @@ class Hold:
     probe_at: datetime | None = None
     strikes: int = 0
     lifted_at: datetime | None = None
+    stops: Stops = Stops.ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Refusal:
     at: datetime
     until: datetime | None = None
     is_account_event: bool = False
+    stops: Stops = Stops.ALL
 
 
 def probe_delay(strikes: int) -> timedelta:
@@ -58,12 +61,15 @@ def after(known: Hold | None, name: tuple[str, HoldScope, str], told: Refusal, n
     if known is not None and known.lifted_at is not None and told.at <= known.lifted_at:
         return None
     since = known.since if known is not None and stands else told.at
-    hold = Hold(*name, cause=_explained(told, name), said_by=told.said_by, since=since, until=told.until)
+    hold = Hold(
+        *name, cause=_explained(told, name), said_by=told.said_by, since=since, until=told.until, stops=told.stops
+    )
     if told.is_account_event:
         hold = replace(hold, probe_at=told.until)
         return None if stands and known == replace(hold, strikes=known.strikes if known else 0) else hold
     strikes = 0
-    if known is not None and stands:
+    # A refusal while replies go is of a reply: now everything is held.
+    if known is not None and stands and known.stops is Stops.ALL:
         # What was sent before the try is due tells nothing of now.
         if known.probe_at is None or known.probe_at > told.at:
             return None
@@ -76,7 +82,7 @@ def is_news(known: Hold | None, hold: Hold) -> bool:
     """Whether people have to be told: not that a try found the same again."""
     if known is None or known.lifted_at is not None:
         return True
-    return (known.cause.code, known.until) != (hold.cause.code, hold.until)
+    return (known.cause.code, known.until, known.stops) != (hold.cause.code, hold.until, hold.stops)
 
 
 def _explained(told: Refusal, name: tuple[str, HoldScope, str]) -> Reason:

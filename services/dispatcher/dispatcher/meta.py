@@ -10,6 +10,7 @@ call may end: the last look at it is taken where the request is written.
 
 import os
 import random
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -40,6 +41,7 @@ CREDENTIALS = frozenset({"access_token", "appsecret_proof"})
 # Beside the calls that send: numbers and templates are read.
 READS_AT_ONCE = 50
 _JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
+_PORTFOLIO = re.compile(r"[0-9A-Za-z_\-]{1,64}")
 
 
 # Of the call that the present task makes. aiohttp makes its request object itself and lets nothing else through to it.
@@ -102,6 +104,15 @@ class Listing:
 
     entries: list[Mapping[str, Any]]
     incomplete: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribedApp:
+    """An app that gets an account's webhooks. `override`: the address for this account alone, where one is set."""
+
+    app_id: str
+    name: str | None
+    override: str | None
 
 
 class Meta:
@@ -196,6 +207,17 @@ class Meta:
             messaging_limit=messaging_limit(told.get("whatsapp_business_manager_messaging_limit")),
         )
 
+    async def portfolio(self, waba_id: str, access: Access) -> str | None:
+        """The business portfolio that owns an account (Meta, "WhatsApp Business Account", `owner_business_info`), as
+        far as this token may know. Raises MetaUnreachable."""
+        try:
+            told = await self._get(f"{self._base}/{waba_id}?fields=owner_business_info", access)
+        except MetaRefused:
+            return None
+        owner = told.get("owner_business_info")
+        name = owner.get("id") if isinstance(owner, dict) else None
+        return name if isinstance(name, str) and _PORTFOLIO.fullmatch(name) else None
+
     async def templates(self, waba_id: str, access: Access) -> "Listing":
         """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable, also in the middle."""
         fields = "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason"
@@ -211,8 +233,10 @@ class Meta:
             # What can't be read stands in the list as nothing, so that nobody takes the list for whole.
             entries += [entry if isinstance(entry, dict) else {} for entry in data]
             paging = told.get("paging")
-            if not isinstance(paging, dict) or paging.get("next") is None:
+            if paging is None or (isinstance(paging, dict) and paging.get("next") is None):
                 return Listing(entries)
+            if not isinstance(paging, dict):
+                return Listing(entries, "Whether there is a next page can't be read")
             following = self._next(paging["next"])
             if following is None:
                 return Listing(entries, "The next page is not on Meta's own address, so it was not asked for")
@@ -220,6 +244,13 @@ class Meta:
                 return Listing(entries, "Meta named a page that was read before")
             url = following
         return Listing(entries, f"Meta has more than {PAGES_MAX} pages of templates")
+
+    async def subscribed_apps(self, waba_id: str, access: Access) -> list[SubscribedApp]:
+        """GET the apps that get an account's webhooks (Meta, "subscribed_apps"). Raises as `number`."""
+        data = (await self._get(f"{self._base}/{waba_id}/subscribed_apps", access)).get("data")
+        if not isinstance(data, list):
+            raise MetaUnreachable("an answer without a list `data`")
+        return [app for entry in data if (app := _subscribed_app(entry)) is not None]
 
     def _next(self, following: Any) -> str | None:
         # Followed only on Meta's own origin: the request carries the token. Meta writes the credentials into the link.
@@ -244,6 +275,16 @@ class Meta:
         if answer.status != 200:
             raise MetaUnreachable(f"HTTP {answer.status}")
         return told
+
+
+def _subscribed_app(entry: Any) -> SubscribedApp | None:
+    told = entry.get("whatsapp_business_api_data") if isinstance(entry, dict) else None
+    if not isinstance(told, dict) or not isinstance(told.get("id"), str | int):
+        return None
+    name, override = told.get("name"), entry.get("override_callback_uri")
+    return SubscribedApp(
+        str(told["id"]), name if isinstance(name, str) else None, override if isinstance(override, str) else None
+    )
 
 
 async def _read(content: aiohttp.StreamReader, bytes_max: int) -> bytes | None:

@@ -130,9 +130,9 @@ class QueueApi:
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
             now = self._clock()
-            await queue_store.pause_campaign(connection, caller.workspace, id, now)
-            await self._line_up(connection, caller, id)
-            await add_to_outbox(connection, [announce.campaign_held(caller.workspace, id, now)])
+            if await queue_store.pause_campaign(connection, caller.workspace, id, now):
+                await self._line_up(connection, caller, id)
+                await add_to_outbox(connection, [announce.campaign_held(caller.workspace, id, now)])
             return 204, b""
 
         return await self._write(request, caller, key, act)

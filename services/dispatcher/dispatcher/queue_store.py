@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from asyncpg import Record as Row
-from sendwhy.events import Reason, SendFunded
+from sendwhy.events import Reason
 from sendwhy.postgres import Connection
 
+from dispatcher import salvage
 from dispatcher.decide import UPSTREAM, Lane, Message, Waiting
 from dispatcher.store import OBJECTS, Key
 
@@ -21,18 +22,20 @@ m.waiting_since, m.told, m.funded, m.state, m.in_flight_at, m.trace
 
 
 def message_of(row: Row, paused_at: datetime | None = None, cancelled_by: str | None = None) -> Message:
+    funded, unreadable = salvage.read(row["funded"], row["workspace_id"], row["message_id"], row["queued_at"])
     return Message(
-        funded=SendFunded.model_validate_json(row["funded"]),
+        funded=funded,
         sender_id=row["sender_id"] or "",
         lane=Lane(row["lane"]),
         queued_at=row["queued_at"],
         attempts=row["attempts"],
-        tries=tuple(OBJECTS.validate_json(row["tries"])),
+        tries=salvage.read_tries(row["tries"]),
         waiting_for=Waiting(row["waiting_for"]),
         waiting_since=row["waiting_since"],
         told=frozenset(Waiting(cause) for cause in row["told"]),
         campaign_paused_at=paused_at,
         cancelled_by=cancelled_by,
+        unreadable=unreadable,
     )
 
 
@@ -483,14 +486,17 @@ async def put_throttle(
 
 async def pause_campaign(
     connection: Connection, workspace_id: str, campaign_id: str, paused_at: datetime | None
-) -> None:
-    await connection.execute(
+) -> bool:
+    """Pause or resume; returns whether that is news: what is paused already stays so since it was."""
+    changed: bool | None = await connection.fetchval(
         "insert into campaign (workspace_id, campaign_id, paused_at, lined) values ($1, $2, $3, true)"
-        " on conflict (workspace_id, campaign_id) do update set paused_at = $3, lined = true",
+        " on conflict (workspace_id, campaign_id) do update set paused_at = $3, lined = true"
+        " where $3::timestamptz is null or campaign.paused_at is null returning true",
         workspace_id,
         campaign_id,
         paused_at,
     )
+    return changed is not None
 
 
 async def cancel_campaign(connection: Connection, workspace_id: str, campaign_id: str, now: datetime) -> None:

@@ -72,7 +72,7 @@ async def sender_reports(connection: Connection, events: Sequence[SenderReported
         if not of_account:
             continue
         named = _named(of_account, event)
-        report = report_of(event.field, event.raw, event.occurred_at)
+        report = report_of(event.field, event.raw, event.occurred_at, event.reason)
         lines += [(row.sender.sender_id, report) for row in named or of_account]
         change = account_change(event.field, event.raw)
         changed = await _apply_number(connection, event, change, of_account, named, now)
@@ -104,11 +104,9 @@ async def _apply_number(
 ) -> dict[str, SenderRow]:
     changed: dict[str, SenderRow] = {}
     if change.portfolio is not None:
-        portfolios = sorted({row.sender.portfolio_id for row in of_account})
-        # Whose portfolio an account is in is told by a PUT: it speaks for the numbers of those whose account it is.
-        owners = {row.sender.workspace_id for row in of_account if row.sender.templates_synced_at is not None}
-        sharing = [row for one in portfolios for row in await store.senders_of(connection, "portfolio_id", one)]
-        rows = [row for row in sharing if row.sender.workspace_id in owners]
+        # It speaks for those whose account it is, and for whoever shares a portfolio with them.
+        keys = sorted({row.sender.tier_key for row in of_account if row.sender.templates_synced_at is not None})
+        rows = [row for key in keys for row in await store.senders_of(connection, "tier_key", key)]
         changed |= await _numbers(connection, event, change.portfolio, rows, now)
     if change.number is not None:
         changed |= await _numbers(connection, event, change.number, named, now)
@@ -121,7 +119,12 @@ async def _apply_hold(
     """What is told of a hold of the account, and the senders that may send again."""
     if change.hold is not None:
         refusal = Refusal(
-            change.hold, f"Meta's {event.field}", event.occurred_at, change.hold_until, is_account_event=True
+            change.hold,
+            f"Meta's {event.field}",
+            event.occurred_at,
+            change.hold_until,
+            is_account_event=True,
+            stops=change.hold_stops,
         )
         workspaces = {row.sender.workspace_id for row in of_account}
         return await holding.hold_account(connection, event.waba_id, workspaces, refusal, now), []

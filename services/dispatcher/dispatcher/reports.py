@@ -12,6 +12,7 @@ from typing import Any
 from sendwhy.events import EARLIEST, LATEST, Reason, reason
 from sendwhy.reasons import ReasonCode
 
+from dispatcher.decide import Stops
 from dispatcher.meta import messaging_limit
 from dispatcher.store import NumberState, TemplateRow
 from dispatcher.sync_store import Report
@@ -34,10 +35,8 @@ _STATUS_OF_EVENT = {
     "LIMIT_EXCEEDED": "LIMIT_EXCEEDED",
     "LOCKED": "LOCKED",
 }
-_STOPPING_RESTRICTIONS = (
-    "RESTRICTED_BIZ_INITIATED_MESSAGING",
-    "RESTRICTED_CUSTOMER_INITIATED_MESSAGING",
-)
+_STOPS_BEGINNING = "RESTRICTED_BIZ_INITIATED_MESSAGING"
+_STOPPING_RESTRICTIONS = (_STOPS_BEGINNING, "RESTRICTED_CUSTOMER_INITIATED_MESSAGING")
 _DECISIONS = frozenset({"APPROVED", "REJECTED", "PENDING", "DEFERRED"})
 _KNOWN: Mapping[str, frozenset[str]] = {
     "message_template_status_update": frozenset(_STATUS_OF_EVENT),
@@ -84,6 +83,7 @@ _KNOWN: Mapping[str, frozenset[str]] = {
     "business_capability_update": frozenset({"LIMITS"}),
 }
 UNKNOWN = "unknown"
+ERRORS = "errors"
 _NOT_TOLD_ON = ("requester", "display_phone_number", "event", "messaging_product", "metadata")
 DETAIL_MAX = 300
 
@@ -135,6 +135,7 @@ class AccountChange:
     portfolio: NumberState | None = None
     hold: Reason | None = None
     hold_until: datetime | None = None
+    hold_stops: Stops = Stops.ALL
     lifted: bool = False
 
 
@@ -180,15 +181,22 @@ def _restriction(restrictions: Any) -> AccountChange:
     end = min(max(*ends, EARLIEST.timestamp()), LATEST.timestamp()) if ends else None
     until = datetime.fromtimestamp(end, UTC) if end is not None else None
     kinds = sorted({str(row["restriction_type"]) for row in stopping})
-    return AccountChange(hold=_unavailable("ACCOUNT_RESTRICTION", {"restrictions": list(kinds)}), hold_until=until)
+    return AccountChange(
+        hold=_unavailable("ACCOUNT_RESTRICTION", {"restrictions": list(kinds)}),
+        hold_until=until,
+        hold_stops=Stops.BUSINESS_INITIATED if kinds == [_STOPS_BEGINNING] else Stops.ALL,
+    )
 
 
 def _unavailable(event: str, evidence: dict[str, Any]) -> Reason:
     return reason(ReasonCode.SENDER_NOT_AVAILABLE, f"Meta told by account_update: {event}", evidence)
 
 
-def report_of(field: str, value: Mapping[str, Any], at: datetime) -> Report:
-    """A webhook in a line, for operators. What we don't know stands under the one field `UNKNOWN`, with its name."""
+def report_of(field: str, value: Mapping[str, Any], at: datetime, why: Reason | None = None) -> Report:
+    """A webhook in a line, for operators. What we don't know stands under the one field `UNKNOWN`, with its name.
+    `why`: of an error that belongs to no message; it holds nobody, as Meta tells of nothing that would end it."""
+    if why is not None:
+        return Report(field=ERRORS, at=at, event=why.code.value, detail=why.detail[:DETAIL_MAX], known=True)
     event = _event(field, value)
     known = event in _KNOWN.get(field, ())
     detail = ", ".join(_told(value))[:DETAIL_MAX]

@@ -140,8 +140,8 @@ class Results:
             if ended.go.reached_at is not None and (ended.outcome is None or isinstance(ended.outcome, NotTaken))
         ]
         if calls:
-            portfolio_id = await store.portfolio_of(connection, self._sender_id)
-            await tier_store.give_back(connection, portfolio_id, calls)
+            key = await store.tier_key_of(connection, self._sender_id)
+            await tier_store.give_back(connection, key, calls)
 
     def _result(self, ended: Ended) -> Result:
         message, outcome = ended.go.due.message, ended.outcome
@@ -204,6 +204,9 @@ class Results:
             lifted = await holding.lift(connection, row, scopes, now, only_due=True)
             announcements += announce.senders_updated(lifted, now)
             self._wake.set()
+        elif probes and not any(isinstance(outcome, MaybeTaken) for outcome in probes):
+            # Refused for the message's own fault, which tells nothing of the hold: the next one may try.
+            await hold_store.give_back_probe(connection, self._sender_id)
         return announcements
 
 

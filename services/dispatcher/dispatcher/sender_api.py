@@ -12,7 +12,7 @@ from sendwhy.service import Runtime
 
 from dispatcher import sync_store, tier_store
 from dispatcher.api import ACQUIRE_SECONDS, SenderPath, sender_of
-from dispatcher.decide import Tier
+from dispatcher.decide import Stops, Tier
 from dispatcher.settings import Settings
 from dispatcher.store import SenderRow
 from dispatcher.sync_store import Failure, Report, Synced
@@ -37,9 +37,11 @@ class Quality(Wire):
 
 
 class TierUse(Wire):
-    """Unique people reached outside a window in the last 24 h, by all numbers of the portfolio; `limit` null: none."""
+    """Unique people reached outside a window in the last 24 h, by all numbers of the portfolio; `limit` null: none.
+    `proven`: Meta told that it is this portfolio; until then the workspace's own numbers alone are counted."""
 
     portfolio_id: str
+    proven: bool
     limit: int | None
     used: int
     left: int | None
@@ -108,7 +110,7 @@ class SenderApi:
     async def _health(self, connection: Connection, row: SenderRow, now: datetime) -> Health:
         sender, policy = row.sender, self._settings.quality_policy
         limit = sender.messaging_limit if _is_proven(row) else None
-        tier = await tier_store.read_tier(connection, sender.portfolio_id, limit, now)
+        tier = await tier_store.read_tier(connection, sender.tier_key, limit, now)
         driving = await sync_store.driving(connection, sender.sender_id)
         is_news = driving is not None and now - driving["seen_at"] <= DRIVING_IS_NEWS
         sync = await _sync_state(connection, row)
@@ -117,7 +119,7 @@ class SenderApi:
             at=now,
             stopped_by=stops(row, tier, policy, sync.failed, now),
             quality=Quality(rating=sender.quality, policy=policy),
-            tier=_use(sender.portfolio_id, tier),
+            tier=_use(row, tier),
             throughput=Throughput(
                 allowed_per_second=sender.messages_per_second,
                 sent_last_minute=driving["sent_last_minute"] if driving and is_news else None,
@@ -149,10 +151,17 @@ async def _sync_state(connection: Connection, row: SenderRow) -> SyncState:
     )
 
 
-def _use(portfolio_id: str, tier: Tier) -> TierUse:
+def _use(row: SenderRow, tier: Tier) -> TierUse:
     left = None if tier.limit is None else max(0, tier.limit - tier.used)
     room_at = tier.room_at if left == 0 else None
-    return TierUse(portfolio_id=portfolio_id, limit=tier.limit, used=tier.used, left=left, room_at=room_at)
+    return TierUse(
+        portfolio_id=row.proven_portfolio_id or row.sender.portfolio_id,
+        proven=row.proven_portfolio_id is not None,
+        limit=tier.limit,
+        used=tier.used,
+        left=left,
+        room_at=room_at,
+    )
 
 
 def _hold(row: SenderRow) -> Hold | None:
@@ -172,7 +181,8 @@ def stops(row: SenderRow, tier: Tier, policy: str, failed: Failure | FailedSync 
         found.append(Stop(gate="paused", stops="all", detail=detail, since=sender.paused_at))
     if sender.hold is not None and (sender.hold_until is None or now < sender.hold_until):
         told = sender.hold.detail or sender.hold.title
-        found.append(Stop(gate="hold", stops="all", detail=told, since=sender.hold_since, until=sender.hold_until))
+        stopped = "all" if sender.hold_stops is Stops.ALL else "templates"
+        found.append(Stop(gate="hold", stops=stopped, detail=told, since=sender.hold_since, until=sender.hold_until))
     if sender.quality == "RED" and policy == "block":
         found.append(
             Stop(gate="quality", stops="marketing", detail="The number's quality rating is RED (policy block)")

@@ -287,8 +287,8 @@ class Stages:
         announcements = []
         recalled: dict[Key, str] = {}
         for message in await queue_store.lock_waiting_of_contacts(connection, sorted(standing)):
-            contact = standing[_person(message)]
-            if withdraws(contact, message):
+            contact = standing.get(_person(message))
+            if contact is not None and withdraws(contact, message):
                 recalled[message.key] = "recalled"
                 announcements.append(announce.recalled(message, Recall(contact), now))
         if recalled:
@@ -359,6 +359,9 @@ class Stages:
             failed = event.status is Status.FAILED and event.service is Service.WEBHOOK_INGEST
             meta = event.reason.meta if event.reason else None
             if not failed or event.reason is None or meta is None or event.sender_id is None:
+                continue
+            if event.workspace_id is None:
+                # Nobody had registered the number at webhook-ingest: who spoke for it may be anybody.
                 continue
             rule, _ = verdict(meta)
             if rule.scope is not None:

@@ -10,15 +10,15 @@ from pydantic import JsonValue, TypeAdapter
 from sendwhy.events import Reason
 from sendwhy.postgres import Connection
 
-from dispatcher.decide import Sender, Template
+from dispatcher.decide import Sender, Stops, Template
 
 Key = tuple[str, str]
 OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, JsonValue]])
 
 _SENDER_COLUMNS = """
 sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, display_phone_number, quality,
-messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, templates_synced_at,
-sync_wanted_at, token_tag, fence, version
+messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, hold_stops, templates_synced_at,
+sync_wanted_at, token_tag, fence, version, tier_key, proven_portfolio_id
 """
 
 
@@ -36,6 +36,7 @@ class SenderRow:
     sync_wanted_at: datetime | None
     fence: int
     version: int
+    proven_portfolio_id: str | None = None
 
 
 def _sender(row: Row) -> SenderRow:
@@ -45,11 +46,13 @@ def _sender(row: Row) -> SenderRow:
             workspace_id=row["workspace_id"],
             waba_id=row["waba_id"],
             portfolio_id=row["portfolio_id"],
+            tier_key=row["tier_key"],
             quality=row["quality"],
             paused_at=row["paused_at"],
             hold=Reason.model_validate_json(row["hold"]) if row["hold"] else None,
             hold_since=row["hold_since"],
             hold_until=row["hold_until"],
+            hold_stops=Stops(row["hold_stops"]),
             templates_synced_at=row["templates_synced_at"],
             messaging_limit=row["messaging_limit"],
             messages_per_second=row["messages_per_second"],
@@ -62,6 +65,7 @@ def _sender(row: Row) -> SenderRow:
         sync_wanted_at=row["sync_wanted_at"],
         fence=row["fence"],
         version=row["version"],
+        proven_portfolio_id=row["proven_portfolio_id"],
     )
 
 
@@ -72,15 +76,15 @@ async def senders(connection: Connection, sender_ids: Iterable[str]) -> dict[str
 
 
 async def senders_of(connection: Connection, column: str, value: str) -> list[SenderRow]:
-    """All senders of a workspace, an account, a portfolio or an app; `column` names which."""
-    assert column in ("workspace_id", "waba_id", "portfolio_id", "display_phone_number")
+    """All senders of a workspace, of an account, or with one count of people; `column` names which."""
+    assert column in ("workspace_id", "waba_id", "tier_key")
     query = f"select {_SENDER_COLUMNS} from sender where {column} = $1 order by sender_id"  # noqa: S608
     return [_sender(row) for row in await connection.fetch(query, value)]
 
 
-async def portfolio_of(connection: Connection, sender_id: str) -> str:
-    portfolio: str = await connection.fetchval("select portfolio_id from sender where sender_id = $1", sender_id)
-    return portfolio
+async def tier_key_of(connection: Connection, sender_id: str) -> str:
+    key: str = await connection.fetchval("select tier_key from sender where sender_id = $1", sender_id)
+    return key
 
 
 async def sender_ids(connection: Connection) -> list[str]:
@@ -244,14 +248,16 @@ h.lifted_at is null and h.workspace_id = s.workspace_id and h.scope_id = case h.
     when 'account' then s.waba_id when 'portfolio' then s.portfolio_id end
 """
 
-# Of several holds the one that ends last.
+# Of several holds one that stops all, and of those the one that ends last.
 _REFLECT_HOLDS = f"""
-update sender set hold = now.cause, hold_since = now.since, hold_until = now.probe_at, version = version + 1,
-    updated_at = clock_timestamp()
-from (select distinct on (s.sender_id) s.sender_id as concerned, h.cause, h.since, h.probe_at
+update sender set hold = now.cause, hold_since = now.since, hold_until = now.probe_at, hold_stops = now.stops,
+    version = version + 1, updated_at = clock_timestamp()
+from (select distinct on (s.sender_id) s.sender_id as concerned, h.cause, h.since, h.probe_at,
+             coalesce(h.stops, 'all') as stops
       from sender s left join hold h on {CONCERNS} where s.workspace_id = $1
-      order by s.sender_id, h.probe_at desc nulls first, h.scope) as now
-where sender_id = now.concerned and (hold, hold_since, hold_until) is distinct from (now.cause, now.since, now.probe_at)
+      order by s.sender_id, h.stops, h.probe_at desc nulls first, h.scope) as now
+where sender_id = now.concerned
+  and (hold, hold_since, hold_until, hold_stops) is distinct from (now.cause, now.since, now.probe_at, now.stops)
 returning {_SENDER_COLUMNS}
 """  # noqa: S608 - a constant
 
@@ -267,7 +273,9 @@ async def reflect_holds(connection: Connection, workspace_id: str) -> list[Sende
 
 
 async def set_paused(connection: Connection, sender_id: str, paused_at: datetime | None) -> list[SenderRow]:
-    return await _change(connection, "paused_at = $2", "sender_id = $1", sender_id, paused_at)
+    """Pause or resume; what is paused already stays so since it was, and nothing is returned."""
+    condition = "sender_id = $1 and ($2::timestamptz is null or paused_at is null)"
+    return await _change(connection, "paused_at = $2", condition, sender_id, paused_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,11 +324,14 @@ async def lock_account(connection: Connection, waba_id: str) -> None:
     await connection.execute("select from sender where waba_id = $1 order by sender_id for update", waba_id)
 
 
-async def mark_synced(connection: Connection, workspace_id: str, waba_id: str, at: datetime) -> list[SenderRow]:
-    """Anybody may name another's account in a PUT: that it is a workspace's own is proven by a sync with its token, and
-    only for that workspace."""
+async def mark_synced(
+    connection: Connection, workspace_id: str, waba_id: str, at: datetime, portfolio_id: str | None = None
+) -> list[SenderRow]:
+    """Anybody may name another's account or portfolio in a PUT: that it is a workspace's own is proven by a sync with
+    its token, and only for that workspace. `portfolio_id` None: Meta didn't tell."""
     condition = "waba_id = $1 and workspace_id = $3"
-    return await _change(connection, "templates_synced_at = $2", condition, waba_id, at, workspace_id)
+    proven = "templates_synced_at = $2, proven_portfolio_id = coalesce($4, proven_portfolio_id)"
+    return await _change(connection, proven, condition, waba_id, at, workspace_id, portfolio_id)
 
 
 async def want_account_sync(connection: Connection, waba_id: str, now: datetime) -> None:
@@ -370,7 +381,8 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
         " app_id = excluded.app_id, is_default = excluded.is_default, token = excluded.token,"
         " sync_wanted_at = excluded.sync_wanted_at, token_tag = excluded.token_tag,"
         " version = sender.version + 1, updated_at = clock_timestamp(), templates_synced_at ="
-        " case when sender.waba_id = excluded.waba_id then sender.templates_synced_at end"
+        " case when sender.waba_id = excluded.waba_id then sender.templates_synced_at end, proven_portfolio_id ="
+        " case when sender.waba_id = excluded.waba_id then sender.proven_portfolio_id end"
         f" where sender.workspace_id = excluded.workspace_id returning {_SENDER_COLUMNS}",
         new.sender_id,
         new.workspace_id,

@@ -3,7 +3,7 @@ and a crash loses no more than one. What is left to do stands in the table `swee
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sendwhy.postgres import Connection, add_to_outbox
@@ -18,6 +18,8 @@ from dispatcher.store import Key
 STEP = 1_000
 LINE_STEP = 5_000
 STEPS_AT_ONCE = 50
+# What finds nothing to do, since all of it is locked or out, lets the others go first.
+IDLE = timedelta(seconds=1)
 TOLD_ABOVE_SECONDS = announce.HELD_ABOVE.total_seconds()
 
 Cancel = Callable[[Connection, Sequence[Message], dict[Key, str]], Awaitable[int]]
@@ -43,10 +45,12 @@ class Sweep:
 # A sender that is cancelled again while it still is: what came in between too.
 _START = """
 insert into sweep (workspace_id, kind, target, by_whom, at) values ($1, $2, $3, $4, $5)
-on conflict (workspace_id, kind, target) do update set at = greatest(sweep.at, excluded.at)
+on conflict (workspace_id, kind, target) do update set at = greatest(sweep.at, excluded.at),
+    stepped_at = least(sweep.stepped_at, clock_timestamp())
 """
 _NEXT = """
-select workspace_id, kind, target, by_whom, at from sweep order by stepped_at limit 1 for update skip locked
+select workspace_id, kind, target, by_whom, at from sweep where stepped_at <= clock_timestamp()
+order by stepped_at limit 1 for update skip locked
 """
 _LINE_UP = """
 with next as (
@@ -110,10 +114,12 @@ class Sweeps:
                 )
                 return True
             await connection.execute(
-                "update sweep set stepped_at = clock_timestamp() where workspace_id = $1 and kind = $2 and target = $3",
+                "update sweep set stepped_at = clock_timestamp() + $4::interval"
+                " where workspace_id = $1 and kind = $2 and target = $3",
                 *place,
+                timedelta() if done else IDLE,
             )
-        return done > 0
+        return True
 
     async def tell_throttled(self) -> None:
         """Who stands in a throttled campaign's line and won't go within 10 s is told of, each once."""
@@ -148,7 +154,15 @@ class Sweeps:
 async def _is_left(connection: Connection, sweep: Sweep) -> bool:
     values = [sweep.workspace_id, sweep.target, *([sweep.at] if sweep.kind is Kind.CANCEL_SENDER else [])]
     statement = f"select exists (select from message m where m.state = 'waiting' and {_LEFT[sweep.kind]})"  # noqa: S608
-    return bool(await connection.fetchval(statement, *values))
+    if await connection.fetchval(statement, *values):
+        return True
+    # A campaign stays cancelled; of a sender, what is out now and comes back to wait was meant as well.
+    return sweep.kind is Kind.CANCEL_SENDER and bool(await connection.fetchval(_OUT, sweep.target, sweep.at))
+
+
+_OUT = """
+select exists (select from message where state in ('in_flight', 'unknown') and sender_id = $1 and queued_at <= $2)
+"""
 
 
 _THROTTLED = """

@@ -1,16 +1,17 @@
 """Reading a sender's number and templates from Meta: at start, hourly, on demand, and when a template isn't found."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from asyncpg import Pool
 from pydantic import JsonValue
-from sendwhy.events import event_id_of
+from sendwhy.events import LATEST, event_id_of
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.topics import Topic, template_key, tombstone
 
-from dispatcher import announce, drift, queue_store, store, sync_store
+from dispatcher import announce, drift, queue_store, store, sync_store, tier_store
 from dispatcher.decide import Template, Waiting
 from dispatcher.meta import Listing, Meta, MetaRefused, MetaUnreachable, Number
 from dispatcher.store import NumberState, TemplateRow
@@ -29,13 +30,14 @@ async def sync_sender(pool: Pool, meta: Meta, vault: TokenVault, row: store.Send
         access = vault.access(vault.open(sender.workspace_id, sender.sender_id, row.token), row.app_id)
         number = await meta.number(sender.sender_id, access)
         listing = await meta.templates(sender.waba_id, access)
+        portfolio_id = await meta.portfolio(sender.waba_id, access)
     except (MetaRefused, MetaUnreachable, TokenUnreadable) as error:
         async with pool.acquire(timeout=30) as connection:
             await sync_store.note_failure(connection, sender.sender_id, now, failure_words(error))
         raise
     async with pool.acquire(timeout=30) as connection, connection.transaction():
         await store.lock_account(connection, sender.waba_id)
-        await _save(connection, row, _state(number), listing, now)
+        await _save(connection, row, Told(_state(number), listing, portfolio_id), now)
     return len(listing.entries)
 
 
@@ -47,13 +49,20 @@ def failure_words(error: MetaRefused | MetaUnreachable | TokenUnreadable) -> str
     return "The stored token can't be decrypted with our keys; PUT the sender again"
 
 
-async def _save(
-    connection: Connection, row: store.SenderRow, number: NumberState, listing: Listing, now: datetime
-) -> None:
-    sender = row.sender
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What Meta told of a number and its account; `portfolio_id`: who owns it, None where that wasn't told."""
+
+    number: NumberState
+    listing: Listing
+    portfolio_id: str | None
+
+
+async def _save(connection: Connection, row: store.SenderRow, told: Told, now: datetime) -> None:
+    sender, listing = row.sender, told.listing
     standing = await store.senders_of(connection, "waba_id", sender.waba_id)
     before = next((one for one in standing if one.sender.sender_id == sender.sender_id), row)
-    changed = await store.save_number(connection, sender.sender_id, number, said_at=now)
+    changed = await store.save_number(connection, sender.sender_id, told.number, said_at=now)
     if not changed:
         # An event told of the number while it was read; Meta is asked once more.
         await store.want_sync(connection, sender.sender_id, datetime.now(UTC))
@@ -61,7 +70,13 @@ async def _save(
     announcements: list[announce.Announcement] = []
     # Of two syncs of one account at once, the one that began later knows better.
     if not any(one.sender.templates_synced_at and one.sender.templates_synced_at > now for one in standing):
-        changed += await store.mark_synced(connection, sender.workspace_id, sender.waba_id, now)
+        synced = await store.mark_synced(connection, sender.workspace_id, sender.waba_id, now, told.portfolio_id)
+        changed += synced
+        former = {one.sender.sender_id: one.sender.tier_key for one in standing}
+        moved = {(former[one.sender.sender_id], one.sender.tier_key) for one in synced}
+        for old, new in sorted(moved):
+            if old != new:
+                await tier_store.count_under(connection, old, new)
         found, announcements = await _save_templates(connection, sender.waba_id, listing, now)
         changes += found
         await sync_store.save_synced(
@@ -70,13 +85,20 @@ async def _save(
             sender.sender_id,
             now,
             templates=len(listing.entries),
-            incomplete=listing.incomplete,
+            incomplete=incomplete(sender.waba_id, listing),
             changes=changes,
         )
     latest = {one.sender.sender_id: one for one in changed}
     await add_to_outbox(connection, [*announcements, *announce.senders_updated(latest.values(), now)])
     for sender_id in latest:
         await queue_store.wake_waiting(connection, [Waiting.SYNC], sender_id=sender_id)
+
+
+def incomplete(waba_id: str, listing: Listing) -> str | None:
+    """Why there may be more templates than this list tells: a page that is missing, or an entry that can't be read, may
+    be any of those that seem to be gone."""
+    unread = sum(read_template(waba_id, entry, LATEST) is None for entry in listing.entries)
+    return listing.incomplete or (f"{unread} of Meta's entries can't be read" if unread else None)
 
 
 def number_changes(before: store.SenderRow, after: store.SenderRow) -> list[Change]:
@@ -116,9 +138,9 @@ async def _save_templates(
     if newer:
         await store.want_account_sync(connection, waba_id, datetime.now(UTC))
     changed = [one for key, one in told.items() if key not in newer and (key not in known or _differs(known[key], one))]
-    # An entry that can't be read, or a page that is missing, may be any of those that seem to be gone.
-    is_whole = listing.incomplete is None and all(read)
-    gone = [key for key in known if key not in told and key not in newer] if is_whole else []
+    gone = (
+        [key for key in known if key not in told and key not in newer] if incomplete(waba_id, listing) is None else []
+    )
     saved = await store.save_templates(connection, waba_id, changed)
     await drift.note(connection, list(known.values()), saved, now)
     await store.delete_templates(connection, waba_id, gone)

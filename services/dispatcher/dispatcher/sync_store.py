@@ -89,6 +89,12 @@ async def synced(connection: Connection, waba_id: str) -> Synced | None:
     return Synced(**dict(row) | {"changes": _CHANGES.validate_json(row["changes"])}) if row else None
 
 
+async def incomplete(connection: Connection, waba_id: str) -> str | None:
+    """Why the account may have more templates than its last list told; None where that was whole."""
+    why: str | None = await connection.fetchval("select incomplete from account_sync where waba_id = $1", waba_id)
+    return why
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     since: datetime

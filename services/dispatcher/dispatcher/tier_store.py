@@ -144,6 +144,26 @@ async def give_back(connection: Connection, portfolio_id: str, calls: Sequence[t
     await connection.execute("update portfolio set used = used - $2 where portfolio_id = $1", portfolio_id, freed)
 
 
+_COPY = """
+insert into reached_person (portfolio_id, phone, reached_at, calls)
+select $2, phone, reached_at, calls from reached_person where portfolio_id = $1 order by phone
+on conflict (portfolio_id, phone) do update set reached_at = greatest(reached_person.reached_at, excluded.reached_at),
+    calls = array(select distinct one from unnest(reached_person.calls || excluded.calls) one order by one)
+"""
+_COUNT_ANEW = """
+insert into portfolio (portfolio_id, last_at) values ($2, (select last_at from portfolio where portfolio_id = $1))
+on conflict (portfolio_id) do update set counted_until = null,
+    last_at = greatest(portfolio.last_at, excluded.last_at)
+"""
+
+
+async def count_under(connection: Connection, former: str, portfolio_id: str) -> None:
+    """Whom a number reached counts for the portfolio that is its, as Meta told; others may still count under the former
+    name."""
+    await connection.execute(_COUNT_ANEW, former, portfolio_id)
+    await connection.execute(_COPY, former, portfolio_id)
+
+
 _PROMISED = "select promised from portfolio where portfolio_id = $1"
 _NEXT_PLACES = """
 select reached_at from reached_person where portfolio_id = $1 and reached_at > $2 order by reached_at limit $3

@@ -27,6 +27,7 @@ SENDER = Sender(
     workspace_id="acme",
     waba_id="300",
     portfolio_id="200",
+    tier_key="acme/200",
     quality="GREEN",
     templates_synced_at=NOW - timedelta(minutes=10),
 )

@@ -12,6 +12,7 @@ from dispatcher.decide import (
     Recall,
     Reject,
     Send,
+    Stops,
     Tier,
     Wait,
     Waiting,
@@ -145,6 +146,31 @@ def test_a_gate_that_recalls_says_why() -> None:
     why = gates["marketing_state"].reason
     assert why is not None
     assert why.code is ReasonCode.CUSTOMER_IS_NOT_OPTED_IN
+
+
+@pytest.mark.parametrize("stops", Stops)
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("is_template", [True, False])
+def test_a_hold_of_what_a_business_begins_lets_replies_go(stops: Stops, is_open: bool, is_template: bool) -> None:
+    why = reason(ReasonCode.SENDER_NOT_AVAILABLE, "restricted")
+    held = sender(hold=why, hold_until=NOW + timedelta(days=2), hold_stops=stops)
+    facts = replace(held, window_opened_at=NOW - timedelta(hours=1) if is_open else None)
+    one = message(template_content("Inés") if is_template else text_content(), purpose=Purpose.TRANSACTIONAL)
+    verdict = decide(one, facts, NOW + timedelta(minutes=1))
+    if not is_template and not is_open:
+        assert isinstance(verdict, Reject)
+    elif stops is Stops.BUSINESS_INITIATED and is_open:
+        assert isinstance(verdict, Send)
+    else:
+        assert isinstance(verdict, Wait)
+        assert verdict.waiting_for is Waiting.HOLD
+
+
+def test_only_a_whole_list_tells_that_a_template_is_absent() -> None:
+    facts = replace(sender(templates_synced_at=NOW), template=None, listing_incomplete="a page is missing")
+    verdict = decide(message(template_content("Inés", name="autum_sale")), facts, NOW)
+    assert isinstance(verdict, Wait)
+    assert verdict.waiting_for is Waiting.SYNC
 
 
 def test_a_template_not_found_offers_the_nearest_names() -> None:

@@ -17,7 +17,7 @@ import pytest
 from cryptography.fernet import Fernet
 from dispatcher import holding, people_store, queue_store, store
 from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken
-from dispatcher.decide import Lane, Message, Waiting
+from dispatcher.decide import Lane, Message, Stops, Waiting
 from dispatcher.driver import IDLE_SECONDS, Driver
 from dispatcher.erasures import Eraser
 from dispatcher.holds import ANSWER, Refusal
@@ -105,6 +105,15 @@ class World:
     async def reach(self, state: str) -> None:
         async with asyncio.timeout(30):
             while await self.states() != {state}:
+                await asyncio.sleep(0.05)
+
+    async def reach_but_one(self, state: str, of_one: str) -> None:
+        """All messages are in `state`, but for one."""
+        async with asyncio.timeout(30), self.pool.pool.acquire(timeout=5) as connection:
+            while True:
+                rows = await connection.fetch("select state from message")
+                if Counter(row["state"] for row in rows) == {state: len(rows) - 1, of_one: 1}:
+                    return
                 await asyncio.sleep(0.05)
 
     def is_sure(self) -> bool:
@@ -578,3 +587,82 @@ async def test_who_waits_for_a_place_is_not_forgotten_behind_a_fuller_lane(world
     async with world.driving():
         await until(lambda: {"order-1", "order-2"} <= set(order))
     assert len(order) < 400
+
+
+async def test_replies_go_while_what_a_business_begins_is_held(world: World) -> None:
+    life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1), "needs_subscription": False}
+    offers = [funded(message_id=f"offer-{number}").model_copy(update=life) for number in range(5)]
+    async with world.pool.pool.acquire(timeout=5) as connection, connection.transaction():
+        await queue_store.add_messages(
+            connection,
+            [
+                NewMessage(Message(one, SENDER.sender_id, Lane.MARKETING, utc_now()), None, "waiting", None, None)
+                for one in offers
+            ],
+        )
+        refusal = Refusal(
+            reason(ReasonCode.SENDER_NOT_AVAILABLE, "restricted"),
+            "Meta",
+            utc_now(),
+            utc_now() + timedelta(days=1),
+            is_account_event=True,
+            stops=Stops.BUSINESS_INITIATED,
+        )
+        await holding.hold_account(connection, "300", ["acme"], refusal, utc_now())
+    await put(world, ["told"], Lane.TRANSACTIONAL)
+    async with world.driving():
+        await until(lambda: len(world.calls) == 2)
+        before = world.driver._rounds
+        await until(lambda: world.driver._rounds >= before + 2)
+        async with world.pool.pool.acquire(timeout=5) as connection:
+            rows = await connection.fetch("select message_id, state, waiting_for from message order by message_id")
+            states = {row["message_id"]: (row["state"], row["waiting_for"]) for row in rows}
+    assert {name for name, (state, _) in states.items() if state == "accepted"} == {"m-1", "told"}
+    # Nobody has walked over the campaign.
+    assert {state for name, state in states.items() if name.startswith("offer")} == {("waiting", "turn")}
+
+
+async def test_a_reply_that_is_refused_makes_the_hold_one_of_all(world: World) -> None:
+    restricted = Refusal(
+        reason(ReasonCode.SENDER_NOT_AVAILABLE, "restricted"),
+        "Meta",
+        utc_now(),
+        utc_now() + timedelta(days=1),
+        is_account_event=True,
+        stops=Stops.BUSINESS_INITIATED,
+    )
+    async with world.pool.pool.acquire(timeout=5) as connection, connection.transaction():
+        await holding.hold_account(connection, "300", ["acme"], restricted, utc_now())
+        locked = replace(restricted, at=utc_now(), until=None, is_account_event=False, stops=Stops.ALL)
+        await holding.hold_sender(connection, SENDER.sender_id, HoldScope.ACCOUNT, locked, utc_now(), token_tag=None)
+        row = (await store.senders(connection, [SENDER.sender_id]))[SENDER.sender_id]
+    assert row.sender.hold_stops is Stops.ALL
+
+
+async def test_what_the_last_round_marked_by_a_lost_commit_is_given_back(world: World) -> None:
+    async def stopped() -> bool:
+        if await world.states() != {"in_flight"}:
+            return False
+        world.driver.stop()
+        return True
+
+    world.pool.breaks_after = stopped
+    async with world.driving() as task:
+        await asyncio.wait_for(asyncio.shield(task), 30)
+    assert world.calls == []
+    assert await world.states() == {"waiting"}
+
+
+async def test_a_try_that_is_refused_for_its_own_fault_lets_the_next_one_try(world: World) -> None:
+    await put(world, ["another"], Lane.CONVERSATION)
+    world.answers = [REFUSED]
+    at = utc_now() - timedelta(minutes=9)
+    async with world.pool.pool.acquire(timeout=5) as connection, connection.transaction():
+        refusal = Refusal(reason(ReasonCode.META_PAYMENT_ISSUE, "no"), ANSWER, at)
+        await holding.hold_sender(connection, SENDER.sender_id, HoldScope.SENDER, refusal, at, token_tag=None)
+    async with world.driving():
+        # Before the lease of a try whose outcome stays open would be over.
+        async with asyncio.timeout(20):
+            while await world.states() != {"rejected", "accepted"}:
+                await asyncio.sleep(0.05)
+    assert len(world.calls) == 2

@@ -129,7 +129,7 @@ async def test_all_that_waits_is_recalled_and_all_that_is_kept_is_blurred(desk: 
     await desk.queue(marketing=Purpose.MARKETING, transactional=Purpose.TRANSACTIONAL, reply=Purpose.CONVERSATION)
     await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, wrote(utc_now()))])
     await people_store.set_caps(desk.connection, {("acme", "sent"): utc_now() + timedelta(hours=1)})
-    await tier_store.add_reached(desk.connection, "200", [PHONE], utc_now())
+    await tier_store.add_reached(desk.connection, "acme/200", [PHONE], utc_now())
     order = ordered("sent", "out", "marketing", "transactional", "reply", "unknown-here")
     assert await desk.erase(order) == {
         ("message", "recalled"): 3,
@@ -205,7 +205,7 @@ async def test_what_began_after_the_erasure_stays(desk: Desk, told_by: str) -> N
     later = order.erased_at + timedelta(seconds=1)
     await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, wrote(later))])
     await people_store.set_caps(desk.connection, {("acme", "before"): later + CAP})
-    await tier_store.add_reached(desk.connection, "200", [PHONE], later)
+    await tier_store.add_reached(desk.connection, "acme/200", [PHONE], later)
     if told_by == "order":
         await desk.erase(order)
     else:
@@ -213,7 +213,7 @@ async def test_what_began_after_the_erasure_stays(desk: Desk, told_by: str) -> N
         await desk.stages.on_contacts(desk.connection, batch)
     assert await people_store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: Window(later)}
     assert await people_store.capped(desk.connection, "acme", [PHONE]) == {PHONE: later + CAP}
-    assert await tier_store.reached_people(desk.connection, "200", [PHONE], later) == {PHONE}
+    assert await tier_store.reached_people(desk.connection, "acme/200", [PHONE], later) == {PHONE}
 
 
 async def test_numbers_are_kept_no_longer_than_their_limits_last(desk: Desk) -> None:
@@ -221,7 +221,7 @@ async def test_numbers_are_kept_no_longer_than_their_limits_last(desk: Desk) -> 
     await people_store.open_windows(
         desk.connection, {(SENDER.sender_id, PHONE): Window(old), (SENDER.sender_id, "+1"): Window(utc_now())}
     )
-    await tier_store.add_reached(desk.connection, "200", [PHONE], old)
+    await tier_store.add_reached(desk.connection, "acme/200", [PHONE], old)
     await prune(desk.connection, utc_now())
     assert await desk.connection.fetchval("select count(*) from conversation_window") == 1
     assert "5512345678" not in await desk.dump()

@@ -109,7 +109,7 @@ async def throttled(connection: Connection, _world: World) -> None:
 
 
 async def reached(connection: Connection, _world: World) -> None:
-    await tier_store.add_reached(connection, "200", [OTHER, "+1"], utc_now() - HOUR)
+    await tier_store.add_reached(connection, "acme/200", [OTHER, "+1"], utc_now() - HOUR)
 
 
 async def unlimited(connection: Connection, _world: World) -> None:

@@ -1,6 +1,6 @@
 """A lease ends before anybody else can have the lock, whatever happened to the process in between."""
 
-from dispatcher.lease import FROZEN_AFTER_SECONDS, SILENCE_ENDS_SESSIONS, Lease
+from dispatcher.lease import FROZEN_AFTER_SECONDS, SILENCE_ENDS_SESSIONS, SILENCE_ENDS_TRANSACTIONS, Lease
 from dispatcher.starts import CALL_STARTS_WITHIN_SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,4 +37,5 @@ def test_a_lease_begins_with_the_first_answer_and_can_be_ended() -> None:
 def test_the_server_is_told_of_the_same_silence() -> None:
     told = {float(value.removesuffix("s")) for value in SILENCE_ENDS_SESSIONS.values()}
     assert told == {FROZEN_AFTER_SECONDS}
+    assert set(SILENCE_ENDS_TRANSACTIONS) < set(SILENCE_ENDS_SESSIONS)
     assert CALL_STARTS_WITHIN_SECONDS <= FROZEN_AFTER_SECONDS

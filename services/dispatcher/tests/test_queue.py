@@ -1,5 +1,6 @@
 """The queue on real PostgreSQL: what waits costs nobody anything; lanes, lines, pauses, cancels, throttles."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,12 +11,13 @@ import asyncpg
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from dispatcher import claims, queue_store, store, sweeps
+from dispatcher import claims, queue_store, store, sweeps, sync_store
 from dispatcher.claims import LANES, OpenLines
 from dispatcher.decide import Lane, Message, Waiting, expired
 from dispatcher.limits import Throttle, throttle_take
+from dispatcher.pacing import Pacing
 from dispatcher.queue_api import QueueApi
-from dispatcher.queue_store import NewMessage, NewWait
+from dispatcher.queue_store import NewMessage, NewWait, Result
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.stages import CANCEL_STEPS_AT_ONCE
@@ -27,7 +29,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy import problems
 from sendwhy.events import SendCancelled, SendHeld, reason
-from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.postgres import connect_pool, mark_published, migrate, unpublished
 from sendwhy.reasons import ReasonCode
 from sendwhy.topics import Topic, outgoing
 
@@ -273,6 +275,69 @@ async def test_a_campaign_is_cancelled_in_steps_and_a_crash_loses_none(queue: Qu
     assert set((await queue.states()).values()) == {"rejected"}
     await queue.queue("came-later")
     assert (await queue.states())["came-later"] == "rejected"
+
+
+async def test_what_was_out_when_its_sender_was_cancelled_is_cancelled_when_it_comes_back(queue: Queue) -> None:
+    await queue.put("m1")
+    fence = await queue_store.take_over(queue.connection, SENDER.sender_id)
+    assert fence is not None
+    assert await queue.claim(fence) == ["m1"]
+    cancel = Sweep("acme", Kind.CANCEL_SENDER, SENDER.sender_id, "ops", queue.now + HOUR)
+    await queue.stages.cancel_all(queue.connection, cancel)
+    await queue.sweeps.sweep()
+    assert await queue.states() == {"m1": "in_flight"}
+    back = Result(("acme", "m1"), 1, "waiting", Waiting.RETRY, queue.now, None, None, [])
+    await queue_store.record_results(queue.connection, [back])
+    await queue.connection.execute("update sweep set stepped_at = stepped_at - interval '1 minute'")
+    await queue.sweeps.sweep()
+    assert await queue.states() == {"m1": "rejected"}
+    await queue.connection.execute("update sweep set stepped_at = stepped_at - interval '1 minute'")
+    await queue.sweeps.sweep()
+    assert await queue.connection.fetchval("select count(*) from sweep") == 0
+
+
+async def test_what_is_paused_already_stays_so_since_it_was(queue: Queue) -> None:
+    first, later = queue.now, queue.now + HOUR
+    (row,) = await store.set_paused(queue.connection, SENDER.sender_id, first)
+    assert row.sender.paused_at == first
+    assert await store.set_paused(queue.connection, SENDER.sender_id, later) == []
+    assert await queue_store.pause_campaign(queue.connection, *CAMPAIGN, first)
+    assert not await queue_store.pause_campaign(queue.connection, *CAMPAIGN, later)
+    stopped = await queue_store.stopped_campaigns(queue.connection, [CAMPAIGN])
+    assert stopped[CAMPAIGN].paused_at == first
+    assert await queue_store.pause_campaign(queue.connection, *CAMPAIGN, None)
+    (row,) = await store.set_paused(queue.connection, SENDER.sender_id, None)
+    assert row.sender.paused_at is None
+
+
+async def test_a_number_that_is_behind_its_pace_is_told_of_once_and_when_it_is_over(queue: Queue) -> None:
+    await queue.connection.execute("update sender set messages_per_second = 1")
+    await queue.put(*(f"m{number}" for number in range(10)))
+    pacing = Pacing(queue, lambda: queue.now)  # type: ignore[arg-type]
+
+    async def told() -> list[dict[str, Any]]:
+        await pacing.tell()
+        rows = await unpublished(queue.connection, older_than_seconds=-1, limit=99)
+        await mark_published(queue.connection, rows)
+        return [json.loads(one.value or b"") for one in rows.values()]
+
+    await queue.put("m10")
+    # Nobody drives it: it waits for that.
+    assert await told() == []
+    await sync_store.tell_driving(queue.connection, "a", {SENDER.sender_id: 60})
+    (held,) = await told()
+    assert (held["cause"], held["scope"]) == ("RATE_LIMIT_EXCEEDED", {"kind": "sender", "id": SENDER.sender_id})
+    queue.now += timedelta(minutes=5)
+    assert await told() == []
+    queue.now = datetime.fromisoformat(held["until"])
+    (again,) = await told()
+    await queue.connection.execute("update message set state = 'accepted' where message_id = 'm3'")
+    (over,) = await told()
+    assert (over["since"], over["until"]) == (again["since"], over["occurred_at"])
+    assert await told() == []
+    await queue.put("m11")
+    await store.set_paused(queue.connection, SENDER.sender_id, queue.now)
+    assert await told() == []
 
 
 async def test_of_a_sender_only_what_waits_is_cancelled(queue: Queue) -> None:

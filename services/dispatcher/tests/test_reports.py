@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from dispatcher.decide import Stops
 from dispatcher.reporting import is_older
 from dispatcher.reports import UNKNOWN, AccountChange, account_change, report_of, template_after
 from dispatcher.store import NumberState, TemplateRow
@@ -170,6 +171,22 @@ def test_an_account_that_is_gone_holds_its_senders(value: dict[str, Any]) -> Non
     hold = account_change("account_update", value).hold
     assert hold is not None
     assert hold.code is ReasonCode.SENDER_NOT_AVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("kinds", "stops"),
+    [
+        ([STOPPING], Stops.BUSINESS_INITIATED),
+        ([STOPPING, "RESTRICTED_ADD_PHONE_NUMBER_ACTION"], Stops.BUSINESS_INITIATED),
+        ([STOPPING, "RESTRICTED_CUSTOMER_INITIATED_MESSAGING"], Stops.ALL),
+        (["RESTRICTED_CUSTOMER_INITIATED_MESSAGING"], Stops.ALL),
+    ],
+)
+def test_a_restriction_of_what_a_business_begins_spares_replies(kinds: list[str], stops: Stops) -> None:
+    rows = [{"restriction_type": kind} for kind in kinds]
+    change = account_change("account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": rows})
+    assert change.hold is not None
+    assert change.hold_stops is stops
 
 
 @pytest.mark.parametrize("expiration", [1_795_000_000, -(10**18), 10**30, 0, None, "soon", True])

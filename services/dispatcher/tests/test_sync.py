@@ -13,7 +13,7 @@ import dispatcher
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from dispatcher import people_store, queue_store, reporting, store, sync_store, tier_store
+from dispatcher import facts, people_store, queue_store, reporting, store, sync_store, tier_store
 from dispatcher.decide import Lane, Message, Tier
 from dispatcher.drift import Drift
 from dispatcher.meta import PAGES_MAX, Listing, MetaRefused, MetaUnreachable, Number
@@ -29,8 +29,18 @@ from dispatcher_desk import meta_at, server
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy import problems
-from sendwhy.events import MarketingState, MetaError, Purpose, Resolved, SenderReported, TemplateReported, event_id_of
+from sendwhy.events import (
+    MarketingState,
+    MetaError,
+    Purpose,
+    Resolved,
+    SenderReported,
+    TemplateReported,
+    event_id_of,
+    reason,
+)
 from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.reasons import ReasonCode
 from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
@@ -55,9 +65,13 @@ class Desk:
     number_told: Number = field(default_factory=lambda: Number("15550100000", "GREEN", 80, 250))
     listing: Any = field(default_factory=lambda: Listing([entry()]))
     while_reading: Any = None
+    portfolio_told: str | None = None
 
     async def number(self, _sender_id: str, _access: Access) -> Number:
         return self.number_told
+
+    async def portfolio(self, _waba_id: str, _access: Access) -> str | None:
+        return self.portfolio_told
 
     async def templates(self, _waba_id: str, _access: Access) -> Listing:
         if self.while_reading is not None:
@@ -183,6 +197,19 @@ async def test_a_list_that_may_be_incomplete_deletes_nothing(desk: Desk, listing
     desk.listing = listing
     await desk.sync()
     assert await desk.known() == {SALE: "APPROVED"}
+    assert await incomplete_for(desk, "another") is not None
+    assert await incomplete_for(desk, "autumn_sale") is None
+    desk.listing = Listing([])
+    await desk.sync()
+    assert await incomplete_for(desk, "another") is None
+
+
+async def incomplete_for(desk: Desk, template: str) -> str | None:
+    """What is known at a message's turn of the list in which its template should stand."""
+    one = Message(funded(template_content("x", name=template)), SENDER.sender_id, Lane.MARKETING, utc_now())
+    async with desk.pool.acquire() as connection:
+        known = await facts.load(connection, (await desk.row()).sender, [one], "block")
+    return known[one.key].listing_incomplete
 
 
 @pytest.mark.parametrize(
@@ -289,6 +316,66 @@ async def test_a_number_follows_the_newest_word(desk: Desk) -> None:
     assert (row.sender.messages_per_second, row.sender.messaging_limit) == (1000, None)
 
 
+async def tier_of(desk: Desk, sender_id: str) -> Tier:
+    sender = (await desk.row(sender_id)).sender
+    async with desk.pool.acquire() as connection, connection.transaction():
+        return await tier_store.lock_tier(connection, sender.tier_key, 250, utc_now())
+
+
+async def test_only_metas_word_makes_two_workspaces_share_a_messaging_limit(desk: Desk) -> None:
+    stranger = "100000000000009"
+    token = VAULT.seal("other", stranger, "token")
+    async with desk.pool.acquire() as connection, connection.transaction():
+        # The stranger names the portfolio of the first, and uses its limit up.
+        await store.put_sender(connection, NewSender(stranger, "other", "301", "200", None, True, token), utc_now())
+        key = await store.tier_key_of(connection, stranger)
+        await tier_store.lock_tier(connection, key, 250, utc_now())
+        await tier_store.add_reached(connection, key, [f"+52551{number:07}" for number in range(250)], utc_now())
+    assert (await tier_of(desk, stranger)).used == 250
+    assert (await tier_of(desk, SENDER.sender_id)).used == 0
+    # Both are of one portfolio by Meta's own answer: what was counted before counts for both.
+    desk.portfolio_told = "200"
+    await desk.sync()
+    assert (await tier_of(desk, SENDER.sender_id)).used == 0
+    await sync_sender(desk.pool, desk, VAULT, await desk.row(stranger), utc_now())  # type: ignore[arg-type]
+    assert (await tier_of(desk, SENDER.sender_id)).used == 250
+    # Another account, of which nothing is proven.
+    async with desk.pool.acquire() as connection, connection.transaction():
+        await store.put_sender(connection, NewSender(stranger, "other", "302", "200", None, True, token), utc_now())
+    assert (await desk.row(stranger)).sender.tier_key == "other/200"
+
+
+async def test_a_limit_is_told_to_whom_it_is_proven(desk: Desk) -> None:
+    stranger = "100000000000009"
+    async with desk.pool.acquire() as connection, connection.transaction():
+        new = NewSender(stranger, "other", "301", "200", None, True, VAULT.seal("other", stranger, "token"))
+        await store.put_sender(connection, new, utc_now())
+    desk.portfolio_told = "200"
+    await desk.sync()
+    await desk.report("business_capability_update", utc_now() + SECOND, max_daily_conversations_per_business=2000)
+    assert (await desk.row()).sender.messaging_limit == 2000
+    assert (await desk.row(stranger)).sender.messaging_limit is None
+
+
+async def test_an_error_beside_all_messages_is_seen_at_its_number_and_holds_nobody(desk: Desk) -> None:
+    at = utc_now()
+    event = SenderReported(
+        event_id=event_id_of("errors", "1"),
+        occurred_at=at,
+        waba_id="300",
+        sender_id=SENDER.sender_id,
+        field="errors",
+        reason=reason(ReasonCode.SENDER_NOT_AVAILABLE, "Meta: Business account locked (131031)"),
+        raw={"code": 131031, "title": "Business account locked"},
+    )
+    async with desk.pool.acquire() as connection, connection.transaction():
+        await reporting.sender_reports(connection, [event], utc_now())
+        (told,) = await sync_store.reports(connection, SENDER.sender_id)
+    assert (told.field, told.event, told.known) == ("errors", "SENDER_NOT_AVAILABLE", True)
+    assert told.detail == "Meta: Business account locked (131031)"
+    assert (await desk.row()).sender.hold is None
+
+
 async def test_an_older_restriction_holds_nobody_again(desk: Desk) -> None:
     now = utc_now() - timedelta(minutes=1)
     await desk.report("account_update", now - 2 * SECOND, event="ACCOUNT_DELETED")
@@ -381,7 +468,7 @@ async def test_operators_see_how_a_number_does(desk: Desk) -> None:
     await desk.report("account_alerts", utc_now(), alert_info={"alert_type": "OBA_APPROVED"})
     async with desk.pool.acquire() as connection:
         await sync_store.tell_driving(connection, "r1", {SENDER.sender_id: 42})
-        await tier_store.add_reached(connection, "200", ["+1", "+2"], utc_now())
+        await tier_store.add_reached(connection, "acme/200", ["+1", "+2"], utc_now())
     settings = Settings(
         kafka_bootstrap_servers="none",
         database_url=SecretStr("postgresql://none"),
@@ -456,6 +543,12 @@ async def test_the_same_cursor_twice_ends() -> None:
 async def test_a_page_elsewhere_is_not_asked_for() -> None:
     listing, asked = await read_pages({"": page("a", "1")}, base="http://127.0.0.1:9")
     assert asked == 1
+    assert listing.incomplete is not None
+
+
+@pytest.mark.parametrize("paging", ["next", ["next"], {"next": 7}, {"next": {}}])
+async def test_a_page_that_does_not_say_whether_it_is_the_last_is_not(paging: Any) -> None:
+    listing, _ = await read_pages({"": page("a", None) | {"paging": paging}})
     assert listing.incomplete is not None
 
 

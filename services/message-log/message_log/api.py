@@ -22,12 +22,13 @@ from sendwhy.service import Runtime
 from sendwhy.stage import fields_of
 from sendwhy.topics import outgoing
 
-from message_log import live, queries
+from message_log import live, queries, resend_store
 from message_log.queries import Filters, Page
 from message_log.settings import MessageLogSettings
 from message_log.view import (
     MessageDetail,
     MessageView,
+    SentAgain,
     Viewer,
 )
 
@@ -115,17 +116,31 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
 
 
 def _stream_route(router: APIRouter, runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> None:
+    async def start(
+        response: Response,
+        last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)] = None,
+    ) -> live.Position:
+        """Where the stream begins; the answer's header says so, for who is cut off before the first event comes."""
+        if position := live.read_position(last_event_id):
+            return position
+        async with runtime.pool.acquire(timeout=10) as connection:
+            position = await queries.position_now(connection)
+        response.headers["last-event-id"] = live.text_of(position)
+        return position
+
     @router.get("/events", response_class=EventSourceResponse)
     async def stream(
         request: Request,
         caller: http.Viewer,
+        filters: FilterQuery,
         _slot: Annotated[None, Depends(streams.slot)],
-        last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)] = None,
+        position: Annotated[live.Position, Depends(start)],
     ) -> AsyncIterator[ServerSentEvent]:
-        """Messages as they change, from now on or from `Last-Event-ID` on; `data` is a message as in the list."""
+        """Messages that fit the filters as they change, from now on or from `Last-Event-ID` on; `data` is a message as
+        in the list. Without `Last-Event-ID`, the answer's header `Last-Event-ID` says from where to go on if it is cut
+        off before the first message."""
         viewer = viewer_for(request, caller, settings)
-        position = live.read_position(last_event_id)
-        async for row in streams.changes(runtime, request.app, caller.workspace, position):
+        async for row in streams.changes(runtime, request.app, caller.workspace, position, filters):
             yield ServerSentEvent(data=viewer.message(row), id=live.position_of(row))
 
 
@@ -138,9 +153,11 @@ async def load_message(runtime: Runtime, workspace: str, message_id: str, viewer
         row = await queries.read_message(connection, workspace, message_id) if "\x00" not in message_id else None
         if row is None:
             raise not_found("The message")
-        events = await queries.events_of(connection, workspace, message_id, row["wamid"])
-        webhooks = await queries.webhooks_of(connection, workspace, message_id, row["wamid"])
-    return viewer.detail(row, events, webhooks)
+        events = await queries.events_of(connection, workspace, message_id, row["wamid"], row["sender_id"])
+        webhooks = await queries.webhooks_of(connection, workspace, message_id, row["wamid"], row["sender_id"])
+        original, repeats = await resend_store.links_of(connection, workspace, message_id)
+    again = [SentAgain(message_id=one, by=by, at=at) for one, by, at in repeats]
+    return viewer.detail(row, events, webhooks).model_copy(update={"resend_of": original, "sent_again_as": again})
 
 
 async def _request_in(request: Request, caller: Caller) -> SendRequested:
@@ -159,10 +176,13 @@ async def _request_in(request: Request, caller: Caller) -> SendRequested:
         raise Problem(422, "The request has fields that are missing or wrong.", errors=fields) from error
 
 
-async def hand_over(connection: Connection, wanted: SendRequested) -> None:
-    """Publish a send.requested once this transaction is committed."""
-    event_id = event_id_of(f"{wanted.workspace_id}/{wanted.message_id}", "requested")
-    await add_to_outbox(connection, [(event_id, outgoing(wanted, source=Service.MESSAGE_LOG))])
+async def hand_over(connection: Connection, *wanted: SendRequested) -> None:
+    """Publish these send.requested once this transaction is committed."""
+    events = [
+        (event_id_of(f"{one.workspace_id}/{one.message_id}", "requested"), outgoing(one, source=Service.MESSAGE_LOG))
+        for one in wanted
+    ]
+    await add_to_outbox(connection, events)
 
 
 def message_list(viewer: Viewer, page: Page) -> MessageList:

@@ -8,6 +8,9 @@ from sendwhy.service import Runtime
 
 from message_log import (
     api,
+    audience_api,
+    audience_pages,
+    audience_store,
     automation_pages,
     bundle,
     campaign_api,
@@ -19,9 +22,13 @@ from message_log import (
     credit_pages,
     dead_letter_pages,
     dead_letters,
+    diagnostics_api,
+    diagnostics_pages,
     erasures,
     inbox_api,
     inbox_pages,
+    journey_api,
+    journey_pages,
     login_pages,
     message_pages,
     people_pages,
@@ -31,11 +38,13 @@ from message_log import (
     webhook_api,
     webhook_pages,
 )
+from message_log.audience_job import Audiences
 from message_log.erasures import People
 from message_log.export import Exporter
 from message_log.freshness import Freshness
 from message_log.live import Streams
 from message_log.pages import Pages, static_file
+from message_log.probes import Probes
 from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 
@@ -61,6 +70,7 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
             await store.prune(connection, now - timedelta(days=settings.event_retention_days))
             await store.empty_dead_letters(connection, now - timedelta(days=settings.webhook_retention_days))
             await erasures.prune(connection, now)
+            await audience_store.prune(connection)
 
     async def keep_cells() -> None:
         await cells.keep(lambda: runtime.pool.acquire(timeout=30))
@@ -68,11 +78,17 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     runtime.every(KEEP_SECONDS, "tables", keep_tables)
     runtime.every(CELLS_SECONDS, "cells", keep_cells)
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
-    app = runtime.make_api("Sendwhy message log")
+    app = runtime.make_api("Sendwhy message log", body_limits=audience_api.BODY_LIMITS)
     app.include_router(campaign_api.routes(runtime, settings))
     app.include_router(inbox_api.routes(runtime, settings))
     services = OtherServices(settings)
+    audiences = Audiences(runtime, services)
+    runtime.every(audience_store.BEAT_SECONDS, "audiences", audiences.beat)
+    # The runs end before what they ask by is closed.
     runtime.at_end(services.close)
+    runtime.at_end(audiences.close)
+    desk = audience_api.Desk(runtime, audiences)
+    app.include_router(audience_api.routes(settings, desk))
     streams = Streams()
     app.include_router(api.routes(runtime, settings, streams))
     app.include_router(counts.routes(runtime))
@@ -81,11 +97,14 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     app.include_router(bundle.routes(runtime, settings, services))
     app.include_router(Exporter(runtime, settings, services).routes())
     app.include_router(contact_api.routes(runtime, settings, services))
-    _install_pages(app, Pages(runtime, settings, freshness, services, streams))
+    probes = Probes(runtime, services, freshness)
+    app.include_router(diagnostics_api.routes(probes))
+    app.include_router(journey_api.routes(runtime, settings))
+    _install_pages(app, Pages(runtime, settings, freshness, services, streams), desk, probes)
     return app
 
 
-def _install_pages(app: FastAPI, pages: Pages) -> None:
+def _install_pages(app: FastAPI, pages: Pages, desk: audience_api.Desk, probes: Probes) -> None:
     router = APIRouter(include_in_schema=False, route_class=pages.route_class())
     for group in (
         login_pages,
@@ -99,7 +118,10 @@ def _install_pages(app: FastAPI, pages: Pages) -> None:
         webhook_pages,
         dead_letter_pages,
         people_pages,
+        journey_pages,
     ):
         group.install(router, pages)
+    audience_pages.install(router, pages, desk)
+    diagnostics_pages.install(router, pages, probes)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)

@@ -1,6 +1,7 @@
 """Campaigns: the list, one of them with its course and what of it waits, and what people set at the dispatcher."""
 
 import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,8 @@ from message_log import campaign_queries as stored
 from message_log.campaign_api import Part
 from message_log.campaign_queries import Group
 from message_log.campaign_story import Throttle, progress_of, rates_of, stacked, statuses_in
+from message_log.language import decimal, told
+from message_log.language import gettext as _
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Action, Pages, redirect, wants_part
 
@@ -31,6 +34,16 @@ ACTIONS = {
     "throttle": Action("throttle campaign", Service.DISPATCHER, Role.OPERATOR, "PUT"),
 }
 _LIMITS = {"per_minute": 60_000, "per_day": 100_000_000}
+_PROBLEMS: Mapping[str, Callable[[], str]] = {
+    "per_minute": lambda: _(
+        "Messages per minute: give a whole number from 1 to %(most)s, or leave it empty for no bound.",
+        most=decimal(_LIMITS["per_minute"]),
+    ),
+    "per_day": lambda: _(
+        "Messages per day: give a whole number from 1 to %(most)s, or leave it empty for no bound.",
+        most=decimal(_LIMITS["per_day"]),
+    ),
+}
 _WHOLE = re.compile(r"[0-9][0-9,. _]{0,12}")
 
 
@@ -96,15 +109,14 @@ def throttle_in(form: dict[str, str]) -> tuple[dict[str, int | None], str | None
         text = form.get(name, "")
         number = int(re.sub(r"[^0-9]", "", text)) if _WHOLE.fullmatch(text) else None
         if text and (number is None or not 1 <= number <= most):
-            words = name.replace("_", " ")
-            return {}, f"Messages {words}: give a whole number from 1 to {most:,}, or leave it empty for no bound."
+            return {}, _PROBLEMS[name]()
         wanted[name] = number
     return wanted, None
 
 
 def _unsure(what: str, form: dict[str, str]) -> str | None:
     if what == "cancel" and not form.get("sure"):
-        return "Tick that you are sure: a cancelled campaign never goes on, and what waits of it is withdrawn."
+        return _("Tick that you are sure: a cancelled campaign never goes on, and what waits of it is withdrawn.")
     return None
 
 
@@ -160,7 +172,7 @@ async def _asked(pages: Pages, reader: Reader, *parts: str) -> tuple[dict[str, A
     try:
         answer = await pages.ask(reader, Service.DISPATCHER, *parts)
     except Problem as problem:
-        return None, str(problem.detail)
+        return None, told(str(problem.detail))
     if not answer.is_good or not isinstance(answer.body, dict):
         return None, answer.refusal
     return answer.body, None

@@ -8,6 +8,8 @@ from typing import Any
 
 from sendwhy.problems import Problem
 
+from message_log.language import gettext as _
+from message_log.language import told
 from message_log.services import Answer
 from message_log.view import masked
 
@@ -29,11 +31,11 @@ async def charge_of(asked: Awaitable[Answer], *, sees_phones: bool) -> Charge:
     try:
         answer = await asyncio.wait_for(asked, CHARGE_SECONDS)
     except TimeoutError:
-        return Charge(None, "billing did not answer in time; reload this in a moment.")
+        return Charge(None, _("billing did not answer in time; reload this in a moment."))
     except Problem as problem:
-        return Charge(None, str(problem.detail))
+        return Charge(None, told(str(problem.detail)))
     if answer.status == 404:
-        return Charge(None, "billing never saw this message: nothing was reserved and nothing charged.")
+        return Charge(None, _("billing never saw this message: nothing was reserved and nothing charged."))
     if not answer.is_good or not isinstance(answer.body, dict):
-        return Charge(None, f"billing answered {answer.status}: {answer.refusal}")
+        return Charge(None, _("billing answered %(status)s: %(refusal)s", status=answer.status, refusal=answer.refusal))
     return Charge(answer.body if sees_phones else masked(answer.body), None)

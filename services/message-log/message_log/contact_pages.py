@@ -16,6 +16,7 @@ from message_log import api, contact_api, contact_queries, login, queries
 from message_log.contact_api import APPROVED, ContactQuery, EligibilityQuery
 from message_log.contact_queries import ContactFilters, Sendable
 from message_log.eligibility import Eligibility
+from message_log.language import told
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Action, Pages, redirect
 from message_log.queries import Filters
@@ -58,7 +59,7 @@ def install(router: APIRouter, pages: Pages) -> None:
     async def export(request: Request, filters: ContactQuery, reader: Reader = reader_dependency) -> StreamingResponse:
         return contact_api.contacts_csv(pages.runtime, reader.workspace, filters, pages.viewer(request, reader))
 
-    @router.get("/w/{w}/contacts/{contact_id}")
+    @router.get("/w/{w}/contacts/{contact_id:path}")
     async def contact_page(
         request: Request,
         contact_id: str,
@@ -69,7 +70,7 @@ def install(router: APIRouter, pages: Pages) -> None:
     ) -> Response:
         return await _show(pages, request, reader, contact_id, asked, history=history, done=done)
 
-    @router.post("/w/{w}/contacts/{contact_id}")
+    @router.post("/w/{w}/contacts/{contact_id:path}")
     async def act(request: Request, contact_id: str, reader: Reader = reader_dependency) -> Response:
         login.refuse_foreign_form(request)
         form = await login.form_of(request)
@@ -168,7 +169,7 @@ async def _judge(
         question = contact_api.question_of(reader.caller, contact_id, wanted, templates)
         return await pages.judge(reader, question), None, question.template
     except Problem as problem:
-        return None, str(problem.detail), None
+        return None, told(str(problem.detail)), None
 
 
 def _wanted(asked: EligibilityQuery, templates: Sequence[TemplateUpdated]) -> EligibilityQuery:

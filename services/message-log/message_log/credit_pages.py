@@ -17,6 +17,8 @@ from sendwhy.reasons import ReasonCode, Service
 
 from message_log import api, login, queries
 from message_log.contact_api import csv_answer, csv_text, service_csv
+from message_log.language import decimal
+from message_log.language import gettext as _
 from message_log.login import Reader
 from message_log.pages import Action, Pages, redirect
 from message_log.queries import Filters
@@ -154,11 +156,11 @@ def top_up_in(form: dict[str, str]) -> tuple[dict[str, Any] | None, str | None]:
     text, reference = form.get("credits", ""), form.get("reference", "")
     credits = int(re.sub(r"[^0-9]", "", text)) if _CREDITS.fullmatch(text) else 0
     if not 1 <= credits <= 1_000_000_000:
-        return None, "Credits: give a whole number from 1 to 1,000,000,000."
+        return None, _("Credits: give a whole number from 1 to %(most)s.", most=decimal(1_000_000_000))
     if not 1 <= len(reference) <= 200:
-        return None, "Reference: say what was paid, as an invoice’s number (1 to 200 characters)."
+        return None, _("Reference: say what was paid, as an invoice’s number (1 to 200 characters).")
     if not _KEY.fullmatch(form.get("key", "")):
-        return None, "This form is not whole; try again."
+        return None, _("This form is not whole; try again.")
     return {"credits": credits, "reference": reference}, None
 
 

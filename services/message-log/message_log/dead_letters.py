@@ -19,6 +19,7 @@ from sendwhy.service import Runtime
 
 from message_log import accounts, repair
 from message_log.api import CSV_PAGE, Cursor, Limit, csv_response, csv_text, sees_everything
+from message_log.language import gettext as _
 from message_log.queries import Page, Text, as_uuid, from_cursor, page_of
 
 ACTION = "resubmit dead letter"
@@ -169,7 +170,9 @@ class DeadLetters:
         if letter.fixed is not None:
             raise Problem(409, letter.fixed)
         if repair.is_for_admins_of_all(letter.topic) and not sees_everything(caller):
-            raise Problem(403, f"Only an admin of all workspaces may put something back on {letter.topic}.")
+            raise Problem(
+                403, _("Only an admin of all workspaces may put something back on %(topic)s.", topic=letter.topic)
+            )
         own = None if sees_everything(caller) else caller.workspace
         made = repair.repaired(letter.topic, letter.dead_letter_id, text, own)
         if not isinstance(made, repair.Repaired):

@@ -3,7 +3,7 @@ with the rights of whoever asks us. Nothing is stored, sent or charged."""
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,6 +15,8 @@ from sendwhy.events import Gate, Moment, Purpose, TemplateUpdated
 from sendwhy.problems import Problem
 from sendwhy.reasons import CATALOGUE, ReasonCode, Service
 
+from message_log.language import gettext as _
+from message_log.language import told as translated
 from message_log.services import OtherServices
 from message_log.template_forms import form_of
 from message_log.view import mask, masked
@@ -22,7 +24,16 @@ from message_log.view import mask, masked
 SAMPLE = "sample"
 Verdict = Literal["passes", "waits", "stopped", "unknown"]
 _NUMBER = re.compile(r"\+\d{7,}")
-_GATES: TypeAdapter[list[Gate]] = TypeAdapter(list[Gate])
+
+
+class Evaluated(BaseModel):
+    """What one service answered about one request."""
+
+    gates: list[Gate]
+    resolved: dict[str, JsonValue] | None = None
+
+
+_RESULTS: TypeAdapter[list[Evaluated]] = TypeAdapter(list[Evaluated])
 
 
 class GateView(Gate):
@@ -97,7 +108,7 @@ async def judge(services: OtherServices, authorization: str, question: Question)
     request = question.request(now)
     consent, resolved = await _ask(services, Service.CONSENT, authorization, request, None)
     if resolved is None:
-        why = consent.fault or "Consent could not tell whom the request is for, so it can’t be asked."
+        why = consent.fault or _("Consent could not tell whom the request is for, so it can’t be asked.")
         others = [Judged(service=one, gates=[], fault=why) for one in (Service.BILLING, Service.DISPATCHER)]
     else:
         answers = await asyncio.gather(
@@ -144,22 +155,37 @@ async def _ask(
     service: Service,
     authorization: str,
     request: Mapping[str, JsonValue],
-    resolved: dict[str, Any] | None,
-) -> tuple[Judged, dict[str, Any] | None]:
+    resolved: dict[str, JsonValue] | None,
+) -> tuple[Judged, dict[str, JsonValue] | None]:
     """The service's gates, and what it resolved."""
-    body: dict[str, Any] = {"requests": [request]} | ({"resolved": [resolved]} if resolved is not None else {})
+    answer = await evaluate(services, service, authorization, [request], None if resolved is None else [resolved])
+    if isinstance(answer, str):
+        return Judged(service=service, gates=[], fault=answer), None
+    [one] = answer
+    return Judged(service=service, gates=[_gate(gate) for gate in one.gates], fault=None), one.resolved
+
+
+async def evaluate(
+    services: OtherServices,
+    service: Service,
+    authorization: str,
+    requests: Sequence[Mapping[str, JsonValue]],
+    resolved: Sequence[Mapping[str, JsonValue]] | None,
+) -> list[Evaluated] | str:
+    """What a service says of each of at most EVALUATE_MAX requests, in their order; or why it could not be asked."""
+    body: dict[str, Any] = {"requests": requests} | ({"resolved": resolved} if resolved is not None else {})
     try:
         answer = await services.write("POST", service, EVALUATE_PATH, authorization, body)
     except Problem as problem:
-        return Judged(service=service, gates=[], fault=str(problem.detail)), None
+        return translated(str(problem.detail))
     if not answer.is_good:
-        return Judged(service=service, gates=[], fault=answer.refusal), None
+        return answer.refusal
     try:
-        [result] = answer.body["results"]
-        gates = _GATES.validate_python(result["gates"], strict=False)
-    except (ValidationError, KeyError, TypeError, ValueError):
-        return Judged(service=service, gates=[], fault="Its answer could not be read."), None
-    return Judged(service=service, gates=[_gate(one) for one in gates], fault=None), result.get("resolved")
+        # Thousands of gates: long enough that others would wait for it.
+        results = await asyncio.to_thread(_RESULTS.validate_python, answer.body["results"], strict=False)
+    except (ValidationError, KeyError, TypeError):
+        return _("Its answer could not be read.")
+    return results if len(results) == len(requests) else _("Its answer could not be read.")
 
 
 def _gate(gate: Gate) -> GateView:
@@ -179,6 +205,10 @@ def _gate(gate: Gate) -> GateView:
 def _masked(gate: GateView) -> GateView:
     told = gate.reason
     if told is not None:
-        detail = _NUMBER.sub(lambda found: mask(found[0]) or "", told.detail)
-        told = told.model_copy(update={"detail": detail, "evidence": masked(told.evidence)})
+        told = told.model_copy(update={"detail": without_numbers(told.detail), "evidence": masked(told.evidence)})
     return gate.model_copy(update={"evidence": masked(gate.evidence), "reason": told})
+
+
+def without_numbers(text: str) -> str:
+    """The text with each phone number masked."""
+    return _NUMBER.sub(lambda found: mask(found[0]) or "", text)

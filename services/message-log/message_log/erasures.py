@@ -16,6 +16,7 @@ from sendwhy.privacy import Tagger, spellings
 from sendwhy.stage import Record
 
 from message_log import store
+from message_log.audience_store import KEPT_FOR
 from message_log.decide import erased
 from message_log.settings import MessageLogSettings
 from message_log.store import EventRow
@@ -137,6 +138,13 @@ class People:
                 rows=0,
                 ground="raw deliveries, which may hold other people's messages too",
                 until=order.erased_at + self._raw_kept,
+            ),
+            ErasedRows(
+                table="audience_line",
+                act="kept",
+                rows=0,
+                ground="files that somebody checked before a send",
+                until=order.erased_at + KEPT_FOR,
             ),
             ErasedRows(
                 table="event (dead letters of no message)",

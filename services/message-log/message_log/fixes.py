@@ -6,15 +6,16 @@ from urllib.parse import quote
 
 from sendwhy.reasons import ReasonCode
 
+from message_log.language import lazy
 from message_log.pages import SECTIONS
 from message_log.view import MessageView
 
 _R = ReasonCode
-_CONTACT = ("contacts", "Look at the contact")
-_CREDITS = ("credits", "Top up")
-_TEMPLATES = ("templates", "Look at the template")
-_SENDERS = ("senders", "Look at the number")
-_CAMPAIGNS = ("campaigns", "Look at the campaign")
+_CONTACT = ("contacts", lazy("Look at the contact"))
+_CREDITS = ("credits", lazy("Top up"))
+_TEMPLATES = ("templates", lazy("Look at the template"))
+_SENDERS = ("senders", lazy("Look at the number"))
+_CAMPAIGNS = ("campaigns", lazy("Look at the campaign"))
 _WHERE: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(
         (

@@ -16,6 +16,8 @@ from sendwhy.stage import fields_of
 
 from message_log import api, inbox_api, inbox_queries, login, queries, template_forms
 from message_log.inbox_queries import Whom, Window
+from message_log.language import decimal
+from message_log.language import gettext as _
 from message_log.login import Reader
 from message_log.pages import Pages, redirect, wants_part
 from message_log.template_forms import TemplateForm
@@ -187,11 +189,15 @@ def content_of(
         return _template_content(form, forms)
     text = _UNSEEN.sub("", form.get("text", "").replace("\r\n", "\n")).strip()
     if not text:
-        return None, "Write something first."
+        return None, _("Write something first.")
     if len(text) > TEXT_LENGTH_MAX:
-        return None, f"WhatsApp takes at most {TEXT_LENGTH_MAX:,} characters; this has {len(text):,}."
+        return None, _(
+            "WhatsApp takes at most %(most)s characters; this has %(count)s.",
+            most=decimal(TEXT_LENGTH_MAX),
+            count=decimal(len(text)),
+        )
     if window is None or not window.is_open(now):
-        return None, "The window is closed, so WhatsApp takes no free text. Choose a template."
+        return None, _("The window is closed, so WhatsApp takes no free text. Choose a template.")
     return {"type": "text", "text": {"body": text}}, None
 
 
@@ -200,11 +206,11 @@ def _template_content(
 ) -> tuple[dict[str, JsonValue] | None, str | None]:
     chosen = _chosen(forms, form["template"])
     if chosen is None:
-        return None, "This template isn’t known here any more. Choose another."
+        return None, _("This template isn’t known here any more. Choose another.")
     if chosen.unfit is not None:
-        return None, f"The template can’t be sent from here: {chosen.unfit}."
+        return None, _("The template can’t be sent from here: %(why)s.", why=chosen.unfit)
     if missing := chosen.missing(form):
-        return None, f"Fill in {', '.join(missing)}."
+        return None, _("Fill in %(fields)s.", fields=", ".join(missing))
     return chosen.content(form), None
 
 

@@ -13,6 +13,7 @@ from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 
 from message_log import queries
+from message_log.language import gettext as _
 from message_log.queries import Filters
 
 STREAMS_MAX = 100
@@ -47,7 +48,7 @@ class Streams:
     async def slot(self) -> AsyncIterator[None]:
         """A dependency: one place for as long as the stream lasts, or 503."""
         if self._open >= STREAMS_MAX:
-            raise Problem(503, f"This process already serves {STREAMS_MAX} streams.")
+            raise Problem(503, _("This process already serves %(most)s streams.", most=STREAMS_MAX))
         self._open += 1
         try:
             yield

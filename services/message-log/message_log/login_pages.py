@@ -1,8 +1,10 @@
-"""Logging in and out, and choosing a workspace."""
+"""Logging in and out, choosing a workspace and a language."""
+
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 
-from message_log import login, queries
+from message_log import language, login, queries
 from message_log.pages import Pages, redirect
 
 
@@ -36,8 +38,22 @@ def install(router: APIRouter, pages: Pages) -> None:
         if session_id is None:
             return pages.render("login.html", status=403, next=wanted, wrong="password" if name else "token")
         response = redirect(wanted, request)
-        public = pages.settings.public_url
-        login.set_cookie(response, session_id, secure=public is not None and public.scheme == "https")
+        login.set_cookie(response, session_id, secure=pages.is_secure)
+        return response
+
+    _install_language(router, pages)
+
+
+def _install_language(router: APIRouter, pages: Pages) -> None:
+    @router.post("/language")
+    async def speak(request: Request) -> Response:
+        """Keep the language that somebody chose, and show the page where they did it in it."""
+        login.refuse_foreign_form(request)
+        chosen = (await login.form_of(request)).get("language", "")
+        here = urlsplit(request.headers.get("referer", ""))
+        response = redirect(login.path_to_return_to(f"{here.path}?{here.query}" if here.query else here.path), request)
+        if chosen in pages.languages:
+            language.keep(response, chosen, secure=pages.is_secure)
         return response
 
     @router.post("/logout")

@@ -60,6 +60,10 @@ class Address:
     def csv(self) -> str:
         return self._to(f"{self.path}.csv", self._query(self.filters))
 
+    def again(self) -> str:
+        """Where its failed messages are sent again."""
+        return self._to(f"{self.path.removesuffix('/messages')}/send-again", self._query(self.filters))
+
     def live(self) -> str:
         """Where it is told what comes to this list; without a range, since what comes is new."""
         given = self.filters.model_dump(mode="json", by_alias=True, exclude_none=True)

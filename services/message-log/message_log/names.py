@@ -2,9 +2,10 @@
 
 import re
 import unicodedata
-from functools import cache
 
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, country_code_for_region
+
+from message_log.language import gettext as _
 
 _WORD = re.compile(r"\w+")
 _WORDS_MAX = 8
@@ -39,10 +40,11 @@ def code_of_country(given: str) -> str | None:
     return str(country_code_for_region(text.upper()) or "") or None
 
 
-@cache
 def countries_of(calling_code: str) -> str:
     """The countries of a calling code as ISO letters, the main one first: "MX"; "US and 24 more"; "" for none."""
     regions = [one for one in COUNTRY_CODE_TO_REGION_CODE.get(int(calling_code), ()) if one != _ANYWHERE]
     if len(regions) > 2:
-        return f"{regions[0]} and {len(regions) - 1} more"
-    return " and ".join(regions)
+        return _("%(country)s and %(count)s more", country=regions[0], count=len(regions) - 1)
+    if len(regions) == 2:
+        return _("%(country)s and %(other)s", country=regions[0], other=regions[1])
+    return "".join(regions)

@@ -25,9 +25,11 @@ from sendwhy.service import Runtime
 from sendwhy.settings import PREFIX
 from starlette.exceptions import HTTPException
 
-from message_log import accounts, api, login, words
+from message_log import accounts, api, language, login, words
 from message_log.eligibility import Eligibility, Question, judge
 from message_log.freshness import Freshness
+from message_log.language import gettext as _
+from message_log.language import lazy
 from message_log.live import Streams
 from message_log.login import NotLoggedIn, Reader
 from message_log.queries import STATUSES
@@ -48,7 +50,7 @@ PAGE_HEADERS = {
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
-    "vary": "HX-Request, Cookie",
+    "vary": "HX-Request, Cookie, Accept-Language",
 }
 
 
@@ -67,17 +69,54 @@ _Routed = Callable[[Request], Coroutine[Any, Any, Response]]
 
 # What the navigation leads to: the path below the workspace, its word, and who sees it.
 SECTIONS = (
-    ("messages", "Messages", Role.VIEWER),
-    ("campaigns", "Campaigns", Role.VIEWER),
-    ("automations", "Automations", Role.VIEWER),
-    ("inbox", "Inbox", Role.VIEWER),
-    ("contacts", "Contacts", Role.VIEWER),
-    ("credits", "Credits", Role.VIEWER),
-    ("templates", "Templates", Role.VIEWER),
-    ("senders", "Senders", Role.VIEWER),
-    ("webhooks", "Webhooks", Role.VIEWER),
-    ("people", "People", Role.ADMIN),
+    ("messages", lazy("Messages"), Role.VIEWER),
+    ("campaigns", lazy("Campaigns"), Role.VIEWER),
+    ("audience", lazy("Audience check"), Role.VIEWER),
+    ("automations", lazy("Automations"), Role.VIEWER),
+    ("inbox", lazy("Inbox"), Role.VIEWER),
+    ("contacts", lazy("Contacts"), Role.VIEWER),
+    ("credits", lazy("Credits"), Role.VIEWER),
+    ("templates", lazy("Templates"), Role.VIEWER),
+    ("senders", lazy("Senders"), Role.VIEWER),
+    ("webhooks", lazy("Webhooks"), Role.VIEWER),
+    ("diagnostics", lazy("Diagnostics"), Role.VIEWER),
+    ("people", lazy("People"), Role.ADMIN),
 )
+
+# How the navigation groups them; a section that no group names stands in the last one.
+GROUPS = (
+    (lazy("Outcomes"), ("messages", "campaigns", "automations", "inbox")),
+    (lazy("Sending"), ("audience", "contacts", "credits", "templates", "senders")),
+    (lazy("System"), ("webhooks", "diagnostics", "people")),
+)
+# `g`, then this letter, goes to the section.
+GO_KEYS = {
+    "messages": "m",
+    "campaigns": "p",
+    "automations": "a",
+    "inbox": "i",
+    "audience": "u",
+    "contacts": "c",
+    "credits": "b",
+    "templates": "t",
+    "senders": "s",
+    "webhooks": "w",
+    "diagnostics": "d",
+    "people": "r",
+}
+
+
+def menu_of(reader: Reader) -> list[tuple[str, list[tuple[str, str, str | None]]]]:
+    """The groups of sections that somebody may see, each section as path, word and key."""
+    menu = []
+    grouped = {path for _, paths in GROUPS for path in paths}
+    for group, paths in GROUPS:
+        takes = {*paths, *(path for path, _, _ in SECTIONS if path not in grouped and group == GROUPS[-1][0])}
+        members = [
+            (path, word, GO_KEYS.get(path)) for path, word, role in SECTIONS if path in takes and reader.may(role)
+        ]
+        menu.append((group, members))
+    return [(group, members) for group, members in menu if members]
 
 
 def make_templates() -> Environment:
@@ -88,6 +127,7 @@ def make_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    language.speak(templates)
     templates.globals |= {
         "words": words,
         "catalogue": CATALOGUE,
@@ -98,9 +138,10 @@ def make_templates() -> Environment:
         "quoted": lambda text: quote(str(text), safe=""),
         "mask": mask,
         "may_see_all": lambda reader: reader is not None and reader.sees_everything,
-        "role_name": lambda role: Role(role).name.lower(),
-        "sections": SECTIONS,
+        "role_name": lambda role: words.ROLE_WORDS[Role(role)],
+        "menu_of": menu_of,
         "moment": datetime.fromisoformat,
+        "spoken": language.spoken,
         "allowed": lambda reader, role: reader is not None and reader.token.role >= role,
     }
     return templates
@@ -126,15 +167,29 @@ class Pages:
     ) -> None:
         self.runtime, self.settings, self.freshness, self.services = runtime, settings, freshness, services
         self.streams = streams
+        self.languages = language.languages()
         self._templates = make_templates()
 
     def render(self, name: str, *, status: int = 200, block: str | None = None, **values: Any) -> HTMLResponse:
-        given = {"reader": None, "section": "", "as_of": self.freshness.as_of(), "now": datetime.now(UTC)} | values
+        given = {
+            "reader": None,
+            "section": "",
+            "as_of": self.freshness.as_of(),
+            "now": datetime.now(UTC),
+            "languages": self.languages.values(),
+            **values,
+        }
         if block is not None:
             text = render_block(self._templates, name, block, **given)
         else:
             text = self._templates.get_template(name).render(**given)
         return HTMLResponse(text, status, headers=PAGE_HEADERS)
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether cookies may only go over https."""
+        public = self.settings.public_url
+        return public is not None and public.scheme == "https"
 
     def viewer(self, request: Request, reader: Reader) -> Viewer:
         return Viewer(reader.token.role, api.base_of(request, self.settings))
@@ -171,7 +226,7 @@ class Pages:
         """Do something at another service for this person, and note it; a refusal is an answer too."""
         login.refuse_foreign_form(request)
         if not reader.may(what.role):
-            raise Problem(403, f"This needs the role {what.role.name.lower()}.")
+            raise Problem(403, words.needs_role(what.role))
         path = path_of(reader.workspace, *parts)
         answer = await self.services.write(
             what.method, what.service, path, _authorization(reader), body, key=key, asked=asked
@@ -192,18 +247,19 @@ class Pages:
                 handle = super().get_route_handler()
 
                 async def guarded(request: Request) -> Response:
-                    try:
-                        return await handle(request)
-                    except NotLoggedIn:
-                        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-                        return redirect(f"/login?{urlencode({'next': wanted})}", request)
-                    except RequestValidationError as error:
-                        fields = ", ".join(str(entry["loc"][-1]) for entry in error.errors())
-                        return pages.error(422, f"These filters can’t be read: {fields}.")
-                    except HTTPException as error:
-                        return pages.error(error.status_code, str(error.detail))
-                    except TRANSIENT_ERRORS:
-                        return pages.error(503, "The database doesn’t answer at the moment.")
+                    with language.speaking(language.language_of(request, pages.languages)):
+                        try:
+                            return await handle(request)
+                        except NotLoggedIn:
+                            wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+                            return redirect(f"/login?{urlencode({'next': wanted})}", request)
+                        except RequestValidationError as error:
+                            fields = ", ".join(str(entry["loc"][-1]) for entry in error.errors())
+                            return pages.error(422, _("These filters can’t be read: %(fields)s.", fields=fields))
+                        except HTTPException as error:
+                            return pages.error(error.status_code, language.told(str(error.detail)))
+                        except TRANSIENT_ERRORS:
+                            return pages.error(503, _("The database doesn’t answer at the moment."))
 
                 return guarded
 
@@ -232,7 +288,8 @@ def wants_part(request: Request) -> bool:
 
 def _authorization(reader: Reader) -> str:
     if reader.authorization is None:
-        raise Problem(503, f"{PREFIX}ACTING_KEY is not set, so the pages can't act on other services.")
+        name = f"{PREFIX}ACTING_KEY"
+        raise Problem(503, _("%(name)s is not set, so the pages can't act on other services.", name=name))
     return reader.authorization
 
 

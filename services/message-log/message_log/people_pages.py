@@ -9,6 +9,7 @@ from sendwhy.postgres import Connection
 from sendwhy.problems import Problem
 
 from message_log import accounts, login
+from message_log.language import gettext as _
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Pages, redirect
 
@@ -52,7 +53,7 @@ def install(router: APIRouter, pages: Pages) -> None:
         login.refuse_foreign_form(request)
         _refuse_others(reader)
         if name == reader.token.name:
-            return await show(reader, status=422, problem="Nobody can take their own access away.")
+            return await show(reader, status=422, problem=_("Nobody can take their own access away."))
         async with pages.connect() as connection, connection.transaction():
             gone = await accounts.take_role(connection, name, reader.workspace)
             result = "done" if gone else "had none here"
@@ -80,15 +81,22 @@ def _refuse_others(reader: Reader) -> None:
 async def _refusal(connection: Connection, reader: Reader, name: str, role: str, password: str | None) -> str | None:
     """Why this access can't be given, or None."""
     if not _NAME.fullmatch(name):
-        return "A name has 2 to 64 of A-Z a-z 0-9 . _ @ + - and begins with a letter or a digit."
+        return _("A name has 2 to 64 of A-Z a-z 0-9 . _ @ + - and begins with a letter or a digit.")
     if role not in Role.__members__:
-        return "Choose a role."
+        return _("Choose a role.")
     if password is not None and not accounts.PASSWORD_LENGTH_MIN <= len(password) <= accounts.PASSWORD_LENGTH_MAX:
-        return f"A password has {accounts.PASSWORD_LENGTH_MIN} to {accounts.PASSWORD_LENGTH_MAX} characters."
+        return _(
+            "A password has %(least)s to %(most)s characters.",
+            least=accounts.PASSWORD_LENGTH_MIN,
+            most=accounts.PASSWORD_LENGTH_MAX,
+        )
     known = await accounts.workspaces_of(connection, name)
     if known is None and password is None:
-        return f"{name} has no account yet: give a password, which they can then use to log in."
+        return _("%(name)s has no account yet: give a password, which they can then use to log in.", name=name)
     # Who may set a password can log in as that person, wherever they have a role.
     if known and password is not None and not all(reader.token.may(Role.ADMIN, one) for one in known):
-        return f"{name} has roles in workspaces that you don't administer, so their password can't be changed here."
+        return _(
+            "%(name)s has roles in workspaces that you don't administer, so their password can't be changed here.",
+            name=name,
+        )
     return None

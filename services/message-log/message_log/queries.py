@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import from_json
 from sendwhy.events import Line, Moment, OriginKind
 from sendwhy.postgres import Connection
 from sendwhy.privacy import digits_of, spellings
@@ -385,35 +386,43 @@ async def read_message(connection: Connection, workspace: str, message_id: str) 
 
 
 _EVENTS = """
-select event_id, occurred_at, service, kind, note, body, message_id from event
+select event_id, occurred_at, service, kind, note, body, message_id, workspace_id from event
 where workspace_id = $1 and message_id = $2
 union all
-select event_id, occurred_at, service, kind, note, body, message_id from event
-where $3::text is not null and message_id is null and wamid = $3 and (workspace_id = $1 or workspace_id is null)
+select event_id, occurred_at, service, kind, note, body, message_id, workspace_id from event
+where $3::text is not null and message_id is null and wamid = $3
+  and (workspace_id = $1 or workspace_id is null)
 order by occurred_at, kind limit $4
 """
 
 
 async def events_of(
-    connection: Connection, workspace: str, message_id: str, wamid: str | None
+    connection: Connection, workspace: str, message_id: str, wamid: str | None, sender_id: str | None = None
 ) -> Sequence[asyncpg.Record]:
-    """The timeline: events that name the message, and those that only knew Meta's id for it."""
+    """The timeline: events that name the message, and those that only knew Meta's id for it. Of these, what nobody's
+    number told is only believed of the number that the message went out by: any app may speak of any id."""
     rows: list[asyncpg.Record] = await connection.fetch(_EVENTS, workspace, message_id, wamid, _EVENTS_MAX)
-    return rows
+    return [row for row in rows if row["workspace_id"] is not None or _tells_of(row["body"], sender_id)]
+
+
+def _tells_of(body: bytes | None, sender_id: str | None) -> bool:
+    """Whether an event without a workspace is of this number."""
+    return body is not None and sender_id is not None and from_json(body).get("sender_id") == sender_id
 
 
 _WEBHOOKS_OF = """
 select distinct w.webhook_id, w.received_at, w.source, p.kind
 from webhook_part p join webhook w on w.webhook_id = p.webhook_id and w.received_at = p.received_at
-where p.workspace_id = $1 and p.message_id = $2 or $3::text is not null and p.wamid = $3
+where p.workspace_id = $1 and p.message_id = $2
+   or $3::text is not null and p.wamid = $3 and (p.workspace_id = $1 or p.workspace_id is null and p.sender_id = $4)
 order by w.received_at limit 100
 """
 
 
 async def webhooks_of(
-    connection: Connection, workspace: str, message_id: str, wamid: str | None
+    connection: Connection, workspace: str, message_id: str, wamid: str | None, sender_id: str | None = None
 ) -> Sequence[asyncpg.Record]:
-    rows: list[asyncpg.Record] = await connection.fetch(_WEBHOOKS_OF, workspace, message_id, wamid)
+    rows: list[asyncpg.Record] = await connection.fetch(_WEBHOOKS_OF, workspace, message_id, wamid, sender_id)
     return rows
 
 

@@ -34,6 +34,8 @@ CELLS = ("message_cell", "message_hour", "message_cell_change")
 KEPT = (
     "account",
     "account_role",
+    "audience",
+    "audience_line",
     "audit",
     "decision",
     "erased_person",
@@ -41,6 +43,7 @@ KEPT = (
     "migration",
     "outbox",
     "reached",
+    "resend",
     "session",
 )
 

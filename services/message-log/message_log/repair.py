@@ -25,6 +25,8 @@ from sendwhy.events import (
 from sendwhy.stage import fields_of
 from sendwhy.topics import Outgoing, Topic, outgoing
 
+from message_log.language import gettext as _
+
 REPAIRED_BYTES_MAX = 512 * 1024
 SOURCE = "message-log"
 
@@ -59,16 +61,16 @@ def is_for_admins_of_all(topic: str) -> bool:
 def why_not(topic: str) -> str | None:
     """Why a dead letter of this topic can't be put back, or None."""
     if topic in (Topic.SEND_CONSENTED, Topic.SEND_FUNDED, Topic.SEND_RECALLED):
-        return (
+        return _(
             "It is past consent or billing: put back by hand, nobody would check it. Repair the cause, then let the"
             " service read its topic again, or send the request anew."
         )
     if topic in (Topic.WEBHOOK_RECEIVED, Topic.WEBHOOK_REFUSED):
-        return "A delivery counts only as it was signed. Repair the cause, then replay it from the webhook log."
+        return _("A delivery counts only as it was signed. Repair the cause, then replay it from the webhook log.")
     if topic not in set(Topic):
-        return "Nobody noted which topic it came from, so it can't go back there."
+        return _("Nobody noted which topic it came from, so it can't go back there.")
     if topic not in _MODELS:
-        return "Only the service that tells this state can tell it anew: change the thing there, or sync it."
+        return _("Only the service that tells this state can tell it anew: change the thing there, or sync it.")
     return None
 
 
@@ -77,15 +79,15 @@ def repaired(topic: str, letter_id: UUID, text: str, workspace: str | None) -> R
     for any. An event gets a new id by this new cause: under the old one, who had read it would drop the repaired one.
     """
     if len(text.encode(errors="replace")) > REPAIRED_BYTES_MAX:
-        return {"body": f"must be at most {REPAIRED_BYTES_MAX} bytes"}
+        return {"body": _("must be at most %(most)s bytes", most=REPAIRED_BYTES_MAX)}
     try:
         event: Any = _MODELS[Topic(topic)].model_validate_json(text)
     except ValidationError as error:
         return dict(line.partition(": ")[::2] for line in fields_of(error))
     except UnicodeEncodeError:
-        return {"body": "must be text that UTF-8 can hold"}
+        return {"body": _("must be text that UTF-8 can hold")}
     if workspace is not None and getattr(event, "workspace_id", None) != workspace:
-        return {"workspace_id": f"must be {workspace}"}
+        return {"workspace_id": _("must be %(workspace)s", workspace=workspace)}
     new_id = event_id_of(f"dead letter {letter_id}/{sha256(text.encode()).hexdigest()}", "resubmitted")
     if isinstance(event, Event):
         event = event.model_copy(update={"event_id": new_id})

@@ -14,6 +14,7 @@ from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 from sendwhy.settings import PREFIX
 
+from message_log.language import gettext as _
 from message_log.settings import MessageLogSettings
 
 ASK_SECONDS = 20.0
@@ -39,7 +40,7 @@ class Answer:
         errors = problem.get("errors")
         listed = [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
         named = "; ".join(f"{each.get('field')}: {each.get('detail')}" for each in listed)
-        told = str(problem.get("detail") or problem.get("title") or f"It answered {self.status}.")
+        told = str(problem.get("detail") or problem.get("title") or _("It answered %(status)s.", status=self.status))
         return f"{told} ({named})" if named else told
 
 
@@ -57,6 +58,13 @@ class OtherServices:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    def has_address(self, service: Service) -> bool:
+        return self._urls.get(service) is not None
+
+    async def probe(self, service: Service, path: str) -> httpx.Response:
+        """GET what needs no token, as /livez, whatever it answers. Raises httpx.HTTPError."""
+        return await self._http.get(f"{str(self._urls[service]).rstrip('/')}{path}")
 
     async def get(
         self, service: Service, path: str, authorization: str, asked: Sequence[tuple[str, str]] = ()
@@ -94,7 +102,7 @@ class OtherServices:
         url = self._urls[service]
         if url is None:
             name = f"{PREFIX}{service.replace('-', '_').upper()}_URL"
-            raise Problem(503, f"{name} is not set, so {service} can't be asked.")
+            raise Problem(503, _("%(name)s is not set, so %(service)s can't be asked.", name=name, service=service))
         address = f"{str(url).rstrip('/')}{path}"
         try:
             answer = await self._http.request(
@@ -103,10 +111,12 @@ class OtherServices:
             body = answer.json() if answer.content else None
         except (httpx.HTTPError, ValueError) as error:
             log.warning("a service could not be asked", service=service, error=describe(error))
-            raise Problem(503, f"{service} can't be reached just now; try again.") from None
+            raise Problem(503, _("%(service)s can't be reached just now; try again.", service=service)) from None
         if answer.status_code >= 500:
             log.warning("a service failed", service=service, status=answer.status_code)
-            raise Problem(503, f"{service} answered {answer.status_code}; try again.")
+            raise Problem(
+                503, _("%(service)s answered %(status)s; try again.", service=service, status=answer.status_code)
+            )
         return Answer(answer.status_code, body)
 
 

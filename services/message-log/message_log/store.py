@@ -55,6 +55,7 @@ _COLUMNS = {
     "waiting_cause": "text",
     "waiting_since": "timestamptz",
     "waiting_until": "timestamptz",
+    "resend_of": "text",
 }
 _SET = ", ".join(f"{name} = n.{name}" for name in _COLUMNS)
 _ARRAYS = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMNS.values(), start=3))
@@ -159,6 +160,7 @@ def _columns_of(state: MessageState) -> tuple[Any, ...]:
         waiting.cause if waiting else None,
         waiting.since if waiting else None,
         waiting.until if waiting else None,
+        state.known("resend_of"),
     )
 
 

@@ -44,7 +44,7 @@ def waits_of(message: MessageDetail) -> list[Wait]:
         )
     now = message.waiting
     if now is not None and all((wait.cause, wait.since) != (now.cause, now.since) for wait in waits):
-        waits.append(Wait(now.cause, "the number, template, campaign or account", now.since, now.until, None))
+        waits.append(Wait(now.cause, "many", now.since, now.until, None))
     return waits
 
 
@@ -53,7 +53,7 @@ def tries_of(message: MessageDetail) -> list[dict[str, JsonValue]]:
 
     Each has `at` and `result`, and beside them whatever of code, http_status, detail and cause was told."""
     evidence = message.reason.evidence if message.reason else {}
-    found = evidence.get("tries") or [evidence["last_try"]] if "tries" in evidence or "last_try" in evidence else []
+    found = evidence.get("tries") or [evidence.get("last_try")]
     tries = [dict(one) for one in found if isinstance(one, dict) and one] if isinstance(found, list) else []
     if not tries and message.reason and message.reason.meta and message.service == Service.DISPATCHER:
         meta = message.reason.meta.model_dump(exclude_none=True)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from sendwhy.events import TemplateUpdated
 
+from message_log.language import gettext as _
+from message_log.words import in_words
+
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z0-9_]+)\s*\}\}")
 APPROVED = "APPROVED"
 FIELD_LENGTH_MAX = 1024
@@ -37,8 +40,12 @@ class _Slot:
         return f"{self.kind}.{self.index}.{variable}"
 
     def label(self, variable: str) -> str:
-        where = {"header": "in the title", "body": "in the text", "button": "in a button's address"}[self.kind]
-        return f"{{{{{variable}}}}} {where}"
+        name = f"{{{{{variable}}}}}"
+        if self.kind == "header":
+            return _("%(name)s in the title", name=name)
+        if self.kind == "body":
+            return _("%(name)s in the text", name=name)
+        return _("%(name)s in a button's address", name=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +80,14 @@ class TemplateForm:
 
 def form_of(template: TemplateUpdated) -> TemplateForm:
     slots: list[_Slot] = []
-    unfit = None if template.status == APPROVED else f"it is {template.status.lower()}"
+    unfit = None if template.status == APPROVED else _("it is %(status)s", status=in_words(template.status))
     for component in template.components:
         kind = str(component.get("type", "")).upper()
         text = component.get("text")
         if kind == "BODY" and isinstance(text, str):
             slots.append(_Slot("body", text))
         elif kind == "HEADER" and str(component.get("format", "TEXT")).upper() != "TEXT":
-            unfit = unfit or "its header needs a file"
+            unfit = unfit or _("its header needs a file")
         elif kind == "HEADER" and isinstance(text, str):
             slots.append(_Slot("header", text))
         elif kind == "BUTTONS":
@@ -98,7 +105,7 @@ def _buttons(buttons: JsonValue) -> tuple[list[_Slot], str | None]:
         for index, (button, kind) in enumerate(zip(listed, kinds, strict=True))
         if kind == "URL" and _VARIABLE.search(str(button.get("url", "")))
     ]
-    return slots, "a button of it needs a code" if "COPY_CODE" in kinds else None
+    return slots, _("a button of it needs a code") if "COPY_CODE" in kinds else None
 
 
 def _component(slot: _Slot, given: Mapping[str, str]) -> JsonValue:

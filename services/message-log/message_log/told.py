@@ -8,6 +8,7 @@ from typing import Any
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 
+from message_log.language import told as translated
 from message_log.login import Reader
 from message_log.pages import Pages
 
@@ -27,7 +28,7 @@ async def told_by(
     try:
         answer = await pages.ask(reader, service, *parts, asked=asked)
     except Problem as problem:
-        return Told(fault=str(problem.detail), status=problem.status_code)
+        return Told(fault=translated(str(problem.detail)), status=problem.status_code)
     if not answer.is_good:
         return Told(fault=answer.refusal, status=answer.status)
     return Told(body=with_times(answer.body))

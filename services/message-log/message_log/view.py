@@ -76,9 +76,21 @@ class EventView(BaseModel):
     note: str | None
 
 
+class SentAgain(BaseModel):
+    """A repeat of a message; `by` whom and `at` when, where it was asked for here."""
+
+    message_id: str
+    by: str | None = None
+    at: Moment | None = None
+
+
 class MessageDetail(MessageView):
+    """`resend_of`: the message that this one repeats."""
+
     events: list[EventView]
     webhooks: list["WebhookLink"]
+    resend_of: str | None = None
+    sent_again_as: list[SentAgain] = []
 
 
 class WebhookLink(BaseModel):

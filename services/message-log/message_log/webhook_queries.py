@@ -102,8 +102,10 @@ left join lateral (
     union all
     select e.event_id, e.kind, e.occurred_at from event e
     where e.message_id is null and e.wamid = p.wamid and e.service = 'webhook-ingest' and p.kind = 'status ' || e.kind
+      and (e.workspace_id is null or e.workspace_id = p.workspace_id)
     union all
-    select i.event_id, 'message.received', i.at from inbound i where i.wamid = p.wamid and p.kind like 'message %'
+    select i.event_id, 'message.received', i.at from inbound i
+    where i.sender_id = p.sender_id and i.wamid = p.wamid and p.kind like 'message %'
     limit 1
 ) made on p.wamid is not null
 """

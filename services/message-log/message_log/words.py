@@ -4,175 +4,295 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from babel.numbers import format_decimal, format_percent
 from pydantic_core import to_json
+from sendwhy.access import Role
 from sendwhy.reasons import CATALOGUE, ReasonCode, ReasonInfo
 
+from message_log.language import decimal, lazy, lazy_in, ngettext, spoken, told
+from message_log.language import gettext as _
 from message_log.names import countries_of
 from message_log.view import read_moment
 
 STATUS_WORDS: Mapping[str, str] = {
-    "sending": "Sending",
-    "waiting": "Waiting",
-    "sent": "Sent",
-    "delivered": "Delivered",
-    "read": "Read",
-    "failed": "Failed",
+    "sending": lazy_in("message status", "Sending"),
+    "waiting": lazy_in("message status", "Waiting"),
+    "sent": lazy_in("message status", "Sent"),
+    "delivered": lazy_in("message status", "Delivered"),
+    "read": lazy_in("message status", "Read"),
+    "failed": lazy_in("message status", "Failed"),
 }
 STATUS_MEANINGS: Mapping[str, str] = {
-    "sending": "on its way to WhatsApp",
-    "waiting": "held back for now",
-    "sent": "with WhatsApp’s servers",
-    "delivered": "on the person’s device",
-    "read": "blue ticks",
-    "failed": "ended with a reason",
+    "sending": lazy("on its way to WhatsApp"),
+    "waiting": lazy("held back for now"),
+    "sent": lazy("with WhatsApp’s servers"),
+    "delivered": lazy("on the person’s device"),
+    "read": lazy("blue ticks"),
+    "failed": lazy("ended with a reason"),
 }
 RECOVERABLE_WORDS: Mapping[str, str] = {
-    "never": "This message can’t be sent.",
-    "after_consent": "Only once the person subscribes again.",
-    "after_fix": "Once the cause is fixed.",
-    "after_topup": "Once there are credits.",
-    "after_wait": "Later; waiting is enough.",
-    "by_template": "Now, with an approved template.",
-    "unknown": "Nobody can tell.",
+    "never": lazy("This message can’t be sent."),
+    "after_consent": lazy("Only once the person subscribes again."),
+    "after_fix": lazy("Once the cause is fixed."),
+    "after_topup": lazy("Once there are credits."),
+    "after_wait": lazy("Later; waiting is enough."),
+    "by_template": lazy("Now, with an approved template."),
+    "unknown": lazy("Nobody can tell."),
 }
 FILTER_WORDS: Mapping[str, str] = {
-    "status": "status",
-    "reason": "reason",
-    "reason_not": "not the reason",
-    "service": "said by",
-    "origin": "origin",
-    "campaign": "campaign",
-    "automation": "automation",
-    "template": "template",
-    "country": "country",
-    "contact": "contact",
-    "phone": "phone",
-    "sender": "sender",
-    "q": "search",
-    "since": "from",
-    "until": "to",
+    "status": lazy_in("filter", "status"),
+    "reason": lazy_in("filter", "reason"),
+    "reason_not": lazy_in("filter", "not the reason"),
+    "service": lazy_in("filter", "said by"),
+    "origin": lazy_in("filter", "origin"),
+    "campaign": lazy_in("filter", "campaign"),
+    "automation": lazy_in("filter", "automation"),
+    "template": lazy_in("filter", "template"),
+    "country": lazy_in("filter", "country"),
+    "contact": lazy_in("filter", "contact"),
+    "phone": lazy_in("filter", "phone"),
+    "sender": lazy_in("filter", "sender"),
+    "q": lazy_in("filter", "search"),
+    "since": lazy_in("filter", "from"),
+    "until": lazy_in("filter", "to"),
 }
 RANGE_WORDS: Mapping[str, str] = {
-    "15m": "last 15 minutes",
-    "1h": "last hour",
-    "24h": "last 24 hours",
-    "7d": "last 7 days",
-    "30d": "last 30 days",
-    "all": "all time",
+    "15m": lazy("last 15 minutes"),
+    "1h": lazy("last hour"),
+    "24h": lazy("last 24 hours"),
+    "7d": lazy("last 7 days"),
+    "30d": lazy("last 30 days"),
+    "all": lazy("all time"),
 }
 # Beside RANGE_WORDS: a time that from and to name.
-CHOSEN_TIME = "in the chosen time"
+CHOSEN_TIME = lazy("in the chosen time")
 _EVENT_WORDS: Mapping[str, str] = {
-    "requested": "Request arrived",
-    "consented": "Consent let it pass",
-    "funded": "Credits reserved",
-    "rejected": "Rejected",
-    "held": "Held",
-    "recalled": "Recalled before sending",
-    "cancelled": "Cancel asked for",
-    "accepted": "Accepted by Meta",
-    "sent": "Sent: with WhatsApp’s servers",
-    "delivered": "Delivered to the device",
-    "read": "Read",
-    "played": "Played",
-    "failed": "Failed",
-    "dead_letter": "Put aside as unreadable",
+    "requested": lazy_in("event", "Request arrived"),
+    "consented": lazy_in("event", "Consent let it pass"),
+    "funded": lazy_in("event", "Credits reserved"),
+    "rejected": lazy_in("event", "Rejected"),
+    "held": lazy_in("event", "Held"),
+    "recalled": lazy_in("event", "Recalled before sending"),
+    "cancelled": lazy_in("event", "Cancel asked for"),
+    "accepted": lazy_in("event", "Accepted by Meta"),
+    "sent": lazy_in("event", "Sent: with WhatsApp’s servers"),
+    "delivered": lazy_in("event", "Delivered to the device"),
+    "read": lazy_in("event", "Read"),
+    "played": lazy_in("event", "Played"),
+    "failed": lazy_in("event", "Failed"),
+    "dead_letter": lazy_in("event", "Put aside as unreadable"),
 }
 
 # What messages wait for in the dispatcher's queue, after "for".
 WAITING_FOR_WORDS: Mapping[str, str] = {
-    "turn": "their turn",
-    "paused": "somebody to resume the campaign or the number",
-    "hold": "a hold of the number to end",
-    "throttle": "their slot in the campaign’s throttle",
-    "pair": "Meta’s pace for one person",
-    "tier": "the number’s daily limit of people",
-    "cap": "Meta’s marketing limit of the person",
-    "retry": "another try after a passing failure",
-    "rate": "the number’s rate",
-    "window": "what the person last wrote to be read",
-    "sync": "the templates to be read from Meta",
-    "in_flight": "Meta’s answer",
-    "unknown": "a receipt, since Meta’s answer got lost",
+    "turn": lazy("their turn"),
+    "paused": lazy("somebody to resume the campaign or the number"),
+    "hold": lazy("a hold of the number to end"),
+    "throttle": lazy("their slot in the campaign’s throttle"),
+    "pair": lazy("Meta’s pace for one person"),
+    "tier": lazy("the number’s daily limit of people"),
+    "cap": lazy("Meta’s marketing limit of the person"),
+    "retry": lazy("another try after a passing failure"),
+    "rate": lazy("the number’s rate"),
+    "window": lazy("what the person last wrote to be read"),
+    "sync": lazy("the templates to be read from Meta"),
+    "repair": lazy("a version of the dispatcher that can read it"),
+    "in_flight": lazy("Meta’s answer"),
+    "unknown": lazy("a receipt, since Meta’s answer got lost"),
 }
 
 
 MARKETING_WORDS: Mapping[str, str] = {
-    "SUBSCRIBED": "Subscribed",
-    "UNSUBSCRIBED": "Unsubscribed",
-    "NOT_SUBSCRIBED": "Not subscribed",
-    "UNKNOWN": "Never asked",
+    "SUBSCRIBED": lazy("Subscribed"),
+    "UNSUBSCRIBED": lazy("Unsubscribed"),
+    "NOT_SUBSCRIBED": lazy("Not subscribed"),
+    "UNKNOWN": lazy("Never asked"),
 }
 VERDICT_WORDS: Mapping[str, str] = {
-    "passes": "Would be sent now",
-    "stopped": "Would not be sent now",
-    "waits": "Would wait",
-    "unknown": "Nobody can tell just now",
+    "passes": lazy("Would be sent now"),
+    "stopped": lazy("Would not be sent now"),
+    "waits": lazy("Would wait"),
+    "unknown": lazy("Nobody can tell just now"),
 }
-PASSED_WORDS: Mapping[bool | None, str] = {True: "passes", False: "stops it", None: "can’t tell"}
+PASSED_WORDS: Mapping[bool | None, str] = {
+    True: lazy("passes"),
+    False: lazy("stops it"),
+    None: lazy("can’t tell"),
+}
 _GATE_WORDS: Mapping[str, str] = {
-    "request": "The request is whole",
-    "phone_known": "Phone number is known",
-    "calling_code": "Calling code",
-    "phone_possible": "Number can exist",
-    "marketing_state": "Consent to marketing",
-    "credits": "Credits",
-    "sender": "Number to send from",
-    "cancelled": "Not cancelled",
-    "expiry": "In time",
-    "quality": "Quality of the number",
-    "template": "Template",
-    "parameters": "Template’s parameters",
-    "window": "24-hour window",
-    "paused": "Not paused",
-    "hold": "Nothing holds the number",
-    "marketing_cap": "Meta’s cap on marketing to a person",
-    "throttle": "Throttle",
-    "pair": "Pace to one person",
-    "tier": "Messaging limit",
+    "request": lazy("The request is whole"),
+    "phone_known": lazy("Phone number is known"),
+    "calling_code": lazy("Calling code"),
+    "phone_possible": lazy("Number can exist"),
+    "marketing_state": lazy("Consent to marketing"),
+    "credits": lazy("Credits"),
+    "sender": lazy("Number to send from"),
+    "cancelled": lazy("Not cancelled"),
+    "expiry": lazy("In time"),
+    "quality": lazy("Quality of the number"),
+    "template": lazy("Template"),
+    "parameters": lazy("Template’s parameters"),
+    "window": lazy("24-hour window"),
+    "paused": lazy("Not paused"),
+    "hold": lazy("Nothing holds the number"),
+    "marketing_cap": lazy("Meta’s cap on marketing to a person"),
+    "throttle": lazy("Throttle"),
+    "pair": lazy("Pace to one person"),
+    "tier": lazy("Messaging limit"),
 }
 LEDGER_WORDS: Mapping[str, str] = {
-    "top_up": "Top-up",
-    "adjustment": "Adjustment",
-    "reserve": "Reserved",
-    "capture": "Kept",
-    "release": "Released: rejected",
-    "refund": "Refunded: failed",
-    "recapture": "Taken again: it arrived late",
-    "waive": "Not taken again",
+    "top_up": lazy("Top-up"),
+    "adjustment": lazy("Adjustment"),
+    "reserve": lazy("Reserved"),
+    "capture": lazy("Kept"),
+    "release": lazy("Released: rejected"),
+    "refund": lazy("Refunded: failed"),
+    "recapture": lazy("Taken again: it arrived late"),
+    "waive": lazy("Not taken again"),
 }
 HISTORY_WORDS: Mapping[str, str] = {
-    "consent": "Consent",
-    "phone": "Phone",
-    "merged": "Became one person",
-    "parted": "Became several people",
+    "consent": lazy("Consent"),
+    "phone": lazy("Phone"),
+    "merged": lazy("Became one person"),
+    "parted": lazy("Became several people"),
 }
 STOPS_WORDS: Mapping[str, str] = {
-    "all": "Nothing is sent",
-    "marketing": "Marketing is not sent",
-    "templates": "Templates are not sent",
+    "all": lazy("Nothing is sent"),
+    "marketing": lazy("Marketing is not sent"),
+    "templates": lazy("Templates are not sent"),
 }
 
 STOPPED_WORDS: Mapping[str, str] = {
-    "paused": "the number is paused",
-    "hold": "the number is held",
-    "quality": "its quality is low",
-    "template": "templates are not read yet",
-    "tier": "the messaging limit is reached",
+    "paused": lazy("the number is paused"),
+    "hold": lazy("the number is held"),
+    "quality": lazy("its quality is low"),
+    "template": lazy("templates are not read yet"),
+    "tier": lazy("the messaging limit is reached"),
 }
 
 
 def gate_word(gate: str) -> str:
-    return _GATE_WORDS.get(gate) or gate.replace("_", " ").capitalize()
+    return _GATE_WORDS.get(gate) or in_words(gate).capitalize()
 
 
 def in_words(name: str) -> str:
-    """A field's name, or a value in capitals, for people: IN_APPEAL is "in appeal"."""
-    return name.replace("_", " ").lower()
+    """A field's name, or a value in capitals, for people: IN_APPEAL is "in appeal". Those in VALUE_WORDS translated."""
+    text = name.replace("_", " ").lower()
+    return VALUE_WORDS.get(text, text)
+
+
+# Values and fields' names that are known, as `in_words` writes them; others are shown as they come.
+VALUE_WORDS: Mapping[str, str] = {
+    "approved": lazy("approved"),
+    "pending": lazy("pending"),
+    "rejected": lazy("rejected"),
+    "paused": lazy("paused"),
+    "disabled": lazy("disabled"),
+    "in appeal": lazy("in appeal"),
+    "archived": lazy("archived"),
+    "marketing": lazy("marketing"),
+    "utility": lazy("utility"),
+    "authentication": lazy("authentication"),
+    "transactional": lazy("transactional"),
+    "conversation": lazy("conversation"),
+    "green": lazy("green"),
+    "yellow": lazy("yellow"),
+    "red": lazy("red"),
+    "unknown": lazy("unknown"),
+    "campaign": lazy("campaign"),
+    "automation": lazy("automation"),
+    "inbox": lazy("inbox"),
+    "api": lazy("api"),
+    "test": lazy("test"),
+    "day": lazy("day"),
+    "category": lazy("category"),
+    "country": lazy("country"),
+    "messages": lazy("messages"),
+    "reserved": lazy("reserved"),
+    "captured": lazy("captured"),
+    "released": lazy("released"),
+    "refunded": lazy("refunded"),
+    "recaptured": lazy("recaptured"),
+    "waived": lazy("waived"),
+    "top ups": lazy("top ups"),
+    "net": lazy("net"),
+    "right": lazy("right"),
+    "wrong": lazy("wrong"),
+    "missing": lazy("missing"),
+    "meta": lazy("meta"),
+    "text": lazy("text"),
+    "button": lazy("button"),
+    "interactive": lazy("interactive"),
+    "call": lazy("call"),
+    "other": lazy("other"),
+}
+# What the record of people's actions names beside the actions of the pages.
+NOTED_WORDS: Mapping[str, str] = {
+    "reply": lazy("reply"),
+    "give access": lazy("give access"),
+    "take access": lazy("take access"),
+    "resubmit dead letter": lazy("resubmit dead letter"),
+    "send test message": lazy("send test message"),
+    "check audience": lazy("check audience"),
+    "plan to send again": lazy("plan to send again"),
+    "judge many again": lazy("judge many again"),
+    "cancel many": lazy("cancel many"),
+    "confirm send again": lazy("confirm send again"),
+    "send again": lazy("send again"),
+    "done": lazy("done"),
+    "had none here": lazy("had none here"),
+}
+AUDIENCE_WORDS: Mapping[str, str] = {
+    "running": lazy("Judging"),
+    "judged": lazy("Judged"),
+    "cancelled": lazy("Cancelled"),
+    "failed": lazy("Broke off"),
+    "interrupted": lazy("Interrupted"),
+    "sending": lazy_in("many messages", "Sending"),
+    "sent": lazy("Sent again"),
+    "stopped": lazy("Stopped"),
+}
+REFUSED_WORDS: Mapping[str, str] = {
+    "signature is wrong": lazy("signature is wrong"),
+    "signature is missing": lazy("signature is missing"),
+    "signature is repeated": lazy("signature is repeated"),
+}
+SCOPE_WORDS: Mapping[str, str] = {
+    "sender": lazy_in("a hold of", "sender"),
+    "account": lazy_in("a hold of", "account"),
+    "campaign": lazy_in("a hold of", "campaign"),
+    "template": lazy_in("a hold of", "template"),
+    "many": lazy_in("a hold of", "the number, template, campaign or account"),
+}
+
+ROLE_WORDS: Mapping[Role, str] = {
+    Role.VIEWER: lazy_in("role", "viewer"),
+    Role.OPERATOR: lazy_in("role", "operator"),
+    Role.ADMIN: lazy_in("role", "admin"),
+}
+
+
+def needs_role(role: Role) -> str:
+    return _("This needs the role %(role)s.", role=ROLE_WORDS[role])
+
+
+def noted(text: str) -> str:
+    """An action or its result in the record of what people did."""
+    return NOTED_WORDS.get(text) or told(text)
+
+
+def signed(value: int) -> str:
+    """+1,000, -3, 0"""
+    return f"+{decimal(value)}" if value > 0 else decimal(value)
+
+
+def scope(kind: str) -> str:
+    """Whose hold a wait is, after "of"."""
+    return SCOPE_WORDS.get(kind, kind)
 
 
 def number(value: int | None) -> str:
-    return "not known" if value is None else f"{value:,}"
+    return _("not known") if value is None else decimal(value)
 
 
 def event_word(kind: str) -> str:
@@ -183,17 +303,15 @@ def event_detail(event: Mapping[str, Any]) -> str:
     """One line on an event, from its own fields; "" where its word says it all."""
     reason, price = event.get("reason"), event.get("price")
     if isinstance(reason, dict):
-        return f"{reason.get('title')}: {reason.get('detail')}"
+        return f"{told(str(reason.get('title')))}: {reason.get('detail')}"
     if isinstance(price, dict):
-        return f"{price.get('credits')} for category {price.get('category')}"
+        return _("%(credits)s for category %(category)s", credits=price.get("credits"), category=price.get("category"))
     if event.get("kind") == "held":
-        until = event.get("until")
-        end = (
-            f"{absolute(datetime.fromisoformat(str(until)))} at the latest"
-            if until
-            else open_end(str(event.get("cause")))
-        )
-        return f"{title_of(str(event.get('cause')))}: it waits, until {end}"
+        until, title = event.get("until"), title_of(str(event.get("cause")))
+        if not until:
+            return _("%(cause)s: it waits, until %(end)s", cause=title, end=open_end(str(event.get("cause"))))
+        time = absolute(datetime.fromisoformat(str(until)))
+        return _("%(cause)s: it waits, until %(time)s at the latest", cause=title, time=time)
     wamid = event.get("provider_message_id") if event.get("kind") == "accepted" else None
     return str(event.get("note") or wamid or "")
 
@@ -204,16 +322,18 @@ def reason_info(code: str) -> ReasonInfo | None:
 
 def title_of(code: str) -> str:
     info = reason_info(code)
-    return info.title if info else code
+    return told(info.title) if info else code
 
 
 def open_end(cause: str) -> str:
     """What ends a wait of which nobody can say when it ends: "until …"."""
     if cause == ReasonCode.EXPIRED_BEFORE_SENDING:
-        return "somebody resumes it"
+        return _("somebody resumes it")
     info = reason_info(cause)
     passes = cause == ReasonCode.TEMPORARY_FAILURE or (info is not None and info.recoverable == "after_wait")
-    return "it passes; Sendwhy tries now and then" if passes else "the cause is repaired; Sendwhy tries now and then"
+    if passes:
+        return _("it passes; Sendwhy tries now and then")
+    return _("the cause is repaired; Sendwhy tries now and then")
 
 
 def filter_value(name: str, value: Any) -> str:
@@ -250,68 +370,95 @@ def clock(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
-_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
-
-
 def duration(seconds: float) -> str:
     """3.2 s, 4 min, 2 h, 5 d."""
-    for length, unit in _UNITS:
-        if abs(seconds) >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.1f} s" if abs(seconds) >= 0.1 or seconds == 0 else f"{seconds * 1000:.0f} ms"
+    if abs(seconds) >= 86400:
+        return _("%(count)s d", count=_rounded(seconds / 86400))
+    if abs(seconds) >= 3600:
+        return _("%(count)s h", count=_rounded(seconds / 3600))
+    if abs(seconds) >= 60:
+        return _("%(count)s min", count=_rounded(seconds / 60))
+    if abs(seconds) >= 0.1 or seconds == 0:
+        return _("%(count)s s", count=_rounded(seconds, 1))
+    return _("%(count)s ms", count=_rounded(seconds * 1000))
+
+
+def _rounded(value: float, digits: int = 0) -> str:
+    """Without groups of thousands, which would read as a break between two spans."""
+    return format_decimal(round(value, digits), "0.0" if digits else "0", locale=spoken().locale, group_separator=False)
 
 
 def remaining(seconds: float) -> str:
     """What is left of a span, never more than there is: 23 h 55 min, 4 min, less than a minute."""
     minutes = int(seconds // 60)
     if minutes < 1:
-        return "less than a minute"
+        return _("less than a minute")
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    if hours:
+        return _("%(hours)s h %(minutes)s min", hours=hours, minutes=minutes)
+    return _("%(count)s min", count=minutes)
 
 
 def ago(moment: datetime, now: datetime) -> str:
     seconds = (now - moment).total_seconds()
     if seconds < 0:
-        return f"in {duration(-seconds)}"
-    return "just now" if seconds < 5 else f"{duration(round(seconds)).replace('.0 s', ' s')} ago"
+        return _("in %(span)s", span=duration(-seconds))
+    if seconds < 5:
+        return _("just now")
+    whole = round(seconds)
+    return _("%(span)s ago", span=_("%(count)s s", count=whole) if whole < 60 else duration(whole))
 
 
 _TRY_WORDS: Mapping[str, str] = {
-    "taken": "Taken",
-    "unknown": "No usable answer: nobody knows whether it was taken",
-    "not started in time": "Not started in time",
-    "retry": "Refused for now, tried again",
-    "pace": "Refused for its pace, tried again",
-    "pair": "Refused: too many to this person at once, tried again",
-    "syncing": "Refused until its templates are known, tried again",
-    "hold": "Refused: this holds the number",
-    "refused": "Refused",
-    "reject": "Refused",
+    "taken": lazy("Taken"),
+    "unknown": lazy("No usable answer: nobody knows whether it was taken"),
+    "not started in time": lazy("Not started in time"),
+    "retry": lazy("Refused for now, tried again"),
+    "pace": lazy("Refused for its pace, tried again"),
+    "pair": lazy("Refused: too many to this person at once, tried again"),
+    "syncing": lazy("Refused until its templates are known, tried again"),
+    "hold": lazy("Refused: this holds the number"),
+    "refused": lazy("Refused"),
+    "reject": lazy("Refused"),
 }
 
 
 def try_answer(told: Mapping[str, Any]) -> str:
     """What Meta answered to a try: "Refused for now, tried again (HTTP 500, code 131000)"."""
     result = str(told.get("result"))
-    numbers = [("HTTP", told.get("http_status")), ("code", told.get("code"))]
-    named = ", ".join(f"{word} {number}" for word, number in numbers if number is not None)
-    return f"{_TRY_WORDS.get(result, result)}{f' ({named})' if named else ''}"
-
-
-_STEPS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
-
-
-def counted(number: int, one: str, many: str) -> str:
-    """1 delivery, 1,234 deliveries."""
-    return f"{number:,} {one if number == 1 else many}"
+    answer, http, code = _TRY_WORDS.get(result, result), told.get("http_status"), told.get("code")
+    if http is not None and code is not None:
+        return _("%(answer)s (HTTP %(http)s, code %(code)s)", answer=answer, http=http, code=code)
+    if http is not None:
+        return _("%(answer)s (HTTP %(http)s)", answer=answer, http=http)
+    return str(answer) if code is None else _("%(answer)s (code %(code)s)", answer=answer, code=code)
 
 
 def duration_word(seconds: float) -> str:
     """A whole span in words: "hour", "15 minutes"."""
-    length, word = next((step for step in _STEPS if seconds >= step[0] and seconds % step[0] == 0), _STEPS[-1])
-    count = int(seconds // length)
-    return word if count == 1 else f"{count} {word}s"
+    for length, say in _STEPS:
+        if seconds >= length and seconds % length == 0:
+            return say(int(seconds // length))
+    return _seconds(int(seconds))
+
+
+def _days(count: int) -> str:
+    return ngettext("day", "%(num)s days", count)
+
+
+def _hours(count: int) -> str:
+    return ngettext("hour", "%(num)s hours", count)
+
+
+def _minutes(count: int) -> str:
+    return ngettext("minute", "%(num)s minutes", count)
+
+
+def _seconds(count: int) -> str:
+    return ngettext("second", "%(num)s seconds", count)
+
+
+_STEPS = ((86400, _days), (3600, _hours), (60, _minutes), (1, _seconds))
 
 
 def bar_label(moment: datetime, width_seconds: float) -> str:
@@ -331,9 +478,11 @@ def percent(share: float | None) -> str:
     """94.1%, never 100% or 0% of what is almost so; a dash where there is nothing to share."""
     if share is None:
         return "–"
+    locale = spoken().locale
     if 0 < share < 0.001 or 0.999 < share < 1:
-        return "<0.1%" if share < 0.5 else ">99.9%"
-    return f"{share:.1%}".replace(".0%", "%")
+        near = format_percent(0.001 if share < 0.5 else 0.999, "0.0%", locale=locale)
+        return f"<{near}" if share < 0.5 else f">{near}"
+    return format_percent(share, locale.percent_formats[None].pattern.replace("0", "0.#"), locale=locale)
 
 
 def waiting_for(cause: str) -> str:
@@ -348,8 +497,7 @@ def bar_time(moment: datetime, width_seconds: int) -> str:
 
 def span(seconds: int) -> str:
     """The width of a bar: second, 5 seconds, minute, 15 minutes, day."""
-    for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+    for length, say in _STEPS:
         if seconds >= length:
-            count = seconds // length
-            return unit if count == 1 else f"{count} {unit}s"
-    return "moment"
+            return say(seconds // length)
+    return _("moment")

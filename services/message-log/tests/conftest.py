@@ -6,24 +6,28 @@ tests keep apart by workspaces and message ids instead.
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 import httpx
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
 
 # pytest's importlib mode puts no folder on the path, and the builders are shared by several test files.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import everything as filled
 from message_log_builders import PRIVACY_KEY, TOKENS
 from other_services import ACTING_KEY, Others, others_serving
 from sendwhy.kafka import Producer, create_topics
@@ -110,7 +114,7 @@ class MessageLog:
 
 @pytest.fixture(scope="session")
 def others() -> Iterator[Others]:
-    """billing and webhook-ingest, as the pages ask them."""
+    """The other services, as the pages ask them; consent and dispatcher below a path of their name."""
     with others_serving() as serving:
         yield serving
 
@@ -132,7 +136,9 @@ def message_log(
         "SENDWHY_API_TOKENS": TOKENS,
         "SENDWHY_PRIVACY_KEY": PRIVACY_KEY,
         "SENDWHY_ACTING_KEY": ACTING_KEY,
+        "SENDWHY_CONSENT_URL": f"{others.url}/consent",
         "SENDWHY_BILLING_URL": others.url,
+        "SENDWHY_DISPATCHER_URL": f"{others.url}/dispatcher",
         "SENDWHY_WEBHOOK_INGEST_URL": others.url,
     }
     out = tmp_path_factory.mktemp("message-log") / "out.log"
@@ -143,6 +149,42 @@ def message_log(
         yield log
     finally:
         log.stop()
+
+
+@pytest.fixture(scope="session")
+def everything(message_log: MessageLog, others: Others) -> MessageLog:
+    """The message log once it shows all that everything.py tells."""
+    others.answers |= filled.answers()
+    message_log.publish(filled.records())
+    expected = {"failed": 7, "waiting": 1, "read": 1}
+    for word, count in expected.items():
+        path = f"{filled.API}/messages?range=all&status={word}"
+        message_log.wait_for(path, lambda answer, count=count: len(answer["items"]) == count)  # type: ignore[misc]
+    for name in ("webhooks", "webhooks?refused=true", "dead-letters?message_id=e-dead", "contacts?q=In%C3%A9s"):
+        message_log.wait_for(f"{filled.API}/{name}", lambda answer: bool(answer["items"]))
+    message_log.wait_for(f"{filled.API}/threads", lambda answer: len(answer["items"]) >= 2)
+    for path, body in (("audience-checks?name=" + quote(filled.EVIL), filled.audience_file()), (_AGAIN, b"")):
+        answer = message_log.post(f"{filled.API}/{path}", content=body)
+        assert answer.status_code == 202, answer.text
+        message_log.wait_for(answer.headers["location"], lambda view: view["state"] == "judged")
+    return message_log
+
+
+_AGAIN = "send-again?range=all"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    """One Chromium for all; each test opens contexts of its own. Tests that use it run in the session's loop."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is missing: apt-get install chromium")
+        pytest.skip("chromium is missing: apt-get install chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
 
 
 def _wait_until_ready(log: MessageLog, process: "subprocess.Popen[bytes]", out: Path) -> None:

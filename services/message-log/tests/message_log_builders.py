@@ -106,4 +106,9 @@ def held(cause: ReasonCode, seconds: float = 2, until: float | None = None, **gi
 
 ADMIN, VIEWER, OPERATOR, STRANGER = "admin-token-1", "viewer-token-1", "operator-token-1", "stranger-token-1"
 PRIVACY_KEY = "a key of tests only"
-TOKENS = f"{ADMIN}:admin:*,{VIEWER}:viewer:{WORKSPACE},{OPERATOR}:operator:{WORKSPACE},{STRANGER}:admin:other"
+# Those of the workspace that everything.py fills.
+EVERYTHING_VIEWER, EVERYTHING_OPERATOR = "everything-viewer-1", "everything-operator-1"
+TOKENS = (
+    f"{ADMIN}:admin:*,{VIEWER}:viewer:{WORKSPACE},{OPERATOR}:operator:{WORKSPACE},{STRANGER}:admin:other,"
+    f"{EVERYTHING_VIEWER}:viewer:everything,{EVERYTHING_OPERATOR}:operator:everything"
+)

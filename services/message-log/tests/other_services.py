@@ -31,7 +31,7 @@ class Asked:
 
 @dataclass
 class Others:
-    """`answers` by "METHOD /path"; anything else is 404."""
+    """`answers` by "METHOD /path", where the body may be a function of what was asked; anything else is 404."""
 
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -44,9 +44,10 @@ class Others:
         @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
         async def answer(path: str, request: Request) -> JSONResponse:
             who = acting.read(request.headers.get("authorization", "").removeprefix("Bearer "))
-            self.asked.append(Asked(request.method, f"/{path}", request.url.query, who, await request.body()))
+            asked = Asked(request.method, f"/{path}", request.url.query, who, await request.body())
+            self.asked.append(asked)
             status, body = self.answers.get(f"{request.method} /{path}", (404, {"detail": "Not found"}))
-            return JSONResponse(body, status)
+            return JSONResponse(body(asked) if callable(body) else body, status)
 
         return app
 

@@ -1,9 +1,10 @@
-"""The pages of contacts, credits, templates and senders in this process, on a real database and without Kafka; consent,
+"""All pages in this process, on a real database and without Kafka; consent,
 billing and dispatcher are one small server on a real socket."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,11 +14,33 @@ import httpx
 import message_log
 from cryptography.fernet import Fernet
 from fastapi import APIRouter, FastAPI, Request
-from message_log import contact_api, contact_pages, credit_pages, login_pages, sender_pages, store
+from message_log import (
+    audience_pages,
+    automation_pages,
+    campaign_pages,
+    contact_api,
+    contact_pages,
+    credit_pages,
+    dead_letter_pages,
+    diagnostics_pages,
+    inbox_pages,
+    journey_pages,
+    login_pages,
+    message_pages,
+    people_pages,
+    sender_pages,
+    store,
+    webhook_pages,
+)
+from message_log.audience_api import Desk as AudienceDesk
+from message_log.audience_job import Audiences
+from message_log.checks import KafkaFacts
 from message_log.decide import fold, tells
 from message_log.freshness import Freshness
+from message_log.language import lazy
 from message_log.live import Streams
 from message_log.pages import Pages, static_file
+from message_log.probes import Probes
 from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 from message_log.store import KnownState, SenderRow
@@ -91,6 +114,7 @@ class Desk:
     pool: asyncpg.Pool
     app: FastAPI
     others: Others
+    pages: Pages
 
     @asynccontextmanager
     async def browser(self, token: str) -> AsyncIterator[httpx.AsyncClient]:
@@ -180,26 +204,49 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
             consent_url=HttpUrl(f"{url}/consent"),
             billing_url=HttpUrl(f"{url}/billing"),
             dispatcher_url=HttpUrl(f"{url}/dispatcher"),
+            webhook_ingest_url=HttpUrl(f"{url}/webhook-ingest"),
         )
         services = OtherServices(settings)
-        yield Desk(pool, _app(pool, settings, services), others)
+        runtime: Any = Runtime(pool)
+        pages = Pages(runtime, settings, Freshness(Metrics(Service.MESSAGE_LOG)), services, Streams())
+        yield Desk(pool, _app(pages), others, pages)
         await services.close()
     await pool.close()
 
 
-def _app(pool: asyncpg.Pool, settings: MessageLogSettings, services: OtherServices) -> FastAPI:
-    runtime: Any = Runtime(pool)
+def _app(pages: Pages) -> FastAPI:
     app = FastAPI()
-    app.state.tokens, app.state.acting = settings.tokens, Acting(settings.acting_key)
+    app.state.tokens, app.state.acting = pages.settings.tokens, Acting(pages.settings.acting_key)
     problems.install(app)
-    app.include_router(contact_api.routes(runtime, settings, services))
-    pages = Pages(runtime, settings, Freshness(Metrics(Service.MESSAGE_LOG)), services, Streams())
+    app.include_router(contact_api.routes(pages.runtime, pages.settings, pages.services))
     router = APIRouter(route_class=pages.route_class())
-    for group in (login_pages, contact_pages, credit_pages, sender_pages):
+    for group in (
+        login_pages,
+        message_pages,
+        campaign_pages,
+        automation_pages,
+        inbox_pages,
+        contact_pages,
+        credit_pages,
+        sender_pages,
+        webhook_pages,
+        dead_letter_pages,
+        people_pages,
+        journey_pages,
+    ):
         group.install(router, pages)
+    audience_pages.install(
+        router, pages, AudienceDesk(pages.runtime, Audiences(pages.runtime, pages.services, try_again_seconds=0.01))
+    )
+    probes = Probes(pages.runtime, pages.services, pages.freshness, _no_kafka, seconds=2.0)
+    diagnostics_pages.install(router, pages, probes)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)
     return app
+
+
+async def _no_kafka() -> KafkaFacts:
+    return KafkaFacts(datetime.now(UTC), fault=lazy("It can’t be reached: %(why)s.", why=SCRIPT))
 
 
 # What the services answer, with a script wherever somebody else's words stand.

@@ -327,10 +327,13 @@ def test_the_stream_tells_of_changes_and_goes_on_after_a_break(message_log: Mess
     workspace = "live"
     url = f"{message_log.url}/v1/workspaces/{workspace}/events"
 
-    def first_event(last_id: str | None, then: list[Outgoing]) -> dict[str, str]:
+    began: list[str | None] = []
+
+    def first_event(last_id: str | None, then: list[Outgoing], query: str = "") -> dict[str, str]:
         headers = {"authorization": "Bearer admin-token-1"} | ({"last-event-id": last_id} if last_id else {})
-        with httpx.stream("GET", url, headers=headers, timeout=20, trust_env=False) as answer:
+        with httpx.stream("GET", url + query, headers=headers, timeout=20, trust_env=False) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
+            began.append(answer.headers.get("last-event-id"))
             message_log.publish(then)
             event: dict[str, str] = {}
             for line in answer.iter_lines():
@@ -346,3 +349,10 @@ def test_the_stream_tells_of_changes_and_goes_on_after_a_break(message_log: Mess
     message_log.wait_for(f"/v1/workspaces/{workspace}/messages/l-2")
     two = first_event(one["id"], [])
     assert '"message_id":"l-2"' in two["data"].replace(" ", "")
+    # Whoever was cut off before the first message goes on from where the stream began.
+    assert '"message_id":"l-1"' in first_event(began[0], [])["data"].replace(" ", "")
+    assert began[1:] == [None, None]
+    message_log.publish(sent(requested(message_id="l-3", workspace_id=workspace)))
+    message_log.wait_for(f"/v1/workspaces/{workspace}/messages/l-3")
+    filtered = first_event(one["id"], [], "?q=l-3")
+    assert '"message_id":"l-3"' in filtered["data"].replace(" ", "")

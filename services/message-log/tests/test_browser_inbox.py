@@ -1,38 +1,24 @@
-"""Campaigns and the inbox in Chromium: they fit, keep to the policy, work by keyboard, by touch and without script."""
+"""Campaigns and the inbox in Chromium: by keyboard, by touch and without script, and what renews itself."""
 
-import os
-import shutil
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from message_log_builders import OPERATOR, VIEWER, WORKSPACE, after, held, rejected, requested
+import pytest_asyncio
+from chromium import logged_in
+from message_log_builders import OPERATOR, WORKSPACE, after, held, rejected, requested
 from pages_desk import NOW, Desk, open_desk, serving, template, wrote
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, expect
 from sendwhy.events import Origin, OriginKind
 from sendwhy.reasons import ReasonCode, Service
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.asyncio(loop_scope="session")]
 HOME = f"/w/{WORKSPACE}"
 INES = f"{HOME}/inbox/with/shopify%3A7712"
 R = ReasonCode
 
 
-@pytest.fixture
-async def chromium() -> AsyncIterator[Browser]:
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is missing: apt-get install chromium")
-        pytest.skip("chromium is missing: apt-get install chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        await browser.close()
-
-
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def desk(fresh_database: str) -> AsyncIterator[Desk]:
     robot = Origin(kind=OriginKind.AUTOMATION, id="cart", name="Cart", node_id="welcome")
     agent = Origin(kind=OriginKind.INBOX, thread_id="shopify:7712", agent="ana")
@@ -58,54 +44,9 @@ async def desk(fresh_database: str) -> AsyncIterator[Desk]:
         yield desk
 
 
-async def log_in(browser: Browser, base: str, token: str, **context: Any) -> tuple[Page, list[str]]:
-    """A page that is logged in, and its complaints: errors, broken policy, requests to elsewhere."""
-    page = await (await browser.new_context(base_url=base, **context)).new_page()
-    complaints: list[str] = []
-    page.on("console", lambda told: complaints.append(told.text) if told.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda asked: None if asked.url.startswith(base) else complaints.append(asked.url))
-    await page.goto(f"/login?next={HOME}/inbox")
-    await page.get_by_text("Log in with an API token").click()
-    await page.get_by_label("API token").fill(token)
-    await page.get_by_role("button", name="Log in with the token").click()
-    await page.wait_for_url(f"**{HOME}/inbox")
-    return page, complaints
-
-
-PATHS = (
-    f"{HOME}/campaigns",
-    f"{HOME}/campaigns/black-friday",
-    f"{HOME}/automations",
-    f"{HOME}/automations/cart",
-    f"{HOME}/inbox",
-    f"{INES}?template=order_update/en_US",
-)
-
-
-@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 320)])
-async def test_pages_fit_and_keep_to_the_policy(chromium: Browser, desk: Desk, theme: Any, width: int) -> None:
-    async with serving(desk.app) as base:
-        size: Any = {"width": width, "height": 800}
-        page, complaints = await log_in(chromium, base, VIEWER, color_scheme=theme, viewport=size)
-        for path in PATHS:
-            answer = await page.goto(path)
-            assert answer is not None
-            assert (path, answer.status) == (path, 200)
-            assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
-            small = await page.evaluate(
-                "[...document.querySelectorAll('button, select, input, .tile, nav a, summary')]"
-                ".map(each => [each.outerHTML, each.type, each.getBoundingClientRect().height])"
-                ".filter(([_, type, height]) => type !== 'checkbox' && 0 < height && height < 24)"
-            )
-            assert not small, path
-        assert complaints == []
-        await page.context.close()
-
-
 async def test_the_reason_of_a_failed_answer_shows_on_hover_focus_and_touch(chromium: Browser, desk: Desk) -> None:
-    async with serving(desk.app) as base:
-        page, complaints = await log_in(chromium, base, OPERATOR, has_touch=True)
+    async with serving(desk.app) as base, logged_in(chromium, base, OPERATOR, has_touch=True) as watched:
+        page = watched.page
         await page.goto(INES)
         mark, tip = page.locator(".why-mark").last, page.locator(".why-tip").last
         await expect(tip).to_be_hidden()
@@ -124,13 +65,12 @@ async def test_the_reason_of_a_failed_answer_shows_on_hover_focus_and_touch(chro
         await expect(tip).to_contain_text("because of INSUFFICIENT_CREDITS")
         await page.keyboard.press("Escape")
         assert not await tip.evaluate("each => each.matches(':popover-open')")
-        assert complaints == []
-        await page.context.close()
+        assert watched.complaints == []
 
 
 async def test_an_answer_and_a_throttle_work_without_script_and_by_keyboard(chromium: Browser, desk: Desk) -> None:
-    async with serving(desk.app) as base:
-        page, _ = await log_in(chromium, base, OPERATOR, java_script_enabled=False)
+    async with serving(desk.app) as base, logged_in(chromium, base, OPERATOR, java_script_enabled=False) as watched:
+        page = watched.page
         await page.goto(INES)
         await page.get_by_label("Your answer").focus()
         await page.keyboard.type("Tomorrow.")
@@ -150,16 +90,14 @@ async def test_an_answer_and_a_throttle_work_without_script_and_by_keyboard(chro
         await page.get_by_role("button", name="Set the throttle").click()
         await page.wait_for_url("**done=throttle")
         assert desk.dispatcher.asked[-2][2] == {"per_minute": 30, "per_day": 20_000}
-        await page.context.close()
 
 
 async def test_a_running_campaign_renews_its_course_and_keeps_the_rest(chromium: Browser, desk: Desk) -> None:
-    async with serving(desk.app) as base:
-        page, complaints = await log_in(chromium, base, OPERATOR)
+    async with serving(desk.app) as base, logged_in(chromium, base, OPERATOR) as watched:
+        page = watched.page
         await page.goto(f"{HOME}/campaigns/black-friday")
         await page.get_by_label("Messages a day").fill("77")
         await desk.tell(rejected(R.CUSTOMER_IS_NOT_OPTED_IN, message_id="b-2"))
         await expect(page.locator(".tile.failed .tile-count")).to_have_text("2", timeout=15_000)
         await expect(page.get_by_label("Messages a day")).to_have_value("77")
-        assert complaints == []
-        await page.context.close()
+        assert watched.complaints == []

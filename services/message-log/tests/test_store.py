@@ -1,6 +1,7 @@
 """Partitions, on a real PostgreSQL with a database of each test's own."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -103,6 +104,40 @@ async def test_what_one_answer_reads_is_of_one_moment(fresh_database: str, conne
         await store.add_events(connection, [row("meanwhile", NOON)])
         assert await queries.events_of(reading, "acme", "m-1", None) == []
     assert len(await queries.events_of(connection, "acme", "m-1", None)) == 1
+
+
+async def test_a_timeline_has_no_event_of_another_number_or_workspace(connection: asyncpg.Connection) -> None:
+    """Whoever has an app's secret may speak of any id of Meta's, as long as nobody has registered the number."""
+    await store.keep_partitions(connection, DAYS, TODAY)
+    ours, theirs = "100000000000001", "100000000000002"
+    told = [("ours", None, ours), ("forged", None, theirs), ("another's", "other", ours), ("joined", "acme", ours)]
+    for name, workspace, sender_id in told:
+        await connection.execute(
+            "insert into event (event_id, occurred_at, workspace_id, wamid, service, kind, body)"
+            " values ($1, $2, $3, 'wamid.A', 'webhook-ingest', 'failed', $4)",
+            event_id(name),
+            NOON,
+            workspace,
+            json.dumps({"sender_id": sender_id}).encode(),
+        )
+    shown = await queries.events_of(connection, "acme", "m-1", "wamid.A", ours)
+    assert {row["event_id"] for row in shown} == {event_id("ours"), event_id("joined")}
+    for number, (name, workspace, sender_id) in enumerate(told):
+        key = event_id(name)
+        await connection.execute(
+            "insert into webhook (webhook_id, received_at, source, size) values ($1, $2, 'meta', 0)", key, NOON
+        )
+        await connection.execute(
+            "insert into webhook_part (webhook_id, received_at, position, kind, workspace_id, sender_id, wamid)"
+            " values ($1, $2, $3, 'status failed', $4, $5, 'wamid.A')",
+            key,
+            NOON,
+            number,
+            workspace,
+            sender_id,
+        )
+    seen = await queries.webhooks_of(connection, "acme", "m-1", "wamid.A", ours)
+    assert {row["webhook_id"] for row in seen} == {event_id("ours"), event_id("joined")}
 
 
 async def test_a_free_sender_ends_holds_of_its_own_workspace_only(connection: asyncpg.Connection) -> None:

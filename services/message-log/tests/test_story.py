@@ -81,7 +81,13 @@ def test_tries_are_told_by_evidence_by_meta_s_answer_and_by_accepted() -> None:
 
 
 def test_evidence_of_another_shape_is_no_try() -> None:
-    odd_ones: list[dict[str, Any]] = [{"tries": "many"}, {"tries": [1, None, {}]}, {"last_try": {}}, {"last_try": None}]
+    odd_ones: list[dict[str, Any]] = [
+        {"tries": []},
+        {"tries": "many"},
+        {"tries": [1, None, {}]},
+        {"last_try": {}},
+        {"last_try": None},
+    ]
     for odd in odd_ones:
         assert tries_of(message([], reason=failure(ReasonCode.CANCELLED, odd), service="dispatcher")) == []
 

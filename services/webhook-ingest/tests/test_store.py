@@ -248,6 +248,26 @@ async def test_a_number_whose_app_nobody_told_waits_where_several_apps_are_confi
     assert claimed.workspace_id == WORKSPACE
 
 
+RESTRICTED = body({"event": "ACCOUNT_DELETED"}, field="account_update", waba=WABA)
+
+
+async def test_what_is_told_of_an_account_that_nobody_registered_is_kept_until_somebody_does(desk: Desk) -> None:
+    # The dispatcher may know the account by now: until it is known here too, nobody knows who may speak for it.
+    assert await desk.post(RESTRICTED, 1) == []
+    assert await desk.post(RESTRICTED, 2) == []
+    assert await desk.claim() == []
+    await desk.know()
+    (told,) = await desk.claim()
+    assert told.topic == Topic.SENDER_REPORTED
+    assert await desk.claim() == []
+
+
+async def test_what_another_app_told_of_an_account_is_put_aside_once_the_account_is_known(desk: Desk) -> None:
+    assert await desk.post(RESTRICTED, signer=OTHER_APP) == []
+    await desk.know()
+    assert errors_of(await desk.claim()) == ["foreign"]
+
+
 async def test_a_foreign_app_changes_nothing(desk: Desk) -> None:
     await desk.know()
     await desk.accept("wamid.A", "m-1")
@@ -403,6 +423,22 @@ async def test_two_replicas_end_each_message_once(desk: Desk) -> None:
     assert sorted(event.message_id or "" for events in both for event in events) == sorted(
         f"m-{number}" for number in range(20)
     )
+
+
+async def test_unclaimed_elements_and_keys_are_pruned_in_steps(desk: Desk) -> None:
+    await desk.post(body(value(messages=[{**MESSAGE, "id": f"wamid.{n}"} for n in range(5)])))
+    later = AT + store.KEEP_UNCLAIMED + timedelta(seconds=1)
+    async with desk.pool.acquire() as connection:
+        await connection.execute(
+            "insert into idempotency_key (workspace_id, key, digest, created_at)"
+            " select 'acme', 'k' || n, '', $1 from generate_series(1, 7) n",
+            AT,
+        )
+        left = []
+        while await store.prune(connection, later, limit=3):
+            left.append(await connection.fetchval("select count(*) from unclaimed"))
+            left.append(await connection.fetchval("select count(*) from idempotency_key"))
+    assert left == [2, 4, 0, 1]
 
 
 async def test_pruning_goes_on_until_all_is_gone(desk: Desk) -> None:

@@ -338,12 +338,20 @@ def addressed(report: Report, workspace_id: str | None) -> Event:
 
 @dataclass(frozen=True, slots=True)
 class Unclaimed:
-    """An element of a number that nobody has registered: its event without a workspace, and how to read it again."""
+    """An element of a number or account that nobody has registered: its event without a workspace, and how to read it
+    again."""
 
     delivery: Delivery
-    event: StatusUpdated | MessageReceived | CustomerUpdated
+    event: Event
     number: str | None
+    waba: str
     body: bytes
+
+    @property
+    def is_told(self) -> bool:
+        """Whether its event goes out already. Not what could hold or change an account: whether its signer may speak
+        for that shows once the account is registered."""
+        return isinstance(self.event, StatusUpdated | MessageReceived | CustomerUpdated)
 
 
 @dataclass(slots=True)
@@ -403,7 +411,7 @@ def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result
         result.foreign.append((delivery, origin))
     elif isinstance(element, StatusTold) and owner.standing is Standing.OWN and owner.workspace_id and origin.number:
         result.told.append(Told(delivery, element, owner.workspace_id))
-    elif isinstance(element, Report) and (owner.workspace_id is not None or not element.is_personal):
+    elif isinstance(element, Report) and _may_go_out(element, owner):
         report = addressed(element, owner.workspace_id)
         result.reports.setdefault(report.event_id, (delivery, report))
     else:
@@ -412,5 +420,9 @@ def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result
             if isinstance(element, StatusTold)
             else addressed(element, None)
         )
-        assert isinstance(event, StatusUpdated | MessageReceived | CustomerUpdated)
-        result.unclaimed.setdefault(event.event_id, Unclaimed(delivery, event, origin.number, origin.alone()))
+        entry = Unclaimed(delivery, event, origin.number, origin.waba, origin.alone())
+        result.unclaimed.setdefault(event.event_id, entry)
+
+
+def _may_go_out(report: Report, owner: Owner) -> bool:
+    return owner.workspace_id is not None or (owner.standing is Standing.OWN and not report.is_personal)

@@ -154,7 +154,8 @@ async def apply(
     reports = await _fresh_reports(connection, sorted_out, replayed)
     unclaimed = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else set()
     events = [*outcome.verdict.events, *(told for event_id, told in sorted_out.reports.items() if event_id in reports)]
-    events += [(one.delivery, one.event) for event_id, one in sorted_out.unclaimed.items() if event_id in unclaimed]
+    claimable = [one for event_id, one in sorted_out.unclaimed.items() if event_id in unclaimed]
+    events += [(one.delivery, one.event) for one in claimable if one.is_told]
     outcome.publish += [_outgoing(event, delivery.trace) for delivery, event in events]
     outcome.publish += [
         _put_aside(delivery, origin.alone(), "foreign", outcome) for delivery, origin in sorted_out.foreign

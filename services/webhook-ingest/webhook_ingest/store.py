@@ -242,15 +242,17 @@ async def join(connection: Connection, keys: Sequence[MessageKey]) -> list[tuple
 
 
 _ADD_UNCLAIMED = """
-insert into unclaimed (event_id, sender_id, app_id, kafka_partition, kafka_offset, received_at, body)
-select * from unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::timestamptz[], $7::bytea[])
+insert into unclaimed (event_id, sender_id, app_id, kafka_partition, kafka_offset, received_at, body, waba_id)
+select * from unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::timestamptz[], $7::bytea[],
+                     $8::text[])
 on conflict do nothing
 """
 _UNCLAIMED_PLACES = "select event_id, kafka_partition, kafka_offset from unclaimed where event_id = any($1)"
 
 
 async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaimed]) -> set[UUID]:
-    """Keep what was told about unknown numbers; returns what is to go out: new, or told by this very record."""
+    """Keep what was told about unknown numbers and accounts; returns what is to go out: new, or told by this
+    very record."""
     rows = sorted(unclaimed.items(), key=lambda row: row[0])
     await connection.execute(
         _ADD_UNCLAIMED,
@@ -261,6 +263,7 @@ async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaim
         [entry.delivery.offset for _, entry in rows],
         [entry.delivery.at for _, entry in rows],
         [entry.body for _, entry in rows],
+        [entry.waba for _, entry in rows],
     )
     stored = await connection.fetch(_UNCLAIMED_PLACES, list(unclaimed))
     return _told_by_same(stored, {event_id: entry.delivery for event_id, entry in unclaimed.items()})
@@ -272,7 +275,8 @@ delete from unclaimed where event_id in (
     select u.event_id from sender s
     join lateral (
         select event_id from unclaimed
-        where sender_id = s.sender_id and (s.app_id is not null or app_id = $2)
+        where (sender_id = s.sender_id or sender_id is null and waba_id = s.waba_id)
+          and (s.app_id is not null or app_id = $2)
         order by received_at limit $1
         for update skip locked
     ) u on true
@@ -283,7 +287,8 @@ returning app_id, kafka_partition, kafka_offset, received_at, body
 
 
 async def take_claimable(connection: Connection, *, only_app: str | None, limit: int) -> list[Delivery]:
-    """Take out what was told about numbers that have become known meanwhile; `only_app`: if just one is configured."""
+    """Take out what was told about numbers and accounts that have become known meanwhile; `only_app`: if just one is
+    configured."""
     rows = await connection.fetch(_TAKE_CLAIMABLE, limit, only_app)
     return [
         Delivery("meta", row["app_id"], row["body"], row["received_at"], row["kafka_partition"], row["kafka_offset"])
@@ -414,13 +419,32 @@ select count(*) from gone
 """
 
 
+# What has no use for others when it goes: found by its time, and taken out by where it stands.
+_PRUNE_UNCLAIMED = """
+with gone as (
+    delete from unclaimed where ctid = any(array(
+        select ctid from unclaimed where received_at < $1 limit $2 for update skip locked))
+    returning 1
+)
+select count(*) from gone
+"""
+_PRUNE_KEYS = """
+with gone as (
+    delete from idempotency_key where ctid = any(array(
+        select ctid from idempotency_key where created_at < $1 limit $2 for update skip locked))
+    returning 1
+)
+select count(*) from gone
+"""
+
+
 async def prune(connection: Connection, now: datetime, limit: int = PRUNE_LIMIT) -> bool:
     """Forget what can't come back; one bounded step. Returns whether there may be more."""
     messages = await connection.fetchval(_PRUNE_MESSAGES, now, limit)
     reports = await connection.fetchval(_PRUNE_REPORTS, now - KEEP_REPORTS, limit)
-    await connection.execute("delete from unclaimed where received_at < $1", now - KEEP_UNCLAIMED)
-    await connection.execute("delete from idempotency_key where created_at < $1", now - KEEP_IDEMPOTENCY_KEYS)
-    return limit in (messages, reports)
+    unclaimed = await connection.fetchval(_PRUNE_UNCLAIMED, now - KEEP_UNCLAIMED, limit)
+    keys = await connection.fetchval(_PRUNE_KEYS, now - KEEP_IDEMPOTENCY_KEYS, limit)
+    return limit in (messages, reports, unclaimed, keys)
 
 
 async def reached(connection: Connection, group: str, topic: str) -> dict[int, int]:

@@ -42,7 +42,7 @@ from sendwhy.reasons import CATALOGUE, ReasonCode
 from sendwhy_cli.errors import CommandError, Exit
 from sendwhy_cli.send import publish
 from sendwhy_cli.stack import RunningStack
-from sendwhy_cli.why import MARKS
+from sendwhy_cli.terminal import status as status_text
 
 Json = dict[str, Any]
 
@@ -439,8 +439,13 @@ def table(outcomes: Iterable[Outcome]) -> Table:
     for outcome, count in sorted(counts.items(), key=lambda pair: (order.get(pair[0].status, 2), *_place(pair[0]))):
         info = CATALOGUE[ReasonCode(outcome.reason)] if outcome.reason else None
         title = f"{info.title}: {outcome.variant}" if info and outcome.variant else info.title if info else ""
-        status = Text.from_markup(f"{MARKS.get(outcome.status, '?')} {outcome.status}")
-        made.add_row(status, Text(title), outcome.service or "", str(count), Text(info.what_to_do if info else ""))
+        made.add_row(
+            status_text(outcome.status),
+            Text(title),
+            outcome.service or "",
+            str(count),
+            Text(info.what_to_do if info else ""),
+        )
     return made
 
 

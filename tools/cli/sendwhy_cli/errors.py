@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 
 class Exit(IntEnum):
@@ -13,6 +15,8 @@ class Exit(IntEnum):
     NOT_ALLOWED = 4
     UNREACHABLE = 5
     INTERRUPTED = 130
+    # As a shell tells a death by SIGPIPE: whoever read the output has gone.
+    PIPE_CLOSED = 141
 
 
 HELP = (
@@ -22,8 +26,14 @@ HELP = (
 
 
 class CommandError(Exception):
-    """Ends the command with one line on stderr and this exit code."""
+    """Ends the command with one sentence on stderr and this exit code. `problem`: the service's own problem details,
+    which --json puts out."""
 
-    def __init__(self, code: Exit, message: str) -> None:
+    def __init__(self, code: Exit, message: str, problem: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.problem = problem or {
+            "type": "about:blank",
+            "title": code.name.replace("_", " ").lower(),
+            "detail": message,
+        }

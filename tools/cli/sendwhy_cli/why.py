@@ -6,59 +6,23 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import accumulate
 from typing import Any
-from urllib.parse import quote
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from sendwhy.reasons import CATALOGUE, ReasonCode
 
-from sendwhy_cli.errors import CommandError, Exit
-from sendwhy_cli.stack import RunningStack
+from sendwhy_cli.terminal import MARKS
 
-MARKS = {
-    "sending": "⏳",
-    "waiting": "⏸",
-    "sent": "✓",
-    "delivered": "✓✓",
-    "read": "[blue]✓✓[/blue]",
-    "failed": "❌",
-}
 NOTE_LENGTH = 100
 # What is worth a look in a line; `--json` has the rest.
 DETAILS = ("cause", "since", "until", "balance", "contact_version", "template_category")
 
 
-def fetch(stack: RunningStack, workspace: str, message_id: str) -> dict[str, Any]:
-    """The message as message-log tells it (contract.md, "One message"). Raises CommandError."""
-    base = stack.services["message-log"]
-    path = f"/v1/workspaces/{quote(workspace, safe='')}/messages/{quote(message_id, safe='')}"
-    headers = {"Authorization": f"Bearer {stack.admin_token}"}
-    try:
-        answer = httpx.get(base + path, headers=headers, timeout=15, trust_env=False)
-    except httpx.TransportError as error:
-        raise CommandError(Exit.UNREACHABLE, f"message-log at {base} doesn't answer: {error}") from error
-    if answer.status_code == 404:
-        raise CommandError(Exit.NOT_FOUND, f"no message {message_id} in workspace {workspace}")
-    if answer.status_code in (401, 403):
-        raise CommandError(Exit.NOT_ALLOWED, f"message-log refused the token ({answer.status_code})")
-    if not answer.is_success:
-        raise CommandError(Exit.UNREACHABLE, f"message-log answered {answer.status_code}: {answer.text[:300]}")
-    message: dict[str, Any] = answer.json()
-    return message
-
-
-def page_of(stack: RunningStack, workspace: str, message: dict[str, Any]) -> str:
-    """The address that the message itself names, else where message-log has it."""
-    base = stack.services["message-log"]
-    page = message.get("url") or f"/w/{quote(workspace, safe='')}/messages/{quote(message['message_id'], safe='')}"
-    return str(httpx.URL(base).join(page))
-
-
 def show(console: Console, message: dict[str, Any]) -> None:
     status = message["status"]
-    console.print(f"{MARKS.get(status, '?')} [bold]{status.upper()}[/bold]  ", Text(message["message_id"]))
+    mark, style = MARKS.get(status, ("?", ""))
+    console.print(Text.assemble((mark, style), " ", (status.upper(), "bold"), f"   {message['message_id']}"))
     _show_reason(console, message.get("reason"))
     if waiting := message.get("waiting"):
         until = waiting["until"] or "somebody resumes or repairs it"

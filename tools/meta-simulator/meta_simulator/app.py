@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from meta_simulator.bodies import Seed
 from meta_simulator.controls import control_routes
-from meta_simulator.graph import get_node, get_numbers, get_templates, recorded
+from meta_simulator.graph import get_node, get_numbers, get_subscribed_apps, get_templates, recorded
 from meta_simulator.sending import post_message
 from meta_simulator.world import World
 
@@ -30,6 +30,7 @@ def make_app(world: World, seed: Seed) -> ASGIApp:
 
     routes = [
         Route(f"{_NODE}/message_templates", recorded(world, get_templates), methods=["GET"]),
+        Route(f"{_NODE}/subscribed_apps", recorded(world, get_subscribed_apps), methods=["GET"]),
         Route(f"{_NODE}/phone_numbers", recorded(world, get_numbers), methods=["GET"]),
         Route(_NODE, recorded(world, get_node), methods=["GET"]),
         *control_routes(world),

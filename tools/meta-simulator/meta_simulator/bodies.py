@@ -40,6 +40,8 @@ class Account(Body):
     name: str = "Simulated business"
     messaging_limit: int | None = Field(default=None, ge=1)
     templates: list[Template] = []
+    # Whether the apps of its numbers get its webhooks.
+    subscribed: bool = True
 
 
 class Number(Body):

@@ -53,6 +53,16 @@ def get_numbers(world: World, request: Request) -> Response:
     return _page(request, rows, "WhatsAppBusinessPhoneNumber", _NUMBER_BASICS)
 
 
+def get_subscribed_apps(world: World, request: Request) -> Response:
+    """The apps that get the account's webhooks."""
+    node = request.path_params["node"]
+    _may_see(world, request, node, node)
+    is_subscribed = world.accounts.get(node, Account()).subscribed
+    apps = dict.fromkeys(line.number.app_id for line in world.lines_of(node) if line.number.app_id and is_subscribed)
+    told = [{"id": app, "name": f"App {app}", "link": f"https://www.facebook.com/games/?app_id={app}"} for app in apps]
+    return JSONResponse({"data": [{"whatsapp_business_api_data": each} for each in told]})
+
+
 Handler = Callable[[World, Request], Response]
 
 

@@ -254,6 +254,8 @@ class World:
         """Post a webhook, as `settings.webhooks` has it."""
         webhook.url = line.number.webhook_url
         self.webhooks.append(webhook)
+        if not self.account_of(line).subscribed:
+            return
         how = self.settings.webhooks
         if how.is_usual:
             line.outbox.put(webhook)

@@ -235,6 +235,8 @@ async def test_templates_come_page_by_page(meta: Meta) -> None:
         ("404", TOKEN, 100),
         (WABA, TOKEN, None),
         (f"{WABA}/phone_numbers", TOKEN, None),
+        (f"{WABA}/subscribed_apps", TOKEN, None),
+        (f"{WABA}/subscribed_apps", "wrong", 190),
         (f"{WABA}/message_templates", "wrong", 190),
         (f"{WABA}/message_templates?after=junk", TOKEN, 100),
         (f"{WABA}/message_templates?limit=0", TOKEN, 100),
@@ -243,6 +245,24 @@ async def test_templates_come_page_by_page(meta: Meta) -> None:
 )
 async def test_reading(meta: Meta, path: str, token: str, code: int | None) -> None:
     assert _code(await meta.get(path, token)) == code
+
+
+async def test_an_account_that_is_not_subscribed_tells_no_app_and_posts_nothing(meta: Meta) -> None:
+    async def apps() -> list[str]:
+        told = (await meta.get(f"{WABA}/subscribed_apps")).json()["data"]
+        return [one["whatsapp_business_api_data"]["id"] for one in told]
+
+    await meta.number(app_id="400")
+    assert await apps() == ["400"]
+    await meta.control("PUT", f"accounts/{WABA}", {"subscribed": False})
+    assert await apps() == []
+    before = len(meta.receiver.bodies)
+    wrote = {"phone_number_id": NUMBER, "from": PERSON, "message": {"type": "text", "text": {"body": "Hi"}}}
+    await meta.control("POST", "inbound", wrote)
+    await meta.control("PUT", f"accounts/{WABA}", {"subscribed": True})
+    await meta.control("POST", "inbound", wrote)
+    await meta.receiver.until(lambda: len(meta.receiver.bodies) > before)
+    assert len(meta.receiver.bodies) == before + 1
 
 
 # Controls

@@ -8,9 +8,9 @@
     const said = button.parentElement.querySelector("[data-copied]");
     try {
       await navigator.clipboard.writeText(text);
-      said.textContent = "Copied";
+      said.textContent = button.dataset.copiedWord;
     } catch {
-      said.textContent = "Your browser doesn’t allow it here: select the text below";
+      said.textContent = button.dataset.refusedWord;
     }
     setTimeout(() => { said.textContent = ""; }, 4000);
   });

@@ -1,4 +1,4 @@
-// Tells of what came to a list since it was read: "12 new · Show". Nothing moves until somebody asks for it.
+// Tells of what came to a list since it was read: "12 new · Show", in the words that the bar brings (data-…-word). Nothing moves until somebody asks for it.
 (() => {
   "use strict";
   const SAY_MS = 2000;
@@ -7,6 +7,7 @@
   class Tail {
     constructor(bar) {
       this.bar = bar;
+      this.words = bar.dataset;
       this.after = bar.dataset.after;
       this.fresh = new Set();
       this.changed = new Set();
@@ -29,9 +30,9 @@
       this.source.onopen = () => this.tell();
       this.source.onerror = () => {
         if (this.source) this.state.textContent = this.source.readyState === EventSource.CLOSED
-          ? "Live updates ended. Reload the page." : "Interrupted, trying again";
+          ? this.words.endedWord : this.words.interruptedWord;
       };
-      this.pause.textContent = "Pause";
+      this.pause.textContent = this.words.pauseWord;
       this.pause.setAttribute("aria-pressed", "false");
       this.tell();
     }
@@ -39,9 +40,9 @@
     stop() {
       this.source.close();
       this.source = null;
-      this.pause.textContent = "Resume";
+      this.pause.textContent = this.words.resumeWord;
       this.pause.setAttribute("aria-pressed", "true");
-      this.state.textContent = "Paused";
+      this.state.textContent = this.words.pausedWord;
     }
 
     end() {
@@ -61,13 +62,15 @@
     }
 
     news() {
-      const parts = [[this.fresh.size, "new"], [this.changed.size, "changed"]].filter(([count]) => count);
-      return parts.map(([count, word]) => `${count.toLocaleString("en")} ${word}`).join(", ");
+      const parts = [[this.fresh.size, this.words.freshWord], [this.changed.size, this.words.changedWord]];
+      const language = document.documentElement.lang;
+      return parts.filter(([count]) => count)
+        .map(([count, words]) => words.replace("{count}", count.toLocaleString(language))).join(", ");
     }
 
     tell() {
       const news = this.news();
-      this.state.textContent = news || "Live";
+      this.state.textContent = news || this.words.liveWord;
       this.show.hidden = !news;
     }
   }
