@@ -70,7 +70,7 @@ create trigger message_cells_deleted after delete on message referencing old tab
 create trigger message_cells_emptied after truncate on message for each statement execute function note_cells();
 
 -- Counts everything anew. Whoever writes waits; of ten million messages, some minutes.
-create function count_cells() returns void language plpgsql as $$
+create function count_cells() returns void language plpgsql set work_mem = '256MB' as $$
 begin
     lock table message in share row exclusive mode;
     truncate message_cell, message_hour, message_cell_change;
