@@ -16,13 +16,15 @@ A state directory that is named is kept, and its messages are taken as they are 
 Seen on 2026-11-26 on 2 cores that others used too. One million, load 5, whole pages over HTTP, median: the first page
 52 ms (38 of CPU), the second 58, each filter and range 30 to 180, the slowest pages a search for a name and the
 webhook log, both mended since; from an event to the message's page 131 ms, to the list 220, to the live stream 294
-(worst 632); 760 statuses folded a second. Ten million, load 17, what the list's page asks PostgreSQL (128 MB of
-shared buffers), warm: the first page 276 ms, each filter 15 to 720, a name 374, nobody's name 43; of the first page's
-276, 237 are the count of what is open, of which a running campaign had 52,000. Before the first vacuum that same
-count took 2.3 s, since each of its rows was looked up. Cells: 248,000, as many for ten million messages as for one;
-by the hour alone 44,000. Of a fold's update the trigger takes 11 to 25 µs a message, 1 to 2 % of its time; the whole
-fold took 680 to 1,240 µs of CPU a status, by the load, service and PostgreSQL. Whole pages with ten million, and cold
-ones, have yet to be measured.
+(worst 632); 760 statuses folded a second. Ten million, load 9 to 20, whole pages, warm median and CPU of service and
+PostgreSQL (128 MB of shared buffers): the first page 394 ms (78), 276 of PostgreSQL alone at another time, of which
+237 are the count of what is open (a running campaign had 52,000); the second 458 (86); filters and searches 22 to 788
+(8 to 134), 24 hours 1,057 (148); one campaign of a million 1,032 (642), webhooks 14; from an event to the message's
+page 97 ms, to the list 293, to the live stream 223 (worst 594); 661 statuses folded a second. Before the first vacuum
+that count took 2.3 s, since each of its rows was looked up. Cells: 248,000, as many for ten million messages as for
+one; by the hour alone 44,000. Of a fold's update the trigger takes 11 to 25 µs a message, 1 to 2 % of its time; the
+whole fold took 680 to 1,240 µs of CPU a status, by the load, service and PostgreSQL. Cold pages have yet to be
+measured.
 """
 
 import argparse
