@@ -13,9 +13,18 @@ over the log, from when they lie on the topic to when the last of them is in the
 A state directory that is named is kept, and its messages are taken as they are the next time; ten million take some
 50 GB. Figures are printed, never asserted. Aims: the first page 300 ms, each filter 1 s, an event 1 s.
 
-A run with ten million has yet to be made: the machine of 2026-11-26 was shared by too many. Seen there with one million
-(2 cores at a load of 20, statements alone, warm; pages of 8 kB): the chart of 7 days as it was 553 ms, 3,739; a
-list by a template that nobody has as it was 1,509 ms and 15,968 pages, by cells 238 ms and 3,709; the first list 36 ms.
+Seen on 2026-11-26 on 2 cores that others used too. One million, load 5, whole pages over HTTP, median: the first page
+52 ms (38 of CPU), the second 58, each filter and range 30 to 180, the slowest pages a search for a name and the
+webhook log, both mended since; from an event to the message's page 131 ms, to the list 220, to the live stream 294
+(worst 632); 760 statuses folded a second. Ten million, load 9 to 20, whole pages, warm median and CPU of service and
+PostgreSQL (128 MB of shared buffers): the first page 394 ms (78), 276 of PostgreSQL alone at another time, of which
+237 are the count of what is open (a running campaign had 52,000); the second 458 (86); filters and searches 22 to 788
+(8 to 134), 24 hours 1,057 (148); one campaign of a million 1,032 (642), webhooks 14; from an event to the message's
+page 97 ms, to the list 293, to the live stream 223 (worst 594); 661 statuses folded a second. Before the first vacuum
+that count took 2.3 s, since each of its rows was looked up. Cells: 248,000, as many for ten million messages as for
+one; by the hour alone 44,000. Of a fold's update the trigger takes 11 to 25 µs a message, 1 to 2 % of its time; the
+whole fold took 680 to 1,240 µs of CPU a status, by the load, service and PostgreSQL. Cold pages have yet to be
+measured.
 """
 
 import argparse
@@ -409,16 +418,17 @@ where m.workspace_id = $1 and m.outcome = 'delivered' and m.at < now() - interva
 _WEBHOOK_OF = "select webhook_id::text from webhook_part where workspace_id = $1 and message_id = $2 limit 1"
 
 
-async def choose(connection: asyncpg.Connection, count: int) -> tuple[Sample, list[tuple[str, str]]]:
-    """A message to look at, and some that were delivered, from all over the log."""
+async def choose(connection: asyncpg.Connection, count: int, of: int) -> tuple[Sample, list[tuple[str, str]]]:
+    """A message to look at, and some that were delivered, from all over the log of `of` messages."""
     row = await connection.fetchrow(_SAMPLE, HUGE)
     assert row is not None
     webhook = await connection.fetchval(_WEBHOOK_OF, HUGE, row["message_id"])
     rows = await connection.fetch(
-        "select message_id, wamid from message tablesample system (1) where workspace_id = $1"
+        "select message_id, wamid from message tablesample system ($3) where workspace_id = $1"
         " and outcome = 'delivered' and message_id <> $2",
         HUGE,
         row["message_id"],
+        min(100.0, 600.0 * count / of),
     )
     keys = [(one["message_id"], one["wamid"]) for one in rows]
     random.Random(1).shuffle(keys)
@@ -450,7 +460,7 @@ async def main(given: argparse.Namespace) -> None:
         await create_topics(KafkaSettings(kafka_bootstrap_servers=kafka.bootstrap))
         database = await fill(postgres, given.messages)
         connection = await asyncpg.connect(database)
-        sample, keys = await choose(connection, given.events + given.fold)
+        sample, keys = await choose(connection, given.events + given.fold, given.messages)
         await connection.close()
         asked = [page for page in pages(sample) if given.only is None or given.only in page.name]
         bench = Bench(kafka, postgres, database, state)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sendwhy.postgres import Connection
 
-from message_log.queries import CELLS, Filters, ReasonRow, Where, source_of
+from message_log.queries import Filters, ReasonRow, Where, cells_of, source_of
 
 HOUR = timedelta(hours=1)
 _EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
@@ -54,7 +54,10 @@ async def total(connection: Connection, workspace: str, filters: Filters) -> int
     if span.whole is not None:
         where = Where(workspace, span.whole)
         count += int(
-            await connection.fetchval(f"select coalesce(sum(m.count), 0) from {CELLS} m where {where}", *where.values)  # noqa: S608 - tests are ours
+            await connection.fetchval(
+                f"select coalesce(sum(m.count), 0) from {cells_of(filters)} m where {where}",  # noqa: S608 - tests are ours
+                *where.values,
+            )
         )
     for edge in span.edges:
         where = Where(workspace, edge)
@@ -68,7 +71,7 @@ async def by_reason(connection: Connection, workspace: str, filters: Filters) ->
     """The most frequent first."""
     span = span_of(filters)
     counts: dict[tuple[str, str | None], int] = {}
-    asked = [(CELLS, "sum(m.count)::bigint", span.whole)] if span.whole is not None else []
+    asked = [(cells_of(filters), "sum(m.count)::bigint", span.whole)] if span.whole is not None else []
     for source, count, part in [*asked, *((source_of(edge), "count(*)", edge) for edge in span.edges)]:
         where = Where(workspace, part)
         where.also("m.reason is not null")
@@ -84,10 +87,8 @@ async def first_at(connection: Connection, workspace: str, filters: Filters) -> 
     timed = filters
     if filters.is_in_cells:
         where = Where(workspace, filters.model_copy(update={"since": None, "until": None}))
-        hour = await connection.fetchval(
-            f"select min(h.at) from (select m.at from {CELLS} m where {where} group by m.at having sum(m.count) > 0) h",  # noqa: S608 - tests are ours
-            *where.values,
-        )
+        hours = f"select m.at from {cells_of(filters)} m where {where} group by m.at having sum(m.count) > 0"  # noqa: S608 - tests are ours
+        hour = await connection.fetchval(f"select min(h.at) from ({hours}) h", *where.values)  # noqa: S608 - as above
         if hour is None:
             return None
         timed = filters.model_copy(update={"since": hour})
@@ -111,10 +112,19 @@ with taken as (
     on conflict (workspace_id, hour, outcome, reason, service, origin_kind, origin_id, sender_id, template,
                  calling_code)
     do update set count = c.count + excluded.count
+), added_by_hour as (
+    insert into message_hour as h
+    select workspace_id, hour, outcome, reason, service, sum(count)
+    from taken group by 1, 2, 3, 4, 5 having sum(count) <> 0
+    on conflict (workspace_id, hour, outcome, reason, service) do update set count = h.count + excluded.count
 )
 select workspace_id, hour, count(*) as count from taken group by 1, 2
 """
 _DELETE_EMPTY = """
+with hours as (
+    delete from message_hour h using unnest($1::text[], $2::timestamptz[]) as touched(workspace_id, hour)
+    where h.workspace_id = touched.workspace_id and h.hour = touched.hour and h.count = 0
+)
 delete from message_cell c using unnest($1::text[], $2::timestamptz[]) as touched(workspace_id, hour)
 where c.workspace_id = touched.workspace_id and c.hour = touched.hour and c.count = 0
 """

@@ -198,6 +198,8 @@ async def _list_values(
         "in_time": words.CHOSEN_TIME if filters.since or filters.until else words.RANGE_WORDS[shown_range],
         "cursor": cursor,
         "address": Address(workspace, filters, range_name),
+        # Of a name that many have, not all contacts were looked at.
+        "names_looked_at": queries.NAMED_MAX if len(timed.named or ()) == queries.NAMED_MAX else None,
         "by_status": measured.by_status,
         **counts.values_of(measured),
         "position": live.text_of(await queries.position_now(connection)) if is_first else None,

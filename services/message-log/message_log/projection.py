@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
-from sendwhy.erasure import on_erasing
+from sendwhy.erasure import keep_erasures_waiting, on_erasing
 from sendwhy.events import (
     AccountUpdated,
     ContactUpdated,
@@ -183,14 +183,22 @@ async def write_events(
 ) -> None:
     readable = [record for record in records if record.event is not None]
     told = told_by(readable)
-    without_person = await store.fold_messages(connection, told, changed_to)
-    await store.see_codes(connection, codes_told(readable))
     rows = [event_row(record, record.event) for record in readable]
     # A cancel tells nothing of its message, and may name who asked for it.
-    named = {(row.workspace_id, row.message_id) for row in rows if row.workspace_id and row.message_id} - told.keys()
-    if named:
-        without_person |= await store.without_person(connection, named)
+    others = await _without_person(connection, rows, told.keys())
+    without_person = await store.fold_messages(connection, told, changed_to) | others
+    await store.see_codes(connection, codes_told(readable))
     await store.add_events(connection, [_bare(row, without_person) for row in rows])
+
+
+async def _without_person(connection: Connection, rows: Sequence[EventRow], folded: Set[MessageKey]) -> set[MessageKey]:
+    """Of the messages that these rows name, but for those that the batch folds: whose person is erased. Nobody more is
+    until the transaction ends: folding has erasures wait at the message's row, for a row that is added nothing does."""
+    named = {(row.workspace_id, row.message_id) for row in rows if row.workspace_id and row.message_id} - folded
+    if not named:
+        return set()
+    await keep_erasures_waiting(connection, {workspace_id for workspace_id, _ in named})
+    return await store.without_person(connection, named)
 
 
 def _bare(row: EventRow, without_person: Set[MessageKey]) -> EventRow:
@@ -322,8 +330,7 @@ def _header(record: Record[Any], name: str) -> str | None:
 
 async def write_dead_letters(connection: Connection, records: Sequence[Record[None]]) -> None:
     rows = [_dead_letter_row(record) for record in records]
-    named = {(row.workspace_id, row.message_id) for row in rows if row.workspace_id and row.message_id}
-    without_person = await store.without_person(connection, named) if named else set()
+    without_person = await _without_person(connection, rows, frozenset())
     await store.add_dead_letters(connection, [_bare(row, without_person) for row in rows])
 
 

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     TypeAdapter,
     ValidationError,
@@ -89,12 +90,23 @@ class Filters(BaseModel):
     q: Text | None = None
     since: When | None = Field(default=None, alias="from")
     until: When | None = Field(default=None, alias="to")
+    _named: tuple[str, ...] | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_is_none(cls, given: Any) -> Any:
         """A form sends every field, the empty ones too."""
         return {name: value or None for name, value in given.items()} if isinstance(given, dict) else given
+
+    @property
+    def named(self) -> tuple[str, ...] | None:
+        """The contacts that `q` names, NAMED_MAX at most; None where nobody has looked yet."""
+        return self._named
+
+    def naming(self, contacts: Sequence[str]) -> "Filters":
+        filters = self.model_copy()
+        filters._named = tuple(contacts)
+        return filters
 
     @property
     def active(self) -> dict[str, Any]:
@@ -104,6 +116,11 @@ class Filters(BaseModel):
     def is_in_cells(self) -> bool:
         """Whether cells tell how many there are: they know no single person or message, and not the clock."""
         return not (self.contact or self.phone or self.q or self.status in ("sending", "waiting"))
+
+    @property
+    def is_in_hours(self) -> bool:
+        """Whether all that the filters ask is what became of messages, and when they were asked for."""
+        return not self.active.keys() - {"status", "reason", "reason_not", "service", "since", "until"}
 
     @property
     def is_plain(self) -> bool:
@@ -137,14 +154,20 @@ _STATUS_TESTS = {
 }
 
 
-# An array that is made once, so that each column's index can still be asked.
-_NAMED = """array(
-    select substr(k.key, length({0}) + 2) from known_state k
-    where k.topic = 'contact.updated' and k.workspace_id = {0}
-      and to_tsvector('simple', k.name) @@ to_tsquery('simple', {1}) limit 200)"""
+NAMED_MAX = 200
+# An array that is made once, so that each column's index can still be asked. Only the index of names may be used: of a
+# name that few have, or nobody, the planner expects to find enough by reading contacts one by one.
+_NAMED = f"""array(
+    select substr(k.key, length({{0}}) + 2) from known_state k
+    where k.topic || '' = 'contact.updated' and k.workspace_id || '' = {{0}}
+      and to_tsvector('simple', k.name) @@ to_tsquery('simple', {{1}}) limit {NAMED_MAX})"""  # noqa: S608 - a number of ours
 
 
-# The cells with the columns of a message; `at` is the hour.
+# The cells with the columns of a message; `at` is the hour. Those by what became of messages alone are far fewer.
+_HOURS = """(
+    select workspace_id, hour as at, outcome, reason, service, count from message_hour
+    union all
+    select workspace_id, hour, outcome, reason, service, count from message_cell_change)"""
 CELLS = """(
     select workspace_id, hour as at, outcome, reason, service, origin_kind, origin_id, sender_id, template,
            calling_code, count from message_cell
@@ -175,7 +198,7 @@ class Where:
         # Each alone finds what a search for any id finds, by an index of its own.
         self.any_of: list[str] = []
         for name, value in filters.active.items():
-            self._tests.append(self._test(name, value))
+            self._tests.append(self._any_id(filters) if name == "q" else self._test(name, value))
             self._hours.append(self._tests[-1])
             if name == "since":
                 self._hours[-1] = f"m.at >= cell_hour(${len(self.values)})"
@@ -203,18 +226,19 @@ class Where:
     def _test(self, name: str, value: Any) -> str:
         if name == "status":
             return _STATUS_TESTS[value]
-        if name == "q":
-            return self._any_id(value)
         return _TESTS[name].format(self.add(digits_of(value) if name == "phone" else value))
 
-    def _any_id(self, value: str) -> str:
+    def _any_id(self, filters: Filters) -> str:
+        value = filters.q or ""
         given = self.add(value)
         tests = [f"m.{column} = {given}" for column in ("message_id", "wamid", "contact_id", "origin_id")]
         digits = digits_of(value)
         if digits is not None and len(digits) >= 7:
             tests.append(f"m.phone = any({self.add(spellings(digits))}::text[])")
         names = prefix_query(value)
-        if names is not None:
+        if filters.named:
+            tests.append(f"m.contact_id = any({self.add(list(filters.named))}::text[])")
+        elif filters.named is None and names is not None:
             tests.append(f"m.contact_id = any({_NAMED.format(self._workspace, self.add(names))})")
         self.any_of = tests
         return f"({' or '.join(tests)})"
@@ -227,6 +251,11 @@ def source_of(filters: Filters) -> str:
     """What a list or a count is read from: the table, whose index has it all, unless it is the clock that says which
     messages fit."""
     return "message_now" if filters.status in ("sending", "waiting") else "message"
+
+
+def cells_of(filters: Filters) -> str:
+    """The cells that tell how many fit the filters: the fewest that know what is asked."""
+    return _HOURS if filters.is_in_hours else CELLS
 
 
 @asynccontextmanager
@@ -308,7 +337,7 @@ def _page(filters: Filters, where: Where, limit: str) -> str:
     if filters.is_plain or not filters.is_in_cells:
         return _PAGE.format(source=source_of(filters), where=where, limit=limit)
     edges = ", ".join(["null::timestamptz", *(f"cell_hour({moment})" for moment in where.edges)])
-    return _PAGE_BY_HOURS.format(cells=CELLS, hours=where.hours, edges=edges, where=where, limit=limit)
+    return _PAGE_BY_HOURS.format(cells=cells_of(filters), hours=where.hours, edges=edges, where=where, limit=limit)
 
 
 async def list_messages(
@@ -322,18 +351,22 @@ async def list_messages(
     return page_of(await connection.fetch(statement, *where.values), limit, "at", "message_id")
 
 
+_NAMES = f"select {_NAMED.format('$1', '$2')}"
 _KIND_OF_ORIGIN = "select origin_kind from message where workspace_id = $1 and origin_id = $2 limit 1"
 
 
 async def meant(connection: Connection, workspace: str, filters: Filters) -> Filters:
-    """A search for what is a campaign's or an automation's id as a filter by it: those may have a million messages."""
+    """A search for what is a campaign's or an automation's id as a filter by it: those may have a million messages.
+    Any other with the contacts of that name, so that a page with several statements looks for them once."""
     if filters.q is None:
         return filters
     kind = await connection.fetchval(_KIND_OF_ORIGIN, workspace, filters.q)
-    named = {"campaign": filters.campaign, "automation": filters.automation}
-    if kind not in named or named[kind] not in (None, filters.q):
-        return filters
-    return filters.model_copy(update={"q": None, kind: filters.q})
+    told = {"campaign": filters.campaign, "automation": filters.automation}
+    if kind in told and told[kind] in (None, filters.q):
+        return filters.model_copy(update={"q": None, kind: filters.q})
+    names = prefix_query(filters.q)
+    found = [] if names is None else await connection.fetchval(_NAMES, workspace, names)
+    return filters.naming(found)
 
 
 def since_of(range_name: str | None) -> datetime | None:

@@ -28,7 +28,7 @@ DERIVED = (
     "calling_code_seen",
 )
 # A trigger empties them with `message`.
-CELLS = ("message_cell", "message_cell_change")
+CELLS = ("message_cell", "message_hour", "message_cell_change")
 # Who may log in, what people did, what is still to be published, which requests were answered, and whose data must not
 # come back: an order to erase may have left its topic before the last of what it erased.
 KEPT = (

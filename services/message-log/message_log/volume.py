@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sendwhy.postgres import Connection
 
 from message_log import cells
-from message_log.queries import CELLS, STATUSES, Filters, Where, source_of
+from message_log.queries import STATUSES, Filters, Where, cells_of, source_of
 
 BARS_MAX = 61
 _WIDTHS = tuple(
@@ -119,7 +119,7 @@ async def _count(
     connection: Connection, workspace: str, statement: str, filters: Filters, width: timedelta, counts: Counts
 ) -> None:
     where = Where(workspace, filters)
-    given = {"width": where.add(width), "origin": where.add(_EPOCH), "where": where, "cells": CELLS}
+    given = {"width": where.add(width), "origin": where.add(_EPOCH), "where": where, "cells": cells_of(filters)}
     rows = await connection.fetch(statement.format(**given, workspace="$1"), *where.values)
     for row in rows:
         status = "sending" if row["status"] == "accepted" else row["status"]

@@ -18,6 +18,7 @@ from sendwhy.postgres import migrate
 from sendwhy.topics import TOPICS, Topic, outgoing
 
 pytestmark = pytest.mark.postgres
+ERASING = Topic.PERSON_ERASING
 MIGRATIONS = Path(message_log.__file__ or "").parent / "migrations"
 # Emptied together, they are as a new database for a tenth of the time.
 FOLDED = (*rebuild.DERIVED, "erased_person")
@@ -52,6 +53,26 @@ async def test_any_order_between_the_topics_tells_the_same(connection: asyncpg.C
     assert all(results[0][table] for table in ("message", "event", "inbound", "hold", "webhook_part", "cells"))
     assert differences(results[0], results[1]) == []
     assert differences(results[0], results[2]) == []
+
+
+@pytest.mark.parametrize("topic", [Topic.DEAD_LETTERS, Topic.SEND_CANCELLED])
+async def test_what_is_being_added_while_its_person_is_erased_keeps_no_body(
+    connection: asyncpg.Connection, fresh_database: str, topic: Topic
+) -> None:
+    queues = placed(everything(0))
+    added, orders = ({place: queues[place] for place in queues if place[0] is one} for one in (topic, ERASING))
+    other = await asyncpg.connect(fresh_database)
+    async with other.transaction():
+        await fold(other, added, Random(0))
+        erasing = asyncio.create_task(fold(connection, orders, Random(0)))
+        while not erasing.done() and not await other.fetchval("select exists (select from pg_locks where not granted)"):
+            await asyncio.sleep(0.01)
+    await erasing
+    bodies = await other.fetch(
+        "select e.body from event e join message m using (workspace_id, message_id) where m.erased_at is not null"
+    )
+    await other.close()
+    assert {row["body"] for row in bodies} == {None}
 
 
 async def test_every_table_is_derived_or_kept(connection: asyncpg.Connection) -> None:

@@ -1,7 +1,8 @@
 -- How many messages there are, by the hour that they were asked for and by what lists are filtered by: a count over
 -- weeks of millions of messages is read from some thousand cells, and a list knows in which hours there is something for
 -- it (ADR 28). Whatever changes `message`, a trigger notes by how much each cell changes; a timer adds the changes up
--- (cells.py). What a cell holds is the sum over both tables.
+-- (cells.py). What a cell holds is the sum over both tables. `message_hour` has the same by what became of messages
+-- alone: of an hour, some ten rows where `message_cell` has thousands; a page without other filters is counted by it.
 create table message_cell (
     workspace_id text not null,
     hour         timestamptz not null,
@@ -16,6 +17,15 @@ create table message_cell (
     count        bigint not null,
     unique nulls not distinct (workspace_id, hour, outcome, reason, service, origin_kind, origin_id, sender_id,
                                template, calling_code)
+);
+create table message_hour (
+    workspace_id text not null,
+    hour         timestamptz not null,
+    outcome      text not null,
+    reason       text,
+    service      text,
+    count        bigint not null,
+    unique nulls not distinct (workspace_id, hour, outcome, reason, service)
 );
 create table message_cell_change (like message_cell);
 create index message_cell_change_by_hour on message_cell_change (workspace_id, hour);
@@ -46,7 +56,7 @@ begin
                sender_id, template, calling_code, -1
         from before_it where at is not null;
     else
-        truncate message_cell, message_cell_change;
+        truncate message_cell, message_hour, message_cell_change;
     end if;
     return null;
 end
@@ -60,14 +70,17 @@ create trigger message_cells_deleted after delete on message referencing old tab
 create trigger message_cells_emptied after truncate on message for each statement execute function note_cells();
 
 -- Counts everything anew. Whoever writes waits; of ten million messages, some minutes.
-create function count_cells() returns void language plpgsql as $$
+create function count_cells() returns void language plpgsql set work_mem = '256MB' as $$
 begin
     lock table message in share row exclusive mode;
-    truncate message_cell, message_cell_change;
+    truncate message_cell, message_hour, message_cell_change;
     insert into message_cell
     select workspace_id, cell_hour(at), outcome, reason, service, origin_kind, cell_origin(origin_kind, origin_id),
            sender_id, template, calling_code, count(*)
     from message where at is not null group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 order by 1, 2;
+    insert into message_hour
+    select workspace_id, hour, outcome, reason, service, sum(count) from message_cell
+    group by 1, 2, 3, 4, 5 order by 1, 2;
 end
 $$;
 select count_cells();
