@@ -69,6 +69,8 @@ MEANINGS: Mapping[str, str] = {
     " transaction mode before the dispatcher's (it holds session locks)",
     "http_host": "where to listen; the image sets 0.0.0.0",
     "http_port": "where to listen",
+    "drain_seconds": "so long it goes on after SIGTERM, with /readyz 503 and `Connection: close` in every answer: what"
+    " a balancer in front needs to learn that it is ending; 0 where nothing stands in front",
     "acting_key": "Fernet keys, the newest first, the same for all services: the pages act on them for the person who"
     " is logged in; without it the pages only show.",
     "api_tokens": "`token:role:workspace`, comma-separated; role viewer, operator or admin; `*` for all workspaces."

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ READY_SECONDS = 240
 # What a killed dispatcher leaves in flight is told as unknown after this; else after 10 minutes.
 SETTINGS = {"SENDWHY_UNKNOWN_OUTCOME_SECONDS": "30"}
 STOP_SECONDS = 60
+SERVICES = ["consent", "billing", "dispatcher", "webhook-ingest", "message-log"]
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +28,28 @@ def stack_file() -> Iterator[Path]:
     if running := os.environ.get("SENDWHY_TEST_STACK"):
         yield Path(running)
         return
+    with _running(SETTINGS) as stack_file:
+        yield stack_file
+
+
+@pytest.fixture
+def doubled_stack_file() -> Iterator[Path]:
+    """The stack.json of a stack of its own with two of every service, before which balancers may stand; `up.log`
+    beside its folder."""
+    two_of_each = [part for service in SERVICES for part in ("--replicas", f"{service}=2")]
+    # Longer than in production: on a machine that is busy with other tests a balancer learns late of an end.
+    with _running({"SENDWHY_DRAIN_SECONDS": "6"}, "--empty", *two_of_each) as stack_file:
+        yield stack_file
+
+
+@contextmanager
+def _running(settings: dict[str, str], *options: str) -> Iterator[Path]:
     # Not pytest's own folder: PostgreSQL's user must get in, and keep its socket's path short.
     folder = Path(tempfile.mkdtemp(prefix="sendwhy-stack-"))
     log = folder / "up.log"
-    command = [str(Path(sys.executable).parent / "sendwhy"), "up", "--state-dir", str(folder / "state")]
+    command = [str(Path(sys.executable).parent / "sendwhy"), "up", "--state-dir", str(folder / "state"), *options]
     with log.open("wb") as output:
-        up = subprocess.Popen(command, stdout=output, stderr=output, env=SETTINGS | os.environ, start_new_session=True)
+        up = subprocess.Popen(command, stdout=output, stderr=output, env=settings | os.environ, start_new_session=True)
     try:
         yield _ready(folder / "state" / "stack.json", up, log)
     finally:

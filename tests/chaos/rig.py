@@ -184,6 +184,7 @@ class Rig:
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap,
             "DATABASE_URL": url.geturl(),
             "HTTP_PORT": port,
+            "DRAIN_SECONDS": 0,
             "API_TOKENS": f"{TOKEN}:admin:*",
             "META_GRAPH_URL": meta_url or self.meta_url,
             "TOKEN_ENCRYPTION_KEY": self.key,

@@ -5,24 +5,27 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 import yaml
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from billing.settings import BillingSettings
+from composed import COMPOSE, DOCKERFILE, IMAGE_PORT, MODEL, ROOT, SERVICES, instruction, is_once, secret_file
 from consent.settings import Settings as ConsentSettings
 from dispatcher.settings import Settings as DispatcherSettings
+from local_stack.kafka_files import KAFKA_VERSION
 from message_log.settings import MessageLogSettings
 from meta_simulator.bodies import Seed
+from pydantic_core import PydanticUndefined
 from sendwhy.settings import PREFIX, KafkaSettings
+from sendwhy.topics import TOPICS
 from webhook_ingest.settings import Settings as WebhookIngestSettings
 
-ROOT = Path(__file__).parents[2]
-COMPOSE = ROOT / "docker-compose.yml"
 BIN = Path(sys.executable).parent
 SETTINGS: Mapping[str, type[KafkaSettings]] = {
     "sendwhy": KafkaSettings,
@@ -34,18 +37,7 @@ SETTINGS: Mapping[str, type[KafkaSettings]] = {
 }
 
 
-def with_defaults(text: str) -> str:
-    """Compose's `${NAME:-default}` as it reads where nothing is set."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
-
-
-MODEL: dict[str, Any] = yaml.safe_load(with_defaults(COMPOSE.read_text()))
-SERVICES: dict[str, dict[str, Any]] = MODEL["services"]
 OURS = {name: spec for name, spec in SERVICES.items() if spec.get("command", [""])[0] in SETTINGS}
-
-
-def secret_file(name: str) -> Path:
-    return ROOT / str(MODEL["secrets"][name]["file"])
 
 
 def test_follows_the_compose_specification() -> None:
@@ -106,6 +98,149 @@ def test_addresses_name_services_of_the_file() -> None:
         assert spec["environment"]["SENDWHY_KAFKA_BOOTSTRAP_SERVERS"] == "kafka:9092"
 
 
+def test_dependencies_can_be_met() -> None:
+    for name, spec in SERVICES.items():
+        for needed, how in spec.get("depends_on", {}).items():
+            other = SERVICES[needed]
+            if how["condition"] == "service_completed_successfully":
+                assert is_once(other), f"{name} waits for {needed}, which never ends"
+            else:
+                assert how["condition"] == "service_healthy"
+                assert "healthcheck" in other or ("build" in other and not is_once(other)), f"{needed} has no health"
+
+
+def test_every_container_is_bounded_and_can_become_no_more() -> None:
+    for name, spec in SERVICES.items():
+        assert spec["cap_drop"] == ["ALL"], name
+        assert spec["security_opt"] == ["no-new-privileges:true"], name
+        assert spec["logging"]["options"].keys() == {"max-size", "max-file"}, name
+        # Two cores are what deploy/README.md asks for; Docker starts nothing with more than there are.
+        assert 0 < spec["cpus"] <= 2, name
+        assert spec["pids_limit"] > 0, name
+        assert re.fullmatch(r"[1-9]\d*[mg]", spec["mem_limit"]), name
+        assert spec["restart"] in ("unless-stopped", "on-failure:5"), name
+        assert "privileged" not in spec, name
+        assert all(":size=" in folder for folder in spec.get("tmpfs", [])), f"{name} may fill its memory"
+        # Kafka and PostgreSQL write their own configuration at the start.
+        assert spec.get("read_only", False) is (name not in ("kafka", "postgres")), name
+        if not is_once(spec):
+            assert "stop_grace_period" in spec or name == "grafana", name
+    assert not any("cap_add" in spec for name, spec in SERVICES.items() if name != "postgres")
+
+
+def test_long_running_containers_tell_their_health() -> None:
+    for name, spec in SERVICES.items():
+        if not is_once(spec) and "build" not in spec:
+            assert {"test", "timeout", "interval", "start_period"} <= spec["healthcheck"].keys(), name
+
+
+def test_nothing_is_declared_in_vain_or_missing() -> None:
+    used = {name for spec in SERVICES.values() for name in spec.get("secrets", [])}
+    assert used == MODEL["secrets"].keys()
+    mounts = [volume.split(":") for spec in SERVICES.values() for volume in spec.get("volumes", [])]
+    assert {source for source, *_ in mounts if not source.startswith(".")} == MODEL["volumes"].keys()
+    for source, _target, *mode in mounts:
+        if source.startswith("."):
+            assert (ROOT / source).exists(), source
+            assert mode == ["ro"], f"{source} can be written to"
+    assert all(secret_file(name).exists() for name in MODEL["secrets"])
+
+
+def mounted(name: str, path: str) -> Path:
+    """The file of this repository that the container `name` sees as `path`."""
+    for volume in SERVICES[name]["volumes"]:
+        source, target = str(volume).split(":")[:2]
+        if source.startswith(".") and (path == target or path.startswith(f"{target}/")):
+            return ROOT / source / path.removeprefix(target).lstrip("/")
+    raise AssertionError(f"{name} sees nothing of ours at {path}")
+
+
+def test_paths_in_containers_are_files_of_ours() -> None:
+    (config,) = (word.partition("=")[2] for word in SERVICES["prometheus"]["command"] if "config.file" in word)
+    scraping = yaml.safe_load(mounted("prometheus", config).read_text())
+    for rules in scraping["rule_files"]:
+        assert mounted("prometheus", f"{Path(config).parent}/{rules}").is_file()
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert mounted("grafana", home).is_file()
+    provisioning = mounted("grafana", "/etc/grafana/provisioning")
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "sendwhy.yml").read_text())["providers"]
+    assert list(mounted("grafana", provider["options"]["path"]).glob("*.json"))
+    seed = SERVICES["meta-simulator"]["command"][-1]
+    assert mounted("meta-simulator", seed).is_file()
+
+
+def test_ports_are_those_at_which_something_listens() -> None:
+    listening = {name: {IMAGE_PORT} for name, spec in OURS.items() if not is_once(spec)}
+    simulator = SERVICES["meta-simulator"]["command"]
+    listening["meta-simulator"] = {simulator[simulator.index("--port") + 1]}
+    broker = SERVICES["kafka"]["environment"]
+    listening["kafka"] = {part.rpartition(":")[2] for part in broker["KAFKA_LISTENERS"].split(",")}
+    told = [part.rpartition("://")[2] for part in broker["KAFKA_ADVERTISED_LISTENERS"].split(",")]
+    assert f"kafka:{told[0].rpartition(':')[2]}" == told[0]
+    # Prometheus' and Grafana's own ports, which their health checks ask too.
+    listening |= {"prometheus": {"9090"}, "grafana": {"3000"}}
+    for name, spec in SERVICES.items():
+        for port in spec.get("ports", []):
+            assert port.rpartition(":")[2] in listening[name], name
+    addresses = re.findall(r"http://([a-z-]+):(\d+)", COMPOSE.read_text() + _told_elsewhere())
+    assert {host for host, _ in addresses} >= {"consent", "meta-simulator", "prometheus"}
+    for host, port in [*addresses, *(target.split(":") for target in _scraped().values()), *map(_place, told[:1])]:
+        assert port in listening[host], f"nothing listens at {host}:{port}"
+    assert f"EXPOSE {IMAGE_PORT}\n" in DOCKERFILE
+    assert f"127.0.0.1:{IMAGE_PORT}/" in instruction("HEALTHCHECK")[-1]
+    for name in ("prometheus", "grafana", "meta-simulator"):
+        (port,) = listening[name]
+        assert f"http://127.0.0.1:{port}/" in SERVICES[name]["healthcheck"]["test"][-1]
+
+
+def _told_elsewhere() -> str:
+    folder = ROOT / "deploy"
+    files = [folder / "README.md", folder / "simulator" / "seed.json", *folder.glob("grafana/provisioning/*/*.yml")]
+    return "\n".join(file.read_text() for file in files)
+
+
+def _place(address: str) -> list[str]:
+    return address.split(":")
+
+
+def _scraped() -> dict[str, str]:
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    return {job["job_name"]: job["static_configs"][0]["targets"][0] for job in config["scrape_configs"]}
+
+
+def test_prometheus_asks_every_service_under_its_name() -> None:
+    serving = {name for name, spec in OURS.items() if spec["command"][1:] == ["serve"]}
+    assert {name: target.partition(":")[0] for name, target in _scraped().items()} == {name: name for name in serving}
+
+
+def test_the_readme_names_the_ports_that_are_open() -> None:
+    table = "".join(re.findall(r"^\| [\d, ]+ \|", (ROOT / "deploy" / "README.md").read_text(), re.MULTILINE))
+    open_ports = {port.split(":")[1] for spec in SERVICES.values() for port in spec.get("ports", [])}
+    assert set(re.findall(r"\d+", table)) == open_ports
+
+
+def test_what_a_person_may_set_is_read_by_somebody() -> None:
+    """`${NAME:-default}`: a setting with the default that the code has, or explained at the head of the file."""
+    told = re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE.read_text())
+    head = COMPOSE.read_text().partition("\nname:")[0]
+    for name, default in told:
+        setting = name.removeprefix(PREFIX).lower()
+        kinds = [kind for kind in SETTINGS.values() if setting in kind.model_fields]
+        assert kinds or name in head, f"nobody reads {name}"
+        defaults = {kind.model_fields[setting].default for kind in kinds} - {PydanticUndefined, None}
+        assert not defaults or default.rstrip("/") in {str(each).rstrip("/") for each in defaults}, name
+    assert {name for name, _ in told} >= {"SENDWHY_SECRETS_DIR", "SENDWHY_META_GRAPH_URL"}
+
+
+def test_topics_that_deployment_names_exist() -> None:
+    """Anything that reads like one of ours: `noun.participle`, in every file that operators run."""
+    files = [COMPOSE, *(ROOT / "deploy").rglob("*.yml"), *(ROOT / "deploy").rglob("*.md"), ROOT / "docs" / "runbook.md"]
+    text = "\n".join(file.read_text() for file in files)
+    named = set(re.findall(r"\b[a-z]+\.(?:[a-z]+ed|letters|erasing)\b", text))
+    assert named
+    assert named <= {str(topic) for topic in TOPICS}
+
+
 def test_only_this_machine_can_reach_a_port() -> None:
     ports = [port for spec in SERVICES.values() for port in spec.get("ports", [])]
     assert ports
@@ -152,40 +287,22 @@ def test_each_service_has_an_image_of_its_own_package() -> None:
         assert any((ROOT / folder / member / "pyproject.toml").exists() for folder in ("services", "tools"))
 
 
-@pytest.fixture
-def made_databases(postgres_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The addresses of the databases that deploy/postgres/databases.sh has made, by service."""
-    from local_stack.postgres import binary
+@pytest.mark.kafka
+def test_the_broker_knows_its_settings(kafka_bootstrap: str) -> None:
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+    written = {name.removeprefix("KAFKA_").lower().replace("_", ".") for name in SERVICES["kafka"]["environment"]}
 
-    names = sorted(name for name in SETTINGS if name != "sendwhy")
-    place = urlsplit(postgres_url)
-    script = tmp_path / "databases.sh"
-    original = (ROOT / "deploy" / "postgres" / "databases.sh").read_text()
-    script.write_text(original.replace("/run/secrets/", f"{ROOT / 'deploy' / 'dev-secrets'}/"))
-    environment = {
-        "PATH": f"{binary('psql').parent}:{os.environ['PATH']}",
-        "PGHOST": place.hostname or "",
-        "PGPORT": str(place.port),
-        "PGPASSWORD": place.password or "",
-    }
-    asyncio.run(drop(postgres_url, names))
-    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    yield {
-        name: urlsplit(secret_file(f"database_url_{name}").read_text().strip())
-        ._replace(netloc=f"{name}:development-only-{name}@{place.hostname}:{place.port}")
-        .geturl()
-        for name in names
-    }
-    asyncio.run(drop(postgres_url, names))
+    async def known() -> set[str]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+        await admin.start()
+        try:
+            (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.BROKER, "1")])
+        finally:
+            await admin.close()
+        return {entry[0] for resource in answer.resources for entry in resource[4]}
 
-
-async def drop(superuser: str, names: list[str]) -> None:
-    connection = await asyncpg.connect(superuser)
-    for name in names:
-        await connection.execute(f"drop database if exists {name} with (force)")
-        await connection.execute(f"drop role if exists {name}")
-    await connection.close()
+    # Java's, which the image's script reads.
+    assert written - asyncio.run(known()) == {"heap.opts"}
 
 
 @pytest.mark.postgres

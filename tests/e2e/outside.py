@@ -104,7 +104,7 @@ class Outside:
 
     # --- setting up, as contract.md's table has it ---
 
-    async def set_up(self, *, credits: int = 1000, per_second: int = 80) -> None:
+    async def set_up(self, *, credits: int = 1000, per_second: int = 80, webhook_url: str | None = None) -> None:
         account = {"portfolio_id": f"p{self.waba_id}", "messaging_limit": 100_000, "templates": TEMPLATES}
         await self.sim("PUT", f"/accounts/{self.waba_id}", account)
         number = {
@@ -113,7 +113,7 @@ class Outside:
             "access_token": f"token-{self.sender_id}",
             "app_id": self.stack["meta_app_id"],
             "app_secret": self.stack["meta_app_secret"],
-            "webhook_url": self.at("webhook-ingest", "/webhooks/meta"),
+            "webhook_url": webhook_url or self.at("webhook-ingest", "/webhooks/meta"),
             "quality_rating": "GREEN",
             "messages_per_second": per_second,
         }

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 import resource
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -380,10 +381,40 @@ async def once(
     return Response(stored["answer"], stored["status"], headers=headers, media_type="application/json")
 
 
-def serve(app: FastAPI, *, host: str, port: int) -> int:
-    """Serve until SIGTERM or SIGINT, or until the app's runtime asks for an end; returns the exit code.
+class Server(uvicorn.Server):
+    """Asked to end, it goes on for `drain_seconds` and says with every answer that the connection ends.
 
-    `app.state.entrance`, if there is one, is an ASGI app before the app with all its middleware, and hands on to it.
+    uvicorn closes its door at once, and resets whoever is just coming in or has just written on a kept connection. A
+    balancer learns from /readyz, and from the answers, to come no more; then the door closes before nobody.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._drain_seconds = drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # The list that also the answers of running requests begin with.
+        self.server_state.default_headers.append((b"connection", b"close"))
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._drain_seconds
+        while loop.time() < end and not self.force_exit:  # noqa: ASYNC110 - a signal handler sets it
+            await asyncio.sleep(min(0.1, self._drain_seconds))
+        await super().shutdown(sockets)
+
+
+def serve(app: FastAPI, *, host: str, port: int, drain_seconds: float) -> int:
+    """Serve until SIGTERM or SIGINT, or until the app's runtime asks for an end; returns the exit code."""
+    server = make_server(app, host=host, port=port, drain_seconds=drain_seconds)
+    _allow_files(CONNECTIONS_MAX + OTHER_FILES_MAX)
+    server.run()
+    failed = getattr(app.state, "failed", None)
+    return 70 if failed else 0 if server.started else 1
+
+
+def make_server(app: FastAPI, *, host: str, port: int, drain_seconds: float) -> Server:
+    """`app.state.entrance`, if there is one, is an ASGI app before the app with all its middleware, and hands on to it.
+
+    Sets `app.state.end`, which asks for an end, and what `is_ending` tells.
     """
     config = uvicorn.Config(
         getattr(app.state, "entrance", app),
@@ -401,14 +432,16 @@ def serve(app: FastAPI, *, host: str, port: int) -> int:
         timeout_graceful_shutdown=GRACE_SECONDS,
         backlog=2048,
     )
-    _allow_files(CONNECTIONS_MAX + OTHER_FILES_MAX)
-    server = uvicorn.Server(config)
+    server = Server(config, drain_seconds)
     app.state.end = lambda: setattr(server, "should_exit", True)
-    # For endless answers: uvicorn waits for them before it lets the app end.
     app.state.is_ending = lambda: server.should_exit
-    server.run()
-    failed = getattr(app.state, "failed", None)
-    return 70 if failed else 0 if server.started else 1
+    return server
+
+
+def is_ending(app: FastAPI) -> bool:
+    """Whether the process was asked to end. Endless answers end then: uvicorn waits for them before it lets the app."""
+    asked = getattr(app.state, "is_ending", None)
+    return bool(asked and asked())
 
 
 def _allow_files(wanted: int) -> None:

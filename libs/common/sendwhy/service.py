@@ -22,7 +22,7 @@ from fastapi import FastAPI, Response
 
 from sendwhy import logs, problems
 from sendwhy.acting import Acting
-from sendwhy.http import BodyLimit, serve
+from sendwhy.http import BodyLimit, is_ending, serve
 from sendwhy.kafka import Producer, PublishError, connection_options, make_broker
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
@@ -177,12 +177,20 @@ class Runtime:
             await self._refuse_older_database()
             await self.producer.start()
             stack.push_async_callback(self.producer.stop)
-            await self._broker.start()
             stack.push_async_callback(self._broker.stop)
+            await self._start_consumers()
             tasks = [asyncio.create_task(self._guard(name, run), name=name) for name, run in self._all_tasks()]
             stack.push_async_callback(_cancel, tasks)
             log.info("service is running", stages=[stage.name for stage in self.stages])
             yield
+
+    async def _start_consumers(self) -> None:
+        """All at once: beside another replica each waits until that one's heartbeat tells it of the new member (3 s).
+        `broker.start` takes one after the other, which made a minute of message-log's start."""
+        await self._broker.connect()
+        async with asyncio.TaskGroup() as starting:
+            for subscriber in self._broker.subscribers:
+                starting.create_task(subscriber.start())
 
     def _all_tasks(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         def repeated(name: str, seconds: float, act: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
@@ -274,6 +282,8 @@ class Runtime:
         return Response('{"status":"ok"}', media_type="application/json")
 
     async def _readyz(self) -> Response:
+        if self._app is not None and is_ending(self._app):
+            return problem_response(503, "Not ready: it is ending")
         missing = [
             name
             for name, probe in (("database", self._ping_database), ("kafka", self._ping_kafka))
@@ -441,7 +451,7 @@ def main(
 
 def _serve(service: Service, app: FastAPI, settings: ServiceSettings) -> int:
     try:
-        return serve(app, host=settings.http_host, port=settings.http_port)
+        return serve(app, host=settings.http_host, port=settings.http_port, drain_seconds=settings.drain_seconds)
     except SystemExit:
         # uvicorn's own end when a start fails; it has logged the error.
         if not app.state.runtime.database_is_older:

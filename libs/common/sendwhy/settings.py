@@ -71,6 +71,7 @@ class ServiceSettings(KafkaSettings):
     database_url: SecretStr
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)
+    drain_seconds: float = Field(default=3, ge=0, le=60)
     api_tokens: SecretStr = SecretStr("")
     acting_key: SecretStr | None = None
 

@@ -50,7 +50,7 @@ class Replica:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = (sys.executable, "-m", "billing", "serve")
-        environment = self._environment | {"SENDWHY_HTTP_PORT": str(port)}
+        environment = self._environment | {"SENDWHY_HTTP_PORT": str(port), "SENDWHY_DRAIN_SECONDS": "0"}
         self.process = await asyncio.create_subprocess_exec(
             *command, env=environment, stderr=asyncio.subprocess.DEVNULL
         )

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 from fastapi import FastAPI
+from sendwhy.http import is_ending
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 
@@ -81,8 +82,3 @@ class Streams:
             if len(rows) < CHANGES_MAX:
                 position = max(position, settled)
                 await asyncio.sleep(POLL_SECONDS)
-
-
-def is_ending(app: FastAPI) -> bool:
-    asked = getattr(app.state, "is_ending", None)
-    return bool(asked and asked())

@@ -133,6 +133,7 @@ def message_log(
         "SENDWHY_KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap,
         "SENDWHY_DATABASE_URL": database_url,
         "SENDWHY_HTTP_PORT": str(port),
+        "SENDWHY_DRAIN_SECONDS": "0",
         "SENDWHY_API_TOKENS": TOKENS,
         "SENDWHY_PRIVACY_KEY": PRIVACY_KEY,
         "SENDWHY_ACTING_KEY": ACTING_KEY,

@@ -43,6 +43,7 @@ class Ingest:
             "SENDWHY_KAFKA_BOOTSTRAP_SERVERS": bootstrap,
             "SENDWHY_DATABASE_URL": database_url,
             "SENDWHY_HTTP_PORT": str(port),
+            "SENDWHY_DRAIN_SECONDS": "0",
             "SENDWHY_META_APP_SECRETS": f"{APP}:{SECRET},{OTHER_APP}:{OTHER_SECRET}",
             "SENDWHY_META_VERIFY_TOKEN": VERIFY_TOKEN,
             "SENDWHY_PRIVACY_KEY": "a key of tests only",

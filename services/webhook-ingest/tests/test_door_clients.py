@@ -17,6 +17,7 @@ from sendwhy.kafka import PublishError
 from sendwhy.metrics import Metrics
 from sendwhy.reasons import Service
 from sendwhy.topics import MAX_WEBHOOK_BYTES, Outgoing, Topic
+from starlette.types import Message
 from webhook_ingest.door import REFUSED_PER_SECOND, Budget, Door
 from webhook_ingest.room import PATIENCE_SECONDS, Room
 from webhook_ingest.settings import Settings
@@ -297,6 +298,27 @@ async def test_kafka_away_is_a_503_that_asks_for_a_repeat() -> None:
         assert b"connection: close" not in answer
         house.topics.is_away = False
         assert (await house.post()).startswith(b"HTTP/1.1 200")
+
+
+async def test_what_the_end_of_the_process_leaves_inside_is_a_503() -> None:
+    topics, told = Topics(), list[Message]()
+    topics.open.clear()
+    door = Door(FastAPI(), topics.publish, Metrics(Service.WEBHOOK_INGEST), SETTINGS)
+    headers = [(b"x-hub-signature-256", signature(BODY).encode()), (b"content-length", str(len(BODY)).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/webhooks/meta", "headers": headers}
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    inside = asyncio.create_task(door(scope, receive, send))
+    await until(lambda: topics.waiting == 1)
+    inside.cancel()
+    await inside
+    assert told[0]["status"] == 503
+    assert {b"retry-after", b"connection"} <= {name for name, _ in told[0]["headers"]}
 
 
 async def test_more_than_the_door_holds_are_503_and_the_others_are_kept() -> None:

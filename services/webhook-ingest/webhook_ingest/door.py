@@ -157,6 +157,7 @@ _UNSIGNED = Response(status_code=401)
 _CUT = Response(status_code=400, headers={"connection": "close"})
 _FULL = _busy("More webhooks wait here than this process holds. Send it again.")
 _AWAY = _busy("Kafka didn't take the webhook in time. Send it again.")
+_ENDING = _busy("The process ends. Send it again.", connection="close")
 _SLOW = _busy("The body came slowly, and others waited. Send it again.", connection="close")
 
 
@@ -221,6 +222,9 @@ class Door:
             await self._take(post, receive)
         except Refused as refused:
             result, response, early = refused.result, refused.response, refused.early
+        except asyncio.CancelledError:
+            # The process ends and has waited as long as it may; uvicorn would answer 500.
+            result, response = "unavailable", _ENDING
         self._counter(post.source, result).inc()
         self._seconds[post.source].observe(time.monotonic() - started)
         if early:

@@ -87,6 +87,8 @@ def environment(
         "TOKEN_ENCRYPTION_KEY": credentials.token_encryption_key,
         "PRIVACY_KEY": credentials.privacy_key,
         "ACTING_KEY": credentials.acting_key,
+        # Nobody distributes requests here, so nobody has to learn of an end before it comes.
+        "DRAIN_SECONDS": "0",
         **caller,
         "API_TOKENS": credentials.api_tokens,
         "META_APP_SECRETS": credentials.meta_app_secrets,

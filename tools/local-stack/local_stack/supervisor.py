@@ -290,6 +290,10 @@ class Stack:
             "postgres": self._postgres.url,
             "meta": self.meta_url,
             "services": self.service_urls,
+            "replicas": {
+                service: [f"http://127.0.0.1:{self._ports[name]}" for name in names]
+                for service, names in self._replicas.items()
+            },
             "admin_token": self._credentials.admin_token,
             "meta_app_id": META_APP_ID,
             "meta_app_secret": self._credentials.meta_app_secret,

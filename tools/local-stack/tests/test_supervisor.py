@@ -125,10 +125,12 @@ def running() -> Iterator[Run]:
 async def test_up_tells_where_everything_is_and_leaves_nothing(run: Run) -> None:
     stack = run.start()
     assert set(stack) == {
-        *("kafka", "postgres", "meta", "services", "pids"),
+        *("kafka", "postgres", "meta", "services", "replicas", "pids"),
         *("admin_token", "meta_app_id", "meta_app_secret", "meta_verify_token", "shopify_secret"),
     }
     assert set(stack["services"]) == set(SERVICES)
+    assert {service: urls[0] for service, urls in stack["replicas"].items()} == stack["services"]
+    assert len(set(stack["replicas"]["billing"])) == 2
     assert {name: len(pids) for name, pids in stack["pids"].items()} == {
         **dict.fromkeys(["kafka", "postgres", "meta", *SERVICES], 1),
         "billing": 2,
