@@ -47,11 +47,16 @@ MEANINGS: Mapping[str, str] = {
     "kafka_security_protocol": "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
     "kafka_sasl_mechanism": "PLAIN (where none is set), SCRAM-SHA-256 or SCRAM-SHA-512",
     "kafka_sasl_username": "with a SASL protocol",
-    "kafka_sasl_password": "with a SASL protocol",
+    "kafka_sasl_password": "with a SASL protocol; best as `SENDWHY_KAFKA_SASL_PASSWORD_FILE`",
     "kafka_ssl_cafile": "certificates to trust, where the system's don't do",
+    "kafka_ssl_check_hostname": "whether the broker's certificate must be for the name by which it is reached",
+    "kafka_ssl_certfile": "our own certificate in PEM, for brokers that ask for one (mutual TLS)",
+    "kafka_ssl_keyfile": "its key, unless that is in the same file",
+    "kafka_ssl_key_password": "where the key is locked",
     "replica": "this process' name: in logs, and what tells a dispatcher from its replicas, so it must be unique there",
     "database_url": "`postgresql://role:password@host:port/database`, each service its own; no pooler in"
-    " transaction mode before the dispatcher's (it holds session locks)",
+    " transaction mode before the dispatcher's (it holds session locks); with TLS"
+    " `?sslmode=verify-full&sslrootcert=/path/ca.pem`",
     "http_host": "where to listen; the image sets 0.0.0.0",
     "http_port": "where to listen",
     "acting_key": "Fernet keys, the newest first, the same for all services: the pages act on them for the person who"

@@ -5,9 +5,12 @@ these with its own handlers and routes; nothing opens before the app's lifespan 
 import asyncio
 import contextlib
 import gc
+import logging
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +24,19 @@ from fastapi import FastAPI, Response
 
 from sendwhy import logs, problems
 from sendwhy.acting import Acting
+from sendwhy.connections import (
+    EXIT_TRY_AGAIN,
+    START_SECONDS,
+    CannotStart,
+    Fault,
+    ask_kafka,
+    ask_postgres,
+    kafka_fault,
+    postgres_fault,
+    reach,
+)
 from sendwhy.http import BodyLimit, serve
-from sendwhy.kafka import Producer, PublishError, connection_options, make_broker
+from sendwhy.kafka import Producer, PublishError, TopicsMissing, connection_options, make_broker
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import (
@@ -50,7 +64,9 @@ COMMITTED_WITHIN_SECONDS = 0.1
 WATCH_SECONDS = 10.0
 PRUNE_SECONDS = 600.0
 EXIT_GRACE_SECONDS = 20.0
+START_PAUSE_SECONDS = 1.0
 EXIT_SOFTWARE_FAILURE = 70
+EXIT_TERMINATED = 143
 # Some 20 MB of garbage at most before it is looked for; nearly all goes by reference counting anyway.
 GC_YOUNG_OBJECTS = 50_000
 PASSING_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, PublishError, KafkaError)
@@ -96,6 +112,7 @@ class Runtime:
         self._broker = make_broker(settings)
         self._wake_sweep = asyncio.Event()
         self.database_is_older = False
+        self.refusal: CannotStart | None = None
         self._app: FastAPI | None = None
 
     @property
@@ -164,15 +181,41 @@ class Runtime:
             stack.push_async_callback(_close_pool, self._pool)
             for close in self._closers:
                 stack.push_async_callback(close)
-            await self._refuse_older_database()
-            await self.producer.start()
             stack.push_async_callback(self.producer.stop)
+            await self._once_kafka_serves(self.producer.start)
+            await self._once_kafka_serves(self._find_topics)
+            await self._once_kafka_serves(self._refuse_older_database)
             await self._broker.start()
             stack.push_async_callback(self._broker.stop)
             tasks = [asyncio.create_task(self._guard(name, run), name=name) for name, run in self._all_tasks()]
             stack.push_async_callback(_cancel, tasks)
             log.info("service is running", stages=[stage.name for stage in self.stages])
             yield
+
+    async def _once_kafka_serves(self, act: Callable[[], Awaitable[None]]) -> None:
+        """A broker answers some time before it has coordinators and leaders, above all on its very first start."""
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return await act()
+            except (KafkaError, TopicsMissing, OSError) as error:
+                fault = self._start_fault(error)
+                if fault.is_certain or time.monotonic() > end:
+                    self.refusal = CannotStart(str(fault), EXIT_TRY_AGAIN)
+                    raise self.refusal from error
+                log.warning("Kafka isn't ready, the start waits for it", error=describe(error), fault=str(fault))
+            await asyncio.sleep(START_PAUSE_SECONDS)
+
+    async def _find_topics(self) -> None:
+        unled = await self.producer.unled({stage.topic for stage in self.stages})
+        if unled:
+            raise TopicsMissing(", ".join(sorted(unled)))
+
+    def _start_fault(self, error: Exception) -> Fault:
+        if isinstance(error, TopicsMissing):
+            what = f"this Kafka has no {error}: run `python -m sendwhy topics`, or give the right to read it"
+            return Fault("KAFKA_BOOTSTRAP_SERVERS", what, is_certain=False)
+        return kafka_fault(error, self.settings.kafka_security_protocol)
 
     def _all_tasks(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         def repeated(name: str, seconds: float, act: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
@@ -246,16 +289,20 @@ class Runtime:
                 pass
 
     async def _watch(self) -> None:
+        is_unknown = False
         for stage in self.stages:
             try:
                 await stage.watch()
             except PASSING_ERRORS as error:
+                is_unknown = True
                 log.warning("a consumer's position is not known", stage=stage.name, error=describe(error))
         still = [stage.name for stage in self.stages if stage.stands_still]
         # While Kafka is away everything stands still, and a new process would help nobody.
         if still and await self.producer.answers():
             log.error("a consumer stands still while records wait, the process ends", stages=still)
             self.fail()
+        elif is_unknown and (fault := await ask_kafka(self.settings)) is not None:
+            log.error("Kafka can't be used", fault=str(fault))
 
     async def _livez(self) -> Response:
         still = [stage.name for stage in self.stages if stage.stands_still]
@@ -265,23 +312,27 @@ class Runtime:
 
     async def _readyz(self) -> Response:
         missing = [
-            name
+            f"{name} ({fault})"
             for name, probe in (("database", self._ping_database), ("kafka", self._ping_kafka))
-            if not await probe()
+            if (fault := await probe()) is not None
         ]
         if missing:
             return problem_response(503, f"Not ready: {', '.join(missing)}")
         return Response('{"status":"ok"}', media_type="application/json")
 
-    async def _ping_database(self) -> bool:
+    async def _ping_database(self) -> Fault | None:
         try:
             async with self.pool.acquire(timeout=3) as connection:
-                return bool(await connection.fetchval("select true", timeout=3))
-        except TRANSIENT_ERRORS:
-            return False
+                await connection.fetchval("select true", timeout=3)
+        except (*TRANSIENT_ERRORS, asyncpg.PostgresError) as error:
+            return postgres_fault(error)
+        return None
 
-    async def _ping_kafka(self) -> bool:
-        return await self.producer.answers()
+    async def _ping_kafka(self) -> Fault | None:
+        if await self.producer.answers():
+            return None
+        # The producer's own error says only that it got no answer.
+        return await ask_kafka(self.settings) or Fault("KAFKA_BOOTSTRAP_SERVERS", "Kafka answers slowly")
 
     async def _metrics_text(self) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -391,25 +442,51 @@ def main(service: Service, settings_kind: type[Any], make_app: Callable[[Any], F
     settings = load(settings_kind)
     logs.set_up(service, settings.replica)
     if command == "migrate":
+        asyncio.run(_reach(settings, kafka=False))
         applied = asyncio.run(migrate(settings.database_url.get_secret_value(), migrations))
         log.info("migrations are applied", new=applied)
     elif command == "serve":
         app = make_app(settings)
         _spare_the_collector()
+        asyncio.run(_reach(settings))
         code = _serve(service, app, settings)
         sys.exit(code)
     elif command == "rewind":
+        asyncio.run(_reach(settings))
         asyncio.run(_rewind(make_app(settings)))
     else:
         raise SystemExit2(f"usage: python -m {service.replace('-', '_')} migrate | serve | rewind")
 
 
+async def _reach(settings: ServiceSettings, *, kafka: bool = True) -> None:
+    """Before anything of ours runs: end with one line that names the wrong setting, or wait for a starting server."""
+    # As a container's first process nothing would end us while we wait.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _end_at_once)
+    try:
+        url = settings.database_url.get_secret_value()
+        await reach("PostgreSQL", lambda: ask_postgres(url))
+        if kafka:
+            await reach("Kafka", lambda: ask_kafka(settings))
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+def _end_at_once() -> None:
+    os._exit(EXIT_TERMINATED)
+
+
 def _serve(service: Service, app: FastAPI, settings: ServiceSettings) -> int:
+    runtime: Runtime = app.state.runtime
+    # uvicorn's own words on a start that we refuse: a traceback, where one line of ours says what to do.
+    logging.getLogger("uvicorn.error").addFilter(lambda _record: runtime.refusal is None)
     try:
         return serve(app, host=settings.http_host, port=settings.http_port)
     except SystemExit:
         # uvicorn's own end when a start fails; it has logged the error.
-        if not app.state.runtime.database_is_older:
+        if runtime.refusal is not None:
+            log.error("the service can't start", why=runtime.refusal.line)
+            return runtime.refusal.code
+        if not runtime.database_is_older:
             raise
         log.error(
             "the database is older than the group's offsets, as after a restored backup: nothing was started",
