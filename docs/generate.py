@@ -1,12 +1,14 @@
 """Writes what docs/ says about the code from the code: `python docs/generate.py`. tests/deploy holds it current.
 
-reasons.md from the catalogue, metrics.md from the table of metrics, settings.md from the Settings classes, and
-contracts/: AsyncAPI from the topics and events, OpenAPI of each service.
+reasons.md from the catalogue, metrics.md from the table of metrics, settings.md from the Settings classes,
+kafka-acls.md from who reads and writes which topic, and contracts/: AsyncAPI from the topics and events, OpenAPI of
+each service.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from billing.app import make_app as make_billing
@@ -17,6 +19,7 @@ from dispatcher.app import make_app as make_dispatcher
 from dispatcher.settings import Settings as DispatcherSettings
 from fastapi import FastAPI
 from message_log.app import make_app as make_message_log
+from message_log.repair import why_not
 from message_log.settings import MessageLogSettings
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -26,6 +29,7 @@ from sendwhy import events
 from sendwhy.metrics import METRICS, MetricSpec
 from sendwhy.reasons import CATALOGUE, ReasonCode, Service
 from sendwhy.settings import PREFIX, KafkaSettings, ServiceSettings
+from sendwhy.stage import consumer_group
 from sendwhy.topics import EVENT_RETENTION_DAYS, TOPICS, Topic, topic_of
 from webhook_ingest.app import make_app as make_webhook_ingest
 from webhook_ingest.settings import Settings as WebhookIngestSettings
@@ -142,6 +146,13 @@ BYTES: Mapping[Topic, str] = {
     Topic.WEBHOOK_REFUSED: "The first 2 KB of a refused delivery; headers: source, cause, size, digest, received_at.",
     Topic.DEAD_LETTERS: "A record's bytes as they came; headers: service, topic, partition, offset, error.",
 }
+
+# Read beside the groups: replays, and the diagnosis of refused webhooks.
+READ_BESIDE: Mapping[Service, tuple[Topic, ...]] = {
+    Service.WEBHOOK_INGEST: (Topic.WEBHOOK_RECEIVED, Topic.WEBHOOK_REFUSED),
+}
+DEPLOY = "deploy"
+TOPICS_FOR_UPSTREAM = (Topic.SEND_REJECTED, Topic.STATUS_UPDATED)
 
 
 def apps() -> dict[Service, FastAPI]:
@@ -268,6 +279,56 @@ def default_of(field: FieldInfo) -> str:
     return "–" if value in (None, "") else f"`{value}`"
 
 
+# --- kafka-acls.md ---
+
+
+Right = tuple[str, str, str, str, str]
+
+
+def rights(services: Mapping[Service, FastAPI] | None = None) -> list[Right]:
+    """Who may do what, as (user, topic or group, its name, literal or prefixed, operation)."""
+    given: list[Right] = [
+        *((DEPLOY, "topic", "*", "literal", operation) for operation in ("Create", "Describe")),
+        *(("upstream", "topic", topic, "literal", "Read") for topic in TOPICS_FOR_UPSTREAM),
+        *(("upstream", "topic", topic, "literal", "Write") for topic in Topic if UPSTREAM in PUBLISHERS[topic]),
+        ("upstream", "group", "upstream.", "prefixed", "Read"),
+    ]
+    for service, app in (services or apps()).items():
+        read = {*(stage.topic for stage in app.state.runtime.stages), *READ_BESIDE.get(service, ())}
+        # Dead letters go back to their topics by message-log's pages.
+        put_back = [topic for topic in Topic if service is Service.MESSAGE_LOG and why_not(topic) is None]
+        written = {*put_back, *(topic for topic in Topic if service in PUBLISHERS[topic])}
+        given += [(str(service), "topic", topic, "literal", "Read") for topic in Topic if topic in read]
+        given += [(str(service), "topic", topic, "literal", "Write") for topic in Topic if topic in written]
+        given.append((str(service), "group", consumer_group(service, ""), "prefixed", "Read"))
+    return given
+
+
+def kafka_acls(services: Mapping[Service, FastAPI]) -> str:
+    commands: dict[tuple[str, str, str, str], list[str]] = {}
+    for user, kind, name, pattern, operation in rights(services):
+        commands.setdefault((user, kind, pattern, operation), []).append(name)
+    lines = "\n".join(
+        f"acl User:{user} --operation {operation} {' '.join(f'--{kind} {quote(name)}' for name in names)}"
+        + (" --resource-pattern-type prefixed" if pattern == "prefixed" else "")
+        for (user, kind, pattern, operation), names in commands.items()
+    )
+    return f"""{GENERATED}
+# Rights at Kafka
+
+One user a service, each with no more than it reads and writes; `{DEPLOY}` runs `python -m sendwhy topics`. `upstream`
+stands for one of your own systems, which reads by consumer groups that begin with `upstream.`: whoever may write
+`send.requested` may send for every workspace, so let each have a user of its own. The brokers need
+`authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer`, and refuse then what nothing allows.
+tests/secure runs all services under exactly these rights.
+
+```bash
+acl() {{ kafka-acls.sh --bootstrap-server "$KAFKA" --command-config admin.properties --add --allow-principal "$@"; }}
+{lines}
+```
+"""
+
+
 # --- contracts/ ---
 
 
@@ -373,6 +434,7 @@ def files() -> dict[Path, str]:
         DOCS / "reasons.md": reasons(),
         DOCS / "metrics.md": metrics(),
         DOCS / "settings.md": settings(),
+        DOCS / "kafka-acls.md": kafka_acls(services),
         CONTRACTS / "asyncapi.json": as_json(asyncapi(services)),
         **openapi,
     }

@@ -18,7 +18,8 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from sendwhy.kafka import connection_options
+from sendwhy.kafka import TopicsMissing, connection_options
+from sendwhy.logs import describe
 from sendwhy.settings import PREFIX, KafkaSettings, SystemExit2
 
 ASK_SECONDS = 10.0
@@ -66,7 +67,10 @@ class CannotStart(Exception):
 
 
 def kafka_fault(error: BaseException, protocol: str) -> Fault:
-    """What an error of a connection to Kafka says about the settings."""
+    """What an error of Kafka's clients says about the settings."""
+    if isinstance(error, TopicsMissing):
+        what = f"this Kafka has no {error}: run `python -m sendwhy topics`, or give the right to read it"
+        return Fault("KAFKA_BOOTSTRAP_SERVERS", what, is_certain=False)
     for cause in _causes(error):
         fault = _certificate_fault(cause, "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SSL_CAFILE") or _sasl_fault(cause)
         if fault is not None:
@@ -78,7 +82,7 @@ def kafka_fault(error: BaseException, protocol: str) -> Fault:
     if any(isinstance(cause, _CLOSED) for cause in _causes(error)) or "closed" in f"{error}":
         what = f"is {protocol}, and the broker hangs up: another protocol is spoken at this port, or it starts just now"
         return Fault("KAFKA_SECURITY_PROTOCOL", what, is_certain=False)
-    return Fault("KAFKA_BOOTSTRAP_SERVERS", f"Kafka can't be reached ({type(error).__name__})", is_certain=False)
+    return Fault("KAFKA_BOOTSTRAP_SERVERS", f"Kafka can't be used ({type(error).__name__})", is_certain=False)
 
 
 def _sasl_fault(error: BaseException) -> Fault | None:
@@ -101,8 +105,8 @@ def postgres_fault(error: BaseException) -> Fault:
         for kind, what in _POSTGRES_FAULTS.items():
             if isinstance(cause, kind):
                 return Fault("DATABASE_URL", what)
-    if "SSL" in f"{error}":
-        # A plain ConnectionError of asyncpg's, told from others by its words only.
+    if type(error) is ConnectionError and "rejected SSL" in f"{error}":
+        # asyncpg has no class for it.
         return Fault("DATABASE_URL", "its sslmode asks for TLS, and the server has none")
     return Fault("DATABASE_URL", f"PostgreSQL can't be reached ({type(error).__name__})", is_certain=False)
 
@@ -169,19 +173,26 @@ async def ask_postgres(url: str) -> Fault | None:
     return None
 
 
-async def reach(name: str, ask: Callable[[], Awaitable[Fault | None]], *, seconds: float = START_SECONDS) -> None:
+async def reach(
+    name: str,
+    ask: Callable[[], Awaitable[Fault | None]],
+    *,
+    seconds: float = START_SECONDS,
+    pause: float = PAUSE_SECONDS,
+) -> None:
     """Return once `ask` finds no fault. A certain one, or any at the end of the time, ends the process by one line."""
-    begun = told = time.monotonic()
+    begun = time.monotonic()
+    told = begun - TOLD_EVERY_SECONDS
     while (fault := await ask()) is not None:
         if fault.is_certain:
             raise SystemExit2(str(fault))
         now = time.monotonic()
-        if now - begun > seconds:
+        if now - begun >= seconds:
             raise SystemExitAgain(f"{fault}, for {seconds:.0f} s")
-        if told == begun or now - told > TOLD_EVERY_SECONDS:
-            log.warning("waiting for a server", server=name, fault=str(fault))
+        if now - told >= TOLD_EVERY_SECONDS:
+            log.warning("the start waits for a server", server=name, fault=str(fault))
             told = now
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(pause)
 
 
 class SystemExitAgain(SystemExit2):
@@ -190,3 +201,24 @@ class SystemExitAgain(SystemExit2):
     def __init__(self, line: str) -> None:
         super().__init__(line)
         self.code = EXIT_TRY_AGAIN
+
+
+async def once_kafka_serves(
+    act: Callable[[], Awaitable[None]],
+    protocol: str,
+    *,
+    seconds: float = START_SECONDS,
+    pause: float = PAUSE_SECONDS,
+) -> None:
+    """Do what only a Kafka with topics, leaders and coordinators lets us do: a broker that has just been started, or a
+    busy machine's, answers long before it has them. Raises CannotStart when it doesn't get there, or never will."""
+    begun = time.monotonic()
+    while True:
+        try:
+            return await act()
+        except (KafkaError, TopicsMissing, OSError) as error:
+            fault = kafka_fault(error, protocol)
+            if fault.is_certain or time.monotonic() - begun >= seconds:
+                raise CannotStart(str(fault), EXIT_TRY_AGAIN) from error
+            log.warning("the start waits for Kafka", error=describe(error), fault=str(fault))
+        await asyncio.sleep(pause)

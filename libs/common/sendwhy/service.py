@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,11 @@ from fastapi import FastAPI, Response
 from sendwhy import logs, problems
 from sendwhy.acting import Acting
 from sendwhy.connections import (
-    EXIT_TRY_AGAIN,
-    START_SECONDS,
     CannotStart,
     Fault,
     ask_kafka,
     ask_postgres,
-    kafka_fault,
+    once_kafka_serves,
     postgres_fault,
     reach,
 )
@@ -64,12 +61,13 @@ COMMITTED_WITHIN_SECONDS = 0.1
 WATCH_SECONDS = 10.0
 PRUNE_SECONDS = 600.0
 EXIT_GRACE_SECONDS = 20.0
-START_PAUSE_SECONDS = 1.0
+READY_ASK_SECONDS = 2.0
 EXIT_SOFTWARE_FAILURE = 70
 EXIT_TERMINATED = 143
 # Some 20 MB of garbage at most before it is looked for; nearly all goes by reference counting anyway.
 GC_YOUNG_OBJECTS = 50_000
 PASSING_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, PublishError, KafkaError)
+DATABASE_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, asyncpg.PostgresError)
 
 log = structlog.get_logger("sendwhy")
 
@@ -193,29 +191,16 @@ class Runtime:
             yield
 
     async def _once_kafka_serves(self, act: Callable[[], Awaitable[None]]) -> None:
-        """A broker answers some time before it has coordinators and leaders, above all on its very first start."""
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                return await act()
-            except (KafkaError, TopicsMissing, OSError) as error:
-                fault = self._start_fault(error)
-                if fault.is_certain or time.monotonic() > end:
-                    self.refusal = CannotStart(str(fault), EXIT_TRY_AGAIN)
-                    raise self.refusal from error
-                log.warning("Kafka isn't ready, the start waits for it", error=describe(error), fault=str(fault))
-            await asyncio.sleep(START_PAUSE_SECONDS)
+        try:
+            await once_kafka_serves(act, self.settings.kafka_security_protocol)
+        except CannotStart as refusal:
+            self.refusal = refusal
+            raise
 
     async def _find_topics(self) -> None:
         unled = await self.producer.unled({stage.topic for stage in self.stages})
         if unled:
             raise TopicsMissing(", ".join(sorted(unled)))
-
-    def _start_fault(self, error: Exception) -> Fault:
-        if isinstance(error, TopicsMissing):
-            what = f"this Kafka has no {error}: run `python -m sendwhy topics`, or give the right to read it"
-            return Fault("KAFKA_BOOTSTRAP_SERVERS", what, is_certain=False)
-        return kafka_fault(error, self.settings.kafka_security_protocol)
 
     def _all_tasks(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         def repeated(name: str, seconds: float, act: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
@@ -324,7 +309,7 @@ class Runtime:
         try:
             async with self.pool.acquire(timeout=3) as connection:
                 await connection.fetchval("select true", timeout=3)
-        except (*TRANSIENT_ERRORS, asyncpg.PostgresError) as error:
+        except DATABASE_ERRORS as error:
             return postgres_fault(error)
         return None
 
@@ -332,7 +317,11 @@ class Runtime:
         if await self.producer.answers():
             return None
         # The producer's own error says only that it got no answer.
-        return await ask_kafka(self.settings) or Fault("KAFKA_BOOTSTRAP_SERVERS", "Kafka answers slowly")
+        slow = Fault("KAFKA_BOOTSTRAP_SERVERS", "Kafka answers slowly or not at all")
+        try:
+            return await asyncio.wait_for(ask_kafka(self.settings), READY_ASK_SECONDS) or slow
+        except TimeoutError:
+            return slow
 
     async def _metrics_text(self) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

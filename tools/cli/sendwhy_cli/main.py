@@ -129,6 +129,9 @@ def fetch() -> None:
 @app.command(epilog=HELP)
 def send(
     file: Annotated[Path, typer.Argument(help="Request bodies, one JSON object a line; - for stdin.")],
+    by_settings: Annotated[
+        bool, typer.Option("--kafka-settings", help="To the Kafka of the SENDWHY_KAFKA_ settings, no local stack's.")
+    ] = False,
     state_dir: StateDir = STATE_DIR,
     workspace: Workspace = WORKSPACE,
 ) -> None:
@@ -138,15 +141,19 @@ def send(
 
     $ generate | sendwhy send -
 
+    $ SENDWHY_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 sendwhy send requests.jsonl --kafka-settings
+
     Lines are published as they are: what can't be read ends on dead.letters. Sending a file twice changes nothing.
     """
+    from sendwhy.settings import KafkaSettings, load
+
     from sendwhy_cli.send import publish
     from sendwhy_cli.stack import find_stack
 
     with _command_errors():
-        stack = find_stack(state_dir)
+        stack = None if by_settings else find_stack(state_dir)
         with _opened(file) as (lines, size), _progress(size) as on_line:
-            sent = asyncio.run(publish(stack.kafka, lines, on_line))
+            sent = asyncio.run(publish(stack.kafka if stack else load(KafkaSettings), lines, on_line))
     rate = sent.acknowledged / max(sent.seconds, 0.001)
     print(f"{sent.acknowledged} requests published in {sent.seconds:.1f} s ({rate:.0f}/s)")
     if sent.unreadable:
@@ -155,8 +162,9 @@ def send(
         _fail(
             CommandError(Exit.BAD_ANSWER, f"{sent.too_large} lines are too large, {sent.failed} were not acknowledged")
         )
-    why = _on_this_stack(f"sendwhy why MESSAGE_ID --workspace {shlex.quote(workspace)}", state_dir)
-    _say(f"next: {why}   or {stack.services['message-log']}")
+    if stack:
+        why = _on_this_stack(f"sendwhy why MESSAGE_ID --workspace {shlex.quote(workspace)}", state_dir)
+        _say(f"next: {why}   or {stack.services['message-log']}")
 
 
 @app.command("import", epilog=HELP)
