@@ -120,6 +120,7 @@ _POSTGRES_FAULTS: dict[type[BaseException], str] = {
     asyncpg.ClientConfigurationError: "its sslmode, sslrootcert, sslcert or sslkey can't be used",
     ssl.SSLError: "its sslrootcert, sslcert or sslkey can't be used, or the server doesn't take them",
     FileNotFoundError: "its sslrootcert, sslcert or sslkey names no file",
+    ValueError: "it can't be read as an address",
 }
 
 
@@ -132,7 +133,7 @@ def _certificate_fault(error: BaseException, whom: str, authority: str) -> Fault
     if error.verify_code in (_NAME_MISMATCH, _ADDRESS_MISMATCH):
         return Fault(whom, "the server's certificate is for another host name")
     where = " (sslrootcert)" if whom == authority else ""
-    return Fault(authority, f"the server's certificate is by nobody trusted here{where}: {error.verify_message}")
+    return Fault(authority, f"nobody trusted here vouches for the server's certificate{where}: {error.verify_message}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -167,7 +168,7 @@ async def ask_postgres(url: str) -> Fault | None:
     """Connect as our pool does; None: it works."""
     try:
         connection = await asyncpg.connect(url, timeout=ASK_SECONDS)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         return postgres_fault(error)
     await connection.close()
     return None

@@ -212,8 +212,8 @@ async def _stop(producer: AIOKafkaProducer) -> None:
 async def create_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that don't exist yet, as the table in topics.py has them; returns their names."""
     admin = AIOKafkaAdminClient(**connection_options(settings))
-    await asyncio.wait_for(admin.start(), 30)
     try:
+        await asyncio.wait_for(admin.start(), 30)
         existing = set(await admin.list_topics())
         missing = [name for name in TOPICS if name not in existing]
         wanted = [

@@ -335,8 +335,13 @@ class Runtime:
     async def positions_ahead_of_database(self) -> Gaps:
         """Partitions whose committed offset lies beyond what this database has reached."""
         reached = await self._reached()
-        found = await asyncio.gather(*(self._ahead_in(stage.topic, reached) for stage in self.stages))
-        ahead = {place: known for each in found for place, known in each.items()}
+        asking = (self._ahead_in(stage.topic, reached) for stage in self.stages)
+        ahead: Gaps = {}
+        # All of them have ended before one's error is told: the start asks again after it.
+        for found in await asyncio.gather(*asking, return_exceptions=True):
+            if isinstance(found, BaseException):
+                raise found
+            ahead |= found
         # Other replicas go on meanwhile; what they committed stood in the database before, so it stands there now.
         now = await self._reached() if ahead else {}
         return {place: gap for place, gap in ahead.items() if now.get(place, 0) < gap.committed}
@@ -354,8 +359,8 @@ class Runtime:
         """A consumer in the group that reads `topic`; it joins nothing."""
         group = consumer_group(self.service, topic)
         consumer = AIOKafkaConsumer(**connection_options(self.settings), group_id=group, enable_auto_commit=False)
-        await asyncio.wait_for(consumer.start(), 30)
         try:
+            await asyncio.wait_for(consumer.start(), 30)
             yield consumer
         finally:
             await asyncio.wait_for(consumer.stop(), 10)
