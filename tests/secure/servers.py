@@ -1,20 +1,22 @@
 """`sendwhy up` as an operator would run it elsewhere: Kafka by SASL_SSL with a user and rights for each service,
-PostgreSQL by TLS only. Kafka's open listener is left to the test itself, which gives the rights."""
+PostgreSQL by TLS. Kafka's open listener is left to the test itself, which gives the rights."""
 
 import asyncio
 import os
 import runpy
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.admin import CreateAclsRequest
 from authority import Authority
+from front import Front
 from local_stack.janitor import Janitor
 from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
-from local_stack.process import Command
 from local_stack.progress import Progress
 from local_stack.services import SERVICES
 from local_stack.supervisor import Options, Stack
@@ -111,40 +113,30 @@ class SecureKafka(Kafka):
 
 
 class SecurePostgres(Postgres):
-    """Lets nobody in without TLS."""
+    """Gives its databases' addresses by TLS only; the superuser's is the open one."""
 
     def __init__(self, state_dir: Path, authority: Authority, janitor: Janitor | None = None) -> None:
         super().__init__(state_dir, janitor)
-        self._authority = authority
-        self._files = self.state.path / "postgres"
+        served = self.state.path / "postgres.pem"
+        served.write_text("".join(authority.issue(HOST)))
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(served)
+        self.front = Front(context, HOST)
 
-    async def prepare(self) -> None:
-        await super().prepare()
-        certificate, key = self._authority.issue(HOST)
-        owner = (self._files / "data").stat()
-        hba = f"hostssl all all {HOST}/32 scram-sha-256\n"
-        for name, text in (("server.crt", certificate), ("server.key", key), ("pg_hba.conf", hba)):
-            file = self._files / name
-            file.write_text(text)
-            file.chmod(0o600)
-            os.chown(file, owner.st_uid, owner.st_gid)
+    async def start(self) -> None:
+        await super().start()
+        await self.front.start(urlsplit(self.url).port or 0)
 
-    def command(self) -> Command:
-        plain = super().command()
-        settings = {
-            "ssl": "on",
-            "ssl_cert_file": str(self._files / "server.crt"),
-            "ssl_key_file": str(self._files / "server.key"),
-            "hba_file": str(self._files / "pg_hba.conf"),
-        }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return Command(
-            plain.name, [*plain.argv, *options], plain.env, plain.user, plain.stop_signal, plain.crash_signal
-        )
+    async def stop(self) -> None:
+        await self.front.stop()
+        await super().stop()
 
     async def ensure_database(self, name: str) -> str:
-        url = await super().ensure_database(name)
-        return f"{url}?sslmode=verify-full&sslrootcert={self.state.path / 'authority.pem'}"
+        url = urlsplit(await super().ensure_database(name))
+        return url._replace(
+            netloc=url.netloc.replace(f":{url.port}", f":{self.front.port}"),
+            query=f"sslmode=verify-full&sslrootcert={self.state.path / 'authority.pem'}",
+        ).geturl()
 
 
 class SecureStack(Stack):

@@ -214,12 +214,15 @@ async def once_kafka_serves(
     """Do what only a Kafka with topics, leaders and coordinators lets us do: a broker that has just been started, or a
     busy machine's, answers long before it has them. Raises CannotStart when it doesn't get there, or never will."""
     begun = time.monotonic()
+    told = begun - TOLD_EVERY_SECONDS
     while True:
         try:
             return await act()
         except (KafkaError, TopicsMissing, OSError) as error:
-            fault = kafka_fault(error, protocol)
-            if fault.is_certain or time.monotonic() - begun >= seconds:
+            fault, now = kafka_fault(error, protocol), time.monotonic()
+            if fault.is_certain or now - begun >= seconds:
                 raise CannotStart(str(fault), EXIT_TRY_AGAIN) from error
-            log.warning("the start waits for Kafka", error=describe(error), fault=str(fault))
+            if now - told >= TOLD_EVERY_SECONDS:
+                log.warning("the start waits for Kafka", error=describe(error), fault=str(fault))
+                told = now
         await asyncio.sleep(pause)
