@@ -1,5 +1,6 @@
 """Which setting an error names, and what a start waits for. tests/secure has the same with real servers."""
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 
@@ -15,9 +16,13 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     UnsupportedSaslMechanismError,
 )
+from httpx import ASGITransport, AsyncClient
+from pydantic import SecretStr
 from sendwhy.connections import CannotStart, Fault, kafka_fault, once_kafka_serves, postgres_fault, reach
 from sendwhy.kafka import TopicsMissing
-from sendwhy.settings import SystemExit2
+from sendwhy.reasons import Service
+from sendwhy.service import Runtime
+from sendwhy.settings import ServiceSettings, SystemExit2
 
 
 def unverified(code: int, words: str = "unable to get local issuer certificate") -> ssl.SSLCertVerificationError:
@@ -169,3 +174,21 @@ async def test_missing_rights_end_the_start_at_once() -> None:
 
 async def test_a_missing_topic_is_told_with_the_command_that_makes_it() -> None:
     assert "python -m sendwhy topics" in kafka_fault(TopicsMissing("send.requested"), "PLAINTEXT").what
+
+
+async def test_readiness_names_the_setting_of_what_it_misses() -> None:
+    hangs_up = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    async with hangs_up:
+        settings = ServiceSettings(
+            kafka_bootstrap_servers=f"127.0.0.1:{hangs_up.sockets[0].getsockname()[1]}",
+            database_url=SecretStr("postgresql://u:secret-canary@127.0.0.1:1/x"),
+        )
+        runtime = Runtime(Service.BILLING, settings)
+        runtime._pool = asyncpg.create_pool(settings.database_url.get_secret_value(), min_size=0, timeout=1)
+        app = runtime.make_api("billing")
+        async with runtime.pool, AsyncClient(transport=ASGITransport(app), base_url="http://billing") as http:
+            answer = await http.get("/readyz")
+    assert answer.status_code == 503
+    assert "database (SENDWHY_DATABASE_URL: PostgreSQL can't be reached" in answer.json()["detail"]
+    assert "kafka (SENDWHY_KAFKA_SECURITY_PROTOCOL: is PLAINTEXT, and the broker hangs up" in answer.json()["detail"]
+    assert "secret-canary" not in answer.text
