@@ -1,8 +1,8 @@
 """Writes what docs/ says about the code from the code: `python docs/generate.py`. tests/deploy holds it current.
 
 commands.md from the `sendwhy` command, reasons.md from the catalogue, metrics.md from the table of metrics, settings.md
-from the Settings classes; contracts/: AsyncAPI from the topics and events, OpenAPI of each service; the pages' texts,
-for translators; and Kubernetes' copy of the alert rules.
+from the Settings classes, kafka-acls.md from who reads and writes which topic; contracts/: AsyncAPI from the topics and
+events, OpenAPI of each service; the pages' texts, for translators; and Kubernetes' copy of the alert rules.
 """
 
 import inspect
@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from babel.messages.catalog import Catalog
@@ -25,6 +26,7 @@ from dispatcher.app import make_app as make_dispatcher
 from dispatcher.settings import Settings as DispatcherSettings
 from fastapi import FastAPI
 from message_log.app import make_app as make_message_log
+from message_log.repair import why_not
 from message_log.settings import MessageLogSettings
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -35,6 +37,7 @@ from sendwhy.metrics import METRICS, MetricSpec
 from sendwhy.problems import not_found
 from sendwhy.reasons import CATALOGUE, ReasonCode, ReasonInfo, Service
 from sendwhy.settings import PREFIX, KafkaSettings, ServiceSettings
+from sendwhy.stage import consumer_group
 from sendwhy.topics import EVENT_RETENTION_DAYS, TOPICS, Topic, topic_of
 from sendwhy_cli.errors import HELP as EXIT_CODES
 from sendwhy_cli.main import app as cli
@@ -62,11 +65,16 @@ MEANINGS: Mapping[str, str] = {
     "kafka_security_protocol": "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
     "kafka_sasl_mechanism": "PLAIN (where none is set), SCRAM-SHA-256 or SCRAM-SHA-512",
     "kafka_sasl_username": "with a SASL protocol",
-    "kafka_sasl_password": "with a SASL protocol",
+    "kafka_sasl_password": "with a SASL protocol; best as `SENDWHY_KAFKA_SASL_PASSWORD_FILE`",
     "kafka_ssl_cafile": "certificates to trust, where the system's don't do",
+    "kafka_ssl_check_hostname": "whether the broker's certificate must be for the name by which it is reached",
+    "kafka_ssl_certfile": "our own certificate in PEM, for brokers that ask for one (mutual TLS)",
+    "kafka_ssl_keyfile": "its key, unless that is in the same file",
+    "kafka_ssl_key_password": "where the key is locked",
     "replica": "this process' name: in logs, and what tells a dispatcher from its replicas, so it must be unique there",
     "database_url": "`postgresql://role:password@host:port/database`, each service its own; no pooler in"
-    " transaction mode before the dispatcher's (it holds session locks)",
+    " transaction mode before the dispatcher's (it holds session locks); with TLS"
+    " `?sslmode=verify-full&sslrootcert=/path/ca.pem`",
     "http_host": "where to listen; the image sets 0.0.0.0",
     "http_port": "where to listen",
     "drain_seconds": "so long it goes on after SIGTERM, with /readyz 503 and `Connection: close` in every answer: what"
@@ -154,6 +162,13 @@ BYTES: Mapping[Topic, str] = {
     Topic.WEBHOOK_REFUSED: "The first 2 KB of a refused delivery; headers: source, cause, size, digest, received_at.",
     Topic.DEAD_LETTERS: "A record's bytes as they came; headers: service, topic, partition, offset, error.",
 }
+
+# Read beside the groups: replays, and the diagnosis of refused webhooks.
+READ_BESIDE: Mapping[Service, tuple[Topic, ...]] = {
+    Service.WEBHOOK_INGEST: (Topic.WEBHOOK_RECEIVED, Topic.WEBHOOK_REFUSED),
+}
+DEPLOY = "deploy"
+TOPICS_FOR_UPSTREAM = (Topic.SEND_REJECTED, Topic.STATUS_UPDATED)
 
 
 def apps() -> dict[Service, FastAPI]:
@@ -328,6 +343,58 @@ def command_entry(words: str, command: Any) -> str:
     return f"## {words}\n\n`{usage}`\n\n{EXAMPLE.sub(EXAMPLE_FORM, text)}\n\n{table}\n"
 
 
+# --- kafka-acls.md ---
+
+
+Right = tuple[str, str, str, str, str]
+
+
+def rights(services: Mapping[Service, FastAPI] | None = None) -> list[Right]:
+    """Who may do what, as (user, topic or group, its name, literal or prefixed, operation)."""
+    given: list[Right] = [
+        *((DEPLOY, "topic", "*", "literal", operation) for operation in ("Create", "Describe")),
+        *(("upstream", "topic", topic, "literal", "Read") for topic in TOPICS_FOR_UPSTREAM),
+        *(("upstream", "topic", topic, "literal", "Write") for topic in Topic if UPSTREAM in PUBLISHERS[topic]),
+        ("upstream", "group", "upstream.", "prefixed", "Read"),
+    ]
+    for service, app in (services or apps()).items():
+        read = {*(stage.topic for stage in app.state.runtime.stages), *READ_BESIDE.get(service, ())}
+        # Dead letters go back to their topics by message-log's pages.
+        put_back = [topic for topic in Topic if service is Service.MESSAGE_LOG and why_not(topic) is None]
+        written = {*put_back, *(topic for topic in Topic if service in PUBLISHERS[topic])}
+        given += [(str(service), "topic", topic, "literal", "Read") for topic in Topic if topic in read]
+        given += [(str(service), "topic", topic, "literal", "Write") for topic in Topic if topic in written]
+        given.append((str(service), "group", consumer_group(service, ""), "prefixed", "Read"))
+    # It measures how far behind every group is.
+    given.append((Service.MESSAGE_LOG.value, "group", "sendwhy-", "prefixed", "Describe"))
+    return given
+
+
+def kafka_acls(services: Mapping[Service, FastAPI]) -> str:
+    commands: dict[tuple[str, str, str, str], list[str]] = {}
+    for user, kind, name, pattern, operation in rights(services):
+        commands.setdefault((user, kind, pattern, operation), []).append(name)
+    lines = "\n".join(
+        f"acl User:{user} --operation {operation} {' '.join(f'--{kind} {quote(name)}' for name in names)}"
+        + (" --resource-pattern-type prefixed" if pattern == "prefixed" else "")
+        for (user, kind, pattern, operation), names in commands.items()
+    )
+    return f"""{GENERATED}
+# Rights at Kafka
+
+One user a service, each with no more than it reads and writes; `{DEPLOY}` runs `python -m sendwhy topics`. `upstream`
+stands for one of your own systems, which reads by consumer groups that begin with `upstream.`: whoever may write
+`send.requested` may send for every workspace, so let each have a user of its own. The brokers need
+`authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer`, and refuse then what nothing allows.
+tests/secure runs all services under exactly these rights.
+
+```bash
+acl() {{ kafka-acls.sh --bootstrap-server "$KAFKA" --command-config admin.properties --add --allow-principal "$@"; }}
+{lines}
+```
+"""
+
+
 # --- contracts/ ---
 
 
@@ -499,6 +566,7 @@ def files() -> dict[Path, str]:
         DOCS / "reasons.md": reasons(),
         DOCS / "metrics.md": metrics(),
         DOCS / "settings.md": settings(),
+        DOCS / "kafka-acls.md": kafka_acls(services),
         CONTRACTS / "asyncapi.json": as_json(asyncapi(services)),
         **openapi,
         POT: pot(),

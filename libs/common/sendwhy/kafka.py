@@ -3,8 +3,7 @@
 """
 
 import asyncio
-import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +18,7 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.settings import KafkaSettings
-from sendwhy.topics import MAX_DEAD_LETTER_BYTES, TOPICS, Outgoing
+from sendwhy.topics import MAX_DEAD_LETTER_BYTES, TOPICS, Outgoing, Topic
 
 PUBLISH_TIMEOUT_SECONDS = 20
 STOP_TIMEOUT_SECONDS = 10
@@ -35,6 +34,10 @@ class PublishError(Exception):
     """Kafka did not acknowledge. What was sent may still be stored later: repeat it, with the same event ids."""
 
 
+class TopicsMissing(Exception):
+    """Topics that don't exist, or none of whose partitions has a leader, as just after they were made."""
+
+
 def connection_options(settings: KafkaSettings) -> dict[str, Any]:
     """aiokafka's connection arguments (producer, consumer, admin client)."""
     options: dict[str, Any] = {
@@ -42,8 +45,9 @@ def connection_options(settings: KafkaSettings) -> dict[str, Any]:
         "security_protocol": settings.kafka_security_protocol,
         "client_id": f"sendwhy-{settings.replica}",
     }
-    if "SSL" in settings.kafka_security_protocol:
-        options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+    context = settings.kafka_ssl_context()
+    if context is not None:
+        options["ssl_context"] = context
     if settings.kafka_security_protocol.startswith("SASL"):
         password = settings.kafka_sasl_password
         options |= {
@@ -58,8 +62,8 @@ def _security(settings: KafkaSettings) -> BaseSecurity | None:
     protocol = settings.kafka_security_protocol
     if protocol == "PLAINTEXT":
         return None
-    context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile) if "SSL" in protocol else None
-    use_ssl = protocol.endswith("SSL") and protocol != "SASL_PLAINTEXT"
+    context = settings.kafka_ssl_context()
+    use_ssl = context is not None
     if not protocol.startswith("SASL"):
         return BaseSecurity(ssl_context=context, use_ssl=use_ssl)
     kind = {"SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}.get(
@@ -143,6 +147,13 @@ class Producer:
             return False
         return True
 
+    async def unled(self, topics: Collection[Topic]) -> set[str]:
+        """Which of these topics can't be read at all, now: they don't exist, or no partition of theirs has a leader."""
+        if self._producer is None:
+            raise PublishError("the producer is not running")
+        cluster = await asyncio.wait_for(self._producer.client.fetch_all_metadata(), PUBLISH_TIMEOUT_SECONDS)
+        return {topic for topic in topics if not cluster.available_partitions_for_topic(topic)}
+
     async def publish(self, records: Sequence[Outgoing], *, timeout_seconds: float = PUBLISH_TIMEOUT_SECONDS) -> None:
         """Publish all records and wait until Kafka has acknowledged each.
 
@@ -201,8 +212,8 @@ async def _stop(producer: AIOKafkaProducer) -> None:
 async def create_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that don't exist yet, as the table in topics.py has them; returns their names."""
     admin = AIOKafkaAdminClient(**connection_options(settings))
-    await asyncio.wait_for(admin.start(), 30)
     try:
+        await asyncio.wait_for(admin.start(), 30)
         existing = set(await admin.list_topics())
         missing = [name for name in TOPICS if name not in existing]
         wanted = [

@@ -5,7 +5,9 @@ these with its own handlers and routes; nothing opens before the app's lifespan 
 import asyncio
 import contextlib
 import gc
+import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -22,8 +24,17 @@ from fastapi import FastAPI, Response
 
 from sendwhy import logs, problems
 from sendwhy.acting import Acting
+from sendwhy.connections import (
+    CannotStart,
+    Fault,
+    ask_kafka,
+    ask_postgres,
+    once_kafka_serves,
+    postgres_fault,
+    reach,
+)
 from sendwhy.http import BodyLimit, is_ending, serve
-from sendwhy.kafka import Producer, PublishError, connection_options, make_broker
+from sendwhy.kafka import Producer, PublishError, TopicsMissing, connection_options, make_broker
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
 from sendwhy.metrics import Metric, Metrics
@@ -52,10 +63,13 @@ COMMITTED_WITHIN_SECONDS = 0.1
 WATCH_SECONDS = 10.0
 PRUNE_SECONDS = 600.0
 EXIT_GRACE_SECONDS = 20.0
+READY_ASK_SECONDS = 2.0
 EXIT_SOFTWARE_FAILURE = 70
+EXIT_TERMINATED = 143
 # Some 20 MB of garbage at most before it is looked for; nearly all goes by reference counting anyway.
 GC_YOUNG_OBJECTS = 50_000
 PASSING_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, PublishError, KafkaError)
+DATABASE_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, asyncpg.PostgresError)
 
 log = structlog.get_logger("sendwhy")
 
@@ -98,6 +112,7 @@ class Runtime:
         self._broker = make_broker(settings)
         self._wake_sweep = asyncio.Event()
         self.database_is_older = False
+        self.refusal: CannotStart | None = None
         self._app: FastAPI | None = None
 
     @property
@@ -174,9 +189,10 @@ class Runtime:
             stack.push_async_callback(_close_pool, self._pool)
             for close in self._closers:
                 stack.push_async_callback(close)
-            await self._refuse_older_database()
-            await self.producer.start()
             stack.push_async_callback(self.producer.stop)
+            await self._once_kafka_serves(self.producer.start)
+            await self._once_kafka_serves(self._find_topics)
+            await self._once_kafka_serves(self._refuse_older_database)
             stack.push_async_callback(self._broker.stop)
             await self._start_consumers()
             tasks = [asyncio.create_task(self._guard(name, run), name=name) for name, run in self._all_tasks()]
@@ -191,6 +207,18 @@ class Runtime:
         async with asyncio.TaskGroup() as starting:
             for subscriber in self._broker.subscribers:
                 starting.create_task(subscriber.start())
+
+    async def _once_kafka_serves(self, act: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await once_kafka_serves(act, self.settings.kafka_security_protocol)
+        except CannotStart as refusal:
+            self.refusal = refusal
+            raise
+
+    async def _find_topics(self) -> None:
+        unled = await self.producer.unled({stage.topic for stage in self.stages})
+        if unled:
+            raise TopicsMissing(", ".join(sorted(unled)))
 
     def _all_tasks(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         def repeated(name: str, seconds: float, act: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
@@ -264,16 +292,20 @@ class Runtime:
                 pass
 
     async def _watch(self) -> None:
+        is_unknown = False
         for stage in self.stages:
             try:
                 await stage.watch()
             except PASSING_ERRORS as error:
+                is_unknown = True
                 log.warning("a consumer's position is not known", stage=stage.name, error=describe(error))
         still = [stage.name for stage in self.stages if stage.stands_still]
         # While Kafka is away everything stands still, and a new process would help nobody.
         if still and await self.producer.answers():
             log.error("a consumer stands still while records wait, the process ends", stages=still)
             self.fail()
+        elif is_unknown and (fault := await ask_kafka(self.settings)) is not None:
+            log.error("Kafka can't be used", fault=str(fault))
 
     async def _livez(self) -> Response:
         still = [stage.name for stage in self.stages if stage.stands_still]
@@ -285,23 +317,31 @@ class Runtime:
         if self._app is not None and is_ending(self._app):
             return problem_response(503, "Not ready: it is ending")
         missing = [
-            name
+            f"{name} ({fault})"
             for name, probe in (("database", self._ping_database), ("kafka", self._ping_kafka))
-            if not await probe()
+            if (fault := await probe()) is not None
         ]
         if missing:
             return problem_response(503, f"Not ready: {', '.join(missing)}")
         return Response('{"status":"ok"}', media_type="application/json")
 
-    async def _ping_database(self) -> bool:
+    async def _ping_database(self) -> Fault | None:
         try:
             async with self.pool.acquire(timeout=3) as connection:
-                return bool(await connection.fetchval("select true", timeout=3))
-        except TRANSIENT_ERRORS:
-            return False
+                await connection.fetchval("select true", timeout=3)
+        except DATABASE_ERRORS as error:
+            return postgres_fault(error)
+        return None
 
-    async def _ping_kafka(self) -> bool:
-        return await self.producer.answers()
+    async def _ping_kafka(self) -> Fault | None:
+        if await self.producer.answers():
+            return None
+        # The producer's own error says only that it got no answer.
+        slow = Fault("KAFKA_BOOTSTRAP_SERVERS", "Kafka answers slowly or not at all")
+        try:
+            return await asyncio.wait_for(ask_kafka(self.settings), READY_ASK_SECONDS) or slow
+        except TimeoutError:
+            return slow
 
     async def _metrics_text(self) -> Response:
         size, idle, most = self.pool.get_size(), self.pool.get_idle_size(), self.pool.get_max_size()
@@ -318,8 +358,13 @@ class Runtime:
     async def positions_ahead_of_database(self) -> Gaps:
         """Partitions whose committed offset lies beyond what this database has reached."""
         reached = await self._reached()
-        found = await asyncio.gather(*(self._ahead_in(stage.topic, reached) for stage in self.stages))
-        ahead = {place: known for each in found for place, known in each.items()}
+        asking = (self._ahead_in(stage.topic, reached) for stage in self.stages)
+        ahead: Gaps = {}
+        # All of them have ended before one's error is told: the start asks again after it.
+        for found in await asyncio.gather(*asking, return_exceptions=True):
+            if isinstance(found, BaseException):
+                raise found
+            ahead |= found
         # Other replicas go on meanwhile; what they committed stood in the database before, so it stands there now.
         now = await self._reached() if ahead else {}
         return {place: gap for place, gap in ahead.items() if now.get(place, 0) < gap.committed}
@@ -337,8 +382,8 @@ class Runtime:
         """A consumer in the group that reads `topic`; it joins nothing."""
         group = consumer_group(self.service, topic)
         consumer = AIOKafkaConsumer(**connection_options(self.settings), group_id=group, enable_auto_commit=False)
-        await asyncio.wait_for(consumer.start(), 30)
         try:
+            await asyncio.wait_for(consumer.start(), 30)
             yield consumer
         finally:
             await asyncio.wait_for(consumer.stop(), 10)
@@ -433,28 +478,55 @@ def main(
     settings = load(settings_kind)
     logs.set_up(service, settings.replica)
     if command == "migrate":
+        asyncio.run(_reach(settings, kafka=False))
         applied = asyncio.run(migrate(settings.database_url.get_secret_value(), migrations))
         log.info("migrations are applied", new=applied)
     elif command == "serve":
         app = make_app(settings)
         _spare_the_collector()
+        asyncio.run(_reach(settings))
         code = _serve(service, app, settings)
         sys.exit(code)
     elif command == "rewind":
+        asyncio.run(_reach(settings))
         asyncio.run(_rewind(make_app(settings)))
     elif command in commands:
+        asyncio.run(_reach(settings))
         sys.exit(asyncio.run(commands[command](make_app(settings), sys.argv[2:])))
     else:
         words = " | ".join(("migrate", "serve", "rewind", *commands))
         raise SystemExit2(f"usage: python -m {service.replace('-', '_')} {words}")
 
 
+async def _reach(settings: ServiceSettings, *, kafka: bool = True) -> None:
+    """Before anything of ours runs: end with one line that names the wrong setting, or wait for a starting server."""
+    # As a container's first process nothing would end us while we wait.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _end_at_once)
+    try:
+        url = settings.database_url.get_secret_value()
+        await reach("PostgreSQL", lambda: ask_postgres(url))
+        if kafka:
+            await reach("Kafka", lambda: ask_kafka(settings))
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+def _end_at_once() -> None:
+    os._exit(EXIT_TERMINATED)
+
+
 def _serve(service: Service, app: FastAPI, settings: ServiceSettings) -> int:
+    runtime: Runtime = app.state.runtime
+    # uvicorn's own words on a start that we refuse: a traceback, where one line of ours says what to do.
+    logging.getLogger("uvicorn.error").addFilter(lambda _record: runtime.refusal is None)
     try:
         return serve(app, host=settings.http_host, port=settings.http_port, drain_seconds=settings.drain_seconds)
     except SystemExit:
         # uvicorn's own end when a start fails; it has logged the error.
-        if not app.state.runtime.database_is_older:
+        if runtime.refusal is not None:
+            log.error("the service can't start", why=runtime.refusal.line)
+            return runtime.refusal.code
+        if not runtime.database_is_older:
             raise
         log.error(
             "the database is older than the group's offsets, as after a restored backup: nothing was started",

@@ -1,13 +1,14 @@
 """Settings from the environment: SENDWHY_NAME, or SENDWHY_NAME_FILE for a file that holds the value (contract.md)."""
 
 import os
+import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -15,6 +16,11 @@ from sendwhy.access import Token, parse_tokens
 from sendwhy.acting import Acting
 
 PREFIX = "SENDWHY_"
+
+
+def named(field: str) -> str:
+    """The environment variable of a field."""
+    return f"{PREFIX}{field.upper()}"
 
 
 class _FileSource(EnvSettingsSource):
@@ -40,6 +46,12 @@ class SystemExit2(SystemExit):
         super().__init__(2)
 
 
+_KAFKA_CREDENTIALS = (
+    *("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password"),
+    *("kafka_ssl_cafile", "kafka_ssl_certfile", "kafka_ssl_keyfile", "kafka_ssl_key_password"),
+)
+
+
 class KafkaSettings(BaseSettings):
     """How to reach Kafka."""
 
@@ -51,7 +63,52 @@ class KafkaSettings(BaseSettings):
     kafka_sasl_username: str | None = None
     kafka_sasl_password: SecretStr | None = None
     kafka_ssl_cafile: FilePath | None = None
+    kafka_ssl_check_hostname: bool = True
+    kafka_ssl_certfile: FilePath | None = None
+    kafka_ssl_keyfile: FilePath | None = None
+    kafka_ssl_key_password: SecretStr | None = None
     replica: str = "0"
+
+    @model_validator(mode="after")
+    def _fit_the_protocol(self) -> Self:
+        """A password or a certificate that the protocol doesn't use is a mistake: somebody meant a safer one."""
+        protocol = self.kafka_security_protocol
+        set_ones = [name for name in _KAFKA_CREDENTIALS if getattr(self, name)]
+        for kind, is_used in (("sasl", protocol.startswith("SASL")), ("ssl", protocol.endswith("SSL"))):
+            unused = [name for name in set_ones if name.startswith(f"kafka_{kind}_") and not is_used]
+            if unused:
+                raise ValueError(f"{named(unused[0])} is set, and {named('kafka_security_protocol')} is {protocol}")
+        if protocol.startswith("SASL"):
+            for name in ("kafka_sasl_username", "kafka_sasl_password"):
+                if name not in set_ones:
+                    raise ValueError(f"{named(name)} is missing, and {named('kafka_security_protocol')} is {protocol}")
+        self.kafka_ssl_context()
+        return self
+
+    def kafka_ssl_context(self) -> ssl.SSLContext | None:
+        """Whom to believe, and our own certificate, as the files are now. Raises ValueError with the wrong one."""
+        if not self.kafka_security_protocol.endswith("SSL"):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.kafka_ssl_cafile)
+        except OSError:
+            raise ValueError(f"{named('kafka_ssl_cafile')} can't be read as certificates in PEM") from None
+        context.check_hostname = self.kafka_ssl_check_hostname
+        if self.kafka_ssl_certfile is None:
+            if self.kafka_ssl_keyfile is not None:
+                raise ValueError(f"{named('kafka_ssl_certfile')} is missing beside {named('kafka_ssl_keyfile')}")
+            return context
+        password = self.kafka_ssl_key_password
+        try:
+            # Never None: OpenSSL would ask for it at the terminal.
+            secret = password.get_secret_value() if password else ""
+            context.load_cert_chain(self.kafka_ssl_certfile, self.kafka_ssl_keyfile, secret)
+        except OSError:
+            raise ValueError(
+                f"{named('kafka_ssl_certfile')} can't be used: it needs a certificate in PEM, with its own key there or"
+                f" in {named('kafka_ssl_keyfile')}, opened by {named('kafka_ssl_key_password')} if that is locked"
+            ) from None
+        return context
 
     @classmethod
     def settings_customise_sources(
@@ -136,6 +193,9 @@ def load(kind: type[S]) -> S:
 
 def refuse(error: ValidationError) -> NoReturn:
     first = error.errors(include_input=False, include_url=False)[0]
-    name = f"{PREFIX}{'_'.join(str(part) for part in first['loc']).upper()}"
     what = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        # About several settings together: the message names them.
+        raise SystemExit2(what)
+    name = named("_".join(str(part) for part in first["loc"]))
     raise SystemExit2(f"{name} {what} (or set {name}_FILE)")

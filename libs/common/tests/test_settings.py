@@ -1,5 +1,6 @@
 import logging
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from sendwhy.access import Role, find_token, parse_tokens
+from sendwhy.kafka import connection_options, make_broker
 from sendwhy.logs import describe, mask
+from sendwhy.settings import KafkaSettings, ServiceSettings, load
 
 GOOD = {
     "SENDWHY_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
@@ -36,6 +40,83 @@ BAD = [
     ("SENDWHY_KAFKA_SECURITY_PROTOCOL", "TELEPATHY"),
     ("SENDWHY_KAFKA_SSL_CAFILE", "/no/such/file"),
 ]
+
+
+SASL = {
+    "SENDWHY_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "SENDWHY_KAFKA_SASL_USERNAME": "consent",
+    "SENDWHY_KAFKA_SASL_PASSWORD": "secret-password",
+}
+# Together with SASL's settings: what changes, and the setting that is named.
+BAD_TOGETHER: list[tuple[dict[str, str | None], str]] = [
+    ({"SENDWHY_KAFKA_SASL_USERNAME": None}, "SENDWHY_KAFKA_SASL_USERNAME is missing"),
+    ({"SENDWHY_KAFKA_SASL_PASSWORD": None}, "SENDWHY_KAFKA_SASL_PASSWORD is missing"),
+    ({"SENDWHY_KAFKA_SASL_PASSWORD": ""}, "SENDWHY_KAFKA_SASL_PASSWORD is missing"),
+    ({"SENDWHY_KAFKA_SASL_MECHANISM": "GSSAPI"}, "SENDWHY_KAFKA_SASL_MECHANISM"),
+    # Whoever sets a password or a certificate expects it to protect something.
+    ({"SENDWHY_KAFKA_SECURITY_PROTOCOL": None}, "SENDWHY_KAFKA_SECURITY_PROTOCOL is PLAINTEXT"),
+    ({"SENDWHY_KAFKA_SECURITY_PROTOCOL": "SSL"}, "SENDWHY_KAFKA_SECURITY_PROTOCOL is SSL"),
+    (
+        {"SENDWHY_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "SENDWHY_KAFKA_SSL_CAFILE": __file__},
+        "SENDWHY_KAFKA_SSL_CAFILE is set",
+    ),
+    ({"SENDWHY_KAFKA_SSL_CAFILE": __file__}, "SENDWHY_KAFKA_SSL_CAFILE can't be read"),
+    ({"SENDWHY_KAFKA_SSL_CERTFILE": __file__}, "SENDWHY_KAFKA_SSL_CERTFILE can't be used"),
+    ({"SENDWHY_KAFKA_SSL_KEYFILE": __file__}, "SENDWHY_KAFKA_SSL_CERTFILE is missing"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD_TOGETHER)
+def test_settings_of_kafka_that_do_not_fit_are_named(
+    changes: dict[str, str | None], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (GOOD | SASL | changes).items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        load(ServiceSettings)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert len(told.splitlines()) == 1
+    assert "secret-password" not in told
+
+
+def test_a_password_for_kafka_may_stand_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "password").write_text("secret-password\n")
+    for name, value in (GOOD | SASL).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SENDWHY_KAFKA_SASL_PASSWORD")
+    monkeypatch.setenv("SENDWHY_KAFKA_SASL_PASSWORD_FILE", str(tmp_path / "password"))
+    settings = load(ServiceSettings)
+    assert connection_options(settings)["sasl_plain_password"] == "secret-password"
+    assert "secret-password" not in repr(settings)
+
+
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])
+@pytest.mark.parametrize("mechanism", [None, "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_consumers_of_the_framework_connect_as_our_own_clients_do(protocol: str, mechanism: str | None) -> None:
+    user = {"kafka_sasl_username": "u", "kafka_sasl_password": SecretStr("p"), "kafka_sasl_mechanism": mechanism}
+    settings = KafkaSettings.model_validate(
+        {
+            "kafka_bootstrap_servers": "127.0.0.1:1",
+            "kafka_security_protocol": protocol,
+            "kafka_ssl_check_hostname": False,
+            **(user if protocol.startswith("SASL") else {}),
+        }
+    )
+    ours = connection_options(settings)
+    theirs = dict(make_broker(settings)._connection_kwargs)
+    context = theirs.pop("ssl_context", None)
+    assert (context is not None) == ("ssl_context" in ours) == protocol.endswith("SSL")
+    if context is not None:
+        assert not context.check_hostname
+        assert context.verify_mode is ssl.CERT_REQUIRED
+    compared = ("security_protocol", "sasl_mechanism", "sasl_plain_username", "sasl_plain_password")
+    assert {name: theirs.get(name) for name in compared if name in ours and protocol != "PLAINTEXT"} == {
+        name: ours[name] for name in compared if name in ours and protocol != "PLAINTEXT"
+    }
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)

@@ -10,6 +10,9 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from sendwhy.connections import ask_kafka
+from sendwhy.kafka import connection_options
+from sendwhy.settings import KafkaSettings
 from sendwhy.topics import MAX_RECORD_BYTES, Topic
 
 from sendwhy_cli.errors import CommandError, Exit
@@ -36,14 +39,15 @@ def key_of(line: bytes) -> bytes | None:
     return key.encode(errors="replace") if isinstance(key, str) else None
 
 
-async def publish(bootstrap: str, lines: Iterable[bytes], on_line: Callable[[int], None]) -> Sent:
+async def publish(kafka: str | KafkaSettings, lines: Iterable[bytes], on_line: Callable[[int], None]) -> Sent:
     """Publishes each line that isn't blank; `on_line` hears its length. Returns when Kafka has acknowledged all.
 
-    Raises CommandError if Kafka can't be reached.
+    `kafka` is a local stack's `host:port`, or the settings of another one. Raises CommandError if it can't be reached.
     """
     sent, started = Sent(), time.monotonic()
+    settings = KafkaSettings.model_construct(kafka_bootstrap_servers=kafka) if isinstance(kafka, str) else kafka
     producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap,
+        **connection_options(settings),
         enable_idempotence=True,
         linger_ms=5,
         max_batch_size=256 * 1024,
@@ -58,10 +62,11 @@ async def publish(bootstrap: str, lines: Iterable[bytes], on_line: Callable[[int
         finally:
             await producer.stop()
     except KafkaError as error:
+        why = await ask_kafka(settings) or error
         raise CommandError(
             Exit.UNREACHABLE,
-            f"Kafka at {bootstrap}: {error}; {sent.acknowledged} requests were acknowledged, and sending the file"
-            " again changes nothing for them",
+            f"Kafka at {settings.kafka_bootstrap_servers}: {why}; {sent.acknowledged} requests were acknowledged, and"
+            " sending the file again changes nothing for them",
         ) from error
     sent.seconds = time.monotonic() - started
     return sent

@@ -17,10 +17,8 @@ from local_stack.services import module_of
 
 
 async def create_topics(bootstrap: str) -> None:
-    # All said outright: the caller's own SENDWHY_KAFKA_ settings are of another Kafka.
-    settings = KafkaSettings(
-        kafka_bootstrap_servers=bootstrap, kafka_security_protocol="PLAINTEXT", replica="sendwhy-up"
-    )
+    # Not from the environment: the caller's own SENDWHY_KAFKA_ settings are of another Kafka.
+    settings = KafkaSettings.model_construct(kafka_bootstrap_servers=bootstrap, replica="sendwhy-up")
     try:
         await kafka.create_topics(settings)
     except (KafkaError, TimeoutError) as error:

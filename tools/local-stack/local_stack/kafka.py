@@ -108,25 +108,27 @@ class Kafka(Server):
         return await _accepts(self._port) and await _tells_metadata(self.bootstrap)
 
     def _configure(self) -> Path:
-        """Written anew for each start, since the ports may have changed."""
+        path = self._home / "server.properties"
+        path.write_text(self.properties())
+        return path
+
+    def properties(self) -> str:
+        """Made anew for each start, since the ports may have changed."""
         ports = self.state.ports("kafka", "kafka_controller")
         self._port = ports["kafka"]
-        path = self._home / "server.properties"
-        path.write_text(
-            PROPERTIES.format(
-                broker=self._port,
-                controller=ports["kafka_controller"],
-                data=self._home / "data",
-                bytes_max=MESSAGE_BYTES_MAX,
-            )
+        return PROPERTIES.format(
+            broker=self._port,
+            controller=ports["kafka_controller"],
+            data=self._home / "data",
+            bytes_max=MESSAGE_BYTES_MAX,
         )
-        return path
 
     def _format(self) -> None:
         # A format that was killed half way has not written meta.properties, and is done again.
         tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={_cluster_id()}"]
+        tool += [*self.format_options(), "-c", str(self._configure())]
         done = subprocess.run(
-            [*self._java("-Xmx128m", "-XX:+UseSerialGC", "-Xlog:aot*=off"), *tool, "-c", str(self._configure())],
+            [*self._java("-Xmx128m", "-XX:+UseSerialGC", "-Xlog:aot*=off"), *tool],
             env=_environment(),
             capture_output=True,
             text=True,
@@ -135,6 +137,10 @@ class Kafka(Server):
         )
         if done.returncode != 0:
             raise StackError(f"Kafka's storage can't be formatted: {(done.stderr or done.stdout).strip()}")
+
+    def format_options(self) -> list[str]:
+        """What else the storage is made with, as users that must be there from the first start on."""
+        return []
 
     def _java(self, *options: str) -> list[str]:
         aot = self._files.aot_cache

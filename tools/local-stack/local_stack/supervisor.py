@@ -40,6 +40,9 @@ from local_stack.state import StateDir
 READY_SECONDS = 180.0
 GRACE_SECONDS = 15.0
 RESTART_SECONDS = 1.0
+# Of one process, until it has answered for the first time.
+START_DEATHS_MAX = 4
+WRONG_SETTING = 2
 LOG_CHECK_SECONDS = 10.0
 INTERRUPTED = 130
 
@@ -208,10 +211,17 @@ class Stack:
         return next(service for service in SERVICES if name in self._replicas[service])
 
     async def _until_answers(self, name: str, url: str) -> None:
+        """What dies meanwhile is started again, as later: a machine under load may not give it what it needs in time.
+        A wrong setting (exit code 2) would be as wrong again."""
         deadline = time.monotonic() + READY_SECONDS
+        deaths = 0
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             while True:
-                self._processes[name].check_alive()
+                if (code := self._processes[name].exit_code) is not None:
+                    deaths += 1
+                    if code == WRONG_SETTING or deaths > START_DEATHS_MAX:
+                        self._processes[name].check_alive()
+                    await self._start_again(name, code)
                 with contextlib.suppress(httpx.TransportError):
                     if (await client.get(url)).is_success:
                         return
@@ -220,6 +230,11 @@ class Stack:
                         f"{name} is not ready after {READY_SECONDS:.0f} s; see {self._processes[name].log}"
                     )
                 await asyncio.sleep(0.1)
+
+    async def _start_again(self, name: str, code: int) -> None:
+        self._progress.say(f"{name} ended with code {code} (see {self._processes[name].log}), starting it again")
+        await asyncio.sleep(RESTART_SECONDS)
+        self._spawn(name)
 
     def _write_seed(self) -> str:
         """The simulator keeps nothing itself: it reads this again at each start."""
@@ -243,10 +258,7 @@ class Stack:
 
     async def _watch_process(self, name: str) -> None:
         while True:
-            code = await self._processes[name].wait()
-            self._progress.say(f"{name} ended with code {code} (see {self._processes[name].log}), starting it again")
-            await asyncio.sleep(RESTART_SECONDS)
-            self._spawn(name)
+            await self._start_again(name, await self._processes[name].wait())
             self._write_stack_json()
 
     async def _watch_server(self, server: Server) -> None:

@@ -21,9 +21,10 @@ import httpx
 import psutil
 import pytest
 from local_stack.services import SERVICES, module_of
+from local_stack.supervisor import START_DEATHS_MAX
 
 pytestmark = pytest.mark.stack
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 UP = """
 import asyncio, sys
 from pathlib import Path
@@ -188,9 +189,28 @@ def test_a_second_up_on_a_directory_is_refused_and_a_killed_one_can_be_followed(
     assert run.start() == first | {"pids": run.stack()["pids"]}
 
 
-def test_a_service_that_cannot_start_is_told_with_its_last_words(run: Run) -> None:
-    (run.fakes / "billing" / "__main__.py").write_text("raise SystemExit('SENDWHY_X is missing')")
+@pytest.mark.parametrize(
+    ("last_words", "tries"),
+    [
+        ("print('SENDWHY_X is missing'); raise SystemExit(2)", 1),
+        ("raise SystemExit('SENDWHY_X is missing')", 1 + START_DEATHS_MAX),
+    ],
+)
+def test_a_service_that_cannot_start_is_told_with_its_last_words(run: Run, last_words: str, tries: int) -> None:
+    life = run.notes / "lives"
+    (run.fakes / "dispatcher" / "__main__.py").write_text(f"open({str(life)!r}, 'a').write('x')\n{last_words}")
     refused = run.again()
     assert refused.returncode == 1
     assert "SENDWHY_X is missing" in refused.stderr
     assert not (run.folder / "stack.json").exists()
+    assert life.read_text() == "x" * tries
+
+
+def test_a_service_that_dies_in_its_start_is_started_again(run: Run) -> None:
+    program = run.fakes / "consent" / "__main__.py"
+    born = run.notes / "born"
+    first = f"import os, pathlib\nif not os.path.exists({str(born)!r}):\n"
+    first += f"    pathlib.Path({str(born)!r}).touch()\n    raise SystemExit(3)\n"
+    program.write_text(first + program.read_text())
+    assert "consent" in run.start()["pids"]
+    assert born.exists()

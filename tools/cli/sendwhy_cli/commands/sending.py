@@ -14,6 +14,8 @@ from sendwhy_cli.files import opened
 from sendwhy_cli.options import Place, grouped
 
 if TYPE_CHECKING:
+    from sendwhy.settings import KafkaSettings
+
     from sendwhy_cli.progress import Tell
 
 TOLD_EVERY = 50
@@ -24,7 +26,11 @@ def install(app: typer.Typer) -> None:
 
 
 def send(
-    file: Annotated[Path, typer.Argument(help="Request bodies, one JSON object a line; - for stdin.")], place: Place
+    file: Annotated[Path, typer.Argument(help="Request bodies, one JSON object a line; - for stdin.")],
+    place: Place,
+    by_settings: Annotated[
+        bool, typer.Option("--kafka-settings", help="To the Kafka of the SENDWHY_KAFKA_ settings, no local stack's.")
+    ] = False,
 ) -> None:
     """Publish send requests from a file, as upstream systems do.
 
@@ -32,22 +38,19 @@ def send(
 
     $ generate | sendwhy send -
 
+    $ SENDWHY_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 sendwhy send requests.jsonl --kafka-settings
+
     Lines are published as they are: what can't be read ends on dead.letters. Sending a file twice changes nothing.
     """
     import asyncio
 
     from sendwhy_cli.progress import progress
     from sendwhy_cli.send import publish
-    from sendwhy_cli.stack import find
 
     with terminal.command_errors():
-        stack = find(place)
-        if not stack.kafka:
-            raise CommandError(
-                Exit.USAGE, "send needs Kafka, so it works on a local stack only: name it by --state-dir"
-            )
+        kafka, pages = _kafka_of(place, by_settings=by_settings)
         with opened(file) as (lines, size), progress() as tell:
-            sent = asyncio.run(publish(stack.kafka, lines, _counting(tell, size)))
+            sent = asyncio.run(publish(kafka, lines, _counting(tell, size)))
     rate = sent.acknowledged / max(sent.seconds, 0.001)
     print(f"{sent.acknowledged} requests published in {sent.seconds:.1f} s ({rate:.0f}/s)")
     if sent.unreadable:
@@ -56,7 +59,24 @@ def send(
         terminal.fail(
             CommandError(Exit.BAD_ANSWER, f"{sent.too_large} lines are too large, {sent.failed} were not acknowledged")
         )
-    terminal.say(f"next: {place.command('why MESSAGE_ID')}   or {stack.services['message-log']}")
+    if pages:
+        terminal.say(f"next: {place.command('why MESSAGE_ID')}   or {pages}")
+
+
+def _kafka_of(place: Place, *, by_settings: bool) -> tuple[str | KafkaSettings, str | None]:
+    """The Kafka to publish to, and the address of its pages where that is known."""
+    from sendwhy.settings import KafkaSettings, load
+
+    from sendwhy_cli.stack import find
+
+    if by_settings:
+        return load(KafkaSettings), None
+    stack = find(place)
+    if not stack.kafka:
+        raise CommandError(
+            Exit.USAGE, "send needs Kafka: name a local stack by --state-dir, or another Kafka by --kafka-settings"
+        )
+    return stack.kafka, stack.services["message-log"]
 
 
 def _counting(tell: Tell, size: int | None) -> Callable[[int], None]:
