@@ -167,7 +167,7 @@ BYTES: Mapping[Topic, str] = {
 READ_BESIDE: Mapping[Service, tuple[Topic, ...]] = {
     Service.WEBHOOK_INGEST: (Topic.WEBHOOK_RECEIVED, Topic.WEBHOOK_REFUSED),
 }
-DEPLOY = "deploy"
+DEPLOYER = "deploy"
 TOPICS_FOR_UPSTREAM = (Topic.SEND_REJECTED, Topic.STATUS_UPDATED)
 
 
@@ -352,7 +352,7 @@ Right = tuple[str, str, str, str, str]
 def rights(services: Mapping[Service, FastAPI] | None = None) -> list[Right]:
     """Who may do what, as (user, topic or group, its name, literal or prefixed, operation)."""
     given: list[Right] = [
-        *((DEPLOY, "topic", "*", "literal", operation) for operation in ("Create", "Describe")),
+        *((DEPLOYER, "topic", "*", "literal", operation) for operation in ("Create", "Describe")),
         *(("upstream", "topic", topic, "literal", "Read") for topic in TOPICS_FOR_UPSTREAM),
         *(("upstream", "topic", topic, "literal", "Write") for topic in Topic if UPSTREAM in PUBLISHERS[topic]),
         ("upstream", "group", "upstream.", "prefixed", "Read"),
@@ -382,7 +382,7 @@ def kafka_acls(services: Mapping[Service, FastAPI]) -> str:
     return f"""{GENERATED}
 # Rights at Kafka
 
-One user a service, each with no more than it reads and writes; `{DEPLOY}` runs `python -m sendwhy topics`. `upstream`
+One user a service, each with no more than it reads and writes; `{DEPLOYER}` runs `python -m sendwhy topics`. `upstream`
 stands for one of your own systems, which reads by consumer groups that begin with `upstream.`: whoever may write
 `send.requested` may send for every workspace, so let each have a user of its own. The brokers need
 `authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer`, and refuse then what nothing allows.

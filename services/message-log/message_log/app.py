@@ -58,26 +58,7 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     runtime = Runtime(Service.MESSAGE_LOG, settings)
     freshness = Freshness(runtime.metrics)
     projection.register(runtime, freshness.applied, People(settings))
-
-    async def keep_tables() -> None:
-        now = datetime.now(UTC)
-        days = {
-            "event": settings.event_retention_days,
-            "webhook": settings.webhook_retention_days,
-            "webhook_part": settings.webhook_retention_days,
-        }
-        async with runtime.pool.acquire(timeout=30) as connection:
-            await store.keep_partitions(connection, days, now.date())
-            await store.prune(connection, now - timedelta(days=settings.event_retention_days))
-            await store.empty_dead_letters(connection, now - timedelta(days=settings.webhook_retention_days))
-            await erasures.prune(connection, now)
-            await audience_store.prune(connection)
-
-    async def keep_cells() -> None:
-        await cells.keep(lambda: runtime.pool.acquire(timeout=30))
-
-    runtime.every(KEEP_SECONDS, "tables", keep_tables)
-    runtime.every(CELLS_SECONDS, "cells", keep_cells)
+    _keep(runtime, settings)
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
     lag = GroupLag(settings, runtime.metrics)
     runtime.every(READ_SECONDS, "lag of all groups", lag.read)
@@ -106,6 +87,30 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     app.include_router(journey_api.routes(runtime, settings))
     _install_pages(app, Pages(runtime, settings, freshness, services, streams), desk, probes)
     return app
+
+
+def _keep(runtime: Runtime, settings: MessageLogSettings) -> None:
+    """What the tables need from time to time."""
+
+    async def keep_tables() -> None:
+        now = datetime.now(UTC)
+        days = {
+            "event": settings.event_retention_days,
+            "webhook": settings.webhook_retention_days,
+            "webhook_part": settings.webhook_retention_days,
+        }
+        async with runtime.pool.acquire(timeout=30) as connection:
+            await store.keep_partitions(connection, days, now.date())
+            await store.prune(connection, now - timedelta(days=settings.event_retention_days))
+            await store.empty_dead_letters(connection, now - timedelta(days=settings.webhook_retention_days))
+            await erasures.prune(connection, now)
+            await audience_store.prune(connection)
+
+    async def keep_cells() -> None:
+        await cells.keep(lambda: runtime.pool.acquire(timeout=30))
+
+    runtime.every(KEEP_SECONDS, "tables", keep_tables)
+    runtime.every(CELLS_SECONDS, "cells", keep_cells)
 
 
 def _install_pages(app: FastAPI, pages: Pages, desk: audience_api.Desk, probes: Probes) -> None:
