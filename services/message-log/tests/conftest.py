@@ -6,13 +6,12 @@ tests keep apart by workspaces and message ids instead.
 
 import asyncio
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from urllib.parse import quote, urlsplit
 import asyncpg
 import httpx
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
 
 # pytest's importlib mode puts no folder on the path, and the builders are shared by several test files.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -172,20 +169,6 @@ def everything(message_log: MessageLog, others: Others) -> MessageLog:
 
 
 _AGAIN = "send-again?range=all"
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def chromium() -> AsyncIterator[Browser]:
-    """One Chromium for all; each test opens contexts of its own. Tests that use it run in the session's loop."""
-    executable = shutil.which("chromium")
-    if executable is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is missing: apt-get install chromium")
-        pytest.skip("chromium is missing: apt-get install chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield browser
-        await browser.close()
 
 
 def _wait_until_ready(log: MessageLog, process: "subprocess.Popen[bytes]", out: Path) -> None:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from chromium import opened
+from local_stack.chromium import opened
 from message_log_builders import ADMIN, held, rejected, requested, status
 from playwright.async_api import Browser, Page, expect
 from sendwhy.events import Origin, OriginKind, Status

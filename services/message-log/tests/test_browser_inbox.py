@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 import pytest_asyncio
-from chromium import logged_in
+from local_stack.chromium import logged_in
 from message_log_builders import OPERATOR, WORKSPACE, after, held, rejected, requested
 from pages_desk import NOW, Desk, open_desk, serving, template, wrote
 from playwright.async_api import Browser, expect

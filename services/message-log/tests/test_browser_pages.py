@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from chromium import PHONE_WIDTH, SMALL_TARGETS, UNREACHABLE_SCROLLS, Watched, logged_in
 from everything import API, EVIL, FORMULA, HOME, exports, pages
+from local_stack.chromium import PHONE_WIDTH, SMALL_TARGETS, UNREACHABLE_SCROLLS, Watched, logged_in
 from message_log.app import make_app
 from message_log.settings import MessageLogSettings
 from message_log_builders import ADMIN, EVERYTHING_VIEWER, PRIVACY_KEY, TOKENS

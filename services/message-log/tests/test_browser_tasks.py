@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from chromium import Watched, logged_in
 from everything import API, HOME, PHONE, SENDER
+from local_stack.chromium import Watched, logged_in
 from message_log_builders import ADMIN, EVERYTHING_OPERATOR, EVERYTHING_VIEWER
 from people_desk import ACCOUNT, ENTRY
 from playwright.async_api import Browser, Page, expect

@@ -1,4 +1,4 @@
-"""Real Kafka and PostgreSQL for tests: started at the first request, once a session, and ended with it.
+"""Real Kafka, PostgreSQL and Chromium for tests: started at the first request, once a session, and ended with it.
 
 SENDWHY_TEST_KAFKA (`host:port`) and SENDWHY_TEST_POSTGRES (a superuser's URL) name running ones to use instead.
 """
@@ -11,14 +11,17 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
+import pytest_asyncio
 
 if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
     from local_stack.server import Server
 
 # Heavy imports stand inside the fixtures: pytest loads this module in every run.
@@ -78,6 +81,22 @@ def fresh_database(postgres_url: str, _run: Run[Any]) -> Iterator[str]:
     _run(_execute(postgres_url, f"create database {name}"))
     yield urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
     _run(_execute(postgres_url, f"drop database {name} with (force)"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    """One Chromium for all; each test opens contexts of its own. Tests that use it run in the session's loop."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is missing: apt-get install chromium")
+        pytest.skip("chromium is missing: apt-get install chromium")
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
 
 
 def _served(run: Run[Any], server: Server, address: Callable[[], str]) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """What tests with Chromium share: a page that is logged in, and what a page must never do."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from playwright.async_api import Browser, Page
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
 
 PHONE_WIDTH = 360
 # Lists every part that is lower or narrower than 24 px and can be pressed (WCAG 2.5.8), but links within a sentence.
