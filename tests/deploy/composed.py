@@ -77,7 +77,9 @@ class Container:
         return text
 
     def _environment(self) -> dict[str, str]:
-        told = image_environment() | {key: str(value) for key, value in self._spec.get("environment", {}).items()}
+        told = image_environment() | {
+            key: str(value) for key, value in self._spec.get("environment", {}).items() if value is not None
+        }
         environment = {key: self._placed(value) for key, value in told.items()}
         environment["PATH"] = f"{self._app / 'bin'}:/usr/local/bin:/usr/bin:/bin"
         # The image has its bytecode from the build; here the first start makes it, beside the tree.

@@ -55,6 +55,8 @@ from sendwhy.settings import ServiceSettings, SystemExit2, load
 from sendwhy.stage import Committed, Handle, HandleUnreadable, Parse, Stage, T, consumer_group
 from sendwhy.topics import TOPICS, Topic
 
+# Of every service; some have others beside them.
+COMMANDS = ("migrate", "serve", "rewind")
 SWEEP_SECONDS = 2.0
 SWEEP_LIMIT = 500
 # Younger rows are about to be published by whoever wrote them.
@@ -494,7 +496,7 @@ def main(
         asyncio.run(_reach(settings))
         sys.exit(asyncio.run(commands[command](make_app(settings), sys.argv[2:])))
     else:
-        words = " | ".join(("migrate", "serve", "rewind", *commands))
+        words = " | ".join((*COMMANDS, *commands))
         raise SystemExit2(f"usage: python -m {service.replace('-', '_')} {words}")
 
 

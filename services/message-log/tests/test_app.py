@@ -304,7 +304,7 @@ def test_an_export_that_would_have_a_gap_is_none(message_log: MessageLog) -> Non
     path = f"{HOME}/contacts/shopify:7712/export"
     answer = message_log.get(path, OPERATOR)
     assert answer.status_code == 503
-    assert "SENDWHY_CONSENT_URL is not set" in answer.json()["detail"]
+    assert "The export can't be made: consent" in answer.json()["detail"]
     assert message_log.get(path, VIEWER).status_code == 403
     assert message_log.get(path, STRANGER).status_code == 404
 
