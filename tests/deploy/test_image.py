@@ -9,13 +9,15 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from composed import BUILT, DOCKERFILE, IMAGE_PORT, MODEL, ROOT, SERVICES, Container, is_once, secret_file
+from local_stack.kafka import Kafka
 from sendwhy.topics import TOPICS
 
 IGNORED = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text().split()
@@ -46,6 +48,17 @@ def test_uv_is_the_one_that_wrote_the_lock_file() -> None:
 
 def test_build_context_holds_the_whole_workspace() -> None:
     assert IGNORED[IGNORED.index("*") :][1:6] == ["!pyproject.toml", "!uv.lock", "!libs", "!services", "!tools"]
+
+
+@pytest.fixture(scope="module")
+def kafka_bootstrap(_run: Callable[[Any], Any]) -> Iterator[str]:
+    """A broker of its own: the databases are new here, and the groups of other tests' services have read far."""
+    folder = Path(tempfile.mkdtemp(prefix="sendwhy-test-"))
+    kafka = Kafka(folder)
+    _run(kafka.start())
+    yield kafka.bootstrap
+    _run(kafka.stop())
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
