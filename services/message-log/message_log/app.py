@@ -85,7 +85,7 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     probes = Probes(runtime, services, freshness)
     app.include_router(diagnostics_api.routes(probes))
     app.include_router(journey_api.routes(runtime, settings))
-    _install_pages(app, Pages(runtime, settings, freshness, services, streams), desk, probes)
+    install_pages(app, Pages(runtime, settings, freshness, services, streams), desk, probes)
     return app
 
 
@@ -113,7 +113,8 @@ def _keep(runtime: Runtime, settings: MessageLogSettings) -> None:
     runtime.every(CELLS_SECONDS, "cells", keep_cells)
 
 
-def _install_pages(app: FastAPI, pages: Pages, desk: audience_api.Desk, probes: Probes) -> None:
+def install_pages(app: FastAPI, pages: Pages, desk: audience_api.Desk, probes: Probes) -> None:
+    """All pages; `pages`, `desk` and `probes` are what they share."""
     router = APIRouter(include_in_schema=False, route_class=pages.route_class())
     for group in (
         login_pages,

@@ -26,7 +26,10 @@ READ_SECONDS = 15.0
 ASK_SECONDS = 10.0
 SAMPLES_MAX = 24 * 60 * 4
 
-GROUPS: Mapping[str, Topic] = {consumer_group(service, topic): topic for service in Service for topic in Topic}
+# Every group that a service of ours may be in, by its name.
+GROUPS: Mapping[str, tuple[Service, Topic]] = {
+    consumer_group(service, topic): (service, topic) for service in Service for topic in Topic
+}
 
 log = structlog.get_logger("sendwhy")
 
@@ -93,7 +96,7 @@ class GroupLag:
         try:
             async with asyncio.timeout(2 * ASK_SECONDS):
                 readings = await self._readings()
-                ends = await self._ends({GROUPS[reading.group] for reading in readings})
+                ends = await self._ends({GROUPS[reading.group][1] for reading in readings})
         except Exception as error:  # noqa: BLE001 - whatever it is, pages and projection don't end for a gauge
             log.warning("the groups' lag is not known", error=describe(error))
             await self.close()
@@ -107,7 +110,7 @@ class GroupLag:
                 self._seen.setdefault((topic, number), Ends()).note(now, end)
         found = []
         for reading in readings:
-            topic = GROUPS[reading.group]
+            _, topic = GROUPS[reading.group]
             seen = {number: self._seen[topic, number] for number in ends[topic]}
             found.append((reading, {"group": reading.group, "topic": topic.value}, ends[topic], seen))
         measured = [(labels, behind(reading, at, seen, now)) for reading, labels, at, seen in found]
@@ -129,7 +132,7 @@ class GroupLag:
         coordinator = await admin.find_coordinator(group)
         offsets = await admin.list_consumer_group_offsets(group, coordinator)
         [described] = await admin.describe_consumer_groups([group], coordinator)
-        committed = {place.partition: one.offset for place, one in offsets.items() if place.topic == GROUPS[group]}
+        committed = {place.partition: one.offset for place, one in offsets.items() if place.topic == GROUPS[group][1]}
         return Reading(group, committed, _members_of(described))
 
     async def _ends(self, topics: Iterable[Topic]) -> dict[Topic, dict[int, int]]:

@@ -13,23 +13,17 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from sendwhy.kafka import connection_options, lag_of
 from sendwhy.logs import describe
-from sendwhy.reasons import Service
 from sendwhy.settings import KafkaSettings
-from sendwhy.stage import consumer_group
-from sendwhy.topics import TOPICS, Topic
+from sendwhy.topics import TOPICS
 
 from message_log.checks import Group, KafkaFacts
+from message_log.group_lag import GROUPS
 from message_log.language import lazy
 
 REACH_SECONDS = 3.0
 LAG_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 FAULTS: tuple[type[BaseException], ...] = (KafkaError, OSError, TimeoutError)
-
-# Every group that a service of ours may be in, by its name.
-_GROUPS: Mapping[str, tuple[Service, Topic]] = {
-    consumer_group(service, topic): (service, topic) for service in Service for topic in Topic
-}
 
 
 async def look(settings: KafkaSettings) -> KafkaFacts:
@@ -67,15 +61,15 @@ async def _with_groups(facts: KafkaFacts, admin: AIOKafkaAdminClient, consumer: 
         return replace(facts, lag_fault=lazy("Kafka didn’t tell the groups’ positions: %(why)s.", why=why))
 
 
-# Who is in a group is not asked: aiokafka 0.14 can't read Kafka's answer (DescribeGroups). /livez tells who moves.
+# Who is in a group is not asked: /livez tells who moves, and group_lag.py counts the members.
 async def _groups(admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> Sequence[Group]:
-    names = sorted(name for name, *_ in await admin.list_consumer_groups() if name in _GROUPS)
+    names = sorted(name for name, *_ in await admin.list_consumer_groups() if name in GROUPS)
     if not names:
         return ()
     await consumer.start()
     places = [
         TopicPartition(topic, number)
-        for topic in sorted({_GROUPS[name][1] for name in names})
+        for topic in sorted({GROUPS[name][1] for name in names})
         for number in range(TOPICS[topic].partitions)
     ]
     committed, first, end = await asyncio.gather(
@@ -92,7 +86,7 @@ def _group(
     first: Mapping[TopicPartition, int],
     end: Mapping[TopicPartition, int],
 ) -> Group:
-    service, topic = _GROUPS[name]
+    service, topic = GROUPS[name]
     own: Iterable[TopicPartition] = (place for place in end if place.topic == topic)
     # A partition without a commit is read from its beginning, and retention may have taken what was committed.
     positions = [(max(committed[place].offset if place in committed else 0, first[place]), end[place]) for place in own]

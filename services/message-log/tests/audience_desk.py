@@ -22,9 +22,9 @@ from message_log.live import Streams
 from message_log.pages import Pages
 from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
-from message_log_builders import PRIVACY_KEY, TOKENS, WORKSPACE
-from pages_desk import Desk, Dispatcher, Runtime, serving
-from pydantic import HttpUrl, SecretStr
+from message_log_builders import WORKSPACE
+from pages_desk import Desk, Dispatcher, Runtime, serving, settings_of_desk
+from pydantic import SecretStr
 from sendwhy import problems
 from sendwhy.acting import Acting
 from sendwhy.events import Gate, Purpose, Resolved, reason
@@ -164,15 +164,12 @@ async def open_audience(database_url: str) -> AsyncIterator[Audience]:
     keys = SecretStr(Fernet.generate_key().decode())
     deciders = Deciders()
     async with serving(deciders.app(Acting(keys))) as url:
-        settings = MessageLogSettings(
-            kafka_bootstrap_servers="nowhere:9092",
-            database_url=SecretStr(database_url),
-            privacy_key=SecretStr(PRIVACY_KEY),
-            api_tokens=SecretStr(TOKENS),
-            acting_key=keys,
-            consent_url=HttpUrl(f"{url}/consent"),
-            billing_url=HttpUrl(f"{url}/billing"),
-            dispatcher_url=HttpUrl(f"{url}/dispatcher"),
+        settings = settings_of_desk(
+            database_url,
+            keys,
+            consent_url=f"{url}/consent",
+            billing_url=f"{url}/billing",
+            dispatcher_url=f"{url}/dispatcher",
         )
         services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         runtime: Any = Runtime(pool)

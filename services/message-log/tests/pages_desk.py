@@ -197,6 +197,19 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
             await running
 
 
+def settings_of_desk(database_url: str, keys: SecretStr, **urls: str) -> MessageLogSettings:
+    """`urls`: where other services are, by setting."""
+    others: dict[str, Any] = {name: HttpUrl(url) for name, url in urls.items()}
+    return MessageLogSettings(
+        kafka_bootstrap_servers="nowhere:9092",
+        database_url=SecretStr(database_url),
+        privacy_key=SecretStr(PRIVACY_KEY),
+        api_tokens=SecretStr(TOKENS),
+        acting_key=keys,
+        **others,
+    )
+
+
 @asynccontextmanager
 async def open_desk(database_url: str) -> AsyncIterator[Desk]:
     await migrate(database_url, Path(message_log.__file__ or "").parent / "migrations")
@@ -206,14 +219,7 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
     keys = SecretStr(Fernet.generate_key().decode())
     dispatcher = Dispatcher()
     async with serving(dispatcher.app(Acting(keys))) as url:
-        settings = MessageLogSettings(
-            kafka_bootstrap_servers="nowhere:9092",
-            database_url=SecretStr(database_url),
-            privacy_key=SecretStr(PRIVACY_KEY),
-            api_tokens=SecretStr(TOKENS),
-            acting_key=keys,
-            dispatcher_url=HttpUrl(url),
-        )
+        settings = settings_of_desk(database_url, keys, dispatcher_url=url)
         services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         yield Desk(pool, _app(pool, settings, services), dispatcher)
         await services.close()

@@ -13,25 +13,12 @@ import asyncpg
 import httpx
 import message_log
 from cryptography.fernet import Fernet
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from message_log import (
-    audience_pages,
-    automation_pages,
-    campaign_pages,
     contact_api,
-    contact_pages,
-    credit_pages,
-    dead_letter_pages,
-    diagnostics_pages,
-    inbox_pages,
-    journey_pages,
-    login_pages,
-    message_pages,
-    people_pages,
-    sender_pages,
     store,
-    webhook_pages,
 )
+from message_log.app import install_pages
 from message_log.audience_api import Desk as AudienceDesk
 from message_log.audience_job import Audiences
 from message_log.checks import KafkaFacts
@@ -39,14 +26,13 @@ from message_log.decide import fold, tells
 from message_log.freshness import Freshness
 from message_log.language import lazy
 from message_log.live import Streams
-from message_log.pages import Pages, static_file
+from message_log.pages import Pages
 from message_log.probes import Probes
 from message_log.services import OtherServices
-from message_log.settings import MessageLogSettings
 from message_log.store import KnownState, SenderRow
-from message_log_builders import PRIVACY_KEY, TOKENS, WORKSPACE, after
-from pages_desk import serving
-from pydantic import HttpUrl, SecretStr
+from message_log_builders import WORKSPACE, after
+from pages_desk import serving, settings_of_desk
+from pydantic import SecretStr
 from sendwhy import problems
 from sendwhy.acting import Acting
 from sendwhy.events import ContactUpdated, MarketingState, TemplateUpdated, Wire
@@ -195,16 +181,13 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
     keys = SecretStr(Fernet.generate_key().decode())
     others = Others()
     async with serving(others.app(Acting(keys))) as url:
-        settings = MessageLogSettings(
-            kafka_bootstrap_servers="nowhere:9092",
-            database_url=SecretStr(database_url),
-            privacy_key=SecretStr(PRIVACY_KEY),
-            api_tokens=SecretStr(TOKENS),
-            acting_key=keys,
-            consent_url=HttpUrl(f"{url}/consent"),
-            billing_url=HttpUrl(f"{url}/billing"),
-            dispatcher_url=HttpUrl(f"{url}/dispatcher"),
-            webhook_ingest_url=HttpUrl(f"{url}/webhook-ingest"),
+        settings = settings_of_desk(
+            database_url,
+            keys,
+            consent_url=f"{url}/consent",
+            billing_url=f"{url}/billing",
+            dispatcher_url=f"{url}/dispatcher",
+            webhook_ingest_url=f"{url}/webhook-ingest",
         )
         services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         runtime: Any = Runtime(pool)
@@ -219,29 +202,8 @@ def _app(pages: Pages) -> FastAPI:
     app.state.tokens, app.state.acting = pages.settings.tokens, Acting(pages.settings.acting_key)
     problems.install(app)
     app.include_router(contact_api.routes(pages.runtime, pages.settings, pages.services))
-    router = APIRouter(route_class=pages.route_class())
-    for group in (
-        login_pages,
-        message_pages,
-        campaign_pages,
-        automation_pages,
-        inbox_pages,
-        contact_pages,
-        credit_pages,
-        sender_pages,
-        webhook_pages,
-        dead_letter_pages,
-        people_pages,
-        journey_pages,
-    ):
-        group.install(router, pages)
-    audience_pages.install(
-        router, pages, AudienceDesk(pages.runtime, Audiences(pages.runtime, pages.services, try_again_seconds=0.01))
-    )
-    probes = Probes(pages.runtime, pages.services, pages.freshness, _no_kafka, seconds=2.0)
-    diagnostics_pages.install(router, pages, probes)
-    router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
-    app.include_router(router)
+    desk = AudienceDesk(pages.runtime, Audiences(pages.runtime, pages.services, try_again_seconds=0.01))
+    install_pages(app, pages, desk, Probes(pages.runtime, pages.services, pages.freshness, _no_kafka, seconds=2.0))
     return app
 
 
