@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,8 +86,9 @@ def test_what_was_refused_says_why_to_those_who_may_see_it(message_log: MessageL
     message_log.publish([refused(SCRIPT.encode())])
     items = message_log.wait_for(f"{API}/webhooks?refused=true", lambda a: a["items"])["items"]
     assert (items[0]["signature"], items[0]["answer"], items[0]["size"]) == ("wrong", 401, 12)
-    page = admin.get(f"{HOME}/webhooks/{items[0]['webhook_id']}").text
-    assert "Refused: the signature is wrong" in page
+    answer = admin.get(f"{HOME}/webhooks/{items[0]['webhook_id']}")
+    page = answer.text
+    assert (answer.status_code, re.findall("<h[12]>(.*?)</h", page)[1:2]) == (200, ["Refused: the signature is wrong"])
     assert "What to do" in page
     assert SCRIPT not in page
     assert message_log.get(f"{API}/webhooks?refused=true", OPERATOR).json()["items"] == []
