@@ -1,0 +1,116 @@
+"""What the judge says of a run: by invariant, how many things were looked at, and what must not be so."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from history import Json
+
+SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """`subject`: of which message, record, phone …; `evidence`: ids, times, offsets."""
+
+    invariant: str
+    what: str
+    subject: str
+    evidence: Json = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name} {value}" for name, value in self.evidence.items())
+        return f"{self.invariant} {self.subject}: {self.what}" + (f" ({told})" if told else "")
+
+
+@dataclass
+class Finding:
+    """One invariant. `counts`: what was looked at; an invariant that looked at nothing says nothing of the run."""
+
+    invariant: str
+    title: str
+    counts: Counter[str] = field(default_factory=Counter)
+    violations: list[Violation] = field(default_factory=list)
+
+    @property
+    def is_blind(self) -> bool:
+        return not sum(self.counts.values())
+
+    def count(self, what: str, number: int = 1) -> None:
+        self.counts[what] += number
+
+    def violate(self, what: str, subject: object, **evidence: object) -> None:
+        shown = {name: value for name, value in evidence.items() if value is not None}
+        self.violations.append(
+            Violation(self.invariant, what, str(subject), json.loads(json.dumps(shown, default=str)))
+        )
+
+    def expect(self, holds: bool, what: str, subject: object, **evidence: object) -> None:
+        if not holds:
+            self.violate(what, subject, **evidence)
+
+
+@dataclass
+class Verdict:
+    findings: list[Finding]
+    facts: Json = field(default_factory=dict)
+    """Figures of the run: messages, calls, webhooks, faults."""
+
+    @property
+    def violations(self) -> list[Violation]:
+        return [one for finding in self.findings for one in finding.violations]
+
+    @property
+    def holds(self) -> bool:
+        return not self.violations
+
+    @property
+    def red(self) -> list[str]:
+        return [finding.invariant for finding in self.findings if finding.violations]
+
+    @property
+    def blind(self) -> list[str]:
+        return [finding.invariant for finding in self.findings if finding.is_blind]
+
+    def to_json(self) -> Json:
+        return {
+            "holds": self.holds,
+            "facts": self.facts,
+            "invariants": {
+                one.invariant: {
+                    "title": one.title,
+                    "counts": dict(one.counts),
+                    "violations": [
+                        {"what": each.what, "subject": each.subject, "evidence": each.evidence}
+                        for each in one.violations
+                    ],
+                }
+                for one in self.findings
+            },
+        }
+
+    def table(self) -> str:
+        rows = [("invariant", "violations", "looked at"), *(_row(one) for one in self.findings)]
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}" for row in rows]
+        told = [f"  {each}" for one in self.findings for each in one.violations[:SHOWN]]
+        hidden = sum(max(0, len(one.violations) - SHOWN) for one in self.findings)
+        more = [f"  … and {hidden} more"] if hidden else []
+        figures = ", ".join(f"{value:,} {name}" for name, value in self.facts.items() if isinstance(value, int))
+        return "\n".join([figures, *lines, *told, *more])
+
+
+def _row(one: Finding) -> tuple[str, str, str]:
+    counted = ", ".join(f"{number:,} {what}" for what, number in one.counts.items() if number)
+    return f"{one.invariant} {one.title}", str(len(one.violations)), counted or "NOTHING"
+
+
+def each_once(finding: Finding, items: Iterable[tuple[object, object]], what: Callable[[int], str]) -> None:
+    """Of (name, thing) pairs: more than one different thing under a name is a violation."""
+    found: dict[object, set[object]] = {}
+    for name, thing in items:
+        found.setdefault(name, set()).add(thing)
+    for name, things in found.items():
+        if len(things) > 1:
+            finding.violate(what(len(things)), name, found=sorted(map(str, things))[:3])
