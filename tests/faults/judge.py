@@ -16,7 +16,7 @@ from rules_meta import consent, honest_count, once, pace
 from rules_money import money
 from verdict import Finding, Verdict
 
-Rule = tuple[str, str, Callable[[Facts, Finding], None]]
+Rule = tuple[str, str, Callable[[Facts, Finding], None], tuple[str, ...]]
 # Which fields of a message differ between two reads of the same state.
 ADDRESSES = frozenset({"url"})
 
@@ -106,8 +106,8 @@ def ladder(facts: Facts, finding: Finding) -> None:
 
 def one_verdict(facts: Facts, finding: Finding) -> None:
     """Never rejected and taken by Meta, except for an unknown outcome that a late receipt resolves."""
+    finding.count("messages", len(facts.requests))
     for key, rejections in facts.rejections.items():
-        finding.count("rejected messages")
         codes = sorted({one.code for one in rejections} - {UNREADABLE, UNKNOWN_OUTCOME})
         if not codes:
             continue
@@ -176,30 +176,31 @@ def recovery(facts: Facts, finding: Finding) -> None:
         finding.expect(one.by_hand == 0, f"{one.by_hand} processes needed a hand", one.what, at=one.at)
 
 
+# With each what it must have looked at to say anything.
 RULES: tuple[Rule, ...] = (
-    ("I1", "complete", complete),
-    ("I2", "once", once),
-    ("I3", "money", money),
-    ("I4", "webhook", webhook),
-    ("I5", "flow", flow),
-    ("I6", "silence", silence),
-    ("I7", "same event", same_event),
-    ("I8", "ladder", ladder),
-    ("I9", "one verdict", one_verdict),
-    ("I10", "cause first", cause_first),
-    ("I11", "pace", pace),
-    ("I12", "consent", consent),
-    ("I13", "read model", read_model),
-    ("I14", "recovery", recovery),
-    ("I15", "honest count", honest_count),
+    ("I1", "complete", complete, ("acknowledged publishes", "requests")),
+    ("I2", "once", once, ("calls",)),
+    ("I3", "money", money, ("entries", "charged messages")),
+    ("I4", "webhook", webhook, ("answered 200", "statuses")),
+    ("I5", "flow", flow, ("partitions", "planted records")),
+    ("I6", "silence", silence, ("looks",)),
+    ("I7", "same event", same_event, ("events",)),
+    ("I8", "ladder", ladder, ("messages shown",)),
+    ("I9", "one verdict", one_verdict, ("messages",)),
+    ("I10", "cause first", cause_first, ("send.funded", "calls", "messages with statuses")),
+    ("I11", "pace", pace, ("calls",)),
+    ("I12", "consent", consent, ("STOPs",)),
+    ("I13", "read model", read_model, ("messages compared",)),
+    ("I14", "recovery", recovery, ("recoveries",)),
+    ("I15", "honest count", honest_count, ("calls",)),
 )
 
 
 def judge(history: History) -> Verdict:
     facts = gather(history)
     findings = []
-    for invariant, title, rule in RULES:
-        finding = Finding(invariant, title)
+    for invariant, title, rule, wanted in RULES:
+        finding = Finding(invariant, title, wanted)
         rule(facts, finding)
         for checked in history.of(Checked):
             if checked.invariant == invariant:

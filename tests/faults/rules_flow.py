@@ -139,8 +139,8 @@ def silence(facts: Facts, finding: Finding) -> None:
     phones |= {digits(one.value) for one in canaries if one.name.startswith("phone")}
     phones = {phone for phone in phones if len(phone) >= 8}
     secrets = [one for one in canaries if not one.name.startswith("phone")]
-    finding.count("canaries", len(secrets) + len(phones))
     for name, text in _texts(facts):
+        finding.count("looks", len(secrets) + len(phones))
         for canary in secrets:
             at = text.find(canary.value)
             finding.expect(at < 0, f"{canary.name} is told", name, at=at)

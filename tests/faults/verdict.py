@@ -26,16 +26,18 @@ class Violation:
 
 @dataclass
 class Finding:
-    """One invariant. `counts`: what was looked at; an invariant that looked at nothing says nothing of the run."""
+    """One invariant. `counts`: what was looked at. Where one of `wanted` was never looked at, the finding says nothing
+    of it."""
 
     invariant: str
     title: str
+    wanted: tuple[str, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[Violation] = field(default_factory=list)
 
     @property
-    def is_blind(self) -> bool:
-        return not sum(self.counts.values())
+    def unseen(self) -> list[str]:
+        return [what for what in self.wanted if not self.counts[what]]
 
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] += number
@@ -70,13 +72,15 @@ class Verdict:
         return [finding.invariant for finding in self.findings if finding.violations]
 
     @property
-    def blind(self) -> list[str]:
-        return [finding.invariant for finding in self.findings if finding.is_blind]
+    def unseen(self) -> list[str]:
+        """What was never looked at."""
+        return [f"{one.invariant} {what}" for one in self.findings for what in one.unseen]
 
     def to_json(self) -> Json:
         return {
             "holds": self.holds,
             "facts": self.facts,
+            "unseen": self.unseen,
             "invariants": {
                 one.invariant: {
                     "title": one.title,
@@ -102,8 +106,9 @@ class Verdict:
 
 
 def _row(one: Finding) -> tuple[str, str, str]:
-    counted = ", ".join(f"{number:,} {what}" for what, number in one.counts.items() if number)
-    return f"{one.invariant} {one.title}", str(len(one.violations)), counted or "NOTHING"
+    counted = [f"{number:,} {what}" for what, number in one.counts.items() if number]
+    counted += [f"NO {what}" for what in one.unseen]
+    return f"{one.invariant} {one.title}", str(len(one.violations)), ", ".join(counted)
 
 
 def each_once(finding: Finding, items: Iterable[tuple[object, object]], what: Callable[[int], str]) -> None:
