@@ -228,36 +228,32 @@ class Rig:
 
     async def lags(self) -> list[Lag]:
         """Of every partition that a group has committed in, or reads. Raises KafkaError while Kafka is away."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=10_000)
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=60_000)
         consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap)
         try:
-            await asyncio.wait_for(asyncio.gather(admin.start(), consumer.start()), 20)
+            await asyncio.wait_for(asyncio.gather(admin.start(), consumer.start()), 60)
             groups = sorted(name for name, _ in await admin.list_consumer_groups() if name.startswith("sendwhy-"))
-            topics = {group.partition(".")[2] for group in groups}
+            committed = await asyncio.gather(*(admin.list_consumer_group_offsets(group) for group in groups))
+            topics = sorted({_topic_of(group) for group in groups})
             places = [
                 TopicPartition(topic, number)
-                for topic in sorted(topics)
+                for topic in topics
                 for number in sorted(await partitions_of(consumer, topic))
             ]
             begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-            found: list[Lag] = []
-            for group in groups:
-                committed = await admin.list_consumer_group_offsets(group)
-                for place in places:
-                    if place.topic == group.partition(".")[2]:
-                        known = committed.get(place)
-                        offset = known.offset if known is not None and known.offset >= 0 else None
-                        found.append(
-                            Lag(
-                                group=group,
-                                topic=place.topic,
-                                partition=place.partition,
-                                committed=offset,
-                                begin=begins[place],
-                                end=ends[place],
-                            )
-                        )
-            return found
+            return [
+                Lag(
+                    group=group,
+                    topic=place.topic,
+                    partition=place.partition,
+                    committed=known[place].offset if place in known and known[place].offset >= 0 else None,
+                    begin=begins[place],
+                    end=ends[place],
+                )
+                for group, known in zip(groups, committed, strict=True)
+                for place in places
+                if place.topic == _topic_of(group)
+            ]
         finally:
             await asyncio.gather(admin.close(), consumer.stop(), return_exceptions=True)
 
@@ -267,6 +263,11 @@ class Rig:
             return sum(max(0, each.lag) for each in await self.lags())
         except (KafkaError, TimeoutError, OSError, FileNotFoundError):
             return None
+
+
+def _topic_of(group: str) -> str:
+    """A group is named `sendwhy-<service>.<topic>`."""
+    return group.partition(".")[2]
 
 
 async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> set[int]:

@@ -36,6 +36,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--scenarios", default="all", help="comma-separated; all: those that lose nothing")
     parser.add_argument("--pairs", type=float, default=0.3, help="share of turns in which two strike at once")
+    parser.add_argument("--brief", action="store_true", help="each fault lasts as short as it may")
     parser.add_argument("--rate", type=float, default=30, help="requests a second")
     parser.add_argument("--people", type=int, default=120, help="of each of the four workspaces")
     parser.add_argument("--replicas", type=int, default=2, choices=(1, 2, 3))
@@ -76,6 +77,7 @@ def main() -> int:
         replicas=told.replicas,
         pairs=told.pairs,
         rebuild=not told.no_rebuild,
+        brief=told.brief,
     )
     console.print(f"seed {told.seed}, into {folder}")
     # Not below the run's folder: PostgreSQL's user must get in.

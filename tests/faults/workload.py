@@ -124,6 +124,7 @@ class Workload:
         self._room = asyncio.Semaphore(OUTSTANDING_MAX)
         self._actions: set[asyncio.Task[None]] = set()
         self._streams: list[asyncio.Task[None]] = []
+        self._is_going = True
         self._number = 0
         self._said = 0
 
@@ -195,6 +196,14 @@ class Workload:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._producer.stop(), 20)
 
+    def pause(self) -> bool:
+        """No new requests until `go_on`; whether there were any."""
+        was_going, self._is_going = self._is_going, False
+        return was_going
+
+    def go_on(self) -> None:
+        self._is_going = True
+
     def check(self) -> None:
         """Raises what ended a stream: a bug of the workload's."""
         for task in self._streams:
@@ -233,7 +242,8 @@ class Workload:
             last = now
             while due >= 1:
                 due -= 1
-                self._request()
+                if self._is_going:
+                    self._request()
             await asyncio.sleep(BEAT_SECONDS)
 
     # --- requests ---
