@@ -55,7 +55,7 @@ def read_json(value: bytes | None) -> Json | None:
     """An object, or None."""
     try:
         read = json.loads(value or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return read if isinstance(read, dict) else None
 
@@ -248,12 +248,13 @@ def _seen(record: Record, event: Json) -> tuple[str, Place, float]:
 
 
 def _events(facts: Facts, topic: str) -> Iterator[tuple[Record, Json]]:
-    """Readable events of the run's workspaces; of all where none is named."""
+    """Events of the run's workspaces; of all where none is named. Without what the workload planted there."""
+    planted = {digest for digest, one in facts.planted.items() if one.topic == topic}
     for record in facts.history.records(topic):
         event = read_json(record.value)
-        if event is None:
+        if event is None or (planted and sha256(record.value) in planted):
             continue
-        workspace = event.get("workspace_id") or (event.get("request") or {}).get("workspace_id")
+        workspace = event.get("workspace_id") or _object(event.get("request")).get("workspace_id")
         if not facts.workspaces or workspace is None or workspace in facts.workspaces:
             yield record, event
 
@@ -283,8 +284,6 @@ def _integer(text: str | None) -> int:
 
 def _gather_requests(facts: Facts) -> None:
     for record, event in _events(facts, "send.requested"):
-        if sha256(record.value) in facts.planted:
-            continue
         workspace, message_id = event.get("workspace_id"), event.get("message_id")
         if not isinstance(workspace, str) or not isinstance(message_id, str):
             continue

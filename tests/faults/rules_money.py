@@ -63,10 +63,9 @@ def _top_ups(facts: Facts, finding: Finding, workspace: str, entries: list[Json]
     answered = {one.idempotency_key for one in tried if 200 <= ended.get(one.action, 0) < 300}
     finding.count("top-ups", len(keys))
     booked = [entry["amount"] for entry in entries if entry["kind"] == "top_up"]
-    finding.expect(
-        len(answered) <= len(booked) <= len(keys), "top-ups were lost or booked twice", workspace,
-        answered=len(answered), booked=len(booked), tried=len(keys),
-    )  # fmt: skip
+    told = {"answered": len(answered), "booked": len(booked), "tried": len(keys)}
+    is_right = len(answered) <= len(booked) <= len(keys)
+    finding.expect(is_right, "top-ups were lost or booked twice", workspace, **told)
 
 
 def _told(facts: Facts, finding: Finding, workspace: str, entries: list[Json]) -> None:
