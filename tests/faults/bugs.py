@@ -412,8 +412,8 @@ BUGS = (
             Change(
                 CONSENT,
                 "stages.py",
-                "        word = Word(state, event.occurred_at, source, proof_of(event), own=True)\n",
-                "        word = Word(state, event.observed_at or event.occurred_at, source, proof_of(event), own=True)\n",
+                "Word(state, event.occurred_at, source, proof_of(event), own=True)",
+                "Word(state, event.observed_at or event.occurred_at, source, proof_of(event), own=True)",
             ),
             Change(
                 INGEST,

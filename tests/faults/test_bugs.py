@@ -31,7 +31,7 @@ def test_names_are_of_one_bug_each_and_they_are_enough() -> None:
 
 def test_a_process_runs_the_planted_copy_and_the_installed_rest(tmp_path: Path) -> None:
     into = planted(bug("retry-on-ambiguous"), tmp_path)
-    told = "import dispatcher.meta, sendwhy.stage; print(dispatcher.meta.__file__, sendwhy.stage.__file__)"
+    told = "import dispatcher.answers, sendwhy.events as e; print(dispatcher.answers.__file__, e.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", told],
         env=os.environ | {"PYTHONPATH": str(into)},
@@ -41,5 +41,5 @@ def test_a_process_runs_the_planted_copy_and_the_installed_rest(tmp_path: Path) 
         check=True,
     )
     dispatcher, sendwhy = map(Path, done.stdout.split())
-    assert dispatcher == into / "dispatcher" / "meta.py"
+    assert dispatcher == into / "dispatcher" / "answers.py"
     assert not sendwhy.is_relative_to(into)
