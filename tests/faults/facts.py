@@ -18,6 +18,7 @@ from history import (
     Json,
     Planted,
     Record,
+    Recovered,
     WebhookBegan,
     WebhookEnded,
 )
@@ -149,6 +150,8 @@ class Fault:
     target: str
     began: float
     ended: float
+    over: float
+    """When all had recovered from it."""
     may_hide_answers: bool
 
     def touches(self, since: float, until: float) -> bool:
@@ -210,6 +213,10 @@ class Facts:
             return "failed"
         return best
 
+    def calm_since(self, at: float) -> float:
+        """The end of the last trouble before that moment; the moment itself within one."""
+        return max((min(one.over, at) for one in self.faults if one.began <= at), default=0.0)
+
     def faults_at(self, since: float, until: float, *, hiding: bool = False) -> list[Fault]:
         return [one for one in self.faults if one.touches(since, until) and (one.may_hide_answers or not hiding)]
 
@@ -230,13 +237,16 @@ def gather(history: History) -> Facts:
 
 def _faults(history: History) -> Iterator[Fault]:
     ended = {one.fault: one for one in history.of(FaultEnded)}
+    recovered = {one.what: one for one in history.of(Recovered)}
     last = history.run.ended_at or datetime.max.replace(tzinfo=UTC)
     for one in history.of(FaultBegan):
         end = ended.get(one.fault)
         if end is not None and end.error is not None:
             continue
-        until = end.when if end is not None else last
-        yield Fault(one.fault, one.scenario, one.target, one.when.timestamp(), until.timestamp(), one.may_hide_answers)
+        until = (last if end is None else end.when).timestamp()
+        after = recovered.get(one.fault)
+        over = until if after is None else max(until, after.when.timestamp())
+        yield Fault(one.fault, one.scenario, one.target, one.when.timestamp(), until, over, one.may_hide_answers)
 
 
 def _place(record: Record) -> Place:
