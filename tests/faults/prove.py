@@ -24,7 +24,7 @@ QUIET_SECONDS = 120
 RUN_SECONDS = 1500
 # Where the load alone provokes the bug, what strikes must be harmless.
 HARMLESS = "meta-slow"
-_RUN = "import sys, nemesis, run; nemesis.QUIET_SECONDS = {quiet}; sys.argv[0] = run.__file__; sys.exit(run.main())"
+_RUN = "import sys, run, nemesis; nemesis.QUIET_SECONDS = {quiet}; sys.argv[0] = run.__file__; sys.exit(run.main())"
 
 
 @dataclass
@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=3)
     parser.add_argument("--rate", type=float, default=15)
     parser.add_argument("--people", type=int, default=60)
+    parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "sendwhy-proofs")
     return parser.parse_args()
 
@@ -81,7 +82,8 @@ def _run(one: Bug, told: argparse.Namespace, proof: Proof, seed: int) -> None:
         Path(place).chmod(0o755)
         path = os.pathsep.join([str(planted(one, Path(place))), str(HERE)])
         options = ["--seed", str(seed), "--scenarios", ",".join(proof.scenarios), "--faults", str(told.faults)]
-        options += ["--rate", str(told.rate), "--people", str(told.people), "--no-rebuild", "--folder", str(folder)]
+        options += ["--rate", str(told.rate), "--people", str(told.people), "--replicas", str(told.replicas)]
+        options += ["--no-rebuild", "--folder", str(folder)]
         command = [sys.executable, "-c", _RUN.format(quiet=QUIET_SECONDS), *options]
         with (folder / "run.log").open("wb") as log:
             try:

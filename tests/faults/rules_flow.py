@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from facts import DeadLetter, Facts, Place, digits, read_json, sha256
+from facts import RECEIPTS, UNREADABLE, DeadLetter, Facts, Place, digits, read_json, sha256
 from history import Canary, Contact, HttpEnded, Json, Planted, Sender
 from verdict import Finding, each_once
 
@@ -51,8 +51,10 @@ def _elements(facts: Facts, finding: Finding) -> None:
         for number, kind, element in _parts(body):
             if numbers and number not in numbers:
                 continue
-            finding.count(kind)
             wamid, status = element.get("id"), element.get("status")
+            if kind == "statuses" and status not in (*RECEIPTS, "failed"):
+                continue
+            finding.count(kind)
             told = status in facts.by_wamid.get(str(wamid), ()) if kind == "statuses" else wamid in facts.inbound
             finding.expect(told, f"an element of {kind} was never told", wamid, status=status, place=place)
 
@@ -193,6 +195,9 @@ def _names(topic: str, event: Json) -> Iterable[tuple[str, ...]]:
         request = event["request"]
         return [(topic, request["workspace_id"], request["message_id"])]
     if topic == "send.rejected":
+        if event["reason"]["code"] == UNREADABLE:
+            # It leaves the id free: each broken request is told of its own.
+            return ()
         return [(topic, event["workspace_id"], event["message_id"], event["service"], event["reason"]["code"])]
     if topic in ("status.updated", "message.received"):
         return [(topic, _content(event))]

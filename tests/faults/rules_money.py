@@ -107,8 +107,12 @@ def _at_rest(facts: Facts, finding: Finding, key: Key, kinds: set[str]) -> None:
         finding.expect(fine, "has a receipt, and is neither charged nor waived", key, **evidence)
     elif failed:
         finding.expect(taken == 0, "Meta failed it, and it is charged", key, **evidence)
-    elif facts.rejections.get(key) and "accepted" not in told:
+    elif facts.rejections.get(key):
+        # Given up, and taken after all, but not received yet: what was released stays so until the receipt.
         codes = [one.code for one in facts.rejections[key]]
-        finding.expect(taken == 0, "is rejected, and its credits aren't released", key, codes=codes, **evidence)
+        is_open = "accepted" in told and not settled
+        finding.expect(
+            taken == 0 or is_open, "is rejected, and its credits aren't released", key, codes=codes, **evidence
+        )
     else:
         finding.expect(taken == 1 and not settled, "is open, and not just reserved", key, **evidence)
