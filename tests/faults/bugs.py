@@ -33,13 +33,14 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Bug:
     """`scenarios` provoke it: any of them, by the nemesis' names ("" for the workload alone). `invariants`: what the
-    judge finds broken then, at least one of them."""
+    judge finds broken then, at least one of them. `rate`: requests a second that it takes to show."""
 
     name: str
     what: str
     scenarios: tuple[str, ...]
     invariants: tuple[str, ...]
     changes: tuple[Change, ...]
+    rate: float = 15
 
 
 BUGS = (
@@ -269,9 +270,10 @@ BUGS = (
     ),
     Bug(
         "lock-from-the-pool",
-        "the driver's lock is given back at once, as asyncpg's pool does, and each replica drives all senders",
-        ("", "two-drivers"),
-        ("I15", "I11", "I1", "I2"),
+        "the driver's lock is given back at once, as asyncpg's pool does, and nobody looks at the fence: both replicas"
+        " drive every sender",
+        ("meta-down", "meta-slow"),
+        ("I11", "I15"),
         (
             Change(
                 DISPATCHER,
@@ -287,29 +289,29 @@ BUGS = (
                 "        share = math.ceil(len(senders) / max(1, alive))\n",
                 "        share = math.ceil(len(senders) / max(1, min(alive, 1)))\n",
             ),
-        ),
-    ),
-    Bug(
-        "fence-ignored",
-        "a driver whose lock is gone goes on: neither its fence nor its lease is looked at",
-        ("two-drivers", "zombie-stage", "driver-asleep", "pg-crash"),
-        ("I11", "I15", "I2", "I9"),
-        (
             Change(
                 DISPATCHER,
                 "store.py",
                 "from sender where sender_id = $1 and fence = $2 for share",
                 "from sender where sender_id = $1 and $2::bigint is not null for share",
             ),
-            Change(DISPATCHER, "lease.py", "        return now < self._until\n", "        return True\n"),
+        ),
+        rate=100,
+    ),
+    Bug(
+        "pace-not-kept",
+        "calls start as fast as they are claimed",
+        ("meta-down",),
+        ("I11",),
+        (
             Change(
                 DISPATCHER,
-                "fleet.py",
-                "            driver.stop()\n"
-                "            asyncio.get_running_loop().call_later(STOP_SECONDS, task.cancel)\n",
-                "            assert driver\n            assert task\n",
+                "limits.py",
+                "        return int(saved / self.interval + 1e-9) + 1 if saved >= -1e-9 else 0\n",
+                "        return 100 if saved < 1e9 else 0\n",
             ),
         ),
+        rate=100,
     ),
     Bug(
         "late-calls",

@@ -56,7 +56,6 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=15)
     parser.add_argument("--people", type=int, default=60)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "sendwhy-proofs")
@@ -82,7 +81,7 @@ def _run(one: Bug, told: argparse.Namespace, proof: Proof, seed: int) -> None:
         Path(place).chmod(0o755)
         path = os.pathsep.join([str(planted(one, Path(place))), str(HERE)])
         options = ["--seed", str(seed), "--scenarios", ",".join(proof.scenarios), "--faults", str(told.faults)]
-        options += ["--rate", str(told.rate), "--people", str(told.people), "--replicas", str(told.replicas)]
+        options += ["--rate", str(one.rate), "--people", str(told.people), "--replicas", str(told.replicas)]
         options += ["--no-rebuild", "--folder", str(folder)]
         command = [sys.executable, "-c", _RUN.format(quiet=QUIET_SECONDS), *options]
         with (folder / "run.log").open("wb") as log:
