@@ -9,7 +9,7 @@ from typing import Any
 
 from facts import RECEIPTS, UNREADABLE, DeadLetter, Facts, Place, digits, read_json, sha256
 from history import Canary, Contact, HttpEnded, Json, Planted, Sender
-from verdict import Finding, each_once
+from verdict import Finding
 
 RAW = "webhook.received"
 UNSIGNED = ("unsigned", "wrong-signature")
@@ -168,9 +168,8 @@ def _runs(text: str, lengths: set[int]) -> Iterator[str]:
 
 def same_event(facts: Facts, finding: Finding) -> None:
     """One event_id has one content, everywhere and for ever; and one thing that happened has one event_id."""
-    by_id: dict[str, set[bytes]] = defaultdict(set)
-    topic_of: dict[str, str] = {}
-    named: list[tuple[object, object]] = []
+    contents: dict[str, tuple[str, bytes]] = {}
+    ids: dict[bytes, str] = {}
     for topic in facts.history.topics:
         if topic in ("send.requested", "dead.letters", RAW, "webhook.refused"):
             continue
@@ -180,13 +179,18 @@ def same_event(facts: Facts, finding: Finding) -> None:
                 continue
             finding.count("events")
             event_id = event["event_id"]
-            by_id[event_id].add(hashlib.blake2b(record.value or b"", digest_size=12).digest())
-            other = topic_of.setdefault(event_id, topic)
-            finding.expect(other == topic, f"the event_id is also in {other}", f"{topic} {event_id}")
-            named += [(name, event_id) for name in _names(topic, event)]
-    for event_id, contents in by_id.items():
-        finding.expect(len(contents) == 1, f"{len(contents)} contents", f"{topic_of[event_id]} {event_id}")
-    each_once(finding, named, lambda count: f"{count} event ids for one thing")
+            place = (record.partition, record.offset)
+            first, content = contents.setdefault(event_id, (topic, _digest(record.value or b"")))
+            finding.expect(first == topic, f"its event_id is also in {first}", f"{topic} {event_id}", place=place)
+            is_same = first != topic or content == _digest(record.value or b"")
+            finding.expect(is_same, "one event_id, another content", f"{topic} {event_id}", place=place)
+            for name in _names(topic, event):
+                known = ids.setdefault(_digest(json.dumps(name).encode()), event_id)
+                finding.expect(known == event_id, "one thing, another event_id", name[:4], ids=[known, event_id])
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=12).digest()
 
 
 def _names(topic: str, event: Json) -> Iterable[tuple[str, ...]]:
