@@ -18,6 +18,7 @@ from history import (
     Json,
     Planted,
     Record,
+    Recovered,
     WebhookBegan,
     WebhookEnded,
 )
@@ -55,7 +56,7 @@ def read_json(value: bytes | None) -> Json | None:
     """An object, or None."""
     try:
         read = json.loads(value or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return read if isinstance(read, dict) else None
 
@@ -149,6 +150,8 @@ class Fault:
     target: str
     began: float
     ended: float
+    over: float
+    """When all had recovered from it."""
     may_hide_answers: bool
 
     def touches(self, since: float, until: float) -> bool:
@@ -210,6 +213,10 @@ class Facts:
             return "failed"
         return best
 
+    def calm_since(self, at: float) -> float:
+        """The end of the last trouble before that moment; the moment itself within one."""
+        return max((min(one.over, at) for one in self.faults if one.began <= at), default=0.0)
+
     def faults_at(self, since: float, until: float, *, hiding: bool = False) -> list[Fault]:
         return [one for one in self.faults if one.touches(since, until) and (one.may_hide_answers or not hiding)]
 
@@ -230,13 +237,16 @@ def gather(history: History) -> Facts:
 
 def _faults(history: History) -> Iterator[Fault]:
     ended = {one.fault: one for one in history.of(FaultEnded)}
+    recovered = {one.what: one for one in history.of(Recovered)}
     last = history.run.ended_at or datetime.max.replace(tzinfo=UTC)
     for one in history.of(FaultBegan):
         end = ended.get(one.fault)
         if end is not None and end.error is not None:
             continue
-        until = end.when if end is not None else last
-        yield Fault(one.fault, one.scenario, one.target, one.when.timestamp(), until.timestamp(), one.may_hide_answers)
+        until = (last if end is None else end.when).timestamp()
+        after = recovered.get(one.fault)
+        over = until if after is None else max(until, after.when.timestamp())
+        yield Fault(one.fault, one.scenario, one.target, one.when.timestamp(), until, over, one.may_hide_answers)
 
 
 def _place(record: Record) -> Place:
@@ -248,12 +258,13 @@ def _seen(record: Record, event: Json) -> tuple[str, Place, float]:
 
 
 def _events(facts: Facts, topic: str) -> Iterator[tuple[Record, Json]]:
-    """Readable events of the run's workspaces; of all where none is named."""
+    """Events of the run's workspaces; of all where none is named. Without what the workload planted there."""
+    planted = {digest for digest, one in facts.planted.items() if one.topic == topic}
     for record in facts.history.records(topic):
         event = read_json(record.value)
-        if event is None:
+        if event is None or (planted and sha256(record.value) in planted):
             continue
-        workspace = event.get("workspace_id") or (event.get("request") or {}).get("workspace_id")
+        workspace = event.get("workspace_id") or _object(event.get("request")).get("workspace_id")
         if not facts.workspaces or workspace is None or workspace in facts.workspaces:
             yield record, event
 
@@ -283,8 +294,6 @@ def _integer(text: str | None) -> int:
 
 def _gather_requests(facts: Facts) -> None:
     for record, event in _events(facts, "send.requested"):
-        if sha256(record.value) in facts.planted:
-            continue
         workspace, message_id = event.get("workspace_id"), event.get("message_id")
         if not isinstance(workspace, str) or not isinstance(message_id, str):
             continue

@@ -310,7 +310,9 @@ class Bounds(BaseModel):
     """What the judge holds the run against; the settings of the run shorten them. Seconds."""
 
     stop: float = 30
-    """From the 200 to the STOP's webhook to the last marketing call to that person."""
+    """From the 200 to the STOP's webhook to the last marketing call to that person, whatever happens meanwhile."""
+    stop_calm: float = 15
+    """The same, counted from the end of the last fault and the recovery from it where that is later."""
     unknown_outcome: float = 600
     """SENDWHY_UNKNOWN_OUTCOME_SECONDS of the run."""
     call_timeout: float = 30

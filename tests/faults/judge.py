@@ -105,9 +105,16 @@ def ladder(facts: Facts, finding: Finding) -> None:
 
 
 def one_verdict(facts: Facts, finding: Finding) -> None:
-    """Never rejected and taken by Meta, except for an unknown outcome that a late receipt resolves."""
+    """Never rejected and taken by Meta, except for an unknown outcome that a late receipt resolves; and no call begins
+    once a rejection is out."""
+    slack = facts.history.run.bounds.clock
     finding.count("messages", len(facts.requests))
     for key, rejections in facts.rejections.items():
+        told_at = min((one.at for one in rejections if one.code != UNREADABLE), default=float("inf"))
+        late = [call.told() for call in facts.calls.get(key, ()) if call.at > told_at + slack]
+        finding.expect(
+            not late, "is called after its rejection", key, calls=late, rejections=[one.code for one in rejections]
+        )
         codes = sorted({one.code for one in rejections} - {UNREADABLE, UNKNOWN_OUTCOME})
         if not codes:
             continue

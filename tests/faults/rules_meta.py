@@ -99,9 +99,10 @@ def consent(facts: Facts, finding: Finding) -> None:
                 continue
             finding.count("STOPs")
             again = next((one.when.timestamp() for one in own[index + 1 :] if one.word == "start"), float("inf"))
-            bound = at + facts.history.run.bounds.stop
+            bounds = facts.history.run.bounds
             for key, call in marketing.get((workspace, digits(said.phone)), ()):
-                late = bound < call.at < again
+                calm = max(at, facts.calm_since(call.at)) + bounds.stop_calm
+                late = min(at + bounds.stop, calm) < call.at < again
                 finding.expect(
                     not late, f"a marketing call {call.at - at:.1f} s after the STOP's 200", key, stop_at=clock(at)
                 )

@@ -63,10 +63,9 @@ def _top_ups(facts: Facts, finding: Finding, workspace: str, entries: list[Json]
     answered = {one.idempotency_key for one in tried if 200 <= ended.get(one.action, 0) < 300}
     finding.count("top-ups", len(keys))
     booked = [entry["amount"] for entry in entries if entry["kind"] == "top_up"]
-    finding.expect(
-        len(answered) <= len(booked) <= len(keys), "top-ups were lost or booked twice", workspace,
-        answered=len(answered), booked=len(booked), tried=len(keys),
-    )  # fmt: skip
+    told = {"answered": len(answered), "booked": len(booked), "tried": len(keys)}
+    is_right = len(answered) <= len(booked) <= len(keys)
+    finding.expect(is_right, "top-ups were lost or booked twice", workspace, **told)
 
 
 def _told(facts: Facts, finding: Finding, workspace: str, entries: list[Json]) -> None:
@@ -108,8 +107,12 @@ def _at_rest(facts: Facts, finding: Finding, key: Key, kinds: set[str]) -> None:
         finding.expect(fine, "has a receipt, and is neither charged nor waived", key, **evidence)
     elif failed:
         finding.expect(taken == 0, "Meta failed it, and it is charged", key, **evidence)
-    elif facts.rejections.get(key) and "accepted" not in told:
+    elif facts.rejections.get(key):
+        # Given up, and taken after all, but not received yet: what was released stays so until the receipt.
         codes = [one.code for one in facts.rejections[key]]
-        finding.expect(taken == 0, "is rejected, and its credits aren't released", key, codes=codes, **evidence)
+        is_open = "accepted" in told and not settled
+        finding.expect(
+            taken == 0 or is_open, "is rejected, and its credits aren't released", key, codes=codes, **evidence
+        )
     else:
         finding.expect(taken == 1 and not settled, "is open, and not just reserved", key, **evidence)

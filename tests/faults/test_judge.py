@@ -214,6 +214,10 @@ def _rejected_and_taken(run: Making) -> None:
     run.reject(1, 12, "EXPIRED_BEFORE_SENDING", "dispatcher")
 
 
+def _called_once_given_up(run: Making) -> None:
+    next(one for one in run.calls if one["biz_opaque_callback_data"].endswith("m6"))["at"] = moment(50)
+
+
 def _called_unfunded(run: Making) -> None:
     run.call(3, 12)
 
@@ -320,6 +324,7 @@ MUTATIONS: list[tuple[str, Spoil]] = [
     ("I8", _shown(2, status="failed")),
     ("I8", _shown(4, status="sent")),
     ("I9", _rejected_and_taken),
+    ("I9", _called_once_given_up),
     ("I10", _called_unfunded),
     ("I10", _called_before_funded),
     ("I10", _status_without_call),

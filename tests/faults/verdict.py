@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from history import Json
@@ -109,13 +108,3 @@ def _row(one: Finding) -> tuple[str, str, str]:
     counted = [f"{number:,} {what}" for what, number in one.counts.items() if number]
     counted += [f"NO {what}" for what in one.unseen]
     return f"{one.invariant} {one.title}", str(len(one.violations)), ", ".join(counted)
-
-
-def each_once(finding: Finding, items: Iterable[tuple[object, object]], what: Callable[[int], str]) -> None:
-    """Of (name, thing) pairs: more than one different thing under a name is a violation."""
-    found: dict[object, set[object]] = {}
-    for name, thing in items:
-        found.setdefault(name, set()).add(thing)
-    for name, things in found.items():
-        if len(things) > 1:
-            finding.violate(what(len(things)), name, found=sorted(map(str, things))[:3])
