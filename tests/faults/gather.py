@@ -4,12 +4,13 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 from history import TOPICS, Record, write_api, write_lags, write_records
 from outside import until
 from rig import Json, Rig, partitions_of
@@ -20,52 +21,65 @@ QUIET_SECONDS = 2.0
 REBUILT_SECONDS = 900.0
 
 
-async def is_quiet(rig: Rig, tenants: list[Tenant]) -> str:
-    """What still goes on, or nothing: lag, webhooks not delivered, messages without an outcome that don't wait for a
-    moment that is still to come."""
-    if not await rig.all_ready():
-        return "not all are ready"
-    lag = await rig.lag()
-    if lag is None or lag > 0:
-        return f"lag {'unknown' if lag is None else lag}"
-    undelivered = await _undelivered(rig)
-    if undelivered:
-        return f"{undelivered} webhooks are not delivered"
-    counts = [await _open(tenant) for tenant in tenants]
-    if any(counts):
-        return f"{sum(counts)} messages have no outcome"
-    return ""
+@dataclass
+class Quiet:
+    """Looks whether all is quiet. `say` tells people what is not."""
 
+    rig: Rig
+    tenants: Sequence[Tenant]
+    say: Callable[[str], None]
+    _since: str = "0"
+    """All webhooks before are delivered."""
 
-async def _undelivered(rig: Rig) -> int:
-    # As text: of each, only one word matters.
-    told = (await rig.sim("GET", "/webhooks")).text
-    return told.count('"delivered": false')
+    async def wait(self, seconds: float) -> str:
+        """Until it is quiet twice in a row; what was in the way when the time was up, or nothing."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        quiet, told = 0, ""
+        while quiet < 2:
+            what = await self._look()
+            quiet = 0 if what else quiet + 1
+            if what and what != told:
+                self.say(f"waiting: {what}")
+                told = what
+            if what and loop.time() > end:
+                return what
+            await asyncio.sleep(QUIET_SECONDS)
+        return ""
+
+    async def _look(self) -> str:
+        """What still goes on, or nothing: a process that isn't ready, lag, webhooks not delivered, messages without an
+        outcome."""
+        try:
+            if not await self.rig.all_ready():
+                return "not all are ready"
+            if lag := await self.rig.lag():
+                return f"lag {lag:,}"
+            if undelivered := await self._undelivered():
+                return f"{undelivered:,} webhooks are not delivered"
+            if without := sum([await _open(tenant) for tenant in self.tenants]):
+                return f"{without:,} messages have no outcome"
+        except (httpx.HTTPError, AssertionError, OSError, KafkaError, TimeoutError) as error:
+            return f"{type(error).__name__}: {str(error)[:200]}"
+        return ""
+
+    async def _undelivered(self) -> int:
+        url = f"{self.rig.meta_url}/_sim/webhooks?since={self._since}"
+        count, first = 0, None
+        async with self.rig.http.stream("GET", url, timeout=300) as answer:
+            answer.raise_for_status()
+            async for line in answer.aiter_lines():
+                # A line's head is the simulator's own; what is in its body can't look the same, unquoted.
+                if '"delivered": false' in line:
+                    count += 1
+                    first = first or line.partition('"at": "')[2].partition('"')[0]
+        self._since = first or self._since
+        return count
 
 
 async def _open(tenant: Tenant) -> int:
     counts = (await tenant.ok("GET", "message-log", "/message-counts"))["by_status"]
     return int(counts.get("sending", 0)) + int(counts.get("waiting", 0))
-
-
-async def quiesce(rig: Rig, tenants: list[Tenant], seconds: float, say: Any) -> str:
-    """Until it is quiet twice in a row; what was in the way when the time was up, or nothing."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    quiet, told = 0, ""
-    while quiet < 2:
-        try:
-            what = await is_quiet(rig, tenants)
-        except (httpx.HTTPError, AssertionError, OSError) as error:
-            what = f"{type(error).__name__}: {str(error)[:200]}"
-        quiet = 0 if what else quiet + 1
-        if what and what != told:
-            say(f"waiting: {what}")
-            told = what
-        if loop.time() > end:
-            return what
-        await asyncio.sleep(QUIET_SECONDS)
-    return ""
 
 
 async def gather(rig: Rig, tenants: list[Tenant], folder: Path, *, rebuild: bool) -> None:

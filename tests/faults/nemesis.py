@@ -1,6 +1,7 @@
 """A run: warm-up, faults by a schedule that its seed makes, heal, quiet, a last look, the verdict."""
 
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from aiokafka.errors import KafkaError
 from field import Field
-from gather import gather, keep_logs, quiesce
+from gather import Quiet, gather, keep_logs
 from history import (
     Bounds,
     FaultBegan,
@@ -175,7 +177,7 @@ class Nemesis:
         lags = []
         for _ in range(CALM_SAMPLES):
             await asyncio.sleep(WARM_UP_SECONDS / CALM_SAMPLES)
-            lags.append(await rig.lag() or 0)
+            lags.append(await rig.lag())
         self._calm = 2 * max(lags) + int(CALM_SECONDS * RECORDS_PER_REQUEST * self.plan.rate)
         self._say(f"warm; a lag of up to {self._calm} counts as none")
 
@@ -240,8 +242,9 @@ class Nemesis:
         while (passed := time.monotonic() - began) < RECOVERY_SECONDS:
             if ready is None and await rig.all_ready():
                 ready = time.monotonic() - began
-            if ready is not None and (lag := await rig.lag()) is not None and lag <= self._calm:
-                return ready, time.monotonic() - began
+            with contextlib.suppress(KafkaError, TimeoutError, OSError):
+                if ready is not None and await rig.lag() <= self._calm:
+                    return ready, time.monotonic() - began
             if passed > PATIENCE_SECONDS and load.pause():
                 self._journal.write(Note(text="no requests until the lag is the usual one"))
                 self._say("no requests until the lag is the usual one: this machine has no time to catch up")
@@ -252,7 +255,7 @@ class Nemesis:
         began = time.monotonic()
         await rig.ready()
         ready = time.monotonic() - began
-        left = await quiesce(rig, load.tenants, QUIET_SECONDS, self._say)
+        left = await Quiet(rig, load.tenants, self._say).wait(QUIET_SECONDS)
         quiet = None if left else time.monotonic() - began
         self._journal.write(
             Recovered(ready_seconds=ready, lag_zero_seconds=quiet, bound_seconds=QUIET_SECONDS, by_hand=rig.by_hand)

@@ -19,7 +19,6 @@ import httpx
 import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 from balancer import Balancer
 from history import Lag
 from local_stack.errors import StackError
@@ -257,12 +256,9 @@ class Rig:
         finally:
             await asyncio.gather(admin.close(), consumer.stop(), return_exceptions=True)
 
-    async def lag(self) -> int | None:
-        """None while nobody can say."""
-        try:
-            return sum(max(0, each.lag) for each in await self.lags())
-        except (KafkaError, TimeoutError, OSError, FileNotFoundError):
-            return None
+    async def lag(self) -> int:
+        """Of all groups together. Raises KafkaError while Kafka is away."""
+        return sum(max(0, each.lag) for each in await self.lags())
 
 
 def _topic_of(group: str) -> str:
