@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from actions import Tenant
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
+from groups import places_of
 from history import TOPICS, Record, write_api, write_lags, write_records
 from outside import until
-from rig import Json, Rig, partitions_of
-from workload import Tenant
+from rig import Json, Rig
 
 PAGE = 500
 QUIET_SECONDS = 2.0
@@ -88,7 +89,7 @@ async def gather(rig: Rig, tenants: list[Tenant], folder: Path, *, rebuild: bool
         await _book(rig, what, folder)
     for tenant in tenants:
         await _api(tenant, folder)
-    write_lags(folder, await rig.lags())
+    write_lags(folder, await rig.groups.lags())
     await _metrics(rig, folder)
     if rebuild:
         await _rebuilt(rig, tenants, folder)
@@ -109,7 +110,7 @@ async def _records(rig: Rig, topic: str) -> AsyncIterator[Record]:
     )
     await consumer.start()
     try:
-        places = [TopicPartition(topic, number) for number in sorted(await partitions_of(consumer, topic))]
+        places = await places_of(consumer, topic)
         consumer.assign(places)
         ends = await consumer.end_offsets(places)
         await consumer.seek_to_beginning(*places)

@@ -301,7 +301,7 @@ def _told(load: Workload) -> str:
     counts = load.counts
     return (
         f"{counts['requests']:,} requests, {counts['repeated']:,} repeats, {counts['planted']} bad records,"
-        f" {counts['failed']} not acknowledged, {load.outstanding} under way"
+        f" {counts['failed']} not acknowledged, {load.under_way} under way"
     )
 
 

@@ -17,10 +17,8 @@ from typing import Any
 
 import httpx
 import psutil
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from balancer import Balancer
-from history import Lag
+from groups import Groups
 from local_stack.errors import StackError
 from local_stack.janitor import Janitor
 from local_stack.process import Command, Process
@@ -64,6 +62,7 @@ class Rig:
         self.janitor = Janitor()
         self.links: list[Link] = choose_links(self.state, self.replicas)
         self.control = Control(self.state_dir)
+        self.groups = Groups(lambda: self.bootstrap)
         self.http = httpx.AsyncClient(timeout=60, trust_env=False)
         self._stack: subprocess.Popen[bytes] | None = None
         ports = self.state.ports("toxiproxy", SIMULATOR)
@@ -125,6 +124,7 @@ class Rig:
         if self._stack is not None and self._stack.poll() is None:
             self._stack.send_signal(signal.SIGTERM)
             await asyncio.to_thread(self._stack.wait, 120)
+        await self.groups.close()
         await self.proxies.stop()
         await self._simulator.kill()
         await self.http.aclose()
@@ -225,50 +225,6 @@ class Rig:
         answer.raise_for_status()
         return answer
 
-    async def lags(self) -> list[Lag]:
-        """Of every partition that a group has committed in, or reads. Raises KafkaError while Kafka is away."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=60_000)
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap)
-        try:
-            await asyncio.wait_for(asyncio.gather(admin.start(), consumer.start()), 60)
-            groups = sorted(name for name, _ in await admin.list_consumer_groups() if name.startswith("sendwhy-"))
-            committed = await asyncio.gather(*(admin.list_consumer_group_offsets(group) for group in groups))
-            topics = sorted({_topic_of(group) for group in groups})
-            places = [
-                TopicPartition(topic, number)
-                for topic in topics
-                for number in sorted(await partitions_of(consumer, topic))
-            ]
-            begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-            return [
-                Lag(
-                    group=group,
-                    topic=place.topic,
-                    partition=place.partition,
-                    committed=known[place].offset if place in known and known[place].offset >= 0 else None,
-                    begin=begins[place],
-                    end=ends[place],
-                )
-                for group, known in zip(groups, committed, strict=True)
-                for place in places
-                if place.topic == _topic_of(group)
-            ]
-        finally:
-            await asyncio.gather(admin.close(), consumer.stop(), return_exceptions=True)
-
     async def lag(self) -> int:
         """Of all groups together. Raises KafkaError while Kafka is away."""
-        return sum(max(0, each.lag) for each in await self.lags())
-
-
-def _topic_of(group: str) -> str:
-    """A group is named `sendwhy-<service>.<topic>`."""
-    return group.partition(".")[2]
-
-
-async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    known = consumer.partitions_for_topic(topic)
-    if known is None:
-        await consumer._client.set_topics([topic])
-        known = consumer.partitions_for_topic(topic)
-    return known or set()
+        return sum(max(0, each.lag) for each in await self.groups.lags())
