@@ -13,6 +13,8 @@ WINDOWS = (1.0, 5.0, 20.0)
 BURST_SHARE = 0.05
 # A busy machine delivers late what left in time: so many seconds' worth may arrive in one window.
 JITTER_SECONDS = 1.0
+# The dispatcher's patience begins before the simulator has read the call.
+EARLIER_SECONDS = 0.5
 
 
 def once(facts: Facts, finding: Finding) -> None:
@@ -169,7 +171,7 @@ def honest_count(facts: Facts, finding: Finding) -> None:
                 continue
             finding.count("unknown outcomes")
             calls = facts.calls.get(key, [])
-            if any(_says_nothing(call) for call in calls):
+            if any(_says_nothing(call, bounds.call_timeout - EARLIER_SECONDS) for call in calls):
                 continue
             began = one.called_at or one.at - bounds.unknown_outcome
             # The one call that this is about is marked before it starts, and what it came to is noted after it.
@@ -183,8 +185,8 @@ def honest_count(facts: Facts, finding: Finding) -> None:
             )
 
 
-def _says_nothing(call: Call) -> bool:
-    """Neither an acceptance nor a refusal came back."""
-    if not call.whole or call.answered_at is None:
+def _says_nothing(call: Call, in_time: float) -> bool:
+    """Neither an acceptance nor a refusal came back, or too late: the simulator may be starved too."""
+    if not call.whole or call.answered_at is None or call.answered_at - call.at > in_time:
         return True
     return not call.refused and not (call.http_status == 200 and call.wamid)

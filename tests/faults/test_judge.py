@@ -380,6 +380,13 @@ def test_a_number_whose_way_to_meta_was_hit_is_not_judged_for_its_pace() -> None
     assert "I11" not in judge(run.history()).red
 
 
+def test_an_answer_that_came_too_late_explains_an_unknown_outcome() -> None:
+    run = good_run()
+    _unknown_for_nothing(run)
+    next(one for one in run.calls if one["biz_opaque_callback_data"].endswith("m6"))["answered_at"] = moment(26.5)
+    assert "I15" not in judge(run.history()).red
+
+
 def test_the_command_judges_a_folder(tmp_path: Path) -> None:
     good_run().write(tmp_path)
     command = [sys.executable, str(Path(__file__).with_name("judge.py")), str(tmp_path)]
