@@ -68,6 +68,8 @@ class Plan:
     pairs: float = 0.0
     rebuild: bool = True
     brief: bool = False
+    stop_seconds: float = 30.0
+    """From a STOP's 200 to the last marketing call to that person, while no fault is near."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Nemesis:
             settings=SETTINGS,
             bounds=Bounds(
                 stop=STOP_SECONDS,
+                stop_calm=self.plan.stop_seconds,
                 unknown_outcome=float(SETTINGS["UNKNOWN_OUTCOME_SECONDS"]),
                 call_timeout=float(SETTINGS["META_READ_TIMEOUT_SECONDS"]),
             ),

@@ -40,6 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=30, help="requests a second")
     parser.add_argument("--people", type=int, default=120, help="of each of the four workspaces")
     parser.add_argument("--replicas", type=int, default=2, choices=(1, 2, 3))
+    parser.add_argument("--stop-seconds", type=float, default=30, help="bound from a STOP to the last call, in calm")
     parser.add_argument("--no-rebuild", action="store_true", help="don't make the message log anew at the end (I13)")
     parser.add_argument("--folder", type=Path, help="where the run is written (default .state/faults/<time>-<seed>)")
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
@@ -78,6 +79,7 @@ def main() -> int:
         pairs=told.pairs,
         rebuild=not told.no_rebuild,
         brief=told.brief,
+        stop_seconds=told.stop_seconds,
     )
     console.print(f"seed {told.seed}, into {folder}")
     # Not below the run's folder: PostgreSQL's user must get in.
