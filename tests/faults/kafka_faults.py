@@ -34,6 +34,7 @@ async def _killed(rig: Rig) -> None:
 
 
 async def frozen(on: Field, _target: str) -> None:
+    """SIGSTOP: its connections stay open, and nothing answers."""
     on.rig.signal("kafka", signal.SIGSTOP)
     try:
         await on.last()

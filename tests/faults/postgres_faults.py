@@ -38,6 +38,7 @@ async def crash(on: Field, _target: str) -> None:
 
 
 async def crash_loop(on: Field, _target: str) -> None:
+    """The same as soon as it answers again, all the while."""
     async for _ in on.again_and_again(0, 3):
         await _killed(on.rig, on.chance.choice([signal.SIGQUIT, signal.SIGKILL]))
 

@@ -83,6 +83,7 @@ async def stopped(on: Field, target: str) -> None:
 
 
 async def service_frozen(on: Field, target: str) -> None:
+    """SIGSTOP of all replicas of a service."""
     names = on.rig.processes(target)
     for name in names:
         on.rig.signal(name, signal.SIGSTOP)
@@ -178,7 +179,7 @@ async def usual_meta(on: Field) -> None:
     await on.rig.sim("PUT", "/settings", META_SETTINGS)
 
 
-def meta(**changes: Any) -> Strike:
+def meta(what: str, **changes: Any) -> Strike:
     """Meta as these settings of the simulator have it."""
 
     async def strike(on: Field, _target: str) -> None:
@@ -188,6 +189,7 @@ def meta(**changes: Any) -> Strike:
         finally:
             await usual_meta(on)
 
+    strike.__doc__ = what
     return strike
 
 
@@ -345,17 +347,66 @@ SCENARIOS = {
         Scenario("pg-no-connections", only("postgres"), postgres_faults.no_connections, (8, 20), hides=True),
         Scenario("pg-disk-full", only("postgres"), postgres_faults.disk_full, (8, 15), hides=True, lacks=no_small_disk),
         Scenario("nack-while-moving", services, postgres_faults.nack_while_moving, (5, 10), hides=True),
-        Scenario("meta-cuts", META, meta(answers=CUTS), (5, 15), hides=True),
-        Scenario("meta-late", META, meta(answers={"timeout_after_acceptance": 0.3}), (5, 12), hides=True),
-        Scenario("meta-silent", META, meta(answers={"timeout_before_acceptance": 0.3}), (5, 12), hides=True),
-        Scenario("meta-drip", META, meta(answers={"drip": 0.3}), (5, 12), hides=True),
-        Scenario("meta-refuses", META, meta(answers={"503": 0.8}), (5, 15)),
-        Scenario("meta-429", META, meta(answers={"429": 0.8}, retry_after_seconds=1), (5, 15)),
-        Scenario("meta-502-html", META, meta(answers={"html_502": 0.5}), (5, 12), hides=True),
-        Scenario("meta-slow", META, meta(latency_ms=1_500), (5, 15)),
+        Scenario(
+            "meta-cuts",
+            META,
+            meta(
+                "Half of the answers are cut off, broken or never begun, mostly after Meta has taken the message.",
+                answers=CUTS,
+            ),
+            (5, 15),
+            hides=True,
+        ),
+        Scenario(
+            "meta-late",
+            META,
+            meta("A third are taken and never answered.", answers={"timeout_after_acceptance": 0.3}),
+            (5, 12),
+            hides=True,
+        ),
+        Scenario(
+            "meta-silent",
+            META,
+            meta("A third are neither taken nor answered.", answers={"timeout_before_acceptance": 0.3}),
+            (5, 12),
+            hides=True,
+        ),
+        Scenario(
+            "meta-drip", META, meta("A third are answered byte by byte.", answers={"drip": 0.3}), (5, 12), hides=True
+        ),
+        Scenario(
+            "meta-refuses",
+            META,
+            meta("Four of five are refused with 503 and Meta's error object.", answers={"503": 0.8}),
+            (5, 15),
+        ),
+        Scenario(
+            "meta-429",
+            META,
+            meta("Four of five are refused for pace.", answers={"429": 0.8}, retry_after_seconds=1),
+            (5, 15),
+        ),
+        Scenario(
+            "meta-502-html",
+            META,
+            meta("Half are answered by a proxy's page.", answers={"html_502": 0.5}),
+            (5, 12),
+            hides=True,
+        ),
+        Scenario("meta-slow", META, meta("Each answer takes 1.5 s.", latency_ms=1_500), (5, 15)),
         Scenario("meta-down", META, meta_down, (5, 20), hides=True),
-        Scenario("status-first", META, meta(answers={"status_before_answer": 1}), (5, 12)),
-        Scenario("shuffle-storm", META, meta(webhooks=STORM), (5, 15)),
+        Scenario(
+            "status-first",
+            META,
+            meta("Webhooks come before the call's answer.", answers={"status_before_answer": 1}),
+            (5, 12),
+        ),
+        Scenario(
+            "shuffle-storm",
+            META,
+            meta("Every webhook comes twice, alone, late and in any order.", webhooks=STORM),
+            (5, 15),
+        ),
         Scenario("net-slow", ALL_LINES, slow_line, (5, 15), hides=True),
         Scenario("net-lossy", ALL_LINES, lossy_line, (5, 15), hides=True),
         Scenario("one-way", ALL_LINES, one_way, (5, 25), hides=True),
