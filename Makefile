@@ -7,7 +7,7 @@ PACKAGES := libs/common/sendwhy $(filter-out %/tests/,$(wildcard services/*/*/ t
 # One run each: their test modules have the same names.
 TESTS := $(wildcard libs/*/tests services/*/tests tools/*/tests tests/*/) tests/conftest.py tests/system_packages.py
 
-.PHONY: demo test check setup format docs clean
+.PHONY: demo test faults check setup format docs clean
 
 demo: setup  ## sample requests through the whole product: make demo ARGS="--exit --report out.json"
 	$(RUN)sendwhy demo $(ARGS)
@@ -16,6 +16,11 @@ test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium, two files a
 	$(PYTHON) tests/system_packages.py
 	$(RUN)sendwhy fetch
 	$(RUN)pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+faults: setup  ## faults over the whole system: make faults ARGS="--minutes 60 --seed 7 --scenarios pg-frozen,meta-cuts"
+	$(PYTHON) tests/system_packages.py
+	$(RUN)sendwhy fetch
+	$(RUN)python tests/faults/run.py $(ARGS)
 
 check: setup  ## style, types, boundaries, dead code
 	$(RUN)ruff format --check .

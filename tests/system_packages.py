@@ -1,4 +1,5 @@
-"""Installs what tests need and PyPI doesn't have, where that may be: Chromium and Prometheus, from Debian's packages.
+"""Installs what tests need and PyPI doesn't have, where that may be: Chromium, Prometheus and faketime, from Debian's
+packages.
 
 Elsewhere it says what is missing: the tests that need it are then skipped, which people see and which fails in CI.
 """
@@ -8,7 +9,7 @@ import shutil
 import subprocess
 import sys
 
-PACKAGES = {"chromium": "chromium", "prometheus": "prometheus", "promtool": "prometheus"}
+PACKAGES = {"chromium": "chromium", "prometheus": "prometheus", "promtool": "prometheus", "faketime": "faketime"}
 
 
 def main() -> int:

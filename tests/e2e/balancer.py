@@ -17,7 +17,8 @@ class Balancer:
     """Gives each connection to a replica that says it is ready, in turn. It repeats nothing and answers nothing itself:
     what a replica does to a connection, the client sees."""
 
-    def __init__(self, replicas: Sequence[str]) -> None:
+    def __init__(self, replicas: Sequence[str], *, check_seconds: float = CHECK_SECONDS) -> None:
+        self._check_seconds = check_seconds
         self._ready: set[str] = set()
         self._turns = itertools.cycle(replicas)
         self._replicas = replicas
@@ -41,7 +42,7 @@ class Balancer:
 
     async def _keep_checking(self, http: httpx.AsyncClient, replica: str) -> None:
         while True:
-            await asyncio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(self._check_seconds)
             await self._check(http, replica)
 
     async def _check(self, http: httpx.AsyncClient, replica: str) -> None:

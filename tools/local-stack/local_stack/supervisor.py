@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -321,9 +321,9 @@ def how_to_log_in(state_dir: Path) -> str:
     return f"log in with the admin_token of {state_dir / 'stack.json'}"
 
 
-async def up(options: Options, progress: Progress) -> int:
+async def up(options: Options, progress: Progress, make: Callable[[Options, Progress], Stack] = Stack) -> int:
     """Runs until SIGINT, SIGTERM or SIGHUP; returns the exit code. Raises StackError if it can't start."""
-    stack = Stack(options, progress)
+    stack = make(options, progress)
     work = asyncio.create_task(_work(stack, options, progress))
 
     def interrupt() -> None:

@@ -20,7 +20,7 @@ from meta_simulator.bodies import Seed
 from meta_simulator.controls import check_scenario
 from meta_simulator.scenarios import listing
 from meta_simulator.wire import SimulatorProtocol
-from meta_simulator.world import World
+from meta_simulator.world import BOOKS_KEEP, World
 
 
 class Server(uvicorn.Server):
@@ -53,8 +53,8 @@ class Server(uvicorn.Server):
         return SimulatorProtocol(self.config, self.server_state, self.lifespan.state)
 
 
-def make_server(seed: Seed, host: str, port: int) -> Server:
-    world = World()
+def make_server(seed: Seed, host: str, port: int, keep: int = BOOKS_KEEP) -> Server:
+    world = World(keep)
     config = uvicorn.Config(
         make_app(world, seed),
         host=host,
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8090, help="0 for any free one")
     parser.add_argument("--seed", type=Path, help="JSON with the bodies of the /_sim PUTs by id")
+    parser.add_argument("--keep", type=int, default=BOOKS_KEEP, help="calls, and webhooks, that /_sim tells of")
     parser.add_argument("--scenarios", action="store_true", help="print the table of scenarios and end")
     arguments = parser.parse_args()
     if arguments.scenarios:
@@ -104,7 +105,7 @@ def main() -> None:
     # uvicorn raises the signal again when it is done; by then there is nothing left to do.
     signal.signal(signal.SIGTERM, lambda *_: None)
     gc.set_threshold(50_000, 20, 100)
-    server = make_server(seed, arguments.host, arguments.port)
+    server = make_server(seed, arguments.host, arguments.port, arguments.keep)
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.serve())
 

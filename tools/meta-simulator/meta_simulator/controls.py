@@ -242,6 +242,7 @@ def _call_line(call: Call) -> bytes:
         "to": call.to,
         "whole": call.whole,
         "http_status": call.http_status,
+        "answered_at": call.answered_at and _when(call.answered_at),
         "wamid": call.wamid,
     }
     return _line(head, body=_as_json(call.body, call.is_json), answer=_as_json(call.answer or b""))
@@ -254,7 +255,9 @@ def _webhook_line(webhook: Webhook) -> bytes:
         "field": webhook.field,
         "biz_opaque_callback_data": webhook.callback_data,
         "status": webhook.status,
-        "tries": [{"at": _when(at), "http_status": http_status} for at, http_status in webhook.tries],
+        "tries": [
+            {"at": _when(at), "http_status": http_status, "sha256": sha256} for at, http_status, sha256 in webhook.tries
+        ],
         "delivered": webhook.delivered,
         "batch": webhook.batch,
     }

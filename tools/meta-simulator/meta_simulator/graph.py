@@ -74,7 +74,7 @@ def recorded(world: World, handler: Handler) -> Callable[[Request], Awaitable[Re
             response = handler(world, request)
         except Refused as refused:
             response = JSONResponse(error_answer(refused.refusal), refused.refusal.http_status)
-        call.http_status, call.answer = response.status_code, bytes(response.body)
+        call.answered(response.status_code, bytes(response.body))
         return response
 
     return answer

@@ -53,7 +53,7 @@ async def post_message(world: World, request: Request, number_id: str) -> Respon
         await asyncio.sleep(latency)
     if outcome.fault:
         return await break_answer(request, outcome.fault, outcome.body)
-    call.http_status, call.answer = outcome.http_status, outcome.body
+    call.answered(outcome.http_status, outcome.body)
     headers = {"content-type": "application/json" if outcome.body[:1] == b"{" else "text/html; charset=utf-8"}
     if outcome.is_rate and world.settings.retry_after_seconds is not None:
         headers["retry-after"] = str(world.settings.retry_after_seconds)

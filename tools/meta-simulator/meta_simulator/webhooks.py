@@ -28,8 +28,9 @@ Signature = Literal["right", "wrong", "missing"]
 class Webhook:
     """One update, alone or with others in a POST. `entry` is its part of a POST (None: `body` is bytes of one's own).
 
-    `tries`: unix time and the receiver's HTTP status, None without an answer. `secret` signs instead of the app's
-    (an old one, say). `is_json` None: nobody looked. Of the first `lost` tries the answers get lost on their way.
+    `tries`: unix time, the receiver's HTTP status (None without an answer) and the SHA-256 of the POST's body. `secret`
+    signs instead of the app's (an old one, say). `is_json` None: nobody looked. Of the first `lost` tries the answers
+    get lost on their way.
     """
 
     entry: bytes | None
@@ -45,7 +46,7 @@ class Webhook:
     once: bool = False
     batch: int = 1
     at: float = dataclasses.field(default_factory=time.time)
-    tries: list[tuple[float, int | None]] = dataclasses.field(default_factory=list)
+    tries: list[tuple[float, int | None, str]] = dataclasses.field(default_factory=list)
     delivered: bool = False
 
     @property
@@ -76,6 +77,7 @@ class Post:
 
     webhooks: list[Webhook]
     body: bytes
+    sha256: str = ""
     tries: int = 0
     first_try: float = 0.0
 
@@ -153,11 +155,12 @@ class Outbox:
             return
         if not post.tries:
             post.first_try = self._clock.now()
+            post.sha256 = hashlib.sha256(post.body).hexdigest()
         post.tries += 1
         first = post.webhooks[0]
         answer = await self._poster.post(self.url, post.body, self._signature(first, post.body))
         http_status = answer.http_status if answer and post.tries > first.lost else None
-        done = (time.time(), http_status)
+        done = (time.time(), http_status, post.sha256)
         for webhook in post.webhooks:
             webhook.url = self.url
             webhook.tries.append(done)

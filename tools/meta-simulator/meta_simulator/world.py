@@ -21,15 +21,15 @@ from meta_simulator.poster import Poster
 from meta_simulator.scenarios import BY_SUFFIX, OK, SCENARIOS, Scenario, Status
 from meta_simulator.webhooks import Outbox, Webhook
 
-CALLS_KEPT = 200_000
-WEBHOOKS_KEPT = 200_000
+BOOKS_KEEP = 200_000
 WINDOW_SECONDS = 86_400.0
 OVERTAKEN_SECONDS = 3.0
 
 
 @dataclass(slots=True)
 class Call:
-    """One HTTP call to Meta's paths. `whole`: the request body was read to its end."""
+    """One HTTP call to Meta's paths. `whole`: the request body was read to its end. `answered_at`: when the answer was
+    given to the network; None where there was none."""
 
     method: str
     path: str
@@ -43,6 +43,10 @@ class Call:
     answer: bytes | None = None
     wamid: str | None = None
     at: float = field(default_factory=time.time)
+    answered_at: float | None = None
+
+    def answered(self, http_status: int, answer: bytes) -> None:
+        self.http_status, self.answer, self.answered_at = http_status, answer, time.time()
 
 
 @dataclass(slots=True)
@@ -99,14 +103,16 @@ USUAL = Person(OK)
 
 
 class World:
-    def __init__(self) -> None:
+    """`keep`: of how many calls, and of how many webhooks, the books tell; the oldest are forgotten."""
+
+    def __init__(self, keep: int = BOOKS_KEEP) -> None:
         self.poster = Poster()
         self.clock = Clock()
         self.settings = Settings()
         self.accounts: dict[str, Account] = {}
         self.lines: dict[str, Line] = {}
-        self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
-        self.webhooks: deque[Webhook] = deque(maxlen=WEBHOOKS_KEPT)
+        self.calls: deque[Call] = deque(maxlen=keep)
+        self.webhooks: deque[Webhook] = deque(maxlen=keep)
         self.pairs = PairRate()
         self.playing: set[asyncio.Task[None]] = set()
         self.go_down: Callable[[float], Coroutine[Any, Any, None]] | None = None

@@ -1,6 +1,7 @@
 """Meta's paths and webhooks, and the simulator's controls, over HTTP."""
 
 import asyncio
+import hashlib
 import json
 import signal
 import socket
@@ -153,6 +154,7 @@ async def test_a_webhook_is_repeated_until_it_is_answered_200(meta: Meta) -> Non
     assert len(set(meta.receiver.bodies)) == 1
     line = await meta.line("webhooks", lambda each: bool(each["delivered"]))
     assert [each["http_status"] for each in line["tries"]] == [500, 204, 302, 200]
+    assert {each["sha256"] for each in line["tries"]} == {hashlib.sha256(meta.receiver.bodies[0]).hexdigest()}
 
 
 async def test_a_receiver_that_moved_gets_the_retries(meta: Meta) -> None:
@@ -272,6 +274,7 @@ async def test_calls_tell_what_came_and_what_was_answered(meta: Meta) -> None:
     answer = await meta.send_template(PERSON, biz_opaque_callback_data="sw1:acme:1")
     await meta.send_template(PERSON, biz_opaque_callback_data="sw1:acme:2")
     (call,) = await meta.lines("calls", biz_opaque_callback_data="sw1:acme:1")
+    assert call["answered_at"] >= call["at"]
     assert call["answer"] == answer.json()
     assert call["wamid"] == answer.json()["messages"][0]["id"]
     assert (call["to"], call["whole"], call["http_status"]) == (PERSON, True, 200)
