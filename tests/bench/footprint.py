@@ -3,9 +3,9 @@
     .venv/bin/python tests/bench/footprint.py --messages 20000 --write docs/scaling.json
 
 Messages go their whole way as in stages.py: a campaign's template to a contact of its own, sent, delivered and read,
-each receipt in a webhook of its own, each service alone with everything on its topics, so that its batches are full. The
-way is gone twice, with a fifth and with all of the messages; what the second time adds, by message, is the figure. Tables
-and indexes are measured as they lie there, dead rows and half-empty pages included; topics by their segments' files.
+each receipt in a webhook of its own, each service alone with everything on its topics, so that its batches are full.
+The way is gone twice, with a fifth and with all of the messages; what the second time adds, by message, is the figure.
+Tables and indexes are measured as they lie there, dead rows and half-empty pages included; topics by their files.
 
 docs/scaling.py computes with these figures. Nothing is asserted: bytes hardly differ from machine to machine, CPU does.
 """
@@ -18,7 +18,6 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,7 +54,7 @@ Sizes = dict[tuple[str, ...], int]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`tables`: bytes by (service, table, heap or indexes). `topics`: bytes and records by (topic, bytes or records)."""
+    """`tables`: bytes by (service, table, heap or indexes). `topics`: by (topic, bytes or records)."""
 
     tables: Sizes
     topics: Sizes
@@ -121,15 +120,19 @@ class Footprint(Bench):
             topics[topic, "records"] = await self.count(topic)
         return Snapshot(tables, topics)
 
-    async def readers(self) -> Counter[str]:
-        """How many of our consumer groups read each topic."""
+    async def readers(self) -> dict[str, list[str]]:
+        """The services that read each topic, by their consumer groups."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
         await admin.start()
         try:
-            groups = {str(group[0]) for group in await admin.list_consumer_groups()}
+            groups = sorted(str(group[0]) for group in await admin.list_consumer_groups())
         finally:
             await admin.close()
-        return Counter(group.partition(".")[2] for group in groups if group.startswith("sendwhy-"))
+        read: dict[str, list[str]] = {}
+        for group in groups:
+            service, _, topic = group.removeprefix("sendwhy-").partition(".")
+            read.setdefault(topic, []).append(service)
+        return read
 
 
 @contextlib.asynccontextmanager
@@ -184,7 +187,8 @@ def where_measured(messages: int) -> dict[str, Any]:
     }
 
 
-async def main(messages: int, file: Path | None) -> None:
+async def main(messages: int) -> str:
+    """The figures as JSON."""
     state = Path(tempfile.mkdtemp(prefix="sendwhy-footprint-"))
     async with Kafka(state) as kafka, Postgres(state) as postgres, simulator() as meta:
         await run(os.environ | {"SENDWHY_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}, "sendwhy", "topics")
@@ -209,12 +213,7 @@ async def main(messages: int, file: Path | None) -> None:
         "topics": {name: sizes | {"readers": readers[name]} for name, sizes in topics.items() if sizes["records"]},
         "tables": grown(before.tables, after.tables, messages),
     }
-    text = json.dumps(figures, indent=1) + "\n"
-    if file is None:
-        console.print_json(text)
-    else:
-        file.write_text(text)
-        console.print(f"{file}: written")
+    return json.dumps(figures, indent=1) + "\n"
 
 
 if __name__ == "__main__":
@@ -222,4 +221,9 @@ if __name__ == "__main__":
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--write", type=Path)
     given = parser.parse_args()
-    asyncio.run(main(given.messages, given.write))
+    text = asyncio.run(main(given.messages))
+    if given.write:
+        given.write.write_text(text)
+        console.print(f"{given.write}: written")
+    else:
+        console.print_json(text)
