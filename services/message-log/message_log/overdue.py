@@ -1,8 +1,8 @@
-"""Which messages should have an outcome by now and have none: the promise that every message ends, looked at from outside
-of who keeps it.
+"""Which messages should have an outcome by now and have none: the promise that every message ends, looked at from
+outside of who keeps it.
 
-Open messages are walked workspace by workspace, the oldest first, a bounded part at a time; a pass over few of them is one
-step. What waits by word of the dispatcher for longer is left out: such a wait ends at the message's expiry at the latest.
+Open messages are walked workspace by workspace, the oldest first, a bounded part at a time; a pass over few of them is
+one step. What waits by word of the dispatcher is left out: such a wait ends at the message's expiry at the latest.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,13 @@ from message_log.freshness import Freshness
 # Above the 10 minutes that a call of unknown outcome waits for its receipt (UNKNOWN_OUTCOME_SECONDS).
 GRACE = timedelta(minutes=15)
 AT_ONCE = 2000
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 # Nobody lives shorter, unless the request says so.
 YOUNG = GRACE + min(LIFE_BY_ORIGIN.values())
 
 _NEXT_WORKSPACE = """
-select workspace_id from message where outcome in ('open', 'accepted') and workspace_id > $1 order by workspace_id limit 1
+select workspace_id from message where outcome in ('open', 'accepted') and workspace_id > $1
+order by workspace_id limit 1
 """
 _LOOK = """
 with oldest as (
@@ -32,8 +34,8 @@ with oldest as (
     order by at, message_id limit $5
 ), judged as (
     select s.at, s.message_id,
-           case when s.waiting_until is null or s.waiting_until < $6
-                then (convert_from(m.state, 'UTF8')::jsonb #>> '{facts,expires_at,value}')::timestamptz end as expires_at
+           case when s.waiting_until is null or s.waiting_until < $6 then
+               (convert_from(m.state, 'UTF8')::jsonb #>> '{facts,expires_at,value}')::timestamptz end as expires_at
     from oldest s join message m on m.workspace_id = $1 and m.message_id = s.message_id
 )
 select count(*) as looked_at, count(*) filter (where expires_at < $6) as overdue,
@@ -60,7 +62,7 @@ class Place:
     """How far a pass has come: all of `workspace` up to this message has been looked at."""
 
     workspace: str = ""
-    at: datetime = datetime.fromtimestamp(0, UTC)
+    at: datetime = BEGINNING
     message_id: str = ""
 
 
