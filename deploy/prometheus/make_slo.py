@@ -83,7 +83,7 @@ PROMISES = (
         "sendwhy_outcome_after_expiry_seconds",
         900,
         0.9999,
-        "outcomes told within 15 minutes of a message's expiry",
+        "outcomes told within 15 minutes of the expiry",
         "Messages stay at ⏳ although nothing more can become of them; whoever waits to send something else waits too.",
         "delivery-funnel",
     ),
