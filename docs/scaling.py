@@ -365,7 +365,31 @@ def by_rate(sizes: Sequence[Size]) -> str:
 
 def assumed(case: Case) -> str:
     fields = {field.name: getattr(case, field.name) for field in dataclasses.fields(case) if field.name != "rate"}
-    return ", ".join(f"`--{name.replace('_', '-')} {value:g}`" for name, value in fields.items())
+    shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in fields.items()}
+    return ", ".join(f"`--{name.replace('_', '-')} {value}`" for name, value in shown.items())
+
+
+def bytes_of(figures: Figures, *kept: Kept) -> float:
+    """Bytes a message, or a person, of all tables that are kept so."""
+    return sum(
+        each
+        for service in figures["services"]
+        for name, each in tables_of(figures, service).items()
+        if kept_as(service, name) in kept
+    )
+
+
+def left_by_a_million(figures: Figures, case: Case) -> str:
+    streams = sum(told["bytes"] for name, told in figures["topics"].items() if name != "contact.updated")
+    lasting = bytes_of(figures, *(kept for kept in Kept if kept is not Kept.CONTACT))
+    databases, kafka, contacts = (
+        number(each * PER_MILLION / GIB) for each in (lasting, streams * case.copies, bytes_of(figures, Kept.CONTACT))
+    )
+    kept = f"{case.copies} copies, {case.kafka_days:g} days"
+    return (
+        f"A million messages leave {databases} GiB in the databases, for as long as each table keeps them, and {kafka} GiB"
+        f" in Kafka ({kept}); a million contacts take {contacts} GiB in the databases."
+    )
 
 
 def page(figures: Figures, generated: str) -> str:
@@ -400,6 +424,8 @@ CPU in µs a message: of the service's process, and of Kafka and PostgreSQL whil
 has one thread that computes, so it fills one core. Memory is the largest that was seen of a process.
 
 ## What a message leaves
+
+{left_by_a_million(figures, case)}
 
 {per_table(figures, case)}
 
