@@ -387,8 +387,8 @@ def left_by_a_million(figures: Figures, case: Case) -> str:
     )
     kept = f"{case.copies} copies, {case.kafka_days:g} days"
     return (
-        f"A million messages leave {databases} GiB in the databases, for as long as each table keeps them, and {kafka} GiB"
-        f" in Kafka ({kept}); a million contacts take {contacts} GiB in the databases."
+        f"A million messages leave {databases} GiB in the databases, for as long as each table keeps them, and"
+        f" {kafka} GiB in Kafka ({kept}); a million contacts take {contacts} GiB in the databases."
     )
 
 
