@@ -183,6 +183,7 @@ def where_measured(messages: int) -> dict[str, Any]:
         "commit": commit.stdout.strip(),
         "at": datetime.now(UTC).isoformat(timespec="minutes"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {round(psutil.virtual_memory().total / 2**30)} GiB",
+        "load": round(os.getloadavg()[0]),
         "messages": messages,
     }
 
