@@ -1,13 +1,15 @@
 """Writes what docs/ says about the code from the code: `python docs/generate.py`. tests/deploy holds it current.
 
 commands.md from the `sendwhy` command, reasons.md from the catalogue, metrics.md from the table of metrics, settings.md
-from the Settings classes, kafka-acls.md from who reads and writes which topic; contracts/: AsyncAPI from the topics and
-events, OpenAPI of each service; the pages' texts, for translators; and Kubernetes' copy of the alert rules.
+from the Settings classes, kafka-acls.md from who reads and writes which topic, scaling.md from what footprint.py
+measured; contracts/: AsyncAPI from the topics and events, OpenAPI of each service; the pages' texts, for translators;
+and Kubernetes' copy of the alert rules.
 """
 
 import inspect
 import json
 import re
+import runpy
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
@@ -534,6 +536,15 @@ def texts_of(info: ReasonInfo) -> Iterator[str]:
     yield from (info.title, info.meaning, *info.causes, info.what_to_do, info.prevention)
 
 
+# --- scaling.md ---
+
+
+def scaling_page() -> str:
+    scaling = runpy.run_path(str(DOCS / "scaling.py"))
+    text: str = scaling["page"](scaling["load"](), GENERATED)
+    return text
+
+
 # --- the rules, as Prometheus' operator takes them ---
 
 
@@ -567,6 +578,7 @@ def files() -> dict[Path, str]:
         DOCS / "metrics.md": metrics(),
         DOCS / "settings.md": settings(),
         DOCS / "kafka-acls.md": kafka_acls(services),
+        DOCS / "scaling.md": scaling_page(),
         CONTRACTS / "asyncapi.json": as_json(asyncapi(services)),
         **openapi,
         POT: pot(),

@@ -147,6 +147,18 @@ def visible() -> Any:
     )
 
 
+def overdue() -> Any:
+    return lines(
+        "Messages without outcome after their expiry",
+        "15 minutes past their expires_at and neither taken by Meta nor failed, as far as message-log has read. Must be"
+        " 0. Promised: 99.99 % of the outcomes within 15 minutes of the expiry.",
+        "short",
+        "max(sendwhy_outcomes_overdue)",
+        "overdue",
+        links=(("Messages that are sending", f"{PAGES}/messages?status=sending"),),
+    )
+
+
 def lag_seconds() -> Any:
     return lines(
         "Age of the oldest record that waits for a consumer",
@@ -183,7 +195,8 @@ def is_it_working() -> tuple[str, list[Any]]:
             "How fast the promises' budgets burn, last hour",
             "1: what a promise may miss in 28 days is used up in 28 days. Above 14.4 somebody is paged."
             " Promises: webhooks answered within 250 ms (99.9 %), requests decided within 5 s (99 %), statuses on the"
-            " page within 2 s (99 %), nothing sent 5 s after a STOP (99.9 %).",
+            " page within 2 s (99 %), outcomes within 15 minutes of a message's expiry (99.99 %), nothing sent 5 s"
+            " after a STOP (99.9 %).",
             "none",
             "max by (slo) (slo:sendwhy_budget_burn:ratio_rate1h)",
             "{{slo}}",
@@ -370,6 +383,7 @@ def delivery_funnel() -> tuple[str, list[Any]]:
             "max(sendwhy_receipts_oldest_age_seconds)",
             "age",
         ),
+        overdue(),
     ]
 
 

@@ -29,6 +29,12 @@ class Promise:
     dashboard: str
     turned_away: str | None = None
 
+    @property
+    def percent(self) -> str:
+        """As 99.99%, or 99.0%."""
+        digits = f"{self.share * 100:.6g}"
+        return f"{digits if '.' in digits else f'{digits}.0'}%"
+
     def bad(self, function: str, window: str) -> str:
         within = f'{self.histogram}_bucket{{le="{float(self.seconds)}"}}'
         late = f"sum({function}({self.histogram}_count[{window}])) - sum({function}({within}[{window}]))"
@@ -70,6 +76,16 @@ PROMISES = (
         "statuses on the page within 2 s",
         "People see ✓ where the phone has shown ✓✓ for a while.",
         "webhooks",
+    ),
+    Promise(
+        "outcomes",
+        "OutcomesBreakPromise",
+        "sendwhy_outcome_after_expiry_seconds",
+        900,
+        0.9999,
+        "outcomes told within 15 minutes of the expiry",
+        "Messages stay at ⏳ although nothing more can become of them; whoever waits to send something else waits too.",
+        "delivery-funnel",
     ),
     Promise(
         "stop",
@@ -124,7 +140,7 @@ def alert(promise: Promise, severity: str, burns: tuple[Burn, ...]) -> str:
 {either}
         labels: {{severity: {severity}}}
         annotations:
-          summary: '{promise.what}: the budget of {promise.share:.1%} burns {times} times too fast'
+          summary: '{promise.what}: the budget of {promise.percent} burns {times} times too fast'
           description: {promise.feel}
           runbook_url: docs/runbook.md#{promise.alert.lower()}
           dashboard_url: /d/{promise.dashboard}

@@ -201,7 +201,7 @@ def test_what_prometheus_counted_is_what_happened(past: Past) -> None:
 @pytest.mark.stack
 def test_a_record_of_every_promise_is_written(past: Past) -> None:
     promises = {series.labels["slo"] for series in past.query("slo:sendwhy_budget_burn:ratio_rate1h")}
-    assert promises | {"stop"} == {"webhooks", "decisions", "truth", "stop"}
+    assert promises | {"stop"} == {"webhooks", "decisions", "truth", "outcomes", "stop"}
 
 
 @pytest.mark.stack

@@ -235,12 +235,14 @@ def test_what_a_person_may_set_is_read_by_somebody() -> None:
 
 
 def test_topics_that_deployment_names_exist() -> None:
-    """Anything that reads like one of ours: `noun.participle`, in every file that operators run."""
+    """Anything that reads like one of ours, `noun.participle`, in every file that operators run and in the contract."""
+    contract = ROOT / "docs" / "contract.md"
     files = [COMPOSE, *(ROOT / "deploy").rglob("*.yml"), *(ROOT / "deploy").rglob("*.md"), ROOT / "docs" / "runbook.md"]
-    text = "\n".join(file.read_text() for file in files)
+    text = "\n".join(file.read_text() for file in [*files, contract])
     named = set(re.findall(r"\b[a-z]+\.(?:[a-z]+ed|letters|erasing)\b", text))
     assert named
     assert named <= {str(topic) for topic in TOPICS}
+    assert {topic for topic in TOPICS if str(topic) not in contract.read_text()} == set(), "the contract tells of each"
 
 
 def test_only_this_machine_can_reach_a_port() -> None:

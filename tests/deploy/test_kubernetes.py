@@ -27,6 +27,7 @@ from dispatcher.settings import Settings as DispatcherSettings
 from fastapi.routing import APIRoute
 from message_log.settings import MessageLogSettings
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sendwhy.connections import START_SECONDS
 from sendwhy.service import COMMANDS
 from sendwhy.settings import PREFIX, KafkaSettings
 from sendwhy.stage import consumer_group
@@ -39,7 +40,8 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("single-node", "production")
 VERSION = "1.37"
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-APPS: Mapping[str, Any] = runpy.run_path(str(ROOT / "docs" / "generate.py"))["apps"]()
+GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+APPS: Mapping[str, Any] = GENERATE["apps"]()
 SETTINGS: Mapping[str, type[KafkaSettings]] = {
     "sendwhy": KafkaSettings,
     "consent": ConsentSettings,
@@ -109,7 +111,7 @@ class Manifests:
         for mount in self.container(name)["volumeMounts"]:
             secret = volumes[mount["name"]].get("secret")
             if secret is None:
-                assert "emptyDir" in volumes[mount["name"]]
+                assert "emptyDir" in volumes[mount["name"]] or volumes[mount["name"]]["configMap"]["optional"]
                 continue
             data = self.of("Secret")[secret["secretName"]]["data"]
             for item in secret.get("items", [{"key": key, "path": key} for key in data]):
@@ -311,7 +313,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def development_secret(key: str) -> str:
     file = ROOT / "deploy" / "dev-secrets" / key
-    return "development-only" if key == "kafka_sasl_password" else file.read_text()
+    return "development-only" if key.startswith("kafka_sasl_password_") else file.read_text()
 
 
 def test_environment_is_what_the_service_reads(built: Manifests, settings_of: Any) -> None:
@@ -421,8 +423,14 @@ def test_probes_and_ports_are_those_of_the_code(built: Manifests) -> None:
         assert container["ports"] == [{"name": "http", "containerPort": PORT}]
         paths = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
         assert paths["startup"] == paths["liveness"] == {"path": "/livez", "port": "http"}
-        assert paths["readiness"] == {"path": "/readyz", "port": "http"}
+        # Without Kafka the door can answer only 503; the others have what the database holds (ADR 35).
+        ready = "/readyz" if name == "webhook-ingest" else "/readyz?exclude=kafka"
+        assert paths["readiness"] == {"path": ready, "port": "http"}
         assert {"/livez", "/readyz", "/metrics"} <= routes(name)
+        startup = container["startupProbe"]
+        assert startup["periodSeconds"] * startup["failureThreshold"] >= 2 * START_SECONDS, (
+            "it says itself what is missing"
+        )
 
 
 def test_a_pod_gets_as_long_to_end_as_in_compose(built: Manifests) -> None:
@@ -505,7 +513,19 @@ def test_the_autoscaler_comes_to_kafka_as_the_services_do(production: Manifests)
                 assert source["env"][0]["name"] in variables
                 assert source["env"][0]["containerName"] == production.container(name)["name"]
                 password = source["secretTargetRef"][0]
-                assert password["key"] in production.of("Secret")[password["name"]]["data"]
+                own = production.files(name)[variables["SENDWHY_KAFKA_SASL_PASSWORD_FILE"]]
+                assert (password["name"], password["key"]) == own, "the user's own password"
+
+
+def test_each_service_has_a_user_of_its_own_at_kafka(production: Manifests) -> None:
+    """The one that docs/kafka-acls.md gives rights, with a password that no other pod sees."""
+    passwords: dict[str, str] = {}
+    for name in production.pods:
+        user = production.variables(name)["SENDWHY_KAFKA_SASL_USERNAME"]
+        assert user == ("deploy" if name == "topics" else name.removeprefix("migrate-"))
+        (_, key) = production.files(name)["/run/secrets/kafka/kafka_sasl_password"]
+        assert passwords.setdefault(key, user) == user
+    assert set(passwords.values()) == {user for user, *_ in GENERATE["rights"]()} - {"upstream"}
 
 
 # --- who may talk to whom ---

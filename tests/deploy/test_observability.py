@@ -12,7 +12,7 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from sendwhy.metrics import METRICS, Metric
+from sendwhy.metrics import METRICS, Metric, Metrics
 from sendwhy.reasons import CATALOGUE, ReasonCode, Service
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +46,12 @@ WITHOUT_A_NUMBER = ("ServiceDown", "ServiceMissing", "SenderCredentialsRejected"
 
 @dataclass(frozen=True)
 class Selector:
-    """One metric in a query: the labels it is narrowed by, and the function it stands in, if any."""
+    """One metric in a query: the labels it is narrowed by, the values that it asks for by their names, and the function
+    it stands in, if any."""
 
     metric: str
     labels: frozenset[str]
+    values: frozenset[tuple[str, str]]
     function: str | None
 
 
@@ -60,7 +62,9 @@ def resolved(expression: str) -> str:
 
 def selectors(node: Any, function: str | None = None) -> Iterator[Selector]:
     if isinstance(node, promql_parser.VectorSelector):
-        yield Selector(node.name or "", frozenset(matcher.name for matcher in node.matchers.matchers), function)
+        matchers = node.matchers.matchers
+        values = frozenset((each.name, value) for each in matchers for value in each.value.split("|"))
+        yield Selector(node.name or "", frozenset(matcher.name for matcher in matchers), values, function)
     elif isinstance(node, promql_parser.MatrixSelector):
         yield from selectors(node.vector_selector, function)
     elif isinstance(node, promql_parser.Call):
@@ -98,12 +102,28 @@ def labels_of(metric: str) -> frozenset[str]:
     return TARGET_LABELS | frozenset(METRICS[Metric(metric)].labels)
 
 
+def values_from_the_start() -> dict[tuple[str, str], set[str]]:
+    """By series and label: what services count from 0 on, since they know all that there can be."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for family in (family for service in Service for family in Metrics(service).registry.collect()):
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                found.setdefault((sample.name, label), set()).add(value)
+    return found
+
+
+KNOWN_VALUES = values_from_the_start()
+
+
 def check_names(expression: str) -> None:
     tree = promql_parser.parse(resolved(expression))
     found = list(selectors(tree))
     assert found
     for selector in found:
         assert selector.labels <= labels_of(selector.metric), selector
+        for label, value in selector.values:
+            known_values = KNOWN_VALUES.get((selector.metric, label), {value})
+            assert value in known_values or not re.fullmatch(r"\w+", value), f"{value} is no {label}: {selector}"
     known = frozenset().union(*(labels_of(selector.metric) for selector in found))
     assert set(grouped_by(tree)) <= known, expression
 
@@ -293,6 +313,7 @@ CASES = [
     *promise_cases("WebhooksBreakPromise", "sendwhy_webhook_ack_seconds", "0.25"),
     *promise_cases("DecisionsBreakPromise", "sendwhy_request_to_decision_seconds", "5.0"),
     *promise_cases("PagesBreakPromise", "sendwhy_webhook_to_visible_seconds", "2.0"),
+    *promise_cases("OutcomesBreakPromise", "sendwhy_outcome_after_expiry_seconds", "900.0"),
     *promise_cases("StopsBreakPromise", "sendwhy_stop_to_last_message_seconds", "5.0"),
     Case("ServiceMissing", {f'up{{job="{job}"}}': "1x60" for job in JOBS[1:]}, "10m", fires=True),
     Case("ServiceMissing", {f'up{{job="{job}"}}': "0x60" for job in JOBS}, "10m", fires=False),
@@ -317,6 +338,8 @@ CASES = [
     Case("MessagesHeld", {PAUSED: "3x60"}, "12m", fires=False),
     Case("OutcomeUnknown", {REJECTED: "0x8 1x40"}, "5m", fires=True),
     Case("OutcomeUnknown", {REJECTED: "1x120"}, "20m", fires=False),
+    Case("OutcomesOverdue", {'sendwhy_outcomes_overdue{job="message-log"}': "0x8 1x40"}, "8m", fires=True),
+    Case("OutcomesOverdue", {'sendwhy_outcomes_overdue{job="message-log"}': "0x8 1x8 0x40"}, "8m", fires=False),
     Case("WebhooksTurnedAway", {LOST: "_x8 1x40"}, "4m", fires=True),
     Case("WebhooksTurnedAway", {KEPT: "0+9x40"}, "4m", fires=False),
     Case("SenderIsSilent", {SILENT: "0x8 1x40"}, "6m", fires=True),

@@ -239,6 +239,12 @@ class SendRequested(Wire):
                 raise ValueError(f"{name} must be at most {MAX_HORIZON.days} days after requested_at")
         return self
 
+    def expiry(self, arrived_at: datetime) -> datetime:
+        """From when on it isn't sent any more: as it says, or by its origin; `arrived_at` is Kafka's time of it."""
+        requested_at = self.requested_at or arrived_at
+        begins = max(requested_at, self.send_at or requested_at)
+        return self.expires_at or min(begins + LIFE_BY_ORIGIN[self.origin.kind], requested_at + MAX_HORIZON)
+
     @property
     def template_id(self) -> tuple[str, str] | None:
         """The template's name and language, read from the content as it is: that was checked when it was parsed."""

@@ -34,6 +34,9 @@ class Metric(StrEnum):
     SENDER_FAILURES = "sendwhy_sender_failures_total"
     REQUEST_TO_DECISION_SECONDS = "sendwhy_request_to_decision_seconds"
     REQUEST_TO_META_SECONDS = "sendwhy_request_to_meta_seconds"
+    OUTCOME_LATE_SECONDS = "sendwhy_outcome_after_expiry_seconds"
+    OUTCOMES_OVERDUE = "sendwhy_outcomes_overdue"
+    OUTCOME_OVERDUE_SECONDS = "sendwhy_outcome_overdue_oldest_seconds"
     WEBHOOK_TO_VISIBLE_SECONDS = "sendwhy_webhook_to_visible_seconds"
     STATUS_UPDATES = "sendwhy_status_updates_total"
     STAGE_SECONDS = "sendwhy_stage_seconds"
@@ -98,10 +101,11 @@ class MetricSpec:
         return min(sets, LABEL_SETS_MAX) * (len(self.buckets) + 3 if self.buckets else 1)
 
 
-# 0.25 s, 2 s and 5 s are the promises' limits (deploy/prometheus/make_slo.py): a burn rate needs an edge exactly there.
+# 0.25 s, 2 s, 5 s and 900 s are the promises' limits (deploy/prometheus/make_slo.py): a burn rate needs an edge there.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
 _WAITS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 600, 3600, 6 * 3600, 24 * 3600)
 _ANSWERS = (0.05, 0.25, 1, 5)
+_LATE = (0, 10, 60, 300, 900, 3600, 24 * 3600)
 SENDERS_MAX = 50
 OTHER = "other"
 
@@ -134,6 +138,18 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         ),
         Metric.REQUEST_TO_META_SECONDS: MetricSpec(
             "from requested_at, or send_at if that is later, to the first call to Meta", ("lane",), _WAITS
+        ),
+        Metric.OUTCOME_LATE_SECONDS: MetricSpec(
+            "from a message's expires_at to its outcome (Meta took it, or it failed), by the clock of who decided; 0:"
+            " the outcome came before",
+            (),
+            _LATE,
+        ),
+        Metric.OUTCOMES_OVERDUE: MetricSpec(
+            "messages without outcome 15 minutes after their expires_at, of what the message log has read; must be 0"
+        ),
+        Metric.OUTCOME_OVERDUE_SECONDS: MetricSpec(
+            "for how long the oldest of those has been past its expires_at; 0: there is none"
         ),
         Metric.WEBHOOK_TO_VISIBLE_SECONDS: MetricSpec(
             "from a status webhook's arrival to the message log's commit", (), _SECONDS

@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Query, Response
 
 from sendwhy import logs, problems
 from sendwhy.acting import Acting
@@ -294,20 +294,21 @@ class Runtime:
                 pass
 
     async def _watch(self) -> None:
-        is_unknown = False
+        if not await self.producer.answers():
+            # While Kafka is away everything stands still, and a new process would help nobody.
+            for stage in self.stages:
+                stage.excuse()
+            log.error("Kafka can't be used", fault=str(await self._why_kafka_is_silent()))
+            return
         for stage in self.stages:
             try:
                 await stage.watch()
             except PASSING_ERRORS as error:
-                is_unknown = True
                 log.warning("a consumer's position is not known", stage=stage.name, error=describe(error))
         still = [stage.name for stage in self.stages if stage.stands_still]
-        # While Kafka is away everything stands still, and a new process would help nobody.
         if still and await self.producer.answers():
             log.error("a consumer stands still while records wait, the process ends", stages=still)
             self.fail()
-        elif is_unknown and (fault := await ask_kafka(self.settings)) is not None:
-            log.error("Kafka can't be used", fault=str(fault))
 
     async def _livez(self) -> Response:
         still = [stage.name for stage in self.stages if stage.stands_still]
@@ -315,14 +316,13 @@ class Runtime:
             return problem_response(503, f"Consumers stand still: {', '.join(still)}")
         return Response('{"status":"ok"}', media_type="application/json")
 
-    async def _readyz(self) -> Response:
+    async def _readyz(self, exclude: Annotated[Literal["kafka"] | None, Query()] = None) -> Response:
+        """`exclude`: what may be away, for a balancer before requests that the database alone can answer."""
         if self._app is not None and is_ending(self._app):
             return problem_response(503, "Not ready: it is ending")
-        missing = [
-            f"{name} ({fault})"
-            for name, probe in (("database", self._ping_database), ("kafka", self._ping_kafka))
-            if (fault := await probe()) is not None
-        ]
+        probes = {"database": self._ping_database, "kafka": self._ping_kafka}
+        asked = {name: probe for name, probe in probes.items() if name != exclude}
+        missing = [f"{name} ({fault})" for name, probe in asked.items() if (fault := await probe()) is not None]
         if missing:
             return problem_response(503, f"Not ready: {', '.join(missing)}")
         return Response('{"status":"ok"}', media_type="application/json")
@@ -336,9 +336,10 @@ class Runtime:
         return None
 
     async def _ping_kafka(self) -> Fault | None:
-        if await self.producer.answers():
-            return None
-        # The producer's own error says only that it got no answer.
+        return None if await self.producer.answers() else await self._why_kafka_is_silent()
+
+    async def _why_kafka_is_silent(self) -> Fault:
+        """The producer's own error says only that it got no answer."""
         slow = Fault("KAFKA_BOOTSTRAP_SERVERS", "Kafka answers slowly or not at all")
         try:
             return await asyncio.wait_for(ask_kafka(self.settings), READY_ASK_SECONDS) or slow

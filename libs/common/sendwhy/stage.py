@@ -342,6 +342,10 @@ class Stage(Generic[T]):
         handled = {place: await asyncio.wait_for(consumer.committed(place), 15) or 0 for place in assigned}
         return {place.partition: now for place in assigned if handled[place] >= ends[place]}
 
+    def excuse(self) -> None:
+        """It can't move: the time until now doesn't count against it."""
+        self.last_progress = time.monotonic()
+
     @property
     def stands_still(self) -> bool:
         return time.monotonic() - self.last_progress > STANDSTILL_SECONDS

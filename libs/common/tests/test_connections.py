@@ -2,7 +2,9 @@
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 import pytest
@@ -20,9 +22,12 @@ from httpx import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from sendwhy.connections import CannotStart, Fault, kafka_fault, once_kafka_serves, postgres_fault, reach
 from sendwhy.kafka import TopicsMissing
+from sendwhy.postgres import Connection
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.settings import ServiceSettings, SystemExit2
+from sendwhy.stage import Record
+from sendwhy.topics import Outgoing, Topic
 
 
 def unverified(code: int, words: str = "unable to get local issuer certificate") -> ssl.SSLCertVerificationError:
@@ -192,3 +197,41 @@ async def test_readiness_names_the_setting_of_what_it_misses() -> None:
     assert "database (SENDWHY_DATABASE_URL: PostgreSQL can't be reached" in answer.json()["detail"]
     assert "kafka (SENDWHY_KAFKA_SECURITY_PROTOCOL: is PLAINTEXT, and the broker hangs up" in answer.json()["detail"]
     assert "secret-canary" not in answer.text
+
+
+@dataclass
+class Alone:
+    """A service that has a database and no Kafka, since when its consumer hasn't moved."""
+
+    runtime: Runtime
+    http: AsyncClient
+
+
+@pytest.fixture
+async def alone(fresh_database: str) -> AsyncIterator[Alone]:
+    settings = ServiceSettings(kafka_bootstrap_servers="127.0.0.1:1", database_url=SecretStr(fresh_database))
+    runtime = Runtime(Service.BILLING, settings)
+    runtime.stage(Topic.SEND_CONSENTED, lambda record: record, no_outcome)
+    runtime.stages[0].last_progress -= 3600
+    runtime._pool = asyncpg.create_pool(fresh_database, min_size=0)
+    app = runtime.make_api("billing")
+    async with runtime.pool, AsyncClient(transport=ASGITransport(app), base_url="http://billing") as http:
+        yield Alone(runtime, http)
+
+
+async def no_outcome(_connection: Connection, _records: Sequence[Record[Any]]) -> Sequence[Outgoing]:
+    return []
+
+
+@pytest.mark.postgres
+async def test_an_outage_of_kafka_is_no_reason_to_restart_a_process(alone: Alone) -> None:
+    assert (await alone.http.get("/livez")).status_code == 503
+    await alone.runtime._watch()
+    assert (await alone.http.get("/livez")).status_code == 200
+
+
+@pytest.mark.postgres
+async def test_who_needs_only_the_database_is_ready_without_kafka(alone: Alone) -> None:
+    answers = [await alone.http.get(f"/readyz{query}") for query in ("", "?exclude=kafka", "?exclude=database")]
+    assert [answer.status_code for answer in answers] == [503, 200, 422]
+    assert "kafka (SENDWHY_KAFKA_BOOTSTRAP_SERVERS" in answers[0].json()["detail"]

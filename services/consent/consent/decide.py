@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from sendwhy.events import (
-    LIFE_BY_ORIGIN,
     MAX_HORIZON,
     PURPOSE_BY_ORIGIN,
     Evidence,
@@ -111,8 +110,7 @@ def complete(request: SendRequested, arrived_at: datetime) -> Completed | Invali
     requested_at = request.requested_at or arrived_at
     send_at = request.send_at or requested_at
     latest_moment = requested_at + MAX_HORIZON
-    life = LIFE_BY_ORIGIN[request.origin.kind]
-    expires_at = request.expires_at or min(max(requested_at, send_at) + life, latest_moment)
+    expires_at = request.expiry(arrived_at)
     wrong = [
         f"{name}: must be at most {MAX_HORIZON.days} days after requested_at"
         for name, moment in (("send_at", send_at), ("expires_at", expires_at))

@@ -44,6 +44,7 @@ from message_log.export import Exporter
 from message_log.freshness import Freshness
 from message_log.group_lag import READ_SECONDS, GroupLag
 from message_log.live import Streams
+from message_log.overdue import Overdue
 from message_log.pages import Pages, static_file
 from message_log.probes import Probes
 from message_log.services import OtherServices
@@ -52,6 +53,7 @@ from message_log.settings import MessageLogSettings
 KEEP_SECONDS = 60.0
 CELLS_SECONDS = 20.0
 MEASURE_SECONDS = 5.0
+OVERDUE_SECONDS = 30.0
 
 
 def make_app(settings: MessageLogSettings) -> FastAPI:
@@ -60,6 +62,8 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     projection.register(runtime, freshness.applied, People(settings))
     _keep(runtime, settings)
     runtime.every(MEASURE_SECONDS, "freshness", freshness.measure)
+    overdue = Overdue(runtime.metrics, freshness, lambda: runtime.pool.acquire(timeout=30))
+    runtime.every(OVERDUE_SECONDS, "overdue outcomes", overdue.measure)
     lag = GroupLag(settings, runtime.metrics)
     runtime.every(READ_SECONDS, "lag of all groups", lag.read)
     runtime.at_end(lag.close)

@@ -137,6 +137,12 @@ class MessageState(_Value):
         verdict = self.verdict
         return min([*self.times.values(), *([verdict.at] if verdict else [])], default=None)
 
+    @property
+    def expires_at(self) -> datetime | None:
+        """From when on it isn't sent any more, once its request is known."""
+        told = self.known("expires_at")
+        return datetime.fromisoformat(told) if isinstance(told, str) else None
+
     def _rejection_stands(self) -> bool:
         if self.rejected is None or self.rejected.reason.code is not ReasonCode.INVALID_REQUEST:
             return True
@@ -225,7 +231,9 @@ def tells(event: Wire, at: datetime) -> MessageState | None:  # noqa: ARG001 - t
 
 @tells.register
 def _(event: SendRequested, at: datetime) -> MessageState:
-    return MessageState.at(at, facts=_facts_of_request(event, _RANK_REQUESTED, at), requested_last=at)
+    facts = _facts_of_request(event, _RANK_REQUESTED, at)
+    facts |= _facts(_RANK_REQUESTED, at, {"expires_at": event.expiry(at).isoformat()})
+    return MessageState.at(at, facts=facts, requested_last=at)
 
 
 @tells.register

@@ -51,6 +51,13 @@ def decision_seconds(topic: Topic, told: MessageState, after: MessageState) -> f
     return max(0.0, (told.updated_at - after.first_at).total_seconds())
 
 
+def seconds_late(state: MessageState | None) -> float | None:
+    """By how much it missed its expiry when Meta took it or it failed: 0 before that. None while one isn't known."""
+    if state is None or state.left_at is None or state.expires_at is None:
+        return None
+    return max(0.0, (state.left_at - state.expires_at).total_seconds())
+
+
 class Progress:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -67,6 +74,9 @@ class Progress:
             code, sender = failure.reason.code, after.known("sender_id")
             self._metrics.inc(Metric.FAILURES, service=failure.service, reason=code, origin_kind=kind)
             self._metrics.inc(Metric.SENDER_FAILURES, sender=self._name(str(sender)) if sender else "none", reason=code)
+        late = seconds_late(after)
+        if late is not None and seconds_late(before) is None:
+            self._metrics.observe(Metric.OUTCOME_LATE_SECONDS, late)
         seconds = decision_seconds(topic, told, after)
         if seconds is not None:
             self._metrics.observe(Metric.REQUEST_TO_DECISION_SECONDS, seconds)

@@ -126,6 +126,27 @@ def test_a_recalled_message_was_decided_before() -> None:
     assert decision_seconds(Topic.SEND_REJECTED, told, state) is None
 
 
+def expiring(seconds: float) -> MessageState:
+    return MessageState.at(START, facts={"expires_at": fact(after(seconds).isoformat())}, requested_last=START)
+
+
+@pytest.mark.parametrize(("expires", "late"), [(600, 0.0), (1, 1.0), (-30, 32.0)])
+@pytest.mark.parametrize("ends", [receipt(Status.ACCEPTED), refused(Service.DISPATCHER, ReasonCode.META_ERROR, 2)])
+def test_an_outcome_counts_once_by_how_much_it_missed_the_messages_expiry(
+    ends: MessageState, expires: float, late: float
+) -> None:
+    for told in permutations([expiring(expires), ends, receipt(Status.READ, 3)]):
+        value = fed(*told).registry.get_sample_value
+        assert value(f"{Metric.OUTCOME_LATE_SECONDS}_count") == 1
+        if told[2] is not ends or ends.rejected is None:
+            assert value(f"{Metric.OUTCOME_LATE_SECONDS}_sum") in (late, late + 1), "a later receipt may come first"
+
+
+def test_without_an_outcome_nothing_counts() -> None:
+    for told in ([expiring(1), passed()], [receipt(Status.READ)]):
+        assert fed(*told).registry.get_sample_value(f"{Metric.OUTCOME_LATE_SECONDS}_count") == 0
+
+
 def test_waiting_is_no_step() -> None:
     held = Waiting(cause=ReasonCode.RATE_LIMIT_EXCEEDED, since=START, event_id=uuid4())
     assert steps_of(MessageState.at(START, waiting=held)) == set()
