@@ -3,6 +3,8 @@
     make bench                                        a burst, half load, and a burst without flushing: two minutes
     make bench ARGS="--rate 1000 --seconds 600"       sustained: ten minutes at 1,000 messages a second
     make bench ARGS="compare before.json after.json"
+    make bench ARGS="growth --quick"                  a message's cost by batch, backlog, workspaces, numbers, campaigns
+    make bench ARGS=starts                            how soon services are ready, and what they hold then
 
 `sendwhy up` starts one of each service, Kafka and PostgreSQL with the settings that users have; a generator publishes
 send requests, and a lean Meta answers each after 50 ms and posts its three statuses, signed. A message is done when the
@@ -16,13 +18,16 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import growth
 import psutil
 import report
+import starts
 from limits import limits
 from phases import Phase, Result, Runner
 from system import Shape, running
@@ -57,6 +62,11 @@ async def whole(options: argparse.Namespace) -> dict[str, Any]:
             pace = f"{phase.rate:,.0f} messages/s" if phase.rate else "as fast as it goes"
             report.console.print(f"{phase.name}: {phase.messages:,} messages, {pace} …")
             results.append(await runner.run(phase))
+            if results[-1].missing:
+                report.console.print(
+                    f"[red]{results[-1].missing} are missing: what follows would be mixed with them[/red]"
+                )
+                break
         raw = await limits(system) if options.limits else []
         restarted = system.restarted()
     told = {
@@ -118,13 +128,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-if __name__ == "__main__":
-    import sys
+def main(arguments: list[str]) -> None:
+    match arguments[:1]:
+        case ["compare"]:
+            report.compare(*(json.loads(Path(name).read_text()) for name in arguments[1:3]))
+        case ["growth"]:
+            growth.command(arguments[1:])
+        case ["starts"]:
+            starts.show(asyncio.run(starts.starts()))
+        case _:
+            options = parse(arguments)
+            options.arguments = arguments
+            report.show(asyncio.run(whole(options)))
 
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["compare"]:
-        report.compare(*(json.loads(Path(name).read_text()) for name in arguments[1:3]))
-    else:
-        options = parse(arguments)
-        options.arguments = arguments
-        report.show(asyncio.run(whole(options)))
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -6,6 +6,7 @@ hundred calls in flight. `cpu`: microseconds of this process an item; what the s
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class Limit:
 
 
 async def limits(system: System) -> list[Limit]:
+    # A new topic's first records find its partitions without leaders, and are sent again.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     produced = await _producing(system.kafka)
     return [
         produced,

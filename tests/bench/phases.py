@@ -18,7 +18,7 @@ from timeline import SAMPLE, Books, Committed, Offsets, Stations, quantiles, ste
 
 LOOK_SECONDS = 0.5
 # Without a single message more for so long, the rest is given up and told as missing.
-STUCK_SECONDS = 60.0
+STUCK_SECONDS = 180.0
 SLOW_SECONDS = 1.0
 
 

@@ -1,6 +1,6 @@
 """A run as one picture (SVG). Apart from the tables, since only `make bench` installs matplotlib."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ def draw(told: Mapping[str, Any], path: Path) -> None:
 
 def _progress(axes: Any, phases: list[Any]) -> None:
     for phase in phases:
-        seconds, counts = zip(*phase["progress"], strict=True)
+        # The generator takes a moment to start.
+        seconds, counts = zip(*[(at, count) for at, count in phase["progress"] if at >= 0], strict=True)
         axes.plot(seconds, counts, label=f"{phase['name']}: {phase['messages_per_second']:,.0f}/s")
     axes.set(title="Messages with their final status in the log", xlabel="seconds since the first request")
     axes.legend()
@@ -58,3 +59,19 @@ def _steps(axes: Any, phases: list[Any]) -> None:
     axes.set(title=f"ms, {phase['name']}", xscale="log")
     axes.invert_yaxis()
     axes.legend()
+
+
+def draw_growth(points: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """CPU µs per message against each axis, which is logarithmic: flat is good."""
+    axes_of = list(dict.fromkeys(point["axis"] for point in points))
+    figure = Figure(figsize=(4 * len(axes_of), 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(axes_of), squeeze=False)[0], axes_of, strict=True):
+        own = [point for point in points if point["axis"] == name]
+        at = [point["at"] for point in own]
+        for service in own[0]["stages"]:
+            axes.plot(at, [point["stages"][service] for point in own], marker=".", label=service)
+        axes.plot(at, [point["postgres"] for point in own], marker=".", label="PostgreSQL")
+        axes.plot(at, [point["total"] for point in own], marker="o", color="black", label="all")
+        axes.set(title=f"CPU µs per message by {name}", xscale="log", ylim=(0, None))
+        axes.legend(fontsize=7)
+    figure.savefig(path, format="svg", metadata={"Date": None})

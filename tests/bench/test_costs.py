@@ -11,10 +11,16 @@ COSTS = Path(__file__).parent / "costs.py"
 
 
 @pytest.mark.postgres
-async def test_a_message_costs_no_more_than_it_did() -> None:
+async def test_a_message_costs_no_more_than_it_did(postgres_url: str) -> None:
     """In a process of its own: whoever traces or measures coverage here would count as our code."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(COSTS), "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        str(COSTS),
+        "--json",
+        "--postgres",
+        postgres_url,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
