@@ -1,13 +1,15 @@
 """Writes what docs/ says about the code from the code: `python docs/generate.py`. tests/deploy holds it current.
 
 commands.md from the `sendwhy` command, reasons.md from the catalogue, metrics.md from the table of metrics, settings.md
-from the Settings classes, kafka-acls.md from who reads and writes which topic; contracts/: AsyncAPI from the topics and
-events, OpenAPI of each service; the pages' texts, for translators; and Kubernetes' copy of the alert rules.
+from the Settings classes, kafka-acls.md from who reads and writes which topic, performance.md's tables from published
+runs (performance.py); contracts/: AsyncAPI from the topics and events, OpenAPI of each service; the pages' texts, for
+translators; and Kubernetes' copy of the alert rules.
 """
 
 import inspect
 import json
 import re
+import runpy
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
@@ -553,6 +555,12 @@ spec:
 {textwrap.indent(rules, "  ")}"""
 
 
+def performance() -> str:
+    """Tables of the runs that were published; this file is loaded by path, so its neighbour is too."""
+    page: str = runpy.run_path(str(DOCS / "performance.py"))["page"]()
+    return page
+
+
 def as_json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
@@ -567,6 +575,7 @@ def files() -> dict[Path, str]:
         DOCS / "metrics.md": metrics(),
         DOCS / "settings.md": settings(),
         DOCS / "kafka-acls.md": kafka_acls(services),
+        DOCS / "performance.md": performance(),
         CONTRACTS / "asyncapi.json": as_json(asyncapi(services)),
         **openapi,
         POT: pot(),

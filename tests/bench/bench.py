@@ -79,7 +79,7 @@ async def whole(options: argparse.Namespace) -> dict[str, Any]:
         "phases": [result.to_json() for result in results],
         "limits": [asdict(limit) for limit in raw],
     }
-    _write(options.out, told)
+    _write(options, told)
     return told
 
 
@@ -98,13 +98,13 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _write(path: Path | None, told: dict[str, Any]) -> None:
-    path = path or OUT / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told, indent=1) + "\n")
-    report.console.print(f"written: {path}")
-    if plotted := report.plot(told, path.with_suffix(".svg")):
-        report.console.print(f"plotted: {plotted}")
+def _write(options: argparse.Namespace, told: dict[str, Any]) -> None:
+    path = options.out or OUT / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    report.write(path, told)
+    report.plot(told, path.with_suffix(".svg"))
+    if options.publish:
+        report.publish(options.publish, report.summary(told))
+        report.plot(told, report.PUBLISHED / f"{options.publish}.svg")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -123,6 +123,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--replicas", action="append", default=[], help="as of `sendwhy up`: billing=2")
     parser.add_argument("--no-limits", dest="limits", action="store_false", help="without what the libraries do alone")
     parser.add_argument("--out", type=Path, help="JSON, with an SVG beside it (.state/bench/…)")
+    parser.add_argument("--publish", help="also write docs/performance/<name>.json and .svg, for docs/performance.md")
     options = parser.parse_args(arguments)
     options.flush = options.flush or ("on" if options.rate else "both")
     return options
@@ -135,7 +136,10 @@ def main(arguments: list[str]) -> None:
         case ["growth"]:
             growth.command(arguments[1:])
         case ["starts"]:
-            starts.show(asyncio.run(starts.starts()))
+            found = asyncio.run(starts.starts())
+            starts.show(found)
+            if arguments[1:2] == ["--publish"]:
+                report.publish("starts", {"machine": _machine(), "commit": _commit(), "starts": starts.told(found)})
         case _:
             options = parse(arguments)
             options.arguments = arguments

@@ -13,7 +13,6 @@ Flat is good; figures are printed, plotted and written, never asserted.
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import tempfile
 import time
@@ -24,10 +23,11 @@ from pathlib import Path
 
 import asyncpg
 import psutil
+import report
 from local_stack.postgres import Postgres
 from phases import Phase, Runner
 from processes import cpu_of
-from report import console
+from report import PUBLISHED, console
 from rich.table import Table
 from system import Shape, running
 from way import Crowd, desk
@@ -186,13 +186,11 @@ def show(points: Sequence[Point]) -> None:
 
 
 def write(points: Sequence[Point], path: Path) -> None:
-    from plots import draw_growth
+    from plots import draw_growth  # matplotlib, which only `make bench` installs
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     told = [asdict(point) | {"total": point.total} for point in points]
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    report.write(path, told)
     draw_growth(told, path.with_suffix(".svg"))
-    console.print(f"written: {path}, {path.with_suffix('.svg')}")
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -204,8 +202,11 @@ def command(arguments: Sequence[str]) -> None:
     parser.add_argument("--replicas", type=int, default=0, help="also of the whole system, with 1 to so many")
     parser.add_argument("--messages", type=int, default=5_000, help="in each burst of --replicas (5,000)")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--publish", action="store_true", help="also as docs/performance/growth.json and .svg")
     options = parser.parse_args(arguments)
     options.backlog = options.backlog or (100_000 if options.quick else 1_000_000)
     points = asyncio.run(main(options))
     show(points)
     write(points, options.out)
+    if options.publish:
+        write(points, PUBLISHED / "growth.json")

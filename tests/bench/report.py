@@ -1,5 +1,6 @@
 """A run's figures as tables and a plot, and two runs beside each other."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,24 @@ Told = Mapping[str, Any]
 # Not Sendwhy's: what offers the load, and who answers it.
 BESIDE = ("meta", "load")
 BIG_BYTES = 20
+PUBLISHED = Path("docs/performance")
+
+
+def summary(told: Told) -> dict[str, Any]:
+    """Without what only the plot needs; memory as first, last and most MB by process."""
+    phases = []
+    for phase in told["phases"]:
+        kept = {name: value for name, value in phase.items() if name not in ("progress", "memory", "cpu")}
+        phases.append(kept | {"memory": _memory_of(phase), "cores": sum(phase["cpu"].values()) / phase["seconds"]})
+    return {**told, "phases": phases}
+
+
+def _memory_of(phase: Told) -> dict[str, list[int]]:
+    sizes = [by_name for _, by_name in phase["memory"]]
+    return {
+        name: [round(sizes[0][name]), round(sizes[-1][name]), round(max(one[name] for one in sizes))]
+        for name in sizes[0]
+    }
 
 
 def command(arguments: Sequence[str]) -> str:
@@ -78,12 +97,9 @@ def _steps(phase: Told) -> Table:
 def _memory(phases: Sequence[Told]) -> Table:
     """Of each process at each phase's beginning and end, and at most."""
     table = Table("process", *(phase["name"] for phase in phases), title="Memory in MB: first → last (most)")
-    for name in phases[0]["memory"][0][1]:
-        cells = []
-        for phase in phases:
-            sizes = [by_name[name] for _, by_name in phase["memory"]]
-            cells.append(f"{sizes[0]:,.0f} → {sizes[-1]:,.0f} ({max(sizes):,.0f})")
-        table.add_row(name, *cells)
+    memories = [_memory_of(phase) for phase in phases]
+    for name in memories[0]:
+        table.add_row(name, *("{:,} → {:,} ({:,})".format(*memory[name]) for memory in memories))
     return table
 
 
@@ -132,12 +148,23 @@ def _compared(before: Told, after: Told) -> Table:
     return table
 
 
-def plot(told: Told, path: Path) -> Path | None:
-    """What came through, CPU, memory and steps as one picture; None where matplotlib isn't installed."""
+def plot(told: Told, path: Path) -> None:
+    """What came through, CPU, memory and steps as one picture; where matplotlib isn't installed none is made."""
     try:
         from plots import draw
     except ModuleNotFoundError:
         console.print("no plot: `make bench` installs matplotlib")
-        return None
+        return
     draw(told, path)
-    return path
+    console.print(f"plotted: {path}")
+
+
+def write(path: Path, told: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, indent=1) + "\n")
+    console.print(f"written: {path}")
+
+
+def publish(name: str, told: Any) -> None:
+    """For docs/performance.md, which docs/generate.py makes of it."""
+    write(PUBLISHED / f"{name}.json", told)

@@ -1,5 +1,5 @@
-"""The stages on a message's way, wired as each service's `make_app` wires them, on a real PostgreSQL without Kafka: what
-`costs.py` counts and `growth.py` measures. The calls to Meta are no stage, and not here.
+"""The stages on a message's way, wired as each service's `make_app` wires them, on a real PostgreSQL, without Kafka:
+what `costs.py` counts and `growth.py` measures. The calls to Meta are no stage, and not here.
 """
 
 import contextlib
