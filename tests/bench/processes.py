@@ -36,12 +36,6 @@ def bytes_of(process: psutil.Process, *, alone: bool = False) -> int:
     return total
 
 
-def peak_of(pid: int) -> int:
-    """The most memory that one process ever held (VmHWM), in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-
-
 def _family(process: psutil.Process, *, alone: bool) -> list[psutil.Process]:
     try:
         return [process, *([] if alone else process.children(recursive=True))]

@@ -39,6 +39,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
 from posts import NO_ANSWER, Posts, post_request
+from processes import cpu_of
 from rich.console import Console
 from rich.table import Table
 from sendwhy.events import SenderUpdated, Status, StatusUpdated, To, event_id_of
@@ -123,14 +124,14 @@ async def generate(first: int, count: int, rate: float, out: Path) -> None:
         return post_request("/webhooks/meta", "127.0.0.1", body, signature)
 
     load = Load([request(number) for number in range(first, first + count)], rate)
-    made = cpu(psutil.Process())
+    made = cpu_of(psutil.Process(), alone=True)
     offered, lasted = await load.run()
     result = {
         "offered_seconds": offered,
         "lasted_seconds": lasted,
         "statuses": load.statuses.tolist(),
         "seconds": load.seconds.tolist(),
-        "cpu": cpu(psutil.Process()) - made,
+        "cpu": cpu_of(psutil.Process(), alone=True) - made,
     }
     await asyncio.to_thread(out.write_text, json.dumps(result))
 
@@ -223,7 +224,7 @@ class Bench:
     async def offer(self, first: int, count: int, rate: float) -> Measured:
         out = self.state / f"load-{first}.json"
         watched = self.watched()
-        before = {name: cpu(process, children=True) for name, process in watched.items()}
+        before = {name: cpu_of(process) for name, process in watched.items()}
         process = await asyncio.create_subprocess_exec(
             sys.executable, __file__, "--generate", f"{first}:{count}", "--rate", str(rate), "--out", str(out)
         )
@@ -238,7 +239,7 @@ class Bench:
                     await asyncio.sleep(0.2)
         result.caught_up_seconds = time.monotonic() - ended
         watching.cancel()
-        result.cpu = {name: cpu(process, children=True) - before[name] for name, process in watched.items()}
+        result.cpu = {name: cpu_of(process) - before[name] for name, process in watched.items()}
         result.cpu["load generator"] = load["cpu"]
         result.peak_bytes = self.peak_bytes
         return result
@@ -298,16 +299,6 @@ def accepted(number: int, now: datetime) -> StatusUpdated:
 
 def places() -> list[TopicPartition]:
     return [TopicPartition(Topic.WEBHOOK_RECEIVED, n) for n in range(TOPICS[Topic.WEBHOOK_RECEIVED].partitions)]
-
-
-def cpu(process: psutil.Process, *, children: bool = False) -> float:
-    everyone = [process, *(process.children(recursive=True) if children else ())]
-    total = 0.0
-    for one in everyone:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = one.cpu_times()
-            total += times.user + times.system
-    return total
 
 
 async def run(environment: dict[str, str], *arguments: str) -> None:
