@@ -132,7 +132,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     match arguments[:1]:
         case ["compare"]:
-            report.compare(*(json.loads(Path(name).read_text()) for name in arguments[1:3]))
+            if len(arguments) != 3:
+                sys.exit("compare BEFORE.json AFTER.json: two files that `make bench` has written")
+            report.compare(*(json.loads(Path(name).read_text()) for name in arguments[1:]))
         case ["growth"]:
             growth.command(arguments[1:])
         case ["starts"]:

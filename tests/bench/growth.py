@@ -35,6 +35,7 @@ from way import Crowd, desk
 OUT = Path(".state/bench/growth.json")
 BATCH, BATCHES = 500, 3
 ROWS_AT_ONCE = 100_000
+FIRST_VERSION = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,10 @@ async def fill(pool: asyncpg.Pool, rows: int) -> None:
             own = await connection.fetchval(f"select count(*) from {table}")
             columns = {row["name"]: row["type"] for row in await connection.fetch(_COLUMNS, table)}
             names = ", ".join(columns)
-            values = ", ".join(_copied(name, kind) for name, kind in columns.items())
             step = max(1, ROWS_AT_ONCE // max(1, own))
             for start in range(0, rows // own if own else 0, step):
                 until = min(start + step, rows // own) - 1
+                values = ", ".join(_copied(name, kind, start * own) for name, kind in columns.items())
                 own_rows = f"(select * from {table} where message_id not like '%~%') t"
                 copies = f"select {values} from {own_rows}, generate_series({start}, {until}) n"
                 await connection.execute(f"insert into {table} ({names}) {copies}", timeout=3600)
@@ -126,9 +127,12 @@ async def fill(pool: asyncpg.Pool, rows: int) -> None:
         await connection.execute("reset session_replication_role; reset statement_timeout")
 
 
-def _copied(name: str, kind: str) -> str:
+def _copied(name: str, kind: str, done: int) -> str:
+    """A column of a copy, of which so many are made: what tells rows apart is new, all else as it was."""
     if kind == "uuid":
         return "gen_random_uuid()"
+    if name == "version":  # of the ledger, counted by account
+        return f"{FIRST_VERSION + done} + row_number() over ()"
     if name in ("message_id", "wamid", "provider_message_id"):
         return f"t.{name} || '~' || n"
     return f"t.{name}"

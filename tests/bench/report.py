@@ -140,9 +140,9 @@ def _compared(before: Told, after: Told) -> Table:
     rows += [(f"CPU µs: {name}", before["cpu_us"].get(name, 0), us) for name, us in after["cpu_us"].items()]
     rows += [("CPU µs: all", before["cpu_us_all"], after["cpu_us_all"])]
     for name, ms in after["steps"].items():
-        rows += [(f"ms {q}: {name}", before["steps"][name].get(q, 0), ms.get(q, 0)) for q in ("p50", "p99")]
+        rows += [(f"ms {q}: {name}", before["steps"].get(name, {}).get(q, 0), ms.get(q, 0)) for q in ("p50", "p99")]
     for store, sizes in after["bytes"].items():
-        rows.append((f"bytes: {store}", total(before["bytes"][store]), total(sizes)))
+        rows.append((f"bytes: {store}", total(before["bytes"].get(store, {})), total(sizes)))
     for name, one, other in rows:
         table.add_row(name, f"{one:,.0f}", f"{other:,.0f}", f"{other / one - 1:+.0%}" if one else "")
     return table
