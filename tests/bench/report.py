@@ -35,6 +35,8 @@ def _memory_of(phase: Told) -> dict[str, list[int]]:
 
 
 def command(arguments: Sequence[str]) -> str:
+    """As somebody else would give it: where the figures go is another matter."""
+    arguments = [one for place, one in enumerate(arguments) if "--out" not in arguments[max(0, place - 1) : place + 1]]
     return f'make bench ARGS="{" ".join(arguments)}"' if arguments else "make bench"
 
 
