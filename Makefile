@@ -7,7 +7,7 @@ PACKAGES := libs/common/sendwhy $(filter-out %/tests/,$(wildcard services/*/*/ t
 # One run each: their test modules have the same names.
 TESTS := $(wildcard libs/*/tests services/*/tests tools/*/tests tests/*/) tests/conftest.py tests/system_packages.py
 
-.PHONY: demo test faults check setup format docs clean
+.PHONY: demo test faults bench check setup format docs clean
 
 demo: setup  ## sample requests through the whole product: make demo ARGS="--exit --report out.json"
 	$(RUN)sendwhy demo $(ARGS)
@@ -29,6 +29,11 @@ check: setup  ## style, types, boundaries, dead code
 	set -e; for folder in $(TESTS); do $(RUN)mypy $$folder; done
 	$(RUN)lint-imports
 	$(RUN)vulture
+
+bench: $(UV)  ## how fast the whole system is here: make bench ARGS="--rate 1000 --seconds 600"
+	$(UV) sync --frozen --all-packages --group bench --python $(PYTHON) --no-progress
+	$(RUN)sendwhy fetch
+	$(RUN)python tests/bench/bench.py $(ARGS)
 
 setup: $(UV)  ## uv and all packages of the lock file
 	$(UV) sync --frozen --all-packages --python $(PYTHON) --no-progress

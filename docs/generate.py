@@ -2,8 +2,8 @@
 
 commands.md from the `sendwhy` command, reasons.md from the catalogue, metrics.md from the table of metrics, settings.md
 from the Settings classes, kafka-acls.md from who reads and writes which topic, scaling.md from what footprint.py
-measured; contracts/: AsyncAPI from the topics and events, OpenAPI of each service; the pages' texts, for translators;
-and Kubernetes' copy of the alert rules.
+measured, performance.md's tables from published runs (performance.py); contracts/: AsyncAPI from the topics and events,
+OpenAPI of each service; the pages' texts, for translators; and Kubernetes' copy of the alert rules.
 """
 
 import inspect
@@ -564,6 +564,12 @@ spec:
 {textwrap.indent(rules, "  ")}"""
 
 
+def performance() -> str:
+    """Tables of the runs that were published; this file is loaded by path, so its neighbour is too."""
+    page: str = runpy.run_path(str(DOCS / "performance.py"))["page"]()
+    return page
+
+
 def as_json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
@@ -579,6 +585,7 @@ def files() -> dict[Path, str]:
         DOCS / "settings.md": settings(),
         DOCS / "kafka-acls.md": kafka_acls(services),
         DOCS / "scaling.md": scaling_page(),
+        DOCS / "performance.md": performance(),
         CONTRACTS / "asyncapi.json": as_json(asyncapi(services)),
         **openapi,
         POT: pot(),

@@ -38,10 +38,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from cryptography.fernet import Fernet
 from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
+from processes import cpu_of
 from rich.console import Console
 from rich.table import Table
 from sendwhy.topics import TOPICS, Topic
-from stages import HEADERS, TOKEN, WABA, WORKSPACE, cpu, run
+from stages import HEADERS, TOKEN, WABA, WORKSPACE, run
 
 
 def unused_port() -> int:
@@ -140,10 +141,10 @@ class Bench:
 
     def cpu(self, dispatcher: psutil.Process) -> Cpu:
         return {
-            "dispatcher": cpu(dispatcher),
-            "PostgreSQL": cpu(psutil.Process(self.postgres.process.pid), children=True),
-            "Kafka": cpu(psutil.Process(self.kafka.process.pid), children=True),
-            "simulator": cpu(self.meta),
+            "dispatcher": cpu_of(dispatcher, alone=True),
+            "PostgreSQL": cpu_of(psutil.Process(self.postgres.process.pid)),
+            "Kafka": cpu_of(psutil.Process(self.kafka.process.pid)),
+            "simulator": cpu_of(self.meta, alone=True),
         }
 
     async def go(self, dispatcher: psutil.Process, latency_ms: int) -> Round:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import psutil
 from aiohttp import web
+from processes import cpu_of
 
 SENDS_AT_ONCE = 64
 NUMBER, WABA, TOKEN = "100000000000777", "200000000000777", "bench-token"
@@ -65,11 +66,6 @@ def send_body(number: int) -> bytes:
     ).encode()
 
 
-def cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 async def send(http: aiohttp.ClientSession, base: str, numbers: range) -> None:
     waiting, url = iter(numbers), f"{base}/v25.0/{NUMBER}/messages"
 
@@ -105,11 +101,11 @@ async def main(sends: int) -> None:
         took: list[float] = []
         for settings, webhooks in ((silent, 0), ({"latency_ms": 0}, 3)):
             await control(http, f"{base}/_sim/settings", settings)
-            before = cpu(process)
+            before = cpu_of(process, alone=True)
             await send(http, base, range(len(took) * sends, (len(took) + 1) * sends))
             while receiver.count < webhooks * sends:
                 await asyncio.sleep(0.05)
-            took.append(cpu(process) - before)
+            took.append(cpu_of(process, alone=True) - before)
             print(f"{sends} sends, {webhooks} webhooks each: {took[-1]:.2f} s of CPU")
     each = took[0] / sends * 1e6
     webhook = (took[1] - took[0]) / (3 * sends) * 1e6

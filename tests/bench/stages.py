@@ -36,6 +36,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from cryptography.fernet import Fernet
 from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
+from processes import cpu_of
 from rich.console import Console
 from rich.table import Table
 from sendwhy.topics import TOPICS, Topic
@@ -120,7 +121,7 @@ class Bench:
         """Run the service until it has given `each` results more for every message of this round."""
         before = await results()
         servers = [*map(psutil.Process, (self.kafka.process.pid, self.postgres.process.pid)), self.simulator]
-        early = [cpu(server, children=True) for server in servers]
+        early = [cpu_of(server) for server in servers]
         async with self.running(service) as process:
             working = asyncio.create_task(meanwhile()) if meanwhile else None
             first: tuple[float, int] | None = None
@@ -131,10 +132,8 @@ class Bench:
             pace = (done - first[1]) / each / (time.monotonic() - first[0]) if first else None
             if working:
                 await working
-            own = cpu(process)
-            kafka, postgres, meta = (
-                cpu(server, children=True) - then for server, then in zip(servers, early, strict=True)
-            )
+            own = cpu_of(process, alone=True)
+            kafka, postgres, meta = (cpu_of(server) - then for server, then in zip(servers, early, strict=True))
         self.took.setdefault(service, []).append(Took(len(self.numbers), own, kafka, postgres, meta, pace))
         console.print(f"{service}: {len(self.numbers)} messages, {own:.2f} s of CPU with its start")
 
@@ -246,16 +245,6 @@ class Bench:
                 answer = await http.get(url, headers=HEADERS)
                 return int(answer.json()["by_status"].get("read", 0)) if answer.status_code == 200 else 0
         return 0
-
-
-def cpu(process: psutil.Process, *, children: bool = False) -> float:
-    everyone = [process, *(process.children(recursive=True) if children else ())]
-    total = 0.0
-    for one in everyone:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = one.cpu_times()
-            total += times.user + times.system
-    return total
 
 
 async def run(environment: dict[str, str], *arguments: str) -> None:

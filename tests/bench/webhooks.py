@@ -24,12 +24,11 @@ import sys
 import tempfile
 import time
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
 
 import asyncpg
 import httpx
@@ -39,6 +38,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
+from posts import NO_ANSWER, Posts, post_request
+from processes import cpu_of
 from rich.console import Console
 from rich.table import Table
 from sendwhy.events import SenderUpdated, Status, StatusUpdated, To, event_id_of
@@ -50,7 +51,6 @@ from sendwhy.topics import TOPICS, Topic, outgoing
 
 PORT, APP, SECRET, WORKSPACE = 21950, "1", "bench-app-secret", "bench"
 SENDER, WABA = "100000000000777", "200000000000777"
-CONNECTIONS_MAX = 2_000
 TICK_SECONDS = 0.004
 ANSWER_SECONDS = 30.0
 CAUGHT_UP_SECONDS = 300.0
@@ -80,36 +80,6 @@ def wamid(number: int) -> str:
 # --- the load generator: a process of its own ---
 
 
-class Connection(asyncio.Protocol):
-    """One request at a time, as Meta's own calls."""
-
-    def __init__(self, load: "Load") -> None:
-        self._load, self._number, self._received = load, -1, b""
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's own kind of it
-        self.transport = cast("asyncio.Transport", transport)
-
-    def send(self, number: int) -> None:
-        assert self.transport is not None
-        self._number = number
-        self.transport.write(self._load.requests[number])
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, found, rest = self._received.partition(b"\r\n\r\n")
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or b"0"
-        if not found or len(rest) < int(length):
-            return
-        self._received, number, self._number = b"", self._number, -1
-        self._load.answered(number, int(head[9:12]))
-        self._load.free(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._load.lost(self, self._number)
-
-
 class Load:
     """Offers `requests` at `rate` a second; `statuses` (0: no answer) and `seconds` by number."""
 
@@ -118,9 +88,7 @@ class Load:
         self.statuses = array("h", [0]) * len(requests)
         self.seconds = array("d", [0.0]) * len(requests)
         self._due = array("d", [0.0]) * len(requests)
-        self._idle: deque[Connection] = deque()
-        self._waiting: deque[int] = deque()
-        self._open = 0
+        self._posts = Posts("127.0.0.1", PORT, self._answered)
         self._left = len(requests)
         self._done = asyncio.Event()
 
@@ -132,7 +100,7 @@ class Load:
             due = min(len(self.requests), int((loop.time() - started) * self._rate) + 1)
             for number in range(sent, due):
                 self._due[number] = started + number / self._rate
-                self._offer(number)
+                self._posts.offer(number, self.requests[number])
             sent = due
             await asyncio.sleep(TICK_SECONDS)
         offered = loop.time() - started
@@ -140,45 +108,10 @@ class Load:
             await asyncio.wait_for(self._done.wait(), ANSWER_SECONDS)
         return offered, loop.time() - started
 
-    def _offer(self, number: int) -> None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.transport is not None and not connection.transport.is_closing():
-                connection.send(number)
-                return
-        self._waiting.append(number)
-        if self._open < CONNECTIONS_MAX:
-            self._open += 1
-            asyncio.get_running_loop().create_task(self._connect())
-
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", PORT)
-        except OSError:
-            self._open -= 1
-            return
-        self.free(connection)
-
-    def free(self, connection: Connection) -> None:
-        if self._waiting:
-            connection.send(self._waiting.popleft())
-        else:
-            self._idle.append(connection)
-
-    def answered(self, number: int, status: int) -> None:
+    def _answered(self, number: int, status: int) -> None:
         self.statuses[number] = status
-        self.seconds[number] = asyncio.get_running_loop().time() - self._due[number]
-        self._count()
-
-    def lost(self, connection: Connection, number: int) -> None:
-        self._open -= 1
-        with contextlib.suppress(ValueError):
-            self._idle.remove(connection)
-        if number >= 0:
-            self._count()
-
-    def _count(self) -> None:
+        if status != NO_ANSWER:
+            self.seconds[number] = asyncio.get_running_loop().time() - self._due[number]
         self._left -= 1
         if self._left == 0:
             self._done.set()
@@ -188,22 +121,17 @@ async def generate(first: int, count: int, rate: float, out: Path) -> None:
     def request(number: int) -> bytes:
         body = webhook(number)
         signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
-        return (
-            b"POST /webhooks/meta HTTP/1.1\r\nhost: 127.0.0.1\r\nuser-agent: facebookexternalua\r\naccept: */*\r\n"
-            b"content-type: application/json\r\n"
-            + f"content-length: {len(body)}\r\nx-hub-signature-256: sha256={signature}\r\n\r\n".encode()
-            + body
-        )
+        return post_request("/webhooks/meta", "127.0.0.1", body, signature)
 
     load = Load([request(number) for number in range(first, first + count)], rate)
-    made = cpu(psutil.Process())
+    made = cpu_of(psutil.Process(), alone=True)
     offered, lasted = await load.run()
     result = {
         "offered_seconds": offered,
         "lasted_seconds": lasted,
         "statuses": load.statuses.tolist(),
         "seconds": load.seconds.tolist(),
-        "cpu": cpu(psutil.Process()) - made,
+        "cpu": cpu_of(psutil.Process(), alone=True) - made,
     }
     await asyncio.to_thread(out.write_text, json.dumps(result))
 
@@ -296,7 +224,7 @@ class Bench:
     async def offer(self, first: int, count: int, rate: float) -> Measured:
         out = self.state / f"load-{first}.json"
         watched = self.watched()
-        before = {name: cpu(process, children=True) for name, process in watched.items()}
+        before = {name: cpu_of(process) for name, process in watched.items()}
         process = await asyncio.create_subprocess_exec(
             sys.executable, __file__, "--generate", f"{first}:{count}", "--rate", str(rate), "--out", str(out)
         )
@@ -311,7 +239,7 @@ class Bench:
                     await asyncio.sleep(0.2)
         result.caught_up_seconds = time.monotonic() - ended
         watching.cancel()
-        result.cpu = {name: cpu(process, children=True) - before[name] for name, process in watched.items()}
+        result.cpu = {name: cpu_of(process) - before[name] for name, process in watched.items()}
         result.cpu["load generator"] = load["cpu"]
         result.peak_bytes = self.peak_bytes
         return result
@@ -371,16 +299,6 @@ def accepted(number: int, now: datetime) -> StatusUpdated:
 
 def places() -> list[TopicPartition]:
     return [TopicPartition(Topic.WEBHOOK_RECEIVED, n) for n in range(TOPICS[Topic.WEBHOOK_RECEIVED].partitions)]
-
-
-def cpu(process: psutil.Process, *, children: bool = False) -> float:
-    everyone = [process, *(process.children(recursive=True) if children else ())]
-    total = 0.0
-    for one in everyone:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = one.cpu_times()
-            total += times.user + times.system
-    return total
 
 
 async def run(environment: dict[str, str], *arguments: str) -> None:
