@@ -8,9 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import build_site
 import jsonschema  # type: ignore[import-untyped]  # no stubs
 import pytest
 from kept_contract import Promises, breaks, promises
+from sendwhy.events import SendRequested
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -101,6 +103,64 @@ def test_breaks_are_seen(old: dict[str, Any], new: dict[str, Any], expected: lis
     assert list(breaks(promises(old), promises(new))) == expected
 
 
+@pytest.mark.parametrize("page", sorted((DOCS / "how-to").glob("*.md")), ids=lambda page: page.name)
+def test_requests_in_guides_fit_their_schema(page: Path) -> None:
+    schema = json.loads((DOCS / "contracts" / "schemas" / "send.requested.json").read_text())
+    bodies = re.findall(r"^```json\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    for body in bodies:
+        jsonschema.Draft202012Validator(schema).validate(json.loads(body))
+        SendRequested.model_validate_json(body)
+    assert bodies or "schema only" not in page.read_text() or page.name == "use-the-schemas.md"
+
+
+@pytest.mark.parametrize("page", [*(DOCS / "how-to").glob("*.md"), DOCS / "tutorial.md"], ids=lambda page: page.name)
+def test_guides_name_settings_and_commands_that_exist(page: Path) -> None:
+    text, known = page.read_text(), "\n".join((DOCS / name).read_text() for name in ("settings.md", "commands.md"))
+    for setting in re.findall(r"SENDWHY_[A-Z_]+[A-Z]", text):
+        assert setting in known, setting
+    for command in re.findall(r"sendwhy ((?:(?:contacts|credits|senders|campaigns) )?[a-z-]+)", text):
+        assert f"\n## sendwhy {command}\n" in known, command
+
+
+def exists_in_the_repository(path: str) -> bool:
+    return path in ("docs/reasons.md", "docs/how-to/find-why.md", "ARCHITECTURE.md", "deploy/README.md", "Makefile")
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "expected"),
+    [
+        ("docs/how-to/find-why.md", "[a](../reasons.md#x)", "[a](../reasons.md#x)"),
+        ("docs/reasons.md", "[a](../ARCHITECTURE.md)", "[a](explanation/architecture.md)"),
+        ("ARCHITECTURE.md", "[a](docs/reasons.md)", "[a](../reasons.md)"),
+        ("docs/reasons.md", "[a](../deploy/README.md)", "[a](deploy/README.md)"),
+        ("docs/reasons.md", "[a](../Makefile)", "a (`Makefile` in the repository)"),
+        ("docs/reasons.md", "[`make`](../Makefile)", "`make`"),
+        ("docs/reasons.md", "[a](https://x.test/y.md) [b](#c)", "[a](https://x.test/y.md) [b](#c)"),
+        ("docs/reasons.md", "```\n[a](b.md)\n```\n", "```\n[a](b.md)\n```\n"),
+    ],
+)
+def test_the_site_sets_links_anew(page: str, text: str, expected: str) -> None:
+    assert build_site.relinked(text, page, exists_in_the_repository) == expected
+
+
+def test_the_site_refuses_a_link_that_leads_nowhere() -> None:
+    with pytest.raises(build_site.BrokenSiteError, match=r"gone\.md"):
+        build_site.relinked("[a](gone.md)", "docs/reasons.md", exists_in_the_repository)
+
+
+def test_faults_of_a_built_site_are_found(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(
+        '<script src="https://cdn.test/x.js"></script><a href="b.html#here">1</a><a href="b.html#there">2</a>'
+        '<a href="gone.html">3</a><a href="/b.html">4</a><a href="https://x.test/">5</a><p id="p"><a href="#p">6</a>'
+    )
+    (tmp_path / "b.html").write_text('<h1 id="here">b</h1>')
+    assert sorted(build_site.faults(tmp_path)) == [
+        "index.html loads https://cdn.test/x.js from outside",
+        "index.html: b.html#there has no such place there",
+        "index.html: gone.html leads nowhere",
+    ]
+
+
 def pages() -> list[Path]:
     folders = ("docs", "deploy", "services", "tools", "libs", "demo")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*.md")]
@@ -124,7 +184,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_decisions_have_the_one_form() -> None:
     records = sorted((DOCS / "adr").glob("*.md"))
-    assert [path.name[:4] for path in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
+    assert len({path.name[:4] for path in records}) == len(records)
     for path in records:
         text = path.read_text()
         assert re.match(rf"# {int(path.name[:4])}\. .+\n\nStatus: accepted · Date: \d{{4}}-\d\d-\d\d\n", text), path
