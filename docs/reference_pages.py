@@ -212,12 +212,13 @@ added, consumers ignore the ones that they don't know, and order across topics i
 def topic_entry(name: str, channel: Mapping[str, Any], message: Mapping[str, Any], who: Mapping[str, list[str]]) -> str:
     kafka = channel["bindings"]["kafka"]
     payload = message["payload"]
+    summary = _line(message.get("summary"))
+    # A model without a description is told by its name alone.
+    said = "" if summary == message.get("title") else f"{summary}\n\n"
     body = f"{kind_of(payload)}, [JSON Schema](contracts/schemas/{name}.json)" if "$ref" in payload else "bytes"
     return f"""## {name}
 
-{_line(message.get("summary"))}
-
-| | |
+{said}| | |
 |---|---|
 | body | {body} |
 | written by | {", ".join(who["send"])} |
