@@ -38,12 +38,16 @@ bench: $(UV)  ## how fast the whole system is here: make bench ARGS="--rate 1000
 setup: $(UV)  ## uv and all packages of the lock file
 	$(UV) sync --frozen --all-packages --python $(PYTHON) --no-progress
 
+docs: $(UV)  ## the documentation site, in site/: strict, every link followed; its tools have a .uv/docs of their own
+	UV_PROJECT_ENVIRONMENT=.uv/docs $(UV) sync --frozen --only-group docs --python $(PYTHON) --no-progress --quiet
+	.uv/docs/bin/python docs/build_site.py
+
 format: setup
 	$(RUN)ruff check --fix .
 	$(RUN)ruff format .
 
 clean:
-	rm -rf .venv .uv .state .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .uv .state site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(UV):
 	$(PYTHON) -m venv .uv || { $(PYTHON) -m pip install --target .uv/lib uv==$(UV_VERSION) && mkdir -p .uv/bin && ln -sf ../lib/bin/uv $(UV); }

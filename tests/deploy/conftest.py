@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-# pytest's importlib mode puts no folder on the path.
+# pytest's importlib mode puts no folder on the path; docs/generate.py has modules beside it.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 
 from composed import MODEL, ROOT, secret_file
 

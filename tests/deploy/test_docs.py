@@ -5,19 +5,23 @@ import os
 import re
 import runpy
 import subprocess
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import build_site
 import jsonschema  # type: ignore[import-untyped]  # no stubs
 import pytest
+from kept_contract import Promises, breaks, promises
+from sendwhy.events import SendRequested
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GENERATE: dict[str, Any] = runpy.run_path(str(DOCS / "generate.py"))
 GENERATED: dict[Path, str] = GENERATE["files"]()
-CONTRACTS = [path.relative_to(ROOT) for path in GENERATED if path.suffix == ".json"]
-# What a change is compared with; in CI the commit before it, or the branch it goes to.
+CONTRACT_TEXTS = {path: text for path, text in GENERATED.items() if path.suffix == ".json"}
+CONTRACTS = [path.relative_to(ROOT) for path in CONTRACT_TEXTS]
+BASELINE = DOCS / "contracts" / "baseline.json"
+# What a change is compared with beside the last release: a branch, or the commit before it.
 BASE = os.environ.get("SENDWHY_CONTRACT_BASE", "HEAD")
 
 
@@ -37,75 +41,124 @@ def test_event_schemas_are_valid() -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def schemas_in(contract: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = contract.get("components", {}).get("schemas", {})
-    return found
-
-
-def types_in(schema: Any) -> frozenset[str]:
-    """The alternatives that a field's schema allows, as words: its type, reference or constant."""
-    if not isinstance(schema, dict):
-        return frozenset({str(schema)})
-    if alternatives := schema.get("anyOf") or schema.get("oneOf"):
-        return frozenset().union(*(types_in(each) for each in alternatives))
-    if "$ref" in schema:
-        return frozenset({schema["$ref"]})
-    if schema.get("type") == "array":
-        return frozenset(f"list of {each}" for each in types_in(schema.get("items", {})))
-    return frozenset({str(schema.get("type", "anything"))})
-
-
-def breaks(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """What a consumer or caller of `old` would stumble over in `new`: things gone, retyped, or newly required."""
-    for path, methods in old.get("paths", {}).items():
-        for method in set(methods) - set(new["paths"].get(path, {})):
-            yield f"{method.upper()} {path} is gone"
-    for name in set(old.get("channels", {})) - set(new.get("channels", {})):
-        yield f"topic {name} is gone"
-    for name, schema in schemas_in(old).items():
-        if name in schemas_in(new):
-            yield from _schema_breaks(name, schema, schemas_in(new)[name])
-
-
-def _schema_breaks(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    for field, schema in old.get("properties", {}).items():
-        if field not in new.get("properties", {}):
-            yield f"{name}.{field} is gone"
-        elif not types_in(schema) <= types_in(new["properties"][field]):
-            yield f"{name}.{field} was retyped"
-    for field in set(new.get("required", ())) - set(old.get("required", ())):
-        if field in old.get("properties", {}):
-            yield f"{name}.{field} is newly required"
-    for value in set(old.get("enum", ())) - set(new.get("enum", ())):
-        yield f"{name} no longer knows {value}"
+def contract_at(base: str, path: Path) -> Promises:
+    """The promises of a contract in another commit; skips where that has none."""
+    shown = subprocess.run(["git", "show", f"{base}:{path}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if shown.returncode != 0:
+        pytest.skip(f"{base} has no {path}")
+    return promises(json.loads(shown.stdout))
 
 
 @pytest.mark.parametrize("path", CONTRACTS, ids=str)
 def test_contract_is_only_added_to(path: Path) -> None:
-    shown = subprocess.run(["git", "show", f"{BASE}:{path}"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if shown.returncode != 0:
-        pytest.skip(f"{BASE} has no {path}")
-    assert list(breaks(json.loads(shown.stdout), json.loads((ROOT / path).read_text()))) == []
+    assert list(breaks(contract_at(BASE, path), promises(json.loads((ROOT / path).read_text())))) == []
+
+
+def test_what_the_last_release_promised_is_kept() -> None:
+    baseline: dict[str, Promises] = json.loads(BASELINE.read_text())
+    now = {str(path.relative_to(DOCS / "contracts")): json.loads(text) for path, text in CONTRACT_TEXTS.items()}
+    assert baseline.keys() <= now.keys()
+    assert [found for name, old in baseline.items() for found in breaks(old, promises(now[name]))] == []
 
 
 def thing(**fields: Any) -> dict[str, Any]:
     return {"components": {"schemas": {"Thing": {"properties": fields, "required": []}}}}
 
 
+def route(*parameters: dict[str, Any], **body: Any) -> dict[str, Any]:
+    content = {"application/json": {"schema": body}}
+    return {"paths": {"/v1/x": {"post": {"parameters": list(parameters), "requestBody": {"content": content}}}}}
+
+
+TEXT = {"type": "string"}
+MUST = {"properties": {"a": TEXT}, "required": ["a"]}
+Q = {"in": "query", "name": "q", "schema": TEXT}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        (thing(a={"type": "string"}), thing(a={"type": "string"}, b={"type": "string"}), []),
-        (thing(a={"type": "string"}), thing(), ["Thing.a is gone"]),
-        (thing(a={"type": "string"}), thing(a={"type": "integer"}), ["Thing.a was retyped"]),
-        (thing(a={"type": "string"}), thing(a={"anyOf": [{"type": "string"}, {"type": "null"}]}), []),
-        (thing(a={"type": "array", "items": {"type": "string"}}), thing(a={"type": "string"}), ["Thing.a was retyped"]),
-        ({"paths": {"/v1/x": {"get": {}}}}, {"paths": {}}, ["GET /v1/x is gone"]),
+        (thing(a=TEXT), thing(a=TEXT, b=TEXT), []),
+        (thing(a=TEXT), thing(), ["field Thing.a is gone"]),
+        (thing(a=TEXT), thing(a={"type": "integer"}), ["field Thing.a was retyped"]),
+        (thing(a=TEXT), thing(a={"anyOf": [TEXT, {"type": "null"}]}), []),
+        (thing(a={"type": "array", "items": TEXT}), thing(a=TEXT), ["field Thing.a was retyped"]),
+        (thing(a=TEXT), {"$defs": {"Thing": {**MUST}}}, ["field Thing.a is newly required"]),
+        ({"title": "Thing", **MUST}, thing(a=TEXT), []),
+        (
+            {"$defs": {"Colour": {"enum": ["RED"]}}},
+            {"$defs": {"Colour": {"enum": ["BLUE"]}}},
+            ["value Colour.RED is gone"],
+        ),
+        ({"paths": {"/v1/x": {"get": {}}}}, {"paths": {}}, ["route GET /v1/x is gone"]),
         ({"channels": {"a": {}}}, {"channels": {}}, ["topic a is gone"]),
+        (route(), route(Q), []),
+        (route(Q), route(), ["field POST /v1/x query q is gone"]),
+        (route(), route({**Q, "required": True}), ["field POST /v1/x query q is newly required"]),
+        (route(), route(**MUST), ["field POST /v1/x application/json.a is newly required"]),
+        ({"paths": {}}, route(**MUST), []),
     ],
 )
 def test_breaks_are_seen(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
-    assert list(breaks(old, new)) == expected
+    assert list(breaks(promises(old), promises(new))) == expected
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "how-to").glob("*.md")), ids=lambda page: page.name)
+def test_requests_in_guides_fit_their_schema(page: Path) -> None:
+    schema = json.loads((DOCS / "contracts" / "schemas" / "send.requested.json").read_text())
+    bodies = re.findall(r"^```json\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    for body in bodies:
+        jsonschema.Draft202012Validator(schema).validate(json.loads(body))
+        SendRequested.model_validate_json(body)
+    assert bodies or "schema only" not in page.read_text() or page.name == "use-the-schemas.md"
+
+
+@pytest.mark.parametrize("page", [*(DOCS / "how-to").glob("*.md"), DOCS / "tutorial.md"], ids=lambda page: page.name)
+def test_guides_name_settings_and_commands_that_exist(page: Path) -> None:
+    text, known = page.read_text(), "\n".join((DOCS / name).read_text() for name in ("settings.md", "commands.md"))
+    for setting in re.findall(r"SENDWHY_[A-Z_]+[A-Z]", text):
+        assert setting in known, setting
+    for command in re.findall(r"sendwhy ((?:(?:contacts|credits|senders|campaigns) )?[a-z-]+)", text):
+        assert f"\n## sendwhy {command}\n" in known, command
+
+
+def exists_in_the_repository(path: str) -> bool:
+    return path in ("docs/reasons.md", "docs/how-to/find-why.md", "ARCHITECTURE.md", "deploy/README.md", "Makefile")
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "expected"),
+    [
+        ("docs/how-to/find-why.md", "[a](../reasons.md#x)", "[a](../reasons.md#x)"),
+        ("docs/reasons.md", "[a](../ARCHITECTURE.md)", "[a](explanation/architecture.md)"),
+        ("ARCHITECTURE.md", "[a](docs/reasons.md)", "[a](../reasons.md)"),
+        ("docs/reasons.md", "[a](../deploy/README.md)", "[a](deploy/README.md)"),
+        ("docs/reasons.md", "[a](../Makefile)", "a (`Makefile` in the repository)"),
+        ("docs/reasons.md", "[`make`](../Makefile)", "`make`"),
+        ("docs/reasons.md", "[a](https://x.test/y.md) [b](#c)", "[a](https://x.test/y.md) [b](#c)"),
+        ("docs/reasons.md", "```\n[a](b.md)\n```\n", "```\n[a](b.md)\n```\n"),
+    ],
+)
+def test_the_site_sets_links_anew(page: str, text: str, expected: str) -> None:
+    assert build_site.relinked(text, page, exists_in_the_repository) == expected
+
+
+def test_the_site_refuses_a_link_that_leads_nowhere() -> None:
+    with pytest.raises(build_site.BrokenSiteError, match=r"gone\.md"):
+        build_site.relinked("[a](gone.md)", "docs/reasons.md", exists_in_the_repository)
+
+
+def test_faults_of_a_built_site_are_found(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(
+        '<script src="https://cdn.test/x.js"></script><a href="b.html#here">1</a><a href="b.html#there">2</a>'
+        '<a href="gone.html">3</a><a href="/b.html">4</a><a href="https://x.test/">5</a><p id="p"><a href="#p">6</a>'
+    )
+    (tmp_path / "b.html").write_text('<h1 id="here">b</h1>')
+    assert sorted(build_site.faults(tmp_path)) == [
+        "index.html loads https://cdn.test/x.js from outside",
+        "index.html: b.html#there has no such place there",
+        "index.html: gone.html leads nowhere",
+    ]
 
 
 def pages() -> list[Path]:
@@ -131,7 +184,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_decisions_have_the_one_form() -> None:
     records = sorted((DOCS / "adr").glob("*.md"))
-    assert [path.name[:4] for path in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
+    assert len({path.name[:4] for path in records}) == len(records)
     for path in records:
         text = path.read_text()
         assert re.match(rf"# {int(path.name[:4])}\. .+\n\nStatus: accepted · Date: \d{{4}}-\d\d-\d\d\n", text), path

@@ -33,6 +33,7 @@ from message_log import (
     message_pages,
     people_pages,
     projection,
+    reason_pages,
     sender_pages,
     store,
     webhook_api,
@@ -133,6 +134,7 @@ def install_pages(app: FastAPI, pages: Pages, desk: audience_api.Desk, probes: P
         dead_letter_pages,
         people_pages,
         journey_pages,
+        reason_pages,
     ):
         group.install(router, pages)
     audience_pages.install(router, pages, desk)

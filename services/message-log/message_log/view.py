@@ -41,7 +41,7 @@ class ToView(BaseModel):
 
 
 class MessageView(BaseModel):
-    """A message as it stands. `service` said the reason. `phone` is masked for viewers."""
+    """A message as it stands. `service` said the reason, `reason_url` explains it. `phone` is masked for viewers."""
 
     message_id: str
     workspace_id: str
@@ -61,6 +61,7 @@ class MessageView(BaseModel):
     times: dict[Status, Moment]
     metadata: dict[str, JsonValue]
     url: str
+    reason_url: str | None = None
 
 
 class EventView(BaseModel):
@@ -210,6 +211,7 @@ class Viewer:
             "times": _times(state, verdict),
             "metadata": state.known("metadata") or {},
             "url": self.url(row["workspace_id"], row["message_id"]),
+            "reason_url": f"{self._base}/reasons/{verdict.reason.code}" if verdict else None,
         }
 
     def message(self, row: asyncpg.Record) -> MessageView:

@@ -239,6 +239,8 @@ def pages(ask: Ask) -> dict[str, list[str]]:
     return {
         "/": ["/"],
         "/login": ["/login?next=%2F"],
+        "/reasons": ["/reasons"],
+        "/reasons/{code}": ["/reasons/RECIPIENT_NOT_ON_WHATSAPP"],
         f"{w}/messages": [f"{HOME}/messages?range=all", f"{HOME}/messages?{evil}", f"{HOME}/messages?q=nobody"],
         f"{w}/messages/{{message_id}}": [_one("messages", one) for one in ("e-1", "bf-0", "bf-4", "bf-5")],
         f"{w}/campaigns": [f"{HOME}/campaigns", f"{HOME}/campaigns?{urlencode({'q': EVIL + 'x'})}"],

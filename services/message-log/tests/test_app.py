@@ -72,6 +72,7 @@ def test_one_message_has_the_shape_of_the_contract(message_log: MessageLog) -> N
     assert {event["kind"] for event in message["events"]} == {"requested", "consented", "rejected"}
     assert all(event["at"].endswith("Z") and event["service"] for event in message["events"])
     assert message["url"] == f"{message_log.url}/w/{WORKSPACE}/messages/{name}"
+    assert message["reason_url"] == f"{message_log.url}/reasons/INSUFFICIENT_CREDITS"
 
 
 def test_receipts_that_come_in_any_order_end_read(message_log: MessageLog) -> None:

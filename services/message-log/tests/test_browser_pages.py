@@ -52,7 +52,7 @@ async def test_no_page_and_no_export_is_left_out(everything: MessageLog) -> None
     def ask(path: str) -> Any:
         return everything.get(path).json()
 
-    ours = {path for path in routes() if path == "/" or path.startswith(("/w/", "/login", "/static"))}
+    ours = {path for path in routes() if path == "/" or path.startswith(("/w/", "/login", "/reasons", "/static"))}
     assert "/w/{w}/messages" in ours
     assert ours == {*pages(ask), *exports(ask), *NO_PAGES}
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_every_answer_has_the_strict_policy_and_no_inline_code(message_log: Mess
         assert answer.headers["cache-control"] == "no-store"
         assert not re.search(r"<style|\sstyle=|\son\w+=|hx-on|javascript:|<script(?![^>]+src=\"/static/)", answer.text)
         assert not re.search(r"(?:src|href)=\"(?:https?:)?//", answer.text)
+
+
+def test_every_reason_has_a_page_that_needs_no_login(message_log: MessageLog) -> None:
+    listed = httpx.get(f"{message_log.url}/reasons", trust_env=False)
+    assert listed.status_code == 200
+    for code, info in CATALOGUE.items():
+        assert f'href="/reasons/{code}"' in listed.text
+        page = httpx.get(f"{message_log.url}/reasons/{code}", trust_env=False)
+        assert page.status_code == 200
+        assert info.what_to_do in html.unescape(page.text)
+    assert httpx.get(f"{message_log.url}/reasons/NO_SUCH_REASON", trust_env=False).status_code == 404
 
 
 def test_without_a_login_every_page_leads_to_it(message_log: MessageLog) -> None:

@@ -121,6 +121,13 @@ def test_every_reason_is_found_by_all_its_names_and_shown_whole(code: ReasonCode
     assert shown["causes"] == list(info.causes)
 
 
+def test_a_reason_has_a_page_where_an_installation_is_known(message_log: str, tmp_path: Path) -> None:
+    write_stack(tmp_path, message_log=message_log)
+    known = run("explain", "131026", "--state-dir", tmp_path)
+    assert f"page: {message_log}/reasons/RECIPIENT_NOT_ON_WHATSAPP\n" in known.stderr
+    assert "page:" not in run("explain", "131026", "--state-dir", tmp_path / "nothing").stderr
+
+
 def test_a_misspelt_reason_is_not_found_and_the_like_are_named() -> None:
     answer = run("explain", "insuficient", "credit")
     assert (answer.exit_code, answer.stdout) == (3, "")

@@ -12,6 +12,18 @@ from sendwhy_cli.errors import HELP, CommandError, Exit
 from sendwhy_cli.options import Json, Place, grouped
 
 
+def page_of(place: Place, code: str) -> str | None:
+    """The address at which anybody can read the same, where an installation is known; the catalogue needs none."""
+    from sendwhy_cli.services import MESSAGE_LOG
+    from sendwhy_cli.stack import find
+
+    try:
+        url = find(place).services.get(MESSAGE_LOG)
+    except CommandError:
+        return None
+    return url and f"{url}/reasons/{code}"
+
+
 def install(app: typer.Typer) -> None:
     app.command(epilog=HELP)(grouped(explain))
 
@@ -49,4 +61,7 @@ def explain(
                 show(terminal.console(), name)
                 print()
     if not as_json:
+        for name in found:
+            if page := page_of(place, name):
+                terminal.say(f"page: {page}")
         terminal.say(f"next: {place.command(f'messages --reason {found[0]}')}")
