@@ -23,6 +23,7 @@ from sendwhy.problems import Problem, not_found
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 
+from message_log.language import gettext
 from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
 from message_log.view import read_json
@@ -175,7 +176,10 @@ class Exporter:
         answer = await self._services.get(service, path, token, asked)
         if not answer.is_good:
             log.warning("a service refused an export", service=service, status=answer.status)
-            raise Problem(503, f"The export can't be made: {service} answered {answer.status}.")
+            detail = gettext(
+                "The export can't be made: %(service)s answered %(status)s.", service=service, status=answer.status
+            )
+            raise Problem(503, detail)
         told: dict[str, Any] = answer.body
         return told
 
