@@ -8,7 +8,9 @@ that, so a call to Meta later than this moment was started by a dispatcher that 
 
 import asyncio
 import json
+import os
 import random
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Coroutine
@@ -19,7 +21,6 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from outside import Json, Outside, now_text, until
-from test_kills import kill
 
 PEOPLE = 10_000
 STOPS = 400
@@ -50,6 +51,31 @@ WAYS = [
     {"marketing": "stop"},
 ]
 OWN = {"stop": ["Fuera"], "stop_buttons": ["pref-0"]}
+
+
+async def kill(user: Outside, *services: str) -> None:
+    """kill -9 at once, and wait until each is back."""
+    pids = {service: user.stack["pids"][service][0] for service in services}
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    await asyncio.gather(*(_back(user, service, pid) for service, pid in pids.items()))
+
+
+async def _back(user: Outside, service: str, pid: int) -> None:
+    async def back() -> bool:
+        # stack.json may be rewritten at this very moment, and the service may not listen yet.
+        if pid in user.stack["pids"][service]:
+            return False
+        try:
+            return (await user.http.get(user.at(service, "/readyz"))).status_code == 200
+        except OSError:
+            return False
+        except Exception as error:
+            if type(error).__module__.startswith("httpx"):
+                return False
+            raise
+
+    await until(back, f"{service} is back")
 
 
 @dataclass
