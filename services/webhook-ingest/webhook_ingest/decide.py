@@ -18,6 +18,7 @@ from sendwhy.events import (
     event_id_of,
 )
 from sendwhy.reasons import Service
+from sendwhy.values import value_class
 
 from webhook_ingest.elements import Delivery, Element, Origin, Report, StatusTold
 
@@ -37,7 +38,7 @@ MessageKey = tuple[str, str]  # (sender_id, wamid)
 StatusKey = tuple[str, str, str, bytes]  # (sender_id, wamid, status, reading)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Sender:
     """A number that we know: whose it is, and which app speaks for it (None: the dispatcher wasn't told)."""
 
@@ -55,7 +56,7 @@ class Standing(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Owner:
     standing: Standing
     workspace_id: str | None = None
@@ -83,7 +84,7 @@ def _speaks_for(sender: Sender, signer: str, only_app: bool) -> Standing:
     return Standing.OWN if sender.app_id == signer else Standing.FOREIGN
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Message:
     """Where a message of ours stands. workspace_id and message_id are None while only its wamid is known. `silence`:
     the reason by which it ended for want of a receipt."""
@@ -102,7 +103,7 @@ class Message:
         return self.sender_id, self.wamid
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Seen:
     """One reading of a status that stands already: the record that told it, when its event says it was observed, the
     reason's code, and the event if it went out without a message_id."""
@@ -114,7 +115,7 @@ class Seen:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Told:
     """A status of a number that we know."""
 
@@ -131,7 +132,7 @@ class Told:
         return *self.key, self.status.status, self.status.reading
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Shown:
     """What people see of a message: its status, and the reason if it failed."""
 
@@ -139,7 +140,7 @@ class Shown:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Change:
     """A message whose state or reason a replay corrects."""
 
@@ -336,7 +337,7 @@ def addressed(report: Report, workspace_id: str | None) -> Event:
     return event.model_copy(update={"workspace_id": workspace_id})
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Unclaimed:
     """An element of a number or account that nobody has registered: its event without a workspace, and how to read it
     again."""

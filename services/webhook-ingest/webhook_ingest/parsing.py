@@ -16,6 +16,7 @@ from sendwhy.privacy import Tagger
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record, dead_letter
 from sendwhy.topics import Outgoing, Topic, outgoing
+from sendwhy.values import value_class
 
 from webhook_ingest import shopify, store
 from webhook_ingest.decide import (
@@ -38,7 +39,7 @@ CLAIM_LIMIT = 500
 log = structlog.get_logger("sendwhy")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Beat:
     """A number was heard of at `heard_at`, by statuses at least `late_seconds` old then; or another app spoke of it."""
 
@@ -58,7 +59,7 @@ def latest(*moments: datetime | None) -> datetime | None:
     return max((moment for moment in moments if moment is not None), default=None)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Replayed:
     """Reading stored deliveries again, for one workspace: everything else is left out, and what stands says nothing."""
 
