@@ -25,6 +25,7 @@ from pydantic import (
     TypeAdapter,
     model_validator,
 )
+from pydantic_core import to_json
 
 from sendwhy.reasons import CATALOGUE, ReasonCode, Recoverable, Service
 
@@ -51,7 +52,6 @@ MAX_METADATA_BYTES = 2 * 1024
 _NAMESPACE = UUID("6f1f0f0a-6d1c-5b8e-9c55-0a1d7b4c2e77")
 # Where version and variant stand in a UUID (RFC 9562), and what stands there in one of version 5.
 _UUID_MARKS, _UUID5 = 0xF000 << 64 | 0xC000 << 48, 0x5000 << 64 | 0x8000 << 48
-_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -84,7 +84,7 @@ def _no_control_characters(text: str) -> str:
 
 def _json_size_at_most(limit: int) -> AfterValidator:
     def check(value: Any) -> Any:
-        if len(_JSON.dump_json(value)) > limit:
+        if len(to_json(value)) > limit:
             raise ValueError(f"must be at most {limit} bytes of JSON")
         return value
 

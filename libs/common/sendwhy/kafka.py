@@ -3,6 +3,7 @@
 """
 
 import asyncio
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,7 +19,7 @@ from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from sendwhy.metrics import Metric, Metrics
-from sendwhy.partitions import partition_of
+from sendwhy.partitions import partition_at, partition_of
 from sendwhy.settings import KafkaSettings
 from sendwhy.topics import MAX_DEAD_LETTER_BYTES, TOPICS, Outgoing, Topic
 
@@ -204,7 +205,15 @@ class Producer:
 
 async def _send_each(producer: AIOKafkaProducer, records: Sequence[Outgoing]) -> "list[asyncio.Future[Any]]":
     return [
-        await producer.send(record.topic, record.value, key=record.key, headers=list(record.headers))
+        await producer.send(
+            record.topic,
+            record.value,
+            key=record.key,
+            partition=partition_at(time.monotonic(), sorted(await producer.partitions_for(record.topic)))
+            if record.anywhere
+            else None,
+            headers=list(record.headers),
+        )
         for record in records
     ]
 

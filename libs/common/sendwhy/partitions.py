@@ -4,6 +4,8 @@ import random
 from collections.abc import Sequence
 from struct import unpack_from
 
+STAYS_SECONDS = 0.02
+
 _M, _MASK = 0x5BD1E995, 0xFFFFFFFF
 
 
@@ -12,6 +14,12 @@ def partition_of(key: bytes | None, partitions: Sequence[int], available: Sequen
     if key is None:
         return random.choice(available or partitions)
     return partitions[(murmur2(key) & 0x7FFFFFFF) % len(partitions)]
+
+
+def partition_at(now: float, partitions: Sequence[int]) -> int:
+    """One partition after the other, each for a while: what is published at about the same time stands in one batch
+    then, for which the broker does its work, a flush with it, once. `now`: seconds of any clock."""
+    return partitions[int(now / STAYS_SECONDS) % len(partitions)]
 
 
 def murmur2(data: bytes) -> int:

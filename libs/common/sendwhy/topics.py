@@ -180,12 +180,14 @@ _ROUTES: Mapping[type[Wire], tuple[Topic, Callable[[Any], str]]] = MappingProxyT
 
 @value_class
 class Outgoing:
-    """A record to publish. `value` None is a tombstone on a compacted topic."""
+    """A record to publish. `value` None is a tombstone on a compacted topic. `anywhere`: nothing leans on its
+    partition, and it stands where it costs least."""
 
     topic: Topic
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    anywhere: bool = False
 
 
 def topic_of(model: type[Wire]) -> Topic:

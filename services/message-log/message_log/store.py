@@ -1,6 +1,5 @@
 """The projection's tables: one statement per table and batch."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 from sendwhy.postgres import Connection
 from sendwhy.privacy import digits_of
 from sendwhy.values import value_class
@@ -273,7 +273,7 @@ async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> No
         return
     ordered = sorted(rows, key=lambda row: (row.received_at, row.webhook_id))
     values = [
-        (r.webhook_id, r.received_at, r.source, r.app, r.refused, r.size, r.body, json.dumps(r.headers))
+        (r.webhook_id, r.received_at, r.source, r.app, r.refused, r.size, r.body, to_json(r.headers).decode())
         for r in ordered
     ]
     await connection.execute(_ADD_WEBHOOKS, *map(list, zip(*values, strict=True)))

@@ -129,7 +129,8 @@ class Told:
 
     @property
     def status_key(self) -> StatusKey:
-        return *self.key, self.status.status, self.status.reading
+        status = self.status
+        return status.origin.number or "", status.wamid, status.status, status.reading
 
 
 @value_class
@@ -185,12 +186,13 @@ def judge_statuses(
     told_by = {(*key[:3], stands.partition, stands.offset) for key, stands in seen.items()} if replayed_at else set()
     done: set[StatusKey] = set()
     for entry in told:
-        stands = seen.get(entry.status_key)
+        status_key = entry.status_key
+        stands = seen.get(status_key)
         place = entry.delivery.partition, entry.delivery.offset
-        is_first = entry.status_key not in done
-        done.add(entry.status_key)
+        is_first = status_key not in done
+        done.add(status_key)
         if is_first and stands is None:
-            corrects = (*entry.status_key[:3], *place) in told_by
+            corrects = replayed_at is not None and (*status_key[:3], *place) in told_by
             observed_at = replayed_at if corrects and replayed_at is not None else entry.delivery.at
             state[entry.key] = _judge(entry, state[entry.key], observed_at, verdict)
             continue
@@ -286,6 +288,8 @@ def climb(message: Message, status: Status, at: datetime) -> Message:
     delivered_at = message.delivered_at
     if rank >= RANK_DELIVERED:
         delivered_at = at if delivered_at is None else min(at, delivered_at)
+    if rank <= message.rank and delivered_at == message.delivered_at:
+        return message
     return replace(message, rank=max(message.rank, rank), delivered_at=delivered_at)
 
 

@@ -304,7 +304,8 @@ class Door:
         )
         try:
             await self._publish(
-                [Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers)], timeout_seconds=ACK_TIMEOUT_SECONDS
+                [Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True)],
+                timeout_seconds=ACK_TIMEOUT_SECONDS,
             )
         except (PublishError, KafkaError, TimeoutError, OSError) as error:
             unlogged = self._logged.take(time.monotonic())

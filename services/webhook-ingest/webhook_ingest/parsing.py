@@ -15,7 +15,7 @@ from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record, dead_letter
-from sendwhy.topics import Outgoing, Topic, outgoing
+from sendwhy.topics import Outgoing, Topic, outgoing, source_header
 from sendwhy.values import value_class
 
 from webhook_ingest import shopify, store
@@ -35,6 +35,7 @@ from webhook_ingest.erasures import recipient_of
 from webhook_ingest.fragments import read
 
 CLAIM_LIMIT = 500
+_OUR_SOURCE = source_header(Service.WEBHOOK_INGEST)
 
 log = structlog.get_logger("sendwhy")
 
@@ -120,7 +121,10 @@ def _text(header: bytes | None) -> str:
 
 
 def accepted_of(record: Record[None]) -> StatusUpdated | None:
-    """An `accepted` of the dispatcher; None for all other statuses. Raises ValueError where its keys are missing."""
+    """An `accepted` of the dispatcher; None for all other statuses, of which those of ours, three for every message,
+    aren't read. Raises ValueError where its keys are missing."""
+    if record.header("ce_source") == _OUR_SOURCE:
+        return None
     event = StatusUpdated.model_validate_json(record.value or b"")
     if event.status is not Status.ACCEPTED or event.service is not Service.DISPATCHER:
         return None
