@@ -288,8 +288,9 @@ async def as_it_came(batch: tuple[ConsumerRecord[Any, Any], ...]) -> KafkaMessag
     return KafkaMessage(batch, b"", consumer=FAKE_CONSUMER)
 
 
-def undecoded(message: KafkaMessage) -> bytes:
-    """FastStream decoder to go with it; the usual one reads all records again."""
+async def undecoded(message: KafkaMessage) -> bytes:
+    """FastStream decoder to go with it; the usual one reads all records again, and one that isn't async is called in a
+    thread."""
     body: bytes = message.body
     return body
 

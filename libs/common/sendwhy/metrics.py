@@ -402,6 +402,11 @@ class Metrics:
     def observe(self, name: Metric, *values: float, **labels: str) -> None:
         self._child(name, labels).observe(*values)
 
+    def told(self, name: Metric) -> dict[tuple[str, ...], float]:
+        """A gauge's present values, by the values of its labels. The registry would collect all metrics for each."""
+        samples = (sample for family in self._made[name].collect() for sample in family.samples)
+        return {tuple(sample.labels[label] for label in METRICS[name].labels): sample.value for sample in samples}
+
     def counted(self) -> Iterator[tuple[Metric, int]]:
         """How many series there are of each metric."""
         for name, made in self._made.items():
