@@ -15,13 +15,13 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 
+from sendwhy.buckets import Buckets
 from sendwhy.reasons import CATALOGUE, Service
 
 
@@ -365,6 +365,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        # A series is looked up several times for each message.
+        self._children: dict[tuple[Any, ...], Any] = {}
         self._made: dict[Metric, Any] = {name: self._make(name, spec) for name, spec in METRICS.items()}
         for code, info in CATALOGUE.items():
             if service in info.services:
@@ -379,17 +381,25 @@ class Metrics:
                     self.bound(metric, **dict(zip(METRICS[metric].labels, labels, strict=True)))
         self.set(Metric.BUILD_INFO, 1, service=service, version="0.1.0")
 
-    def _make(self, name: Metric, spec: MetricSpec) -> Counter | Gauge | Histogram:
+    def _make(self, name: Metric, spec: MetricSpec) -> Counter | Gauge | Buckets:
         if spec.buckets:
-            return Histogram(name, spec.meaning, spec.labels, registry=self.registry, buckets=spec.buckets)
+            histogram = Buckets(name, spec.meaning, spec.labels, spec.buckets)
+            self.registry.register(histogram)
+            return histogram
         kind = Counter if name.endswith("_total") else Gauge
         return kind(name, spec.meaning, spec.labels, registry=self.registry)
 
     def _child(self, name: Metric, labels: Mapping[str, str]) -> Any:
-        return self._made[name].labels(**labels) if METRICS[name].labels else self._made[name]
+        key = (name, *labels.items())
+        child = self._children.get(key)
+        if child is None:
+            made = self._made[name]
+            child = made if not METRICS[name].labels and not isinstance(made, Buckets) else made.labels(**labels)
+            self._children[key] = child
+        return child
 
     def bound(self, name: Metric, **labels: str) -> Any:
-        """The counter or histogram of these labels, to keep where microseconds count (looking it up takes four)."""
+        """The counter or histogram of these labels, to keep where microseconds count."""
         return self._child(name, labels)
 
     def inc(self, name: Metric, amount: float = 1, **labels: str) -> None:
@@ -401,13 +411,17 @@ class Metrics:
     def replace(self, name: Metric, values: Iterable[tuple[Mapping[str, str], float]]) -> None:
         """Set a gauge's whole picture: label sets that are not in `values` disappear."""
         self._made[name].clear()
+        self._children = {key: child for key, child in self._children.items() if key[0] is not name}
         for labels, value in values:
             self._child(name, labels).set(value)
 
     def observe(self, name: Metric, *values: float, **labels: str) -> None:
-        observe = self._child(name, labels).observe
-        for value in values:
-            observe(value)
+        self._child(name, labels).observe(*values)
+
+    def told(self, name: Metric) -> dict[tuple[str, ...], float]:
+        """A gauge's present values, by the values of its labels. The registry would collect all metrics for each."""
+        samples = (sample for family in self._made[name].collect() for sample in family.samples)
+        return {tuple(sample.labels[label] for label in METRICS[name].labels): sample.value for sample in samples}
 
     def counted(self) -> Iterator[tuple[Metric, int]]:
         """How many series there are of each metric."""

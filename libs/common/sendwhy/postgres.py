@@ -6,7 +6,6 @@ Nothing here wraps a transaction in a timeout of ours: cancelling during COMMIT 
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -15,6 +14,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from sendwhy.topics import Outgoing, Topic
+from sendwhy.values import value_class
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 COMMON_MIGRATIONS = Path(__file__).parent / "migrations"
@@ -98,7 +98,7 @@ async def _apply(connection: asyncpg.Connection, file: Path, applied_digest: str
     return True
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Decision:
     """What a stage decided on a message: the event it leads to. `step` tells a second decision from the first."""
 

@@ -38,7 +38,12 @@ class Tagger:
 
 
 def digits_of(phone: str | None) -> str | None:
-    return "".join(each for each in phone if each in "0123456789") or None if phone else None
+    if not phone:
+        return None
+    digits = phone.removeprefix("+")
+    if digits.isascii() and digits.isdigit():
+        return digits
+    return "".join(each for each in phone if each in "0123456789") or None
 
 
 def spellings(phone: str) -> list[str]:

@@ -8,7 +8,6 @@ refuses for its data, goes to dead.letters with its bytes and its neighbours go 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +25,7 @@ from sendwhy.metrics import Metric, Metrics
 from sendwhy.patience import TRIES_BEFORE_BLAME, pause_after
 from sendwhy.postgres import DATA_ERRORS, TRANSIENT_ERRORS, Connection, store_reached
 from sendwhy.topics import Outgoing, Topic, utc_from_ms
+from sendwhy.values import value_class
 
 STANDSTILL_SECONDS = 60.0
 # Bad records beyond this share of a large batch look like a bad deploy: stop instead of pouring all into dead.letters.
@@ -36,7 +36,7 @@ log = structlog.get_logger("sendwhy")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Record(Generic[T]):
     """One event with where it came from. `at` is when Kafka stored it; `trace` its traceparent."""
 
@@ -65,7 +65,7 @@ Parse = Callable[[Record[None]], T]
 Handle = Callable[[Connection, Sequence[Record[T]]], Awaitable[Sequence[Outgoing]]]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Unreadable:
     """A record that could not be parsed, and why: `fields` as "where: what", without the values."""
 
@@ -184,7 +184,7 @@ class Stage(Generic[T]):
         self._metrics.set(Metric.LAST_PROGRESS, time.time(), stage=self.name)
 
     async def _work(self, batch: tuple[ConsumerRecord[Any, Any], ...], consumer: AIOKafkaConsumer) -> None:
-        records = [_record(self.topic, entry) for entry in batch]
+        records: list[Record[Any]] = [_record(self.topic, entry) for entry in batch]
         good, bad = self._parse_all(records)
         # What somebody else wrote is put aside all the same after a few tries: a flood of theirs must not stop ours.
         if self._failures < TRIES_BEFORE_BLAME:
@@ -373,7 +373,7 @@ def _record(topic: Topic, entry: ConsumerRecord[Any, Any]) -> Record[None]:
         utc_from_ms(entry.timestamp),
         entry.key,
         entry.value,
-        tuple((name, value) for name, value in entry.headers),
+        tuple(entry.headers),
     )
 
 

@@ -1,7 +1,6 @@
 """The topics in one table: partitions, retention, keys, and which event travels where (contract.md, "Kafka")."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -29,6 +28,7 @@ from sendwhy.events import (
     TemplateUpdated,
     Wire,
 )
+from sendwhy.values import value_class
 
 DAY_MS = 24 * 60 * 60 * 1000
 EVENT_RETENTION_DAYS = 14
@@ -64,7 +64,7 @@ class Topic(StrEnum):
     DEAD_LETTERS = "dead.letters"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class TopicSpec:
     """How a topic is made. `compacted`: whole state by key, kept for ever; `flushed`: on disk before the answer."""
 
@@ -178,14 +178,16 @@ _ROUTES: Mapping[type[Wire], tuple[Topic, Callable[[Any], str]]] = MappingProxyT
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Outgoing:
-    """A record to publish. `value` None is a tombstone on a compacted topic."""
+    """A record to publish. `value` None is a tombstone on a compacted topic. `anywhere`: nothing leans on its
+    partition, and it stands where it costs least."""
 
     topic: Topic
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    anywhere: bool = False
 
 
 def topic_of(model: type[Wire]) -> Topic:

@@ -1,6 +1,7 @@
 import json
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID, uuid5
 
 import pytest
 from hypothesis import given
@@ -112,6 +113,11 @@ def test_values_are_not_in_error_messages() -> None:
 def test_ids_are_the_same_for_the_same_cause_and_kind(cause: str, kind: str) -> None:
     assert event_id_of(cause, kind) == event_id_of(cause, kind)
     assert event_id_of(cause, kind) != event_id_of(cause, kind + "x")
+
+
+@given(st.text(), st.text())
+def test_ids_are_what_uuid5_makes(cause: str, kind: str) -> None:
+    assert event_id_of(cause, kind) == uuid5(UUID("6f1f0f0a-6d1c-5b8e-9c55-0a1d7b4c2e77"), f"{cause}/{kind}")
 
 
 def rejection(detail: str = "no") -> SendRejected:

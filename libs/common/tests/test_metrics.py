@@ -5,6 +5,9 @@ import re
 import pytest
 from fastapi import APIRouter, FastAPI
 from httpx import ASGITransport, AsyncClient
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from sendwhy.measured import Measured
 from sendwhy.metrics import LABELS, METRICS, OTHER, FirstFew, Metric, Metrics, MetricSpec
 from sendwhy.reasons import CATALOGUE, Service
@@ -85,3 +88,22 @@ async def test_requests_are_counted_by_template_whatever_paths_come() -> None:
     assert count(OTHER, "/v1/w/{w}/things/{thing}", "4xx") == 30
     assert count("GET", "/v1/w/{w}/broken", "5xx") == 1
     assert dict(metrics.counted())[Metric.HTTP_REQUESTS] == 4
+
+
+@given(st.lists(st.floats(0, 400), max_size=30))
+def test_a_histogram_is_told_as_prometheus_own_is(seconds: list[float]) -> None:
+    metrics, theirs = Metrics(Service.BILLING), CollectorRegistry()
+    spec = METRICS[Metric.STAGE_SECONDS]
+    histogram = Histogram(Metric.STAGE_SECONDS, spec.meaning, spec.labels, registry=theirs, buckets=spec.buckets)
+    metrics.observe(Metric.STAGE_SECONDS, *seconds, stage="send.consented")
+    for each in seconds:
+        histogram.labels(stage="send.consented").observe(each)
+    if not seconds:
+        histogram.labels(stage="send.consented")
+    mine = [
+        line for line in metrics.text().decode().splitlines() if Metric.STAGE_SECONDS in line and "_sum" not in line
+    ]
+    wanted = generate_latest(theirs).decode().splitlines()
+    assert mine == [line for line in wanted if "_sum" not in line]
+    total = metrics.registry.get_sample_value(f"{Metric.STAGE_SECONDS}_sum", {"stage": "send.consented"})
+    assert total == pytest.approx(sum(seconds))

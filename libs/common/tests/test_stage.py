@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from sendwhy.events import SendCancelled
 from sendwhy.kafka import Producer, PublishError, create_topics
 from sendwhy.metrics import Metrics
+from sendwhy.partitions import partition_of
 from sendwhy.postgres import Connection, add_to_outbox, migrate, prune
 from sendwhy.reasons import Service
 from sendwhy.service import DatabaseIsOlder, Runtime, _serve
@@ -235,6 +236,33 @@ async def test_what_was_committed_and_never_published_is_published_by_the_sweep(
         await until(came_back)
         async with runtime.pool.acquire() as pooled:
             assert await pooled.fetchval("select count(*) from outbox") == 0
+
+
+async def test_many_records_at_once_arrive_each_where_its_key_stands(world: World) -> None:
+    producer = Producer(world.settings, Metrics(SERVICE))
+    await producer.start()
+    keys = [f"{world.workspace}/{n % 50}".encode() for n in range(200)]
+    records = [Outgoing(TOPIC, key, f"{n}".encode(), (("n", b"1"),)) for n, key in enumerate(keys)]
+    # Larger than any batch is to be.
+    records[100] = Outgoing(TOPIC, keys[100], b"x" * 3_000_000)
+    async with AIOKafkaConsumer(bootstrap_servers=world.settings.kafka_bootstrap_servers) as consumer:
+        places = [TopicPartition(TOPIC, number) for number in range(TOPICS[TOPIC].partitions)]
+        consumer.assign(places)
+        for place, end in (await consumer.end_offsets(places)).items():
+            consumer.seek(place, end)
+        await producer.publish(records)
+        await producer.publish([Outgoing(TOPIC, keys[n], b"later") for n in range(5)])
+        came: dict[bytes, list[tuple[int, bytes]]] = {}
+        while sum(map(len, came.values())) < 205:
+            for batch in (await consumer.getmany(timeout_ms=1000)).values():
+                for one in batch:
+                    if one.key in keys:
+                        came.setdefault(one.key, []).append((one.partition, one.value))
+    await producer.stop()
+    for key, there in came.items():
+        assert {partition for partition, _ in there} == {partition_of(key, range(len(places)), [])}
+        wanted = [one.value for one in records if one.key == key] + [b"later"] * (key in keys[:5])
+        assert [value for _, value in there] == wanted
 
 
 async def test_a_refused_record_does_not_poison_the_producer(world: World) -> None:

@@ -6,13 +6,14 @@ beats a failure, any receipt beats a rejection, and a failure that Meta told bea
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
 from sendwhy.events import Evidence, Gate, Price, Reason, Resolved, SendRequested, Status, StatusUpdated, reason
 from sendwhy.reasons import ReasonCode
+from sendwhy.values import value_class
 
 from billing.pricing import DELIVERED, NO_RECEIPT, SENT, Difference, MetaPricing, differences
 
@@ -53,7 +54,7 @@ class Told(StrEnum):
 RECEIPTS = {Told.SENT: SENT, Told.DELIVERED: DELIVERED}
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class PriceRow:
     """`credits` a message of `category`, to one calling code or (None) to all that have no row of their own."""
 
@@ -74,7 +75,7 @@ def price_list(rows: Iterable[PriceRow]) -> PriceList:
     return grouped
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Quote:
     """A price, and the row that gave it; None: there is none, and the default counts."""
 
@@ -128,7 +129,7 @@ def country_of(resolved: Resolved | None, calling_code: str | None) -> str | Non
     return regions[0] if len(regions) == 1 and regions[0].isalpha() else None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Account:
     """A workspace's account. `version` is that of its last ledger entry, `reserved` what is held but not captured."""
 
@@ -140,7 +141,7 @@ class Account:
     low_balance_percent: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Charge:
     """One message's money: its price, the kinds already booked, the highest receipt, whether Meta told of a failure.
 
@@ -171,7 +172,7 @@ class Charge:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Cause:
     """What led to an entry: the event's id, its topic (with `/` and the status of a status.updated), and the code of
     the reason that it carries. Over HTTP: the reference or reason given, and top_up or adjustment."""
@@ -181,7 +182,7 @@ class Cause:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Entry:
     """A ledger entry to be."""
 
@@ -195,7 +196,7 @@ class Entry:
     actor: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Alert:
     """A threshold of the last top-up that the entry of this version reached first."""
 
@@ -256,7 +257,7 @@ def top_up(account: Account, credits: int, *, reference: str, actor: str) -> tup
     return account, replace(entry, actor=actor)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class BelowZero:
     """A refused adjustment: the balance doesn't cover it."""
 
@@ -274,7 +275,7 @@ def adjust(account: Account, credits: int, *, why: str, actor: str) -> tuple[Acc
 OriginKey = tuple[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Tally:
     """How many messages of one origin of a workspace were funded and refused so far."""
 
@@ -318,7 +319,7 @@ def _insufficient(price: Price, balance: int, origin: OriginKey, tally: Tally) -
     return reason(ReasonCode.INSUFFICIENT_CREDITS, detail, _evidence(price, balance) | _scope(origin, counted))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Ask:
     """A message that wants to be funded, and what asks."""
 
@@ -326,7 +327,7 @@ class Ask:
     cause: Cause
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Funding:
     """One workspace's batch: the account after it, what was booked, the refused messages with their reasons, and the
     tallies after it of the origins in it."""
@@ -375,7 +376,7 @@ def told_by(event: StatusUpdated) -> Told | None:
     return None if event.reason is not None and event.reason.code in INFERRED else Told.FAILED
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class News:
     """What an event told of a message, and, where Meta told it, of its price."""
 
@@ -422,7 +423,7 @@ def _with_pricing(charge: Charge, meta: MetaPricing | None) -> Charge:
     return replace(charge, meta=meta)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Settlement:
     """One workspace's batch of news: the account after it, what was booked, and the charges that changed."""
 

@@ -5,10 +5,10 @@ read, never with failed; only delivered messages cost. `billable` will go: type 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from pydantic import JsonValue
+from sendwhy.values import value_class
 
 NO_RECEIPT, SENT, DELIVERED = 0, 1, 2
 WORD_MAX = 64
@@ -24,7 +24,7 @@ _CATEGORIES = {
 _NO_CATEGORY = frozenset({"referral_conversion"})
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class MetaPricing:
     """What Meta told, in its own words, and at which receipt. Unknown words are kept as they are."""
 

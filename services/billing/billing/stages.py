@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +22,7 @@ from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, de
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic, outgoing
+from sendwhy.values import value_class
 
 from billing import books, store
 from billing.decide import (
@@ -57,7 +57,7 @@ KEPT_AFTER_EXPIRY = timedelta(days=45)
 log = structlog.get_logger("billing")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Priceable:
     """What a price depends on. `at` is when the request was made."""
 

@@ -1,13 +1,13 @@
 """billing's SQL. Every function takes a connection, works on a whole batch, and is one statement a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 from sendwhy.events import AccountUpdated, Moment, Price, SenderUpdated, TemplateUpdated, Wire, event_id_of
 from sendwhy.postgres import Connection, MessageKey
+from sendwhy.values import value_class
 
 from billing.decide import Account, Charge, Entry, Kind, OriginKey, PriceRow, Tally
 from billing.pricing import MetaPricing
@@ -137,7 +137,7 @@ async def add_entries(connection: Connection, entries: Sequence[Entry], *, at: d
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class NewCharge:
     workspace_id: str
     charge: Charge
@@ -382,7 +382,7 @@ async def replace_prices(connection: Connection, workspace: str, rows: Sequence[
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class TemplateUse:
     """A template as a request names it; without a sender that of the workspace's default sender is meant."""
 

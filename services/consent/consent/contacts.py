@@ -12,6 +12,7 @@ from typing import NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from sendwhy.events import ContactUpdated, MarketingState, event_id_of
+from sendwhy.values import value_class
 
 from consent.fields import NOTHING, FieldChange, Fields, PhoneSetter, is_other_number, phone_changes
 
@@ -46,7 +47,7 @@ class Mark(NamedTuple):
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Word:
     """What somebody said of a person's consent; `own`: the person did. `proof` is a wamid, a form, a note."""
 
@@ -80,7 +81,7 @@ def standing(firm: Word | None, told: Word | None) -> Word | None:
     return told if undone else firm
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Person:
     """What all records of one person share: the id of the oldest, and the latest words over all of them.
 
@@ -92,7 +93,7 @@ class Person:
     told: Word | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Contact:
     """One source's record of a person, with its whole state; records that share an identity are one person.
 
@@ -161,7 +162,7 @@ def marks_of(workspace_id: str, contact_id: str | None, fields: Fields) -> tuple
     return tuple(Mark(workspace_id, kind, value) for kind, value in named if value)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Memory:
     """What is kept of an identity beside and beyond its contacts (stored under a keyed tag, never in clear).
 
@@ -194,7 +195,7 @@ class Origin(StrEnum):
 LISTS = (Origin.PUT, Origin.IMPORT, Origin.SYNC, Origin.SUGGESTION)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Change:
     """One thing that happened to a contact, named by `contact_id`, or to whoever has that phone or user id.
 
@@ -229,7 +230,7 @@ class EntryKind(StrEnum):
     PARTED = "parted"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Entry:
     """One line of a contact's history: what was said, what stood after it, and what became of the phone's fields.
 
@@ -258,7 +259,7 @@ class Entry:
         return replace(self, kind=kind, said=said, stood=later.stood, fields=fields, overwrote=overwrote)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Erased:
     """`marks`: the identities whose decisions are redacted. `asked`: what asked for it, one for all of a person's
     contacts; `told_again`: they had been erased before."""

@@ -1,7 +1,7 @@
 """The decision on one send request: complete it, run every gate, and take the first that fails. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
@@ -22,6 +22,7 @@ from sendwhy.events import (
     reason,
 )
 from sendwhy.reasons import ReasonCode, Service
+from sendwhy.values import value_class
 
 from consent.contacts import Contact, Word
 from consent.fields import Fields
@@ -42,7 +43,7 @@ _SOURCES_IN_WORDS: Mapping[str, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Facts:
     """What is known around one request. `standing`: the consent word to judge by; `is_past`: it is that of an earlier
     moment, of which nobody knows the phone. `veto`: a no that outweighs it, as of the people who have the
@@ -58,7 +59,7 @@ class Facts:
     is_past: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Completed:
     """A request with its times filled in."""
 
@@ -67,7 +68,7 @@ class Completed:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Invalid:
     """`fields` as "field: what is wrong"."""
 
@@ -79,7 +80,7 @@ class Invalid:
         return reason(ReasonCode.INVALID_REQUEST, detail, {"fields": list(self.fields)})
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Judged:
     """One gate's verdict; `passed` is None where it can't know. A plain value: four are made for every message."""
 
@@ -92,7 +93,7 @@ class Judged:
         return Gate(gate=self.gate, passed=self.passed, reason=self.reason, evidence=self.evidence)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Verdict:
     """All gates, in the order in which they decide, and what was found out on the way."""
 

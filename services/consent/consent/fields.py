@@ -1,8 +1,10 @@
 """What a source has on a person beside consent, and what one change did to it. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
+
+from sendwhy.values import value_class
 
 from consent.phones import Ground, Hint, Reading, Suggestion, read_phone, suggest
 
@@ -10,7 +12,7 @@ PHONE_FIELDS = {"phone": "phone", "phone_country_code": "country_code", "phone_c
 BY_HAND = frozenset({"put", "suggestion"})
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Fields:
     """`phone` as it was given. `external_ids`: further names under which other systems know the person."""
 
@@ -62,7 +64,7 @@ class Fields:
 NOTHING = Fields()
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class PhoneSetter:
     """Who last set a contact's phone or calling code. `origin`: put, suggestion, import, sync, person or link."""
 
@@ -75,7 +77,7 @@ class PhoneSetter:
         return self.origin in BY_HAND
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class FieldChange:
     """One of the phone's fields (as the API names them) before and after a change."""
 

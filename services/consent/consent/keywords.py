@@ -1,10 +1,10 @@
 """A workspace's own words and buttons beside the table of words.py: what may stand there, and what they say. Pure."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from sendwhy.events import Inbound, MessageReceived
+from sendwhy.values import value_class
 
 from consent.words import LAWFUL, Keyword, Own, bare, button_keyword, keyword_in, said_by
 
@@ -13,7 +13,7 @@ LISTS = ("stop", "start", "stop_buttons", "start_buttons", "ignore")
 _APART = (("stop", "start"), ("stop", "ignore"), ("start", "ignore"), ("stop_buttons", "start_buttons"))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Keywords:
     """As the workspace wrote them. `ignore`: words of the table that mean something else to its customers."""
 
@@ -32,7 +32,7 @@ class Keywords:
         return Own(**{name: frozenset(map(bare, self.named(name))) for name in LISTS})
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Kept:
     """The keywords that hold, and who set them when; version 0: nobody did."""
 

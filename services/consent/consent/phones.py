@@ -6,7 +6,6 @@ person. What is sent stays the spelling that was given, where it can exist: Meta
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberType, ValidationResult
+from sendwhy.values import value_class
 
 MIN_DIGITS, MAX_DIGITS = 5, 15
 CACHED_NUMBERS = 65_536
@@ -25,7 +25,7 @@ _NOBODYS_RANGES = frozenset(
 _MOBILE_RANGES = frozenset({PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE})
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Phone:
     """`e164` is what Meta gets, `key` (digits) is equal for all spellings of one number, `country` in ISO letters."""
 
@@ -65,7 +65,7 @@ _GROUNDS_IN_WORDS: Mapping[Ground, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Suggestion:
     """What the number would be if its ground held; for a person to judge, never applied by itself.
 
@@ -79,7 +79,7 @@ class Suggestion:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Reading:
     """Either a phone, or a fault with one sentence on it."""
 

@@ -8,11 +8,12 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
+
+from sendwhy.values import value_class
 
 MAX_LENGTH = 256
 
@@ -22,7 +23,7 @@ class Keyword(StrEnum):
     START = "start"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Entry:
     """One line of keywords.toml. `typed`: not on a button. `exact`: its marks are part of it."""
 
@@ -38,7 +39,7 @@ class Entry:
         return spelled(self.phrase) if self.exact else bare(self.phrase)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Own:
     """What a workspace adds to the table and takes from it, in bare forms."""
 

@@ -6,7 +6,7 @@ take the same table (`verdict`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from sendwhy.events import MetaError, Reason, reason
 from sendwhy.reasons import CATALOGUE, ReasonCode, reason_for_meta
+from sendwhy.values import value_class
 
 from dispatcher.decide import Message, Waiting
 
@@ -41,7 +42,7 @@ class HoldScope(StrEnum):
     PORTFOLIO = "portfolio"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Rule:
     """What is done about a code; `scope` for those that hold."""
 
@@ -83,13 +84,13 @@ PAIR_MAX_SECONDS = 4.0**6
 MANY_TRIES = 20
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Taken:
     wamid: str
     message_status: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class NotTaken:
     """Surely not taken: it waits for `delay`, or is rejected (None). Where the action is HOLD, `scope` says what is
     held. `asked` is Meta's Retry-After."""
@@ -106,7 +107,7 @@ class NotTaken:
         return self.action is Action.HOLD
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class MaybeTaken:
     """Nobody knows; `cause` is one word for the metric and the evidence. Never sent again by itself."""
 

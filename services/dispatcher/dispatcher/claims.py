@@ -2,11 +2,12 @@
 never walked over, however much it is. As in store.py."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 
 from asyncpg import Record as Row
 from sendwhy.postgres import Connection
+from sendwhy.values import value_class
 
 from dispatcher.decide import CAMPAIGN, UPSTREAM, Lane, Message
 from dispatcher.limits import Throttle, throttle_opens_at, throttle_room
@@ -44,7 +45,7 @@ from campaign c where c.workspace_id = $1 and c.campaign_id = any($2::text[])
 """
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class OpenLines:
     """The lines that may be looked at now, and how many of each; `throttles` are locked. `next_at`: when the first of
     those opens that only their pace closes."""
@@ -194,7 +195,7 @@ order by m.lane, m.queued_at
 """  # noqa: S608 - a constant
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Due:
     """A message that may be looked at now. `line`: where it stands; `throttled`: whether its campaign is."""
 

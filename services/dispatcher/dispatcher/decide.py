@@ -5,7 +5,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -25,6 +25,7 @@ from sendwhy.events import (
 )
 from sendwhy.privacy import ERASURE, is_alias
 from sendwhy.reasons import ReasonCode
+from sendwhy.values import value_class
 
 from dispatcher.blame import aside_until
 from dispatcher.templates import mismatches
@@ -80,7 +81,7 @@ class Stops(StrEnum):
     BUSINESS_INITIATED = "business_initiated"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Sender:
     """`tier_key`: under what the people whom it reaches are counted; numbers that share a portfolio share it."""
 
@@ -100,7 +101,7 @@ class Sender:
     messages_per_second: int = 80
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Template:
     name: str
     language: str
@@ -112,7 +113,7 @@ class Template:
     said_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Message:
     """A row of the queue. `queued_at` is when its send.funded was stored in Kafka, `told` the waits that were told.
     `unreadable`: why this version can't read it; what is in `funded` then is what could be salvaged."""
@@ -152,7 +153,7 @@ class Message:
         return is_alias(self.funded.resolved.contact_id)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Tier:
     """The portfolio's messaging limit: unique people in a moving 24 h, as counted at `at`. `limit` None: unlimited."""
 
@@ -168,7 +169,7 @@ class Tier:
         return sys.maxsize if self.limit is None else max(0, self.limit - self.used)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Facts:
     """What is known at this moment about one message. `pair_wait` None: only another replica knows.
     `throttled`: its campaign lets no more go now, but perhaps from `slot_at` on. `listing_incomplete`: why there may be
@@ -190,14 +191,14 @@ class Facts:
     quality_policy: str = "block"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Send:
     """It may go now. `counts_for_tier`: outside a window, so the person counts for the portfolio's limit."""
 
     counts_for_tier: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Wait:
     """It waits for `waiting_for` and is looked at again at `until` (None: until somebody repairs something)."""
 
@@ -206,12 +207,12 @@ class Wait:
     until: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Reject:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Recall:
     contact: ContactUpdated
 
@@ -219,7 +220,7 @@ class Recall:
 Verdict = Send | Wait | Reject | Recall
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Check:
     """One gate's verdict; `otherwise` says what follows where it didn't pass."""
 

@@ -1,13 +1,14 @@
 """The SQL of the queue: messages from send.funded to their end, campaigns, cancellations. As in store.py."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from asyncpg import Record as Row
 from sendwhy.events import Reason
 from sendwhy.postgres import Connection
+from sendwhy.values import value_class
 
 from dispatcher import salvage
 from dispatcher.decide import UPSTREAM, Lane, Message, Waiting
@@ -39,7 +40,7 @@ def message_of(row: Row, paused_at: datetime | None = None, cancelled_by: str | 
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class NewMessage:
     """A message as it enters the queue. `state` is "rejected" where it can't even wait (no sender, cancelled), and
     "unknown" where it was handled before a backup was restored. `lined`: in its campaign's own line."""
@@ -175,7 +176,7 @@ async def mark_in_flight(connection: Connection, keys: Sequence[Key], fence: int
     await connection.execute(_MARK_IN_FLIGHT, [key[0] for key in ordered], [key[1] for key in ordered], fence)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class NewWait:
     key: Key
     waiting_for: Waiting
@@ -223,7 +224,7 @@ async def finish_waiting(connection: Connection, state: str, outcomes: Mapping[K
     return {(row["workspace_id"], row["message_id"]) for row in rows}
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Result:
     """How one try ended: the next state, and for a waiting one what for and until when."""
 
@@ -426,7 +427,7 @@ async def lock_waiting(connection: Connection, keys: Sequence[Key]) -> list[Mess
     return [message_of(row) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Locked:
     """A message with its state and trace."""
 
@@ -509,7 +510,7 @@ async def cancel_campaign(connection: Connection, workspace_id: str, campaign_id
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Stopped:
     """Since when a campaign is paused, or cancelled; `lined`: it has a line of its own."""
 

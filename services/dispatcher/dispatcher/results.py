@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
 from sendwhy.privacy import is_alias, redacted
 from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
+from sendwhy.values import value_class
 
 from dispatcher import announce, hold_store, holding, queue_store, store, tier_store
 from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken, is_answered, outage
@@ -39,7 +40,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Go:
     """A message that was marked in flight, with the try's number, the category of its template, which token it goes
     with, and whether it is to try if a hold still stands. `reached_at`: by which moment the call counts for the
@@ -53,7 +54,7 @@ class Go:
     reached_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Ended:
     """How one try ended; `made` is False where the call was not started in time."""
 

@@ -7,8 +7,9 @@ is marked in flight, so it stays little: a killed process leaves the outcome of 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
+
+from sendwhy.values import value_class
 
 from dispatcher.limits import Budget, Pace
 from dispatcher.results import Go
@@ -22,7 +23,7 @@ CALL_STARTS_WITHIN_SECONDS = 5.0
 WAKE_AT_LEAST_SECONDS = 0.005
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Marked:
     """A message that was marked in flight, and when (seconds of a clock that never goes back)."""
 

@@ -4,14 +4,15 @@ Every event tells a partial `MessageState`; `merge` joins two of them. It is com
 so all orders and repeats end in the same state (contract.md, "How to read them").
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import reduce, singledispatch
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, JsonValue
 from sendwhy.events import (
     Origin,
     Reason,
@@ -26,11 +27,16 @@ from sendwhy.events import (
     Wire,
 )
 from sendwhy.reasons import ReasonCode, Service
+from sendwhy.values import value_class
 
 # consent stamps its INVALID_REQUEST with its own clock, Kafka the request with the broker's.
 CLOCK_SKEW = timedelta(seconds=60)
 
-_STEPS = (Status.ACCEPTED, Status.SENT, Status.DELIVERED, Status.READ, Status.PLAYED)
+K = TypeVar("K")
+T = TypeVar("T")
+
+_HIGHEST_FIRST = (Status.PLAYED, Status.READ, Status.DELIVERED, Status.SENT, Status.ACCEPTED)
+_REACHED_PERSON = frozenset({Status.DELIVERED, Status.READ, Status.PLAYED})
 _REJECTION_RANK = {ReasonCode.INVALID_REQUEST: 0, ReasonCode.SEND_OUTCOME_UNKNOWN: 1}
 _RANK_REQUESTED, _RANK_ECHOED, _RANK_CONSENTED, _RANK_SENDER_USED = 1, 2, 3, 4
 
@@ -46,24 +52,34 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+# The values below are dataclasses: some fifty are made for each message, of parts that have been checked as events, and
+# a model would check them again each time. `store` reads and writes them as JSON.
 
 
-class Fact(_Value):
+@value_class
+class Fact:
     """Something known of the message. The higher rank stands; among equals the earliest told."""
 
     rank: int
     at: AwareDatetime
     value: JsonValue
 
-    @property
-    def order(self) -> tuple[int, float, str, str]:
-        # By what an erasure leaves of it first: else forgetting and choosing could not change places.
-        return (self.rank, -self.at.timestamp(), repr(_impersonal(self.value)), repr(self.value))
+    def or_other(self, other: "Fact") -> "Fact":
+        """The one of both that stands."""
+        if self.rank != other.rank:
+            return self if self.rank > other.rank else other
+        if self.at != other.at:
+            return self if self.at < other.at else other
+        return max(self, other, key=_spelt)
 
 
-class Verdict(_Value):
+def _spelt(fact: Fact) -> tuple[str, str]:
+    # By what an erasure leaves of it first: else forgetting and choosing could not change places.
+    return repr(_impersonal(fact.value)), repr(fact.value)
+
+
+@value_class
+class Verdict:
     """A failure: who said it, when, and why. `observed_at`: when a webhook, or its replay, was read to say so."""
 
     service: Service
@@ -78,20 +94,22 @@ class Verdict(_Value):
         return self.reason.meta is not None, self.observed_at or self.at, self.at, self.event_id
 
 
-class Waiting(_Value):
+@value_class
+class Waiting:
     cause: ReasonCode
     since: AwareDatetime
-    until: AwareDatetime | None = None
     event_id: UUID
+    until: AwareDatetime | None = None
 
 
-class MessageState(_Value):
+@value_class
+class MessageState:
     """All that is known of one message. `times`: when each receipt was first told, by Meta's clock."""
 
     first_at: AwareDatetime
     updated_at: AwareDatetime
-    facts: dict[str, Fact] = Field(default_factory=dict)
-    times: dict[Status, AwareDatetime] = Field(default_factory=dict)
+    facts: dict[str, Fact] = field(default_factory=dict)
+    times: dict[Status, AwareDatetime] = field(default_factory=dict)
     failed: Verdict | None = None
     rejected: Verdict | None = None
     waiting: Waiting | None = None
@@ -111,14 +129,20 @@ class MessageState(_Value):
     @property
     def receipt(self) -> Status | None:
         """The highest receipt."""
-        return next((status for status in reversed(_STEPS) if status in self.times), None)
+        for status in _HIGHEST_FIRST:
+            if status in self.times:
+                return status
+        return None
 
     @property
     def verdict(self) -> Verdict | None:
         """The failure that stands, if one does."""
-        if self.receipt in (Status.DELIVERED, Status.READ, Status.PLAYED):
+        if self.failed is None and self.rejected is None:
             return None
-        if self.failed is not None or self.receipt is not None:
+        receipt = self.receipt
+        if receipt in _REACHED_PERSON:
+            return None
+        if self.failed is not None or receipt is not None:
             return self.failed
         return self.rejected if self._rejection_stands() else None
 
@@ -135,7 +159,10 @@ class MessageState(_Value):
     def left_at(self) -> datetime | None:
         """When it left our hands: its first receipt, or its failure. None while nothing is decided."""
         verdict = self.verdict
-        return min([*self.times.values(), *([verdict.at] if verdict else [])], default=None)
+        first = min(self.times.values(), default=None)
+        if verdict is None:
+            return first
+        return verdict.at if first is None else min(first, verdict.at)
 
     @property
     def expires_at(self) -> datetime | None:
@@ -156,7 +183,7 @@ def merge(one: MessageState, other: MessageState) -> MessageState:
     return MessageState(
         first_at=min(one.first_at, other.first_at),
         updated_at=max(one.updated_at, other.updated_at),
-        facts=_forget_person(_join(one.facts, other.facts, lambda a, b: max(a, b, key=lambda f: f.order)), erased),
+        facts=_forget_person(_join(one.facts, other.facts, Fact.or_other), erased),
         times=_join(one.times, other.times, min),
         failed=_say_less(_last(one.failed, other.failed, lambda v: v.order), erased),
         rejected=_say_less(
@@ -173,13 +200,17 @@ def fold(states: Iterable[MessageState]) -> MessageState:
     return reduce(merge, states)
 
 
-def _join(one: dict[Any, Any], other: dict[Any, Any], choose: Any) -> dict[Any, Any]:
-    both = {name: choose(one[name], other[name]) for name in one.keys() & other.keys()}
-    return {**one, **other, **both}
+def _join(one: dict[K, T], other: dict[K, T], choose: Callable[[T, T], T]) -> dict[K, T]:
+    both = dict(one)
+    for name, value in other.items():
+        both[name] = choose(both[name], value) if name in both else value
+    return both
 
 
-def _last(one: Any, other: Any, order: Any) -> Any:
-    return max((each for each in (one, other) if each is not None), key=order, default=None)
+def _last(one: T | None, other: T | None, order: Callable[[T], Any]) -> T | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return max(one, other, key=order)
 
 
 def _rank_of(code: ReasonCode) -> int:
@@ -194,7 +225,7 @@ def _forget_person(facts: dict[str, Fact], erased: bool) -> dict[str, Fact]:
     if not erased:
         return facts
     return {
-        name: fact.model_copy(update={"value": _impersonal(fact.value)})
+        name: replace(fact, value=_impersonal(fact.value))
         for name, fact in facts.items()
         if name not in _PERSONAL_FACTS
     }
@@ -213,9 +244,7 @@ def _say_less(verdict: Verdict | None, erased: bool) -> Verdict | None:
         return verdict
     why = verdict.reason
     meta = why.meta and why.meta.model_copy(update={"title": None, "details": None, "fbtrace_id": None})
-    return verdict.model_copy(
-        update={"reason": why.model_copy(update={"detail": why.title, "evidence": {}, "meta": meta})}
-    )
+    return replace(verdict, reason=why.model_copy(update={"detail": why.title, "evidence": {}, "meta": meta}))
 
 
 def erased(moment: datetime) -> MessageState:
@@ -291,7 +320,7 @@ def _(event: StatusUpdated, at: datetime) -> MessageState:
 
 
 def _facts_of_request(request: SendRequested, rank: int, at: datetime) -> dict[str, Fact]:
-    template = request.template
+    name, language = request.template_id or (None, None)
     known: dict[str, JsonValue] = {
         "contact_id": request.to.contact_id,
         "phone": request.to.phone,
@@ -299,8 +328,8 @@ def _facts_of_request(request: SendRequested, rank: int, at: datetime) -> dict[s
         "purpose": request.purpose,
         "sender_id": request.sender_id,
         "content_type": request.content["type"],
-        "template": template.name if template else None,
-        "language": template.language.code if template else None,
+        "template": name,
+        "language": language,
         "requested_at": request.requested_at.isoformat() if request.requested_at else None,
         "resend_of": request.resend_of,
         "metadata": request.metadata or None,
@@ -320,8 +349,8 @@ def _facts_echoed(
 
 
 def _origin(origin: Origin) -> JsonValue:
-    return origin.model_dump(mode="json", exclude_none=True)
+    return {name: str(value) for name, value in origin if value is not None}
 
 
 def _facts(rank: int, at: datetime, known: dict[str, Any]) -> dict[str, Fact]:
-    return {name: Fact(rank=rank, at=at, value=value) for name, value in known.items() if value is not None}
+    return {name: Fact(rank, at, value) for name, value in known.items() if value is not None}

@@ -5,20 +5,19 @@ webhook-ingest alone decides what a delivery means; this only finds what it is a
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic_core import from_json
+from sendwhy.values import value_class
 
 PARTS_MAX = 2000
 TEXT_MAX = 512
 
-_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
 _CALLBACK = re.compile(r"sw1:([A-Za-z0-9_\-]{1,64}):([A-Za-z0-9._:\-]{1,128})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Part:
     """One element of a delivery. `kind`: "status sent", "message text", or the webhook's field."""
 
@@ -36,8 +35,8 @@ def parts_of(body: bytes, *, workspace_id: str | None = None) -> list[Part]:
     What can't be read is one part, "unreadable": the delivery is still listed.
     """
     try:
-        payload = _JSON.validate_json(body)
-    except ValidationError:
+        payload = from_json(body)
+    except ValueError:
         return [Part("unreadable", workspace_id)]
     if workspace_id is not None:
         return [Part("customer", workspace_id)]

@@ -4,7 +4,6 @@ Events of a message are found by its id. What people wrote, and what was told of
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -98,7 +97,7 @@ class People:
             [row.event_id for _, row in kept],
             [row.occurred_at for _, row in kept],
         )
-        return [replace(row, body=None) if row.event_id in gone else row for row, _ in told], gone
+        return [row._replace(body=None) if row.event_id in gone else row for row, _ in told], gone
 
     def _tags(self, event: Told) -> list[Tag]:
         """A contact is known by its id: another one may share its number."""

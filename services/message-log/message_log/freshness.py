@@ -33,15 +33,14 @@ class Freshness:
 
     def as_of(self) -> AsOf:
         now = self._now()
+        lag = self._metrics.told(Metric.CONSUMER_LAG)
         ages = [
-            (now - self._applied.get(topic, self._started)).total_seconds() for topic in Topic if self._waits(topic)
+            (now - self._applied.get(topic, self._started)).total_seconds()
+            for topic in Topic
+            if lag.get((topic.value,))
         ]
         behind = max(ages, default=0.0)
         return AsOf(now, max(behind, 0.0))
-
-    def _waits(self, topic: Topic) -> bool:
-        lag = self._metrics.registry.get_sample_value(Metric.CONSUMER_LAG, {"stage": topic.value})
-        return bool(lag)
 
     async def measure(self) -> None:
         self._metrics.set(Metric.PROJECTION_LAG_SECONDS, self.as_of().behind_seconds)

@@ -5,6 +5,7 @@ Each message counts once for each step, whatever comes twice or in another order
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from sendwhy.events import Status, StatusUpdated
@@ -19,19 +20,21 @@ _RECEIPTS = (Status.ACCEPTED, Status.SENT, Status.DELIVERED, Status.READ)
 _GATES = (Service.CONSENT, Service.BILLING)
 
 
-def steps_of(state: MessageState | None) -> set[str]:
+def steps_of(state: MessageState | None) -> frozenset[str]:
     """The steps that a message has reached. A receipt stands for those before it, whose own may never come."""
     if state is None:
-        return set()
-    reached = {"requested"} if state.requested_last is not None else set()
-    if state.passed:
-        reached.add("passed")
-    if state.receipt is not None:
-        receipt = Status.READ if state.receipt is Status.PLAYED else state.receipt
-        reached |= {status.value for status in _RECEIPTS[: _RECEIPTS.index(receipt) + 1]}
-    if state.verdict is not None:
-        reached.add("failed")
-    return reached
+        return frozenset()
+    return _steps(state.requested_last is not None, state.passed, state.receipt, state.verdict is not None)
+
+
+@cache
+def _steps(is_requested: bool, is_passed: bool, receipt: Status | None, is_failed: bool) -> frozenset[str]:
+    steps = (("requested", is_requested), ("passed", is_passed), ("failed", is_failed))
+    reached = {name for name, is_reached in steps if is_reached}
+    if receipt is not None:
+        highest = Status.READ if receipt is Status.PLAYED else receipt
+        reached |= {status.value for status in _RECEIPTS[: _RECEIPTS.index(highest) + 1]}
+    return frozenset(reached)
 
 
 def new_failure(before: MessageState | None, after: MessageState) -> Verdict | None:

@@ -1,9 +1,8 @@
 """From records to rows: what each topic's batch writes. Nothing is published from here but reports of erasures."""
 
 from collections.abc import Awaitable, Callable, Sequence, Set
-from dataclasses import replace
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -125,19 +124,32 @@ def as_it_came(_record: Record[None]) -> None:
     return None
 
 
+@cache
+def _names_of(kind: type[Wire]) -> frozenset[str]:
+    # Asked for by a name that it doesn't have, a model looks in three places before it says so.
+    return frozenset(name for name in _LINKS if name in kind.model_fields or hasattr(kind, name))
+
+
+_LINKS = ("event_id", "workspace_id", "message_id", "provider_message_id", "wamid", "service")
+
+
+def _link(event: Wire, name: str) -> Any:
+    return getattr(event, name) if name in _names_of(type(event)) else None
+
+
 def event_row(record: Record[Any], event: Wire) -> EventRow:
     """The event as a row. A request and a cancel have no event_id: their place in the log is as good."""
-    event_id: UUID = getattr(event, "event_id", None) or event_id_of(record.place, str(record.topic))
+    event_id: UUID = _link(event, "event_id") or event_id_of(record.place, str(record.topic))
     occurred_at = event.occurred_at if isinstance(event, Event) else record.at
-    workspace_id: str | None = getattr(event, "workspace_id", None)
-    message_id: str | None = getattr(event, "message_id", None) if workspace_id else None
+    workspace_id: str | None = _link(event, "workspace_id")
+    message_id: str | None = _link(event, "message_id") if workspace_id else None
     return EventRow(
         event_id,
         occurred_at,
         workspace_id,
         message_id,
-        getattr(event, "provider_message_id", None) or getattr(event, "wamid", None),
-        getattr(event, "service", None) or SPEAKERS[record.topic],
+        _link(event, "provider_message_id") or _link(event, "wamid"),
+        _link(event, "service") or SPEAKERS[record.topic],
         kind_of(record.topic, event),
         record.value,
     )
@@ -150,44 +162,36 @@ def kind_of(topic: Topic, event: Wire) -> str:
     return topic.removeprefix("send.")
 
 
-def told_by(records: Sequence[Record[Any]]) -> dict[MessageKey, MessageState]:
-    """What a batch tells of each message, joined."""
+def told_by(records: Sequence[Record[Any]]) -> tuple[dict[MessageKey, MessageState], set[tuple[str, str]]]:
+    """What a batch tells of each message, joined; and the calling codes of all numbers that it names, by workspace: of
+    each event alone, since which number stands for a message at last, and whether its person is erased, depends on
+    events that may come before or after."""
     told: dict[MessageKey, MessageState] = {}
+    codes: set[tuple[str, str]] = set()
     for record in records:
         state = tells(record.event, record.at)
-        workspace_id, message_id = (
-            getattr(record.event, "workspace_id", None),
-            getattr(record.event, "message_id", None),
-        )
-        if state is not None and workspace_id is not None and message_id is not None:
+        workspace_id, message_id = _link(record.event, "workspace_id"), _link(record.event, "message_id")
+        if state is None or workspace_id is None:
+            continue
+        code = store.calling_code(state)
+        if code is not None:
+            codes.add((workspace_id, code))
+        if message_id is not None:
             key = (workspace_id, message_id)
             told[key] = merge(told[key], state) if key in told else state
-    return told
-
-
-def codes_told(records: Sequence[Record[Any]]) -> set[tuple[str, str]]:
-    """The calling codes of all numbers that a batch names, by workspace: of each event alone, since which number stands
-    for a message at last, and whether its person is erased, depends on events that may come before or after."""
-    found: set[tuple[str, str]] = set()
-    for record in records:
-        state = tells(record.event, record.at)
-        code = store.calling_code(state) if state is not None else None
-        workspace_id = getattr(record.event, "workspace_id", None)
-        if code is not None and workspace_id is not None:
-            found.add((workspace_id, code))
-    return found
+    return told, codes
 
 
 async def write_events(
     connection: Connection, records: Sequence[Record[Any]], changed_to: store.Changed | None = None
 ) -> None:
     readable = [record for record in records if record.event is not None]
-    told = told_by(readable)
+    told, codes = told_by(readable)
     rows = [event_row(record, record.event) for record in readable]
     # A cancel tells nothing of its message, and may name who asked for it.
     others = await _without_person(connection, rows, told.keys())
     without_person = await store.fold_messages(connection, told, changed_to) | others
-    await store.see_codes(connection, codes_told(readable))
+    await store.see_codes(connection, codes)
     await store.add_events(connection, [_bare(row, without_person) for row in rows])
 
 
@@ -204,7 +208,7 @@ async def _without_person(connection: Connection, rows: Sequence[EventRow], fold
 def _bare(row: EventRow, without_person: Set[MessageKey]) -> EventRow:
     """The row; without its body if its message's person is erased."""
     is_bare = row.workspace_id and row.message_id and (row.workspace_id, row.message_id) in without_person
-    return replace(row, body=None) if is_bare else row
+    return row._replace(body=None) if is_bare else row
 
 
 async def write_holds(
@@ -286,18 +290,20 @@ def _sender_row(event: SenderUpdated) -> SenderRow:
 
 
 # What the door writes beside a delivery, and beside one that it refused.
-_KEPT_HEADERS = (
-    "received_at",
-    "delivery_id",
-    "source",
-    "app_id",
-    "workspace_id",
-    "shopify_topic",
-    "content-type",
-    "cause",
-    "size",
-    "digest",
-    "unrecorded_before",
+_KEPT_HEADERS = frozenset(
+    {
+        "received_at",
+        "delivery_id",
+        "source",
+        "app_id",
+        "workspace_id",
+        "shopify_topic",
+        "content-type",
+        "cause",
+        "size",
+        "digest",
+        "unrecorded_before",
+    }
 )
 
 
@@ -308,24 +314,31 @@ async def write_webhooks(connection: Connection, records: Sequence[Record[None]]
 def webhook_row(record: Record[Any]) -> WebhookRow:
     """A delivery, accepted or refused, with what was found in it. Everything but the bytes is in the headers."""
     body = record.value or b""
-    refused = _header(record, "cause") if record.topic == Topic.WEBHOOK_REFUSED else None
-    size = _header(record, "size") or ""
+    told: dict[str, str] = {}
+    for name, value in record.headers:
+        if name not in told and (text := _text(value or b"")) is not None:
+            told[name] = text
+    refused = told.get("cause") if record.topic is Topic.WEBHOOK_REFUSED else None
+    size = told.get("size", "")
     return WebhookRow(
         event_id_of(record.place, "webhook"),
         record.at,
-        _header(record, "source") or "meta",
-        _header(record, "app_id") or _header(record, "app"),
+        told.get("source", "meta"),
+        told.get("app_id") or told.get("app"),
         refused,
         int(size) if size.isdigit() and len(size) < 9 else len(body),
         body,
-        tuple(parts_of(body, workspace_id=_header(record, "workspace_id"))) if refused is None else (),
-        {name: value for name in _KEPT_HEADERS if (value := _header(record, name)) is not None},
+        tuple(parts_of(body, workspace_id=told.get("workspace_id"))) if refused is None else (),
+        {name: value for name, value in told.items() if name in _KEPT_HEADERS},
     )
 
 
 def _header(record: Record[Any], name: str) -> str | None:
-    text = (record.header(name) or b"").decode(errors="replace").replace("\x00", "")[:256]
-    return text or None
+    return _text(record.header(name) or b"")
+
+
+def _text(value: bytes) -> str | None:
+    return value.decode(errors="replace").replace("\x00", "")[:256] or None
 
 
 async def write_dead_letters(connection: Connection, records: Sequence[Record[None]]) -> None:

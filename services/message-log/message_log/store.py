@@ -1,15 +1,17 @@
 """The projection's tables: one statement per table and batch."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 from sendwhy.postgres import Connection
 from sendwhy.privacy import digits_of
+from sendwhy.values import value_class
 
 from message_log.decide import MessageState, erased, merge
 from message_log.deliveries import Part
@@ -141,7 +143,15 @@ async def see_codes(connection: Connection, codes: Set[tuple[str, str]]) -> None
 def calling_code(state: MessageState) -> str | None:
     """Of a number in international form; one without a plus may begin with anything."""
     phone = state.known("phone")
-    return calling_code_of(digits_of(phone)) if phone and phone.startswith("+") else None
+    return _code_of(digits_of(phone)) if phone and phone.startswith("+") else None
+
+
+def _code_of(digits: str | None) -> str | None:
+    return _code_of_start(digits[:3]) if digits else None
+
+
+# No calling code is longer than three digits.
+_code_of_start = lru_cache(maxsize=1024)(calling_code_of)
 
 
 def _columns_of(state: MessageState) -> tuple[Any, ...]:
@@ -173,8 +183,9 @@ def _columns_of(state: MessageState) -> tuple[Any, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(NamedTuple):
+    """As the columns of `_ADD_EVENTS`."""
+
     event_id: UUID
     occurred_at: datetime
     workspace_id: str | None
@@ -197,11 +208,7 @@ on conflict do nothing
 async def add_events(connection: Connection, rows: Sequence[EventRow]) -> None:
     if rows:
         ordered = sorted(rows, key=lambda row: (row.occurred_at, row.event_id))
-        values = [
-            (r.event_id, r.occurred_at, r.workspace_id, r.message_id, r.wamid, r.service, r.kind, r.body, r.note)
-            for r in ordered
-        ]
-        await connection.execute(_ADD_EVENTS, *map(list, zip(*values, strict=True)))
+        await connection.execute(_ADD_EVENTS, *map(list, zip(*ordered, strict=True)))
 
 
 _DEAD_LETTERS_KNOWN = """
@@ -227,7 +234,7 @@ async def add_dead_letters(connection: Connection, rows: Sequence[EventRow]) -> 
     await add_events(connection, list(first.values()))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class WebhookRow:
     webhook_id: UUID
     received_at: datetime
@@ -266,7 +273,7 @@ async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> No
         return
     ordered = sorted(rows, key=lambda row: (row.received_at, row.webhook_id))
     values = [
-        (r.webhook_id, r.received_at, r.source, r.app, r.refused, r.size, r.body, json.dumps(r.headers))
+        (r.webhook_id, r.received_at, r.source, r.app, r.refused, r.size, r.body, to_json(r.headers).decode())
         for r in ordered
     ]
     await connection.execute(_ADD_WEBHOOKS, *map(list, zip(*values, strict=True)))
@@ -279,7 +286,7 @@ async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> No
         await connection.execute(_ADD_PARTS, *map(list, zip(*parts, strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class InboundRow:
     event_id: UUID
     workspace_id: str
@@ -328,7 +335,7 @@ async def add_inbound(connection: Connection, rows: Sequence[InboundRow]) -> Non
         await connection.execute(_ADD_INBOUND, *map(list, zip(*values, strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class HoldRow:
     workspace_id: str
     scope: str
@@ -361,7 +368,7 @@ async def set_holds(connection: Connection, rows: Sequence[HoldRow]) -> None:
         await connection.execute(_SET_HOLDS, *map(list, zip(*values, strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class KnownState:
     """One value of a compacted topic; `body` None is a tombstone."""
 
@@ -403,7 +410,7 @@ async def set_states(connection: Connection, topic: str, states: Sequence[KnownS
         await connection.execute(_SET_STATES, topic, *map(list, zip(*values, strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class SenderRow:
     sender_id: str
     workspace_id: str

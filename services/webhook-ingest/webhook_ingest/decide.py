@@ -18,6 +18,7 @@ from sendwhy.events import (
     event_id_of,
 )
 from sendwhy.reasons import Service
+from sendwhy.values import value_class
 
 from webhook_ingest.elements import Delivery, Element, Origin, Report, StatusTold
 
@@ -37,7 +38,7 @@ MessageKey = tuple[str, str]  # (sender_id, wamid)
 StatusKey = tuple[str, str, str, bytes]  # (sender_id, wamid, status, reading)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Sender:
     """A number that we know: whose it is, and which app speaks for it (None: the dispatcher wasn't told)."""
 
@@ -55,7 +56,7 @@ class Standing(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Owner:
     standing: Standing
     workspace_id: str | None = None
@@ -83,7 +84,7 @@ def _speaks_for(sender: Sender, signer: str, only_app: bool) -> Standing:
     return Standing.OWN if sender.app_id == signer else Standing.FOREIGN
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Message:
     """Where a message of ours stands. workspace_id and message_id are None while only its wamid is known. `silence`:
     the reason by which it ended for want of a receipt."""
@@ -102,7 +103,7 @@ class Message:
         return self.sender_id, self.wamid
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Seen:
     """One reading of a status that stands already: the record that told it, when its event says it was observed, the
     reason's code, and the event if it went out without a message_id."""
@@ -114,7 +115,7 @@ class Seen:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Told:
     """A status of a number that we know."""
 
@@ -128,10 +129,11 @@ class Told:
 
     @property
     def status_key(self) -> StatusKey:
-        return *self.key, self.status.status, self.status.reading
+        status = self.status
+        return status.origin.number or "", status.wamid, status.status, status.reading
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Shown:
     """What people see of a message: its status, and the reason if it failed."""
 
@@ -139,7 +141,7 @@ class Shown:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Change:
     """A message whose state or reason a replay corrects."""
 
@@ -184,12 +186,13 @@ def judge_statuses(
     told_by = {(*key[:3], stands.partition, stands.offset) for key, stands in seen.items()} if replayed_at else set()
     done: set[StatusKey] = set()
     for entry in told:
-        stands = seen.get(entry.status_key)
+        status_key = entry.status_key
+        stands = seen.get(status_key)
         place = entry.delivery.partition, entry.delivery.offset
-        is_first = entry.status_key not in done
-        done.add(entry.status_key)
+        is_first = status_key not in done
+        done.add(status_key)
         if is_first and stands is None:
-            corrects = (*entry.status_key[:3], *place) in told_by
+            corrects = replayed_at is not None and (*status_key[:3], *place) in told_by
             observed_at = replayed_at if corrects and replayed_at is not None else entry.delivery.at
             state[entry.key] = _judge(entry, state[entry.key], observed_at, verdict)
             continue
@@ -285,6 +288,8 @@ def climb(message: Message, status: Status, at: datetime) -> Message:
     delivered_at = message.delivered_at
     if rank >= RANK_DELIVERED:
         delivered_at = at if delivered_at is None else min(at, delivered_at)
+    if rank <= message.rank and delivered_at == message.delivered_at:
+        return message
     return replace(message, rank=max(message.rank, rank), delivered_at=delivered_at)
 
 
@@ -336,7 +341,7 @@ def addressed(report: Report, workspace_id: str | None) -> Event:
     return event.model_copy(update={"workspace_id": workspace_id})
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Unclaimed:
     """An element of a number or account that nobody has registered: its event without a workspace, and how to read it
     again."""

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -25,6 +24,7 @@ from sendwhy.metrics import Metric, Metrics
 from sendwhy.problems import problem_response
 from sendwhy.settings import Secrets
 from sendwhy.topics import MAX_WEBHOOK_BYTES, Headers, Outgoing, Topic
+from sendwhy.values import value_class
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -82,7 +82,7 @@ def _pairs(secrets: Secrets) -> Iterator[tuple[str, bytes]]:
     return ((owner, secret) for owner, several in secrets.items() for secret in several)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Post:
     """A delivery without its body: the headers that matter here, and which of them came more than once."""
 
@@ -304,7 +304,8 @@ class Door:
         )
         try:
             await self._publish(
-                [Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers)], timeout_seconds=ACK_TIMEOUT_SECONDS
+                [Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True)],
+                timeout_seconds=ACK_TIMEOUT_SECONDS,
             )
         except (PublishError, KafkaError, TimeoutError, OSError) as error:
             unlogged = self._logged.take(time.monotonic())

@@ -3,20 +3,21 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Literal
 
 from pydantic import JsonValue
 from sendwhy.events import CustomerUpdated, Event, MessageReceived, Reason, Status
 from sendwhy.reasons import ReasonCode
+from sendwhy.values import value_class
 
 from webhook_ingest.values import JSON, Fragment, object_of
 
 READING_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Delivery:
     """One signed POST. `signer` is the app's id (Meta) or the workspace (Shopify), `at` when Kafka stored it,
     `topic` and `event_id` Shopify's; partition and offset are where it stands on webhook.received."""
@@ -32,7 +33,7 @@ class Delivery:
     event_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Origin:
     """Where an element stood: enough to write a webhook that holds it alone. `key` is the array's name, or "" where
     the element stood in none."""
@@ -51,7 +52,7 @@ class Origin:
         return JSON.dump_json({"object": "whatsapp_business_account", "entry": [entry]})
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class StatusTold:
     """One element of `statuses`. `callback` is (workspace_id, message_id) of our own biz_opaque_callback_data;
     `reading` stands for all that was understood but the time: a repeat has the same, whenever it comes."""
@@ -68,7 +69,7 @@ class StatusTold:
     extra: Fragment | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Report:
     """Anything else: an event that still lacks its workspace; `cause` is a name that a repeat keeps, and that tells
     apart what was understood."""
@@ -83,7 +84,7 @@ class Report:
         return isinstance(self.event, MessageReceived | CustomerUpdated)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Unreadable:
     fragment: bytes
     error: str
@@ -92,7 +93,7 @@ class Unreadable:
 Element = StatusTold | Report | Unreadable
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Reading:
     """A body's elements; how often it held something that Sendwhy doesn't know (field, status, type, code); and the
     errors told beside any status, by place (value, element) and reason."""

@@ -63,6 +63,7 @@ FRAGMENT_BYTES_MAX = 1024 * 1024
 # What can't be read is kept whole: no part of a body of 3 MB is longer than this once it is written as JSON again.
 UNREADABLE_BYTES_MAX = 4 * 1024 * 1024
 DEPTH_MAX = 64
+SMALL_BODY_BYTES_MAX = FRAGMENT_BYTES_MAX // 8
 
 ARRAYS = ("statuses", "messages", "calls", "user_preferences", "errors", "message_echoes", "history", "state_sync")
 BODY_KEYS, ENTRY_KEYS = frozenset({"object", "entry"}), frozenset({"id", "time", "changes"})
@@ -115,9 +116,12 @@ class _MetaReader:
     unknown: Counter[str] = field(default_factory=Counter)
     errors: Counter[tuple[str, ReasonCode]] = field(default_factory=Counter)
     left: int = ELEMENTS_MAX
+    is_small: bool = False
 
     def read(self, body: bytes) -> Reading:
         whole = json_of(body)
+        # No element of it can be too deep or too large then, however long its numbers become when they are written out.
+        self.is_small = len(body) <= SMALL_BODY_BYTES_MAX and body.count(b"{") + body.count(b"[") <= DEPTH_MAX
         entries = whole.get("entry") if isinstance(whole, dict) else None
         if not isinstance(whole, dict) or not isinstance(entries, list):
             raise ValueError("the body is no object with a list `entry`")
@@ -136,8 +140,8 @@ class _MetaReader:
 
     def _besides(self, entry: Fragment, level: Fragment, name: str, known: frozenset[str]) -> Iterator[Element]:
         """What a level holds beside the keys that we know: Meta may put anything there tomorrow."""
-        rest: Fragment = {key: part for key, part in level.items() if key not in known}
-        if rest:
+        if not level.keys() <= known:
+            rest: Fragment = {key: part for key, part in level.items() if key not in known}
             self.unknown["field"] += 1
             yield self._guarded(_MetaReader._left_over, _Change(entry, name, {}), name, rest)
 
@@ -154,10 +158,9 @@ class _MetaReader:
             items = value[key]
             for item in items if isinstance(items, list) else [items]:
                 yield self._guarded(self._readers[key], place, key, item)
-        rest = {key: part for key, part in value.items() if key not in told and key not in SHARED_KEYS}
         if not told:
             yield self._guarded(_MetaReader._report, place, place.field, value)
-        elif rest:
+        elif rest := {key: part for key, part in value.items() if key not in told and key not in SHARED_KEYS}:
             self.unknown["field"] += 1
             yield self._guarded(_MetaReader._left_over, place, place.field, rest)
         yield from self._besides(entry, change, "change", CHANGE_KEYS)
@@ -167,10 +170,8 @@ class _MetaReader:
         try:
             if not isinstance(item, dict):
                 raise ValueError("no object")
-            if not is_at_most(item, DEPTH_MAX):
-                raise ValueError(f"more than {DEPTH_MAX} levels deep")
-            if len(JSON.dump_json(item)) > FRAGMENT_BYTES_MAX:
-                raise ValueError(f"more than {FRAGMENT_BYTES_MAX} bytes")
+            if not self.is_small:
+                _bounded(item)
             return reader(self, place, key, item)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
@@ -401,6 +402,14 @@ class _Change:
 
 
 _Reader = Callable[[_MetaReader, _Change, str, Fragment], Element]
+
+
+def _bounded(item: Fragment) -> None:
+    """Raises ValueError for what is too deep or too large."""
+    if not is_at_most(item, DEPTH_MAX):
+        raise ValueError(f"more than {DEPTH_MAX} levels deep")
+    if len(JSON.dump_json(item)) > FRAGMENT_BYTES_MAX:
+        raise ValueError(f"more than {FRAGMENT_BYTES_MAX} bytes")
 
 
 def _said(kind: str | None, body: Fragment) -> tuple[Inbound, str | None, str | None]:

@@ -15,7 +15,8 @@ from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record, dead_letter
-from sendwhy.topics import Outgoing, Topic, outgoing
+from sendwhy.topics import Outgoing, Topic, outgoing, source_header
+from sendwhy.values import value_class
 
 from webhook_ingest import shopify, store
 from webhook_ingest.decide import (
@@ -34,11 +35,12 @@ from webhook_ingest.erasures import recipient_of
 from webhook_ingest.fragments import read
 
 CLAIM_LIMIT = 500
+_OUR_SOURCE = source_header(Service.WEBHOOK_INGEST)
 
 log = structlog.get_logger("sendwhy")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Beat:
     """A number was heard of at `heard_at`, by statuses at least `late_seconds` old then; or another app spoke of it."""
 
@@ -58,7 +60,7 @@ def latest(*moments: datetime | None) -> datetime | None:
     return max((moment for moment in moments if moment is not None), default=None)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Replayed:
     """Reading stored deliveries again, for one workspace: everything else is left out, and what stands says nothing."""
 
@@ -119,7 +121,10 @@ def _text(header: bytes | None) -> str:
 
 
 def accepted_of(record: Record[None]) -> StatusUpdated | None:
-    """An `accepted` of the dispatcher; None for all other statuses. Raises ValueError where its keys are missing."""
+    """An `accepted` of the dispatcher; None for all other statuses, of which those of ours, three for every message,
+    aren't read. Raises ValueError where its keys are missing."""
+    if record.header("ce_source") == _OUR_SOURCE:
+        return None
     event = StatusUpdated.model_validate_json(record.value or b"")
     if event.status is not Status.ACCEPTED or event.service is not Service.DISPATCHER:
         return None
