@@ -19,13 +19,13 @@ READY_SECONDS = 240
 # What a killed dispatcher leaves in flight is told as unknown after this; else after 10 minutes.
 SETTINGS = {"SENDWHY_UNKNOWN_OUTCOME_SECONDS": "30"}
 STOP_SECONDS = 60
-# Begun first, so that at the end no process waits for another that has minutes to go.
-LONGEST = ("test_faults.py", "test_replicas.py", "test_secure.py")
+# Begun first, beside tests that need neither: at the end no process waits for another that has minutes to go.
+LONGEST = "test_faults.py"
 SERVICES = ["consent", "billing", "dispatcher", "webhook-ingest", "message-log"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.fixture(scope="session")

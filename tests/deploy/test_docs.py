@@ -184,7 +184,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_decisions_have_the_one_form() -> None:
     records = sorted((DOCS / "adr").glob("*.md"))
-    assert len({path.name[:4] for path in records}) == len(records)
+    assert [path.name[:4] for path in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
     for path in records:
         text = path.read_text()
         assert re.match(rf"# {int(path.name[:4])}\. .+\n\nStatus: accepted · Date: \d{{4}}-\d\d-\d\d\n", text), path
