@@ -161,7 +161,8 @@ class MessageState(_Value):
     @property
     def waits(self) -> Wait | None:
         """What was told last, or its own time: of the two what lasts longer. Either may be over (`Wait.holds`)."""
-        told = self.waiting and Wait(self.waiting.cause, self.waiting.since, self.waiting.until)
+        last = self.waiting
+        told = None if last is None else Wait(last.cause, last.since, last.until)
         send_at = self.known("send_at")
         if send_at is None:
             return told
