@@ -161,13 +161,12 @@ class MessageState(_Value):
     @property
     def waits(self) -> Wait | None:
         """What was told last, or its own time: of the two what lasts longer. Either may be over (`Wait.holds`)."""
-        last = self.waiting
+        last, asked = self.waiting, self.facts.get("send_at")
         told = None if last is None else Wait(last.cause, last.since, last.until)
-        send_at = self.known("send_at")
-        if send_at is None:
+        if asked is None:
             return told
-        scheduled = Wait(SCHEDULED, self.first_at, datetime.fromisoformat(send_at))
-        return told if told is not None and told.holds(datetime.fromisoformat(send_at)) else scheduled
+        send_at = datetime.fromisoformat(str(asked.value))
+        return told if told is not None and told.holds(send_at) else Wait(SCHEDULED, self.first_at, send_at)
 
     def _rejection_stands(self) -> bool:
         if self.rejected is None or self.rejected.reason.code is not ReasonCode.INVALID_REQUEST:
