@@ -111,7 +111,8 @@ MEANINGS: Mapping[str, str] = {
     "shopify_webhook_secrets": "`workspace:secret`, comma-separated",
     "blocked_after_silent_messages": "so many in a row that stayed at sent, after delivered ones, look like a block",
     "silent_after_seconds": "seconds after which a number counts as silent: Meta took messages, and nothing is heard",
-    "event_retention_days": "how long events, and the pages made of them, are kept",
+    "event_retention_days": "how long events, and the pages made of them, are kept; what became of a message stays"
+    " no less than 75 days",
     "webhook_retention_days": "how long raw deliveries are kept; they hold what people wrote",
     "public_url": "this service's address as people reach it; `https` makes the session cookie Secure",
     "consent_url": "for the export of a person, and pages that act on consent",

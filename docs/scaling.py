@@ -27,6 +27,7 @@ class Kept(StrEnum):
     """For how long rows stay; `CONTACT`: one for a person, not for a message."""
 
     EVENTS = "events"
+    MESSAGES = "messages"
     WEBHOOKS = "webhooks"
     KEYS = "keys"
     RECEIPTS = "receipts"
@@ -47,11 +48,11 @@ KEPT: Mapping[tuple[str, str], Kept] = {
     ("billing", "charge"): Kept.KEYS,
     ("billing", "ledger"): Kept.FOR_EVER,
     ("dispatcher", "contact"): Kept.CONTACT,
-    ("dispatcher", "message"): Kept.FOR_EVER,
+    ("dispatcher", "message"): Kept.KEYS,
     ("dispatcher", "reached_person"): Kept.TWO_DAYS,
     ("webhook-ingest", "message"): Kept.RECEIPTS,
     ("webhook-ingest", "seen_status"): Kept.RECEIPTS,
-    ("message-log", "message"): Kept.FOR_EVER,
+    ("message-log", "message"): Kept.MESSAGES,
     ("message-log", "event"): Kept.EVENTS,
     ("message-log", "event_of"): Kept.EVENTS,
     ("message-log", "webhook"): Kept.WEBHOOKS,
@@ -94,9 +95,11 @@ class Case:
 
     @property
     def days_by_kept(self) -> Mapping[Kept, float]:
-        """Keys: 45 days after an expiry that is 2 days off; receipts: as long after a deadline that is 30 days off."""
+        """Keys: 45 days after an expiry that is 2 days off; receipts: as long after a deadline that is 30 days off;
+        messages: as their events, but no less than 75 days (message_log.forgetting)."""
         return {
             Kept.EVENTS: self.retention_days,
+            Kept.MESSAGES: max(self.retention_days, 75),
             Kept.WEBHOOKS: self.webhook_days,
             Kept.KEYS: 47,
             Kept.RECEIPTS: 75,
@@ -433,9 +436,8 @@ has one thread that computes, so it fills one core. Memory is the largest that w
 
 {per_table(figures, case)}
 
-"contact": a row for each person, not for each message. "for ever": nothing deletes it. Of billing's ledger that is
-meant; `message` of the dispatcher and of message-log have no end yet, so their disk is counted for one year
-(`--kept-years`).
+"contact": a row for each person, not for each message. "for ever": nothing deletes it, as is meant of billing's
+ledger; its disk is counted for one year (`--kept-years`).
 
 {per_topic(figures, case)}
 

@@ -13,7 +13,7 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.topics import Topic
 
-from dispatcher import announce, erasures, hold_store, people_store, queue_store
+from dispatcher import announce, erasures, forgetting, hold_store, people_store, queue_store
 from dispatcher.answers import RULES
 from dispatcher.decide import Lane, Message, expired
 from dispatcher.settings import Settings
@@ -84,9 +84,10 @@ class Timers:
                 await people_store.note_inbound_read(connection, read_until)
 
     async def forget(self) -> None:
-        """Numbers of people are kept no longer than what they are kept for."""
+        """Numbers of people are kept no longer than what they are kept for, and messages no longer than repeats."""
         async with self._runtime.pool.acquire(timeout=30) as connection:
             await erasures.prune(connection, self._clock())
+            await forgetting.prune_messages(connection, self._clock())
 
     async def measure(self) -> None:
         """At most a fiftieth of the time goes into counting: a million waiting messages are counted twice a minute."""

@@ -25,6 +25,7 @@ from message_log import (
     diagnostics_api,
     diagnostics_pages,
     erasures,
+    forgetting,
     inbox_api,
     inbox_pages,
     journey_api,
@@ -107,6 +108,7 @@ def _keep(runtime: Runtime, settings: MessageLogSettings) -> None:
         async with runtime.pool.acquire(timeout=30) as connection:
             await store.keep_partitions(connection, days, now.date())
             await store.prune(connection, now - timedelta(days=settings.event_retention_days))
+            await forgetting.prune_messages(connection, now, settings.event_retention_days)
             await store.empty_dead_letters(connection, now - timedelta(days=settings.webhook_retention_days))
             await erasures.prune(connection, now)
             await audience_store.prune(connection)

@@ -67,12 +67,14 @@ class Failure(ReasonCount):
 
 
 class WaitCount(BaseModel):
-    """Messages held for a cause, at the latest until `until`; null: some of them until somebody repairs it."""
+    """Messages held for a cause, at the latest until `until`; null: some of them until somebody repairs it.
+    `scheduled`: nothing holds them, they asked for a later time, the last of them for `until`."""
 
     cause: str
     count: int
     since: Moment
     until: Moment | None
+    scheduled: bool = False
 
 
 class ProgressView(BaseModel):

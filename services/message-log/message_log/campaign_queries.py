@@ -13,6 +13,7 @@ from message_log.campaign_story import PACE_OVER, Bar, bars_of, bin_origin, widt
 from message_log.decide import Outcome
 from message_log.queries import CELLS, STATUSES, from_cursor, to_cursor
 from message_log.store import state_of
+from message_log.view import cause_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +216,14 @@ async def failures_of(connection: Connection, workspace: str, kind: OriginKind, 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Messages held for a cause. `until` None: some of them until somebody repairs it."""
+    """Messages held for a cause; `scheduled`: for the time that they asked for. `until` None: some of them until
+    somebody repairs it."""
 
     cause: str
     count: int
     since: datetime
     until: datetime | None
+    scheduled: bool = False
 
 
 async def waits_of(connection: Connection, workspace: str, kind: OriginKind, id: str) -> Sequence[Wait]:
@@ -230,10 +233,11 @@ async def waits_of(connection: Connection, workspace: str, kind: OriginKind, id:
         by_cause.setdefault(row["cause"], []).append(row)
     waits = [
         Wait(
-            cause,
+            cause_of(cause)[0],
             sum(row["count"] for row in rows),
             min(row["since"] for row in rows),
             None if any(row["open_end"] for row in rows) else max(row["until"] for row in rows),
+            cause_of(cause)[1],
         )
         for cause, rows in by_cause.items()
     ]

@@ -9,7 +9,7 @@ from dataclasses import field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import reduce, singledispatch
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from pydantic import AwareDatetime, JsonValue
@@ -102,6 +102,21 @@ class Waiting:
     until: AwareDatetime | None = None
 
 
+# In a reason's place: nothing is wrong, the request asked for a later moment.
+SCHEDULED = "SCHEDULED"
+
+
+class Wait(NamedTuple):
+    """What a message waits for by itself: a reason's code, or SCHEDULED. `until` None: until somebody repairs it."""
+
+    cause: str
+    since: datetime
+    until: datetime | None
+
+    def holds(self, now: datetime) -> bool:
+        return self.until is None or self.until > now
+
+
 @value_class
 class MessageState:
     """All that is known of one message. `times`: when each receipt was first told, by Meta's clock."""
@@ -169,6 +184,16 @@ class MessageState:
         """From when on it isn't sent any more, once its request is known."""
         told = self.known("expires_at")
         return datetime.fromisoformat(told) if isinstance(told, str) else None
+
+    @property
+    def waits(self) -> Wait | None:
+        """What was told last, or its own time: of the two what lasts longer. Either may be over (`Wait.holds`)."""
+        last, asked = self.waiting, self.facts.get("send_at")
+        told = None if last is None else Wait(last.cause, last.since, last.until)
+        if asked is None:
+            return told
+        send_at = datetime.fromisoformat(str(asked.value))
+        return told if told is not None and told.holds(send_at) else Wait(SCHEDULED, self.first_at, send_at)
 
     def _rejection_stands(self) -> bool:
         if self.rejected is None or self.rejected.reason.code is not ReasonCode.INVALID_REQUEST:
@@ -261,7 +286,8 @@ def tells(event: Wire, at: datetime) -> MessageState | None:  # noqa: ARG001 - t
 @tells.register
 def _(event: SendRequested, at: datetime) -> MessageState:
     facts = _facts_of_request(event, _RANK_REQUESTED, at)
-    facts |= _facts(_RANK_REQUESTED, at, {"expires_at": event.expiry(at).isoformat()})
+    times = {"expires_at": event.expiry(at).isoformat(), "send_at": _later(event.send_at, at)}
+    facts |= _facts(_RANK_REQUESTED, at, times)
     return MessageState.at(at, facts=facts, requested_last=at)
 
 
@@ -274,6 +300,7 @@ def _(event: SendConsented, at: datetime) -> MessageState:
         "phone": event.resolved.phone,
         "purpose": event.resolved.purpose,
         "expires_at": event.expires_at.isoformat(),
+        "send_at": _later(event.send_at, at),
     }
     return MessageState.at(at, facts=told | _facts(_RANK_CONSENTED, event.occurred_at, resolved), passed=True)
 
@@ -317,6 +344,11 @@ def _(event: StatusUpdated, at: datetime) -> MessageState:
         observed_at=event.observed_at,
     )
     return MessageState.at(at, facts=facts, failed=verdict, passed=True)
+
+
+def _later(send_at: datetime | None, at: datetime) -> str | None:
+    """A moment that had not come when it was told. Most requests have none, and it is kept for the others only."""
+    return send_at.isoformat() if send_at is not None and send_at > at else None
 
 
 def _facts_of_request(request: SendRequested, rank: int, at: datetime) -> dict[str, Fact]:

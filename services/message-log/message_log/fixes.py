@@ -59,9 +59,16 @@ class Fix:
     path: str
 
 
+def why_of(message: MessageView) -> str | None:
+    """The code of what there is to repair or to wait for; None where nothing is wrong, as before its own time."""
+    if message.reason:
+        return message.reason.code
+    return message.waiting.cause if message.waiting and not message.waiting.scheduled else None
+
+
 def fixes_of(message: MessageView) -> list[Fix]:
     """Where to go for this message's reason, or for what it waits for; none where no page of ours repairs it."""
-    code = message.reason.code if message.reason else message.waiting.cause if message.waiting else None
+    code = why_of(message)
     section, label = _WHERE.get(code or "", ("", ""))
     if section not in {path for path, _, _ in SECTIONS}:
         return []

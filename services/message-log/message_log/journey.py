@@ -191,7 +191,11 @@ def of_message(message: MessageDetail, now: datetime, next_step: str | None) -> 
         status=message.status,
         ended=ended,
         stages=stages,
-        reason=told(reason.title) if reason else words.title_of(waiting.cause) if waiting else None,
+        reason=told(reason.title)
+        if reason
+        else words.wait_title(waiting.cause, scheduled=waiting.scheduled)
+        if waiting
+        else None,
         detail=reason.detail if reason else None,
         next_step=next_step,
         hang=None if ended or waiting else _hang_of(message, stages, now),
@@ -250,7 +254,9 @@ def _mark_here(stages: Sequence[Stage], message: MessageDetail) -> None:
 
 
 def _wait_of(waiting: WaitingView) -> str:
-    cause = words.title_of(waiting.cause)
+    cause = words.wait_title(waiting.cause, scheduled=waiting.scheduled)
+    if waiting.scheduled and waiting.until is not None:
+        return _("%(cause)s, from %(time)s on", cause=cause, time=words.absolute(waiting.until))
     if waiting.until is None:
         return _("%(cause)s, until %(end)s", cause=cause, end=words.open_end(waiting.cause))
     return _("%(cause)s, until %(time)s at the latest", cause=cause, time=words.absolute(waiting.until))

@@ -8,6 +8,7 @@ from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 
 from message_log import api, journey, words
+from message_log.fixes import why_of
 from message_log.journey import Journey
 from message_log.language import told as translated
 from message_log.settings import MessageLogSettings
@@ -40,6 +41,6 @@ async def follow(
         if told is None:
             raise
         return None, told
-    code = message.reason.code if message.reason else message.waiting.cause if message.waiting else None
+    code = why_of(message)
     info = words.reason_info(code) if code else None
     return message, journey.of_message(message, now, translated(info.what_to_do) if info else None)

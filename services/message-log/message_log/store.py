@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from asyncpg import Record as Row
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 from sendwhy.postgres import Connection
@@ -94,8 +95,7 @@ async def fold_messages(
         return set()
     keys = sorted(told)
     columns = ([workspace for workspace, _ in keys], [message for _, message in keys])
-    await connection.execute(_CLAIM_MESSAGES, *columns)
-    rows = await connection.fetch(_LOCK_MESSAGES, *columns)
+    rows = await _claim(connection, *columns)
     changed: dict[MessageKey, MessageState] = {}
     without_person: set[MessageKey] = set()
     for row in rows:
@@ -112,6 +112,15 @@ async def fold_messages(
                 changed_to(told[key], before, after)
     await _update_messages(connection, changed)
     return without_person
+
+
+async def _claim(connection: Connection, workspaces: list[str], messages: list[str]) -> list[Row]:
+    while True:
+        await connection.execute(_CLAIM_MESSAGES, workspaces, messages)
+        rows: list[Row] = await connection.fetch(_LOCK_MESSAGES, workspaces, messages)
+        # One that was forgotten between the two (forgetting.py) is claimed again.
+        if len(rows) == len(messages):
+            return rows
 
 
 _WITHOUT_PERSON = """
@@ -157,7 +166,7 @@ _code_of_start = lru_cache(maxsize=1024)(calling_code_of)
 def _columns_of(state: MessageState) -> tuple[Any, ...]:
     """The values of _COLUMNS, in their order."""
     origin = state.known("origin") or {}
-    verdict, waiting = state.verdict, state.waiting
+    verdict, waiting = state.verdict, state.waits
     return (
         _STATE.dump_json(state, exclude_defaults=True),
         state.first_at,

@@ -15,13 +15,14 @@ _GOES_ON = frozenset({"held", "accepted", "sent", "delivered", "read", "rejected
 @dataclass(frozen=True, slots=True)
 class Wait:
     """`until`: as it was told when it began, None until somebody repairs the cause. `ended`: when the next thing
-    happened, None while it lasts or where nobody told."""
+    happened, None while it lasts or where nobody told. `scheduled`: the request itself asked for `until`."""
 
     cause: str
     scope: str
     since: datetime
     until: datetime | None
     ended: datetime | None
+    scheduled: bool = False
 
 
 def waits_of(message: MessageDetail) -> list[Wait]:
@@ -44,7 +45,8 @@ def waits_of(message: MessageDetail) -> list[Wait]:
         )
     now = message.waiting
     if now is not None and all((wait.cause, wait.since) != (now.cause, now.since) for wait in waits):
-        waits.append(Wait(now.cause, "many", now.since, now.until, None))
+        scope = "message" if now.scheduled else "many"
+        waits.append(Wait(now.cause, scope, now.since, now.until, None, now.scheduled))
     return waits
 
 

@@ -10,9 +10,9 @@ import asyncpg
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from sendwhy.access import Role
 from sendwhy.events import Moment, Reason, Status
-from sendwhy.reasons import Service
+from sendwhy.reasons import ReasonCode, Service
 
-from message_log.decide import MessageState, Verdict
+from message_log.decide import SCHEDULED, MessageState, Verdict
 from message_log.store import state_of
 
 ShownStatus = Literal["sending", "waiting", "sent", "delivered", "read", "failed"]
@@ -28,11 +28,13 @@ _PHONE_FIELDS = frozenset(
 
 
 class WaitingView(BaseModel):
-    """`cause` is a reason's code; `until` null: until somebody repairs it."""
+    """`cause` is a reason's code; `until` null: until somebody repairs it. `scheduled`: nothing holds it, the request
+    asked for the moment `until`; its cause is what it would end with if it never went."""
 
     cause: str
     since: Moment
     until: Moment | None
+    scheduled: bool = False
 
 
 class ToView(BaseModel):
@@ -299,7 +301,13 @@ def webhook_detail(row: asyncpg.Record, parts: Sequence[asyncpg.Record], *, with
 def _waiting(row: asyncpg.Record) -> WaitingView | None:
     if row["status"] != "waiting":
         return None
-    return WaitingView(cause=row["wait_cause"], since=row["wait_since"], until=row["wait_until"])
+    cause, scheduled = cause_of(row["wait_cause"])
+    return WaitingView(cause=cause, since=row["wait_since"], until=row["wait_until"], scheduled=scheduled)
+
+
+def cause_of(stored: str) -> tuple[str, bool]:
+    """A wait's cause as a reason's code, and whether it is the request's own time."""
+    return (ReasonCode.EXPIRED_BEFORE_SENDING.value, True) if stored == SCHEDULED else (stored, False)
 
 
 def _requested_at(state: MessageState) -> datetime:

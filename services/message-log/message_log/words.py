@@ -325,6 +325,10 @@ def title_of(code: str) -> str:
     return told(info.title) if info else code
 
 
+def wait_title(cause: str, *, scheduled: bool) -> str:
+    return _("Scheduled for later") if scheduled else title_of(cause)
+
+
 def open_end(cause: str) -> str:
     """What ends a wait of which nobody can say when it ends: "until …"."""
     if cause == ReasonCode.EXPIRED_BEFORE_SENDING:

@@ -9,8 +9,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from message_log import accounts, store
+from message_log import accounts, queries, store
+from message_log.queries import Filters
 from message_log.store import HoldRow
+from message_log.view import Viewer, WaitingView
 from message_log_builders import (
     ADMIN,
     OPERATOR,
@@ -25,6 +27,7 @@ from message_log_builders import (
     status,
 )
 from pages_desk import SENDER, WABA, Desk, open_desk
+from sendwhy.access import Role
 from sendwhy.events import Origin, OriginKind, Status, To, Wire
 from sendwhy.reasons import CATALOGUE, ReasonCode
 
@@ -91,6 +94,34 @@ async def test_pages_json_and_csv_say_the_same(desk: Desk) -> None:
         for _, href, count in tiles:
             assert (await browser.get(unescape(href))).text.count('class="row ') == int(count)
         assert (await browser.get(f"{HOME}/campaigns.csv")).text.splitlines() == lines
+
+
+async def test_what_is_scheduled_waits_for_its_time_and_goes_on_at_it(desk: Desk) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    asked = (now + timedelta(days=1), now - timedelta(minutes=1), None)
+    origin, begun = SALE.model_copy(update={"id": "planned"}), now - timedelta(hours=1)
+    wanted = [
+        requested(message_id=f"p-{n}", origin=origin, requested_at=begun, send_at=at) for n, at in enumerate(asked)
+    ]
+    await desk.tell(*wanted)
+    async with desk.pool.acquire() as connection:
+        page = await queries.list_messages(connection, WORKSPACE, Filters(campaign="planned"))
+        listed = await queries.list_messages(connection, WORKSPACE, Filters(campaign="planned", status="waiting"))
+    shown = {row["message_id"]: Viewer(Role.VIEWER, "").message(row) for row in page.rows}
+    assert {name: message.status for name, message in shown.items()} == {
+        "p-0": "waiting",
+        "p-1": "sending",
+        "p-2": "sending",
+    }
+    assert shown["p-0"].waiting == WaitingView(
+        cause="EXPIRED_BEFORE_SENDING", since=begun, until=now + timedelta(days=1), scheduled=True
+    )
+    assert [row["message_id"] for row in listed.rows] == ["p-0"]
+    one = (await desk.get("campaigns/planned", VIEWER)).json()
+    assert [(w["count"], w["scheduled"]) for w in one["waiting"]] == [(1, True)]
+    async with desk.browser(VIEWER) as browser:
+        for path in ("messages/p-0", "messages?range=all&campaign=planned", "campaigns/planned"):
+            assert "Scheduled for later" in (await browser.get(f"{HOME}/{path}")).text
 
 
 async def test_what_cost_a_campaign_most_stands_first_with_its_next_step_one_click_from_a_message(desk: Desk) -> None:

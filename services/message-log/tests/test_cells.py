@@ -59,7 +59,7 @@ def events_of(chance: Random, number: int) -> list[Wire]:
     )
     to = To(contact_id=f"c{number % 5}", phone=phone)
     told: list[Wire] = [
-        requested(message_id=name, to=to, origin=origin),
+        requested(message_id=name, to=to, origin=origin, send_at=chance.choice([None, after(3 * WEEK)])),
         rejected(chance.choice([R.INSUFFICIENT_CREDITS, R.CANCELLED]), 2, Service.BILLING, message_id=name, to=to),
         held(R.RATE_LIMIT_EXCEEDED, 1, 10 * WEEK, message_id=name, scope=Scope(kind="message", id=name)),
         *(status(word, 3, message_id=name) for word in (S.ACCEPTED, S.SENT, S.DELIVERED, S.READ)),

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from message_log.decide import CLOCK_SKEW, MessageState, Outcome, erased, fold, merge, tells
+from message_log.decide import CLOCK_SKEW, SCHEDULED, MessageState, Outcome, Wait, erased, fold, merge, tells
 from message_log_builders import T0, after, consented, event_id, held, rejected, requested, status
 from pydantic import TypeAdapter
 from sendwhy.events import MetaError, Status, Wire, reason
@@ -19,6 +19,7 @@ ACCEPTED, SENT, DELIVERED, READ, PLAYED = (
 )
 EVENTS: list[Wire] = [
     requested(),
+    requested(send_at=after(7200)),
     consented(),
     held(R.RATE_LIMIT_EXCEEDED),
     held(R.MESSAGING_LIMIT_REACHED, seconds=9),
@@ -110,6 +111,35 @@ def test_what_consent_resolved_beats_what_was_asked_for() -> None:
     assert state.known("sender_id") == "415566778899001"
     assert state.known("template") == "autumn_sale"
     assert state.known("wamid") == "wamid.HBgM1"
+
+
+SCHEDULED_FOR = Wait(SCHEDULED, T0, after(3600))
+PACED = held(R.RATE_LIMIT_EXCEEDED, 2, 60)
+PACED_IN_TIME = held(R.RATE_LIMIT_EXCEEDED, 3600, 3660)
+STOPPED = held(R.SENDER_NOT_AVAILABLE, 2)
+
+
+@pytest.mark.parametrize(
+    ("events", "waits"),
+    [
+        ([requested()], None),
+        ([requested(send_at=T0)], None),
+        ([requested(send_at=after(3600))], SCHEDULED_FOR),
+        ([requested(send_at=after(3600)), PACED], SCHEDULED_FOR),
+        ([requested(send_at=after(3600)), PACED_IN_TIME], Wait(R.RATE_LIMIT_EXCEEDED, after(3600), after(3660))),
+        ([requested(send_at=after(3600)), STOPPED], Wait(R.SENDER_NOT_AVAILABLE, after(2), None)),
+        ([requested(), PACED], Wait(R.RATE_LIMIT_EXCEEDED, after(2), after(60))),
+        ([consented().model_copy(update={"send_at": after(3600)})], SCHEDULED_FOR),
+    ],
+)
+def test_a_message_waits_for_its_own_time_or_for_what_holds_it_longer(events: list[Wire], waits: Wait | None) -> None:
+    assert state_after(events).waits == waits
+
+
+def test_a_wait_is_over_at_its_moment() -> None:
+    assert SCHEDULED_FOR.holds(after(3599))
+    assert not SCHEDULED_FOR.holds(after(3600))
+    assert Wait(R.SENDER_NOT_AVAILABLE, T0, None).holds(after(9e6))
 
 
 def test_of_two_requests_the_first_in_the_log_stands() -> None:

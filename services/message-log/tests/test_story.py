@@ -67,6 +67,16 @@ def test_a_hold_of_many_is_a_wait_of_each() -> None:
     assert (wait.cause, wait.until, wait.ended) == ("SENDER_CREDENTIALS_REJECTED", None, None)
 
 
+def test_a_message_before_its_time_waits_and_there_is_nothing_to_repair() -> None:
+    now = WaitingView(cause="EXPIRED_BEFORE_SENDING", since=T0, until=after(3600), scheduled=True)
+    shown_now = message([shown("requested", 0, "upstream", requested())], status="waiting", waiting=now)
+    (wait,) = waits_of(shown_now)
+    assert (wait.scope, wait.since, wait.until, wait.scheduled) == ("message", T0, after(3600), True)
+    assert fixes_of(shown_now) == []
+    held_now = shown_now.model_copy(update={"waiting": now.model_copy(update={"scheduled": False})})
+    assert fixes_of(held_now) != []
+
+
 def test_tries_are_told_by_evidence_by_meta_s_answer_and_by_accepted() -> None:
     dispatcher: dict[str, Any] = {"status": "failed", "service": Service.DISPATCHER}
     many = failure(ReasonCode.TEMPORARY_FAILURE, {"tries": TRIES})

@@ -26,7 +26,8 @@ def show(console: Console, message: dict[str, Any]) -> None:
     _show_reason(console, message.get("reason"))
     if waiting := message.get("waiting"):
         until = waiting["until"] or "somebody resumes or repairs it"
-        console.print(Text(f"waits for {waiting['cause']} since {waiting['since']}, until {until}"))
+        cause = "its own time" if waiting.get("scheduled") else waiting["cause"]
+        console.print(Text(f"waits for {cause} since {waiting['since']}, until {until}"))
     console.print(_timeline(message.get("events", [])))
 
 

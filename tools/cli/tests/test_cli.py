@@ -50,6 +50,17 @@ MESSAGES: dict[str, dict[str, Any]] = {
         "waiting": {"cause": "RATE_LIMIT_EXCEEDED", "since": "2026-11-22T10:00:00Z", "until": "2026-11-22T11:00:00Z"},
         "events": [],
     },
+    "m-later": {
+        "message_id": "m-later",
+        "status": "waiting",
+        "waiting": {
+            "cause": "EXPIRED_BEFORE_SENDING",
+            "since": "2026-11-22T10:00:00Z",
+            "until": "2026-11-22T11:00:00Z",
+            "scheduled": True,
+        },
+        "events": [],
+    },
 }
 
 
@@ -146,6 +157,7 @@ def test_a_misspelt_reason_is_not_found_and_the_like_are_named() -> None:
             ["FAILED", "Insufficient credits", "balance 3, price 5", "+2.400 s", "/w/demo/messages/m%3Afailed"],
         ),
         ("m-waiting", 0, ["WAITING", "RATE_LIMIT_EXCEEDED", "2026-11-22T11:00:00Z"]),
+        ("m-later", 0, ["WAITING", "waits for its own time", "2026-11-22T11:00:00Z"]),
     ],
 )
 def test_why_tells_the_timeline(
