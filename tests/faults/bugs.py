@@ -180,8 +180,8 @@ BUGS = (
                 INGEST,
                 "door.py",
                 "            await self._publish(\n"
-                "                [Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers)],"
-                " timeout_seconds=ACK_TIMEOUT_SECONDS\n"
+                "                [Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True)],\n"
+                "                timeout_seconds=ACK_TIMEOUT_SECONDS,\n"
                 "            )\n",
                 "            task = asyncio.create_task(\n"
                 "                self._record(Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers))\n"
@@ -197,8 +197,13 @@ BUGS = (
         ("replica-killed", "offsets-lost", ""),
         ("I7",),
         (
-            Change(COMMON, "events.py", "from uuid import UUID, uuid5\n", "from uuid import UUID, uuid4\n"),
-            Change(COMMON, "events.py", '    return uuid5(_NAMESPACE, f"{cause}/{kind}")\n', "    return uuid4()\n"),
+            Change(COMMON, "events.py", "from uuid import UUID\n", "from uuid import UUID, uuid4\n"),
+            Change(
+                COMMON,
+                "events.py",
+                "    return UUID(int=int.from_bytes(digest[:16]) & ~_UUID_MARKS | _UUID5)\n",
+                "    return uuid4() if digest else UUID(int=0)\n",
+            ),
         ),
     ),
     Bug(
@@ -263,7 +268,10 @@ BUGS = (
             Change(
                 LOG,
                 "decide.py",
-                "        return next((status for status in reversed(_STEPS) if status in self.times), None)\n",
+                "        for status in _HIGHEST_FIRST:\n"
+                "            if status in self.times:\n"
+                "                return status\n"
+                "        return None\n",
                 "        return next(reversed(self.times), None)\n",
             ),
         ),

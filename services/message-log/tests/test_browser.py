@@ -140,8 +140,11 @@ async def test_a_message_is_copied_as_json(chromium: Browser, shown: MessageLog)
 
 async def test_a_dead_letter_is_repaired_by_keyboard_and_without_script(chromium: Browser, shown: MessageLog) -> None:
     async with open_list(chromium, shown.url, may_refuse=True, java_script_enabled=False) as page:
-        await page.goto(f"/w/{WORKSPACE}/dead-letters")
-        await page.get_by_role("row").filter(has_text="b-dead").get_by_role("link").press("Enter")
+        answer = await page.goto(f"/w/{WORKSPACE}/dead-letters")
+        row = page.get_by_role("row").filter(has_text="b-dead")
+        assert answer is not None
+        assert (answer.status, await row.count()) == (200, 1), await page.inner_text("body")
+        await row.get_by_role("link").press("Enter")
         text = page.get_by_label("The record as JSON")
         assert SCRIPT in await text.input_value()
         await page.get_by_role("button", name="Put it back").press("Enter")
