@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 READY_SECONDS = 240
 # What a killed dispatcher leaves in flight is told as unknown after this; else after 10 minutes.
@@ -26,31 +25,7 @@ SERVICES = ["consent", "billing", "dispatcher", "webhook-ingest", "message-log"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_turn)
-
-
-def _turn(item: pytest.Item) -> int:
-    """The longest, what is not below tests/, what needs the stack, the rest."""
-    if item.path.name == LONGEST:
-        return 0
-    if Path(__file__).parent not in item.path.parents:
-        return 1
-    return 2 if _shares_the_stack(item.nodeid) else 3
-
-
-def _shares_the_stack(nodeid: str) -> bool:
-    return nodeid.startswith("tests/e2e/") and "test_replicas" not in nodeid
-
-
-class _ByFile(LoadFileScheduling):  # type: ignore[misc]  # an untyped library
-    """A file's tests run in one process, and all those of the stack: a second stack would cost a third of a core."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "the stack" if _shares_the_stack(nodeid) else str(super()._split_scope(nodeid))
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    return _ByFile(config, log)
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.fixture(scope="session")
