@@ -7,6 +7,7 @@ Nothing here wraps a transaction in a timeout of ours: cancelling during COMMIT 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from uuid import UUID
 
@@ -219,6 +220,20 @@ async def load_reached(connection: Connection, group: str) -> dict[Position, int
 
 
 PRUNE_AT_ONCE = 5000
+
+
+async def delete_in_steps(
+    connection: Connection, statement: str, *values: object, at_once: int = PRUNE_AT_ONCE, at_most: int | None = None
+) -> int:
+    """Run a `delete` whose last parameter is how many rows it may take, until none are left or `at_most` steps are
+    done; returns how many rows went."""
+    gone = 0
+    for _ in count() if at_most is None else range(at_most):
+        step = int((await connection.execute(statement, *values, at_once)).removeprefix("DELETE "))
+        gone += step
+        if step < at_once:
+            break
+    return gone
 
 
 async def prune(connection: Connection) -> int:

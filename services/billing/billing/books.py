@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import asyncpg
-from sendwhy.postgres import PRUNE_AT_ONCE, Connection, MessageKey
+from sendwhy.postgres import PRUNE_AT_ONCE, Connection, MessageKey, delete_in_steps
 
 from billing.decide import Alert, Charge
 from billing.pricing import Difference
@@ -111,8 +111,7 @@ async def prune_charges(connection: Connection, *, at_once: int = PRUNE_AT_ONCE)
     What comes all the same finds no charge and books nothing; and no message can be funded a second time, since its
     `reserve` stands in the ledger once. A reservation that is still open stays: the account's `reserved` counts it.
     """
-    while int((await connection.execute(_PRUNE_CHARGES, at_once)).removeprefix("DELETE ")) == at_once:
-        pass
+    await delete_in_steps(connection, _PRUNE_CHARGES, at_once=at_once)
 
 
 _ADD_ALERTS = """

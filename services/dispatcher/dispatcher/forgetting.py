@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from sendwhy.postgres import PRUNE_AT_ONCE, Connection
+from sendwhy.postgres import PRUNE_AT_ONCE, Connection, delete_in_steps
 
 # Longer than Kafka can give the request again (15 days), or Meta tell of a message that it took (30 days). As consent
 # and billing keep their decisions.
@@ -25,9 +25,4 @@ async def prune_messages(connection: Connection, now: datetime, *, at_once: int 
     One whose request came all the same would be rejected as expired: nothing is sent at or after `expires_at`. It
     doesn't come: billing has its `reserve` in the ledger for good, and puts a second request aside.
     """
-    gone = 0
-    while True:
-        step = int((await connection.execute(_PRUNE_MESSAGES, now - KEEP_MESSAGES, at_once)).removeprefix("DELETE "))
-        gone += step
-        if step < at_once:
-            return gone
+    return await delete_in_steps(connection, _PRUNE_MESSAGES, now - KEEP_MESSAGES, at_once=at_once)

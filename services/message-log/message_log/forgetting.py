@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from sendwhy.erasure import KEEP_ERASED
 from sendwhy.events import MAX_HORIZON
-from sendwhy.postgres import PRUNE_AT_ONCE, Connection
+from sendwhy.postgres import PRUNE_AT_ONCE, Connection, delete_in_steps
 
 # 45 days after the latest `expires_at` that it may have. Kafka gives nothing again for so long (15 days), and Meta's
 # last receipt, or the verdict that none came, is told within 30 days of the call.
@@ -35,11 +35,7 @@ async def prune_messages(
     connection: Connection, now: datetime, retention_days: int, *, at_once: int = PRUNE_AT_ONCE
 ) -> int:
     """Forget messages that are over, in steps; returns how many. The counts by hour follow (0012_counts.sql)."""
-    before, gone = keep_since(now, retention_days), 0
-    for _ in range(STEPS_AT_MOST):
-        done = await connection.execute(_PRUNE_MESSAGES, before, now - KEEP_ERASED, at_once)
-        step = int(done.removeprefix("DELETE "))
-        gone += step
-        if step < at_once:
-            break
-    return gone
+    before = keep_since(now, retention_days)
+    return await delete_in_steps(
+        connection, _PRUNE_MESSAGES, before, now - KEEP_ERASED, at_once=at_once, at_most=STEPS_AT_MOST
+    )
