@@ -93,7 +93,19 @@ class Why(_Read):
     meta: dict[str, JsonValue] | None = None
 
 
-class Outcome(_Read):
+class _Told(_Read):
+    workspace_id: str | None = None
+    message_id: str | None = None
+    status: str | None = None
+    service: str = ""
+    occurred_at: AwareDatetime
+    observed_at: AwareDatetime | None = None
+    provider_message_id: str | None = None
+    reason: Why | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+
+class Outcome(_Told):
     """What an event tells of one message. `status` is rejected (Meta never took it), accepted, sent, delivered, read,
     played or failed; `metadata` is what the request gave, with rejected and accepted only."""
 
@@ -101,11 +113,6 @@ class Outcome(_Read):
     message_id: str
     status: str
     service: str
-    occurred_at: AwareDatetime
-    observed_at: AwareDatetime | None = None
-    provider_message_id: str | None = None
-    reason: Why | None = None
-    metadata: dict[str, JsonValue] | None = None
 
     @property
     def is_final(self) -> bool:
@@ -136,18 +143,6 @@ def outcome_of(topic: str, value: bytes | None) -> Outcome | None:
         return None
     status = "rejected" if topic == Topic.SEND_REJECTED else told.status
     return Outcome.model_validate({**dict(told), "status": status or "unknown"})
-
-
-class _Told(_Read):
-    workspace_id: str | None = None
-    message_id: str | None = None
-    status: str | None = None
-    service: str = ""
-    occurred_at: AwareDatetime
-    observed_at: AwareDatetime | None = None
-    provider_message_id: str | None = None
-    reason: Why | None = None
-    metadata: dict[str, JsonValue] | None = None
 
 
 class Outcomes:
