@@ -10,7 +10,6 @@ copy of the alert rules. With `--release` also contracts/baseline.json: what is 
 import inspect
 import json
 import re
-import runpy
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import performance
+import scaling
 from babel.messages.catalog import Catalog
 from babel.messages.extract import DEFAULT_KEYWORDS, extract_from_dir
 from babel.messages.pofile import write_po
@@ -502,9 +503,7 @@ def texts_of(info: ReasonInfo) -> Iterator[str]:
 
 
 def scaling_page() -> str:
-    scaling = runpy.run_path(str(DOCS / "scaling.py"))
-    text: str = scaling["page"](scaling["load"](), GENERATED)
-    return text
+    return scaling.page(scaling.load(), GENERATED)
 
 
 # --- the rules, as Prometheus' operator takes them ---
@@ -524,12 +523,6 @@ metadata:
   labels: {{app.kubernetes.io/component: service}}
 spec:
 {textwrap.indent(rules, "  ")}"""
-
-
-def performance() -> str:
-    """Tables of the runs that were published; this file is loaded by path, so its neighbour is too."""
-    page: str = runpy.run_path(str(DOCS / "performance.py"))["page"]()
-    return page
 
 
 def as_json(value: Any) -> str:
@@ -557,7 +550,7 @@ def files() -> dict[Path, str]:
         DOCS / "settings.md": settings(),
         DOCS / "kafka-acls.md": kafka_acls(services),
         DOCS / "scaling.md": scaling_page(),
-        DOCS / "performance.md": performance(),
+        DOCS / "performance.md": performance.page(),
         DOCS / "topics.md": topics(made[CONTRACTS / "asyncapi.json"]),
         **{DOCS / "http" / f"{name}.md": http(name, made[CONTRACTS / f"openapi-{name}.json"]) for name in services},
         **{path: as_json(contract) for path, contract in made.items()},

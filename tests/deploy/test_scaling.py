@@ -4,14 +4,12 @@ import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+import scaling
 from sendwhy.topics import EVENT_RETENTION_DAYS, TOPICS
 
 ROOT = Path(__file__).parents[2]
-scaling: Any = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "scaling.py")))
 FIGURES = scaling.load()
 CASE = scaling.Case(1000)
 
