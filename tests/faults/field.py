@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,21 @@ class Field:
 
     async def last(self) -> None:
         await asyncio.sleep(self.seconds)
+
+    @asynccontextmanager
+    async def gone(self, service: str) -> AsyncIterator[None]:
+        """kill -9 of all replicas of a service; within, none comes back, and at the end all are new."""
+        old = {name: self.rig.pid(name) for name in self.rig.processes(service)}
+        for name in old:
+            self.rig.control.hold(name)
+            self.rig.signal(name, signal.SIGKILL)
+        try:
+            yield
+        finally:
+            for name in old:
+                self.rig.control.release(name)
+        for name, pid in old.items():
+            await self.rig.replaced(name, pid)
 
     async def again_and_again(self, shortest: float, longest: float) -> AsyncIterator[None]:
         """Turns with pauses, until its time is over; at least one."""

@@ -60,19 +60,9 @@ def resettable(rig: Rig) -> list[str]:
 
 async def offsets_lost(on: Field, target: str) -> None:
     """All that Kafka knew of a service's groups is deleted, as after seven days of absence: all is read again."""
-    names = on.rig.processes(target)
-    old = {name: on.rig.pid(name) for name in names}
-    for name in names:
-        on.rig.control.hold(name)
-        on.rig.signal(name, signal.SIGKILL)
-    try:
+    async with on.gone(target):
         await until(lambda: _deleted(on.rig, target), f"the groups of {target} are deleted", 60)
         await on.last()
-    finally:
-        for name in names:
-            on.rig.control.release(name)
-    for name in names:
-        await on.rig.replaced(name, old[name])
 
 
 async def _deleted(rig: Rig, service: str) -> bool:

@@ -70,6 +70,8 @@ class Plan:
     brief: bool = False
     stop_seconds: float = 30.0
     """From a STOP's 200 to the last marketing call to that person, while no fault is near."""
+    quiet_seconds: float = QUIET_SECONDS
+    """After healing, until every message has its outcome."""
 
 
 @dataclass(frozen=True)
@@ -258,10 +260,15 @@ class Nemesis:
         began = time.monotonic()
         await rig.ready()
         ready = time.monotonic() - began
-        left = await Quiet(rig, load.tenants, self._say).wait(QUIET_SECONDS)
+        left = await Quiet(rig, load.tenants, self._say).wait(self.plan.quiet_seconds)
         quiet = None if left else time.monotonic() - began
         self._journal.write(
-            Recovered(ready_seconds=ready, lag_zero_seconds=quiet, bound_seconds=QUIET_SECONDS, by_hand=rig.by_hand)
+            Recovered(
+                ready_seconds=ready,
+                lag_zero_seconds=quiet,
+                bound_seconds=self.plan.quiet_seconds,
+                by_hand=rig.by_hand,
+            )
         )
         self._journal.write(Quiesced(reached=not left, detail=left))
         self._say(f"quiet after {quiet:.0f} s" if quiet is not None else f"not quiet: {left}")

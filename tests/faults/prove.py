@@ -24,7 +24,6 @@ QUIET_SECONDS = 120
 RUN_SECONDS = 1500
 # Where the load alone provokes the bug, what strikes must be harmless.
 HARMLESS = "meta-slow"
-_RUN = "import sys, run, nemesis; nemesis.QUIET_SECONDS = {quiet}; sys.argv[0] = run.__file__; sys.exit(run.main())"
 
 
 @dataclass
@@ -79,11 +78,11 @@ def _run(one: Bug, told: argparse.Namespace, proof: Proof, seed: int) -> None:
     with tempfile.TemporaryDirectory(prefix="sendwhy-bug-") as place:
         # PostgreSQL's and other users read it too.
         Path(place).chmod(0o755)
-        path = os.pathsep.join([str(planted(one, Path(place))), str(HERE)])
+        path = str(planted(one, Path(place)))
         options = ["--seed", str(seed), "--scenarios", ",".join(proof.scenarios), "--faults", str(told.faults)]
         options += ["--rate", str(one.rate), "--people", str(told.people), "--replicas", str(told.replicas)]
-        options += ["--no-rebuild", "--folder", str(folder)]
-        command = [sys.executable, "-c", _RUN.format(quiet=QUIET_SECONDS), *options]
+        options += ["--no-rebuild", "--quiet-seconds", str(QUIET_SECONDS), "--folder", str(folder)]
+        command = [sys.executable, str(HERE / "run.py"), *options]
         with (folder / "run.log").open("wb") as log:
             try:
                 subprocess.run(

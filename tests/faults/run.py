@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 # The user from outside and the balancer; behind our own folder.
 sys.path.append(str(HERE.parent / "e2e"))
 
-from nemesis import Nemesis, Plan  # noqa: E402 - only now can they be found
+from nemesis import QUIET_SECONDS, Nemesis, Plan  # noqa: E402 - only now can they be found
 from scenarios import SCENARIOS  # noqa: E402
 
 console = Console(highlight=False, soft_wrap=True)
@@ -41,6 +41,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--people", type=int, default=120, help="of each of the four workspaces")
     parser.add_argument("--replicas", type=int, default=2, choices=(1, 2, 3))
     parser.add_argument("--stop-seconds", type=float, default=30, help="bound from a STOP to the last call, in calm")
+    parser.add_argument(
+        "--quiet-seconds", type=float, default=QUIET_SECONDS, help="bound from healing to an outcome of every message"
+    )
     parser.add_argument("--no-rebuild", action="store_true", help="don't make the message log anew at the end (I13)")
     parser.add_argument("--folder", type=Path, help="where the run is written (default .state/faults/<time>-<seed>)")
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
@@ -80,6 +83,7 @@ def main() -> int:
         rebuild=not told.no_rebuild,
         brief=told.brief,
         stop_seconds=told.stop_seconds,
+        quiet_seconds=told.quiet_seconds,
     )
     console.print(f"seed {told.seed}, into {folder}")
     # Not below the run's folder: PostgreSQL's user must get in.

@@ -59,18 +59,8 @@ async def killed(on: Field, target: str) -> None:
 
 async def service_gone(on: Field, target: str) -> None:
     """kill -9 of all replicas of a service, and none comes back for the while."""
-    names = on.rig.processes(target)
-    old = {name: on.rig.pid(name) for name in names}
-    for name in names:
-        on.rig.control.hold(name)
-        on.rig.signal(name, signal.SIGKILL)
-    try:
+    async with on.gone(target):
         await on.last()
-    finally:
-        for name in names:
-            on.rig.control.release(name)
-    for name in names:
-        await on.rig.replaced(name, old[name])
 
 
 async def stopped(on: Field, target: str) -> None:
