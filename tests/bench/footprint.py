@@ -32,6 +32,7 @@ from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
 from rich.console import Console
 from sendwhy.topics import TOPICS
+from sizes import table_bytes, topic_bytes
 from stages import SERVICES, Bench, Took, run, simulator
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +40,6 @@ MIB = 2**20
 console = Console()
 
 # Leaves of partitioned tables count as their table. TOAST belongs to the table.
-_TABLES = """
-select coalesce(pg_partition_root(c.oid), c.oid)::regclass::text as name,
-       sum(pg_table_size(c.oid))::bigint as heap, sum(pg_indexes_size(c.oid))::bigint as indexes
-from pg_class c where c.relkind = 'r' and c.relnamespace = 'public'::regnamespace group by 1
-"""
 _SERVER = """
 select (select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'))::bigint as wal_bytes,
        (select sum(xact_commit) from pg_stat_database)::bigint as commits,
@@ -109,14 +105,13 @@ class Footprint(Bench):
     async def snapshot(self) -> Snapshot:
         tables: Sizes = {}
         for service in SERVICES:
-            async with connected((await self.environment(service))["SENDWHY_DATABASE_URL"]) as connection:
-                for row in await connection.fetch(_TABLES):
-                    for part in ("heap", "indexes"):
-                        tables[service, row["name"], part] = row[part]
+            for name, parts in (await table_bytes((await self.environment(service))["SENDWHY_DATABASE_URL"])).items():
+                for part, size in parts.items():
+                    tables[service, name, part] = size
         topics: Sizes = {}
+        files = topic_bytes(self.state / "kafka" / "data")
         for topic in TOPICS:
-            files = self.state.glob(f"kafka/**/{topic}-[0-9]*/*.log")
-            topics[topic, "bytes"] = sum(file.stat().st_size for file in files)
+            topics[topic, "bytes"] = files.get(topic, 0)
             topics[topic, "records"] = await self.count(topic)
         return Snapshot(tables, topics)
 

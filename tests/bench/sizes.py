@@ -11,10 +11,9 @@ from local_stack.services import SERVICES
 Sizes = dict[str, dict[str, int]]
 LEAST_BYTES = 1.0
 _TABLES = """
-select coalesce(inhparent::regclass::text, c.oid::regclass::text) as name,
-       sum(pg_total_relation_size(c.oid))::bigint as bytes
-from pg_class c left join pg_inherits i on i.inhrelid = c.oid
-where c.relkind = 'r' and c.relnamespace = 'public'::regnamespace group by 1
+select coalesce(pg_partition_root(c.oid), c.oid)::regclass::text as name,
+       sum(pg_table_size(c.oid))::bigint as heap, sum(pg_indexes_size(c.oid))::bigint as indexes
+from pg_class c where c.relkind = 'r' and c.relnamespace = 'public'::regnamespace group by 1
 """
 
 
@@ -30,10 +29,19 @@ class Stored(Protocol):
 async def sizes_of(system: Stored) -> Sizes:
     tables: dict[str, int] = {}
     for service in SERVICES:
-        connection = await asyncpg.connect(system.database(service))
-        tables |= {f"{service}.{row['name']}": row["bytes"] for row in await connection.fetch(_TABLES)}
-        await connection.close()
+        parts = await table_bytes(system.database(service))
+        tables |= {f"{service}.{name}": sum(each.values()) for name, each in parts.items()}
     return {"PostgreSQL": tables, "Kafka": topic_bytes(system.state / "kafka" / "data")}
+
+
+async def table_bytes(url: str) -> dict[str, dict[str, int]]:
+    """By table: bytes of its heap and of its indexes, those of all its partitions together."""
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch(_TABLES)
+    finally:
+        await connection.close()
+    return {row["name"]: {"heap": row["heap"], "indexes": row["indexes"]} for row in rows}
 
 
 def topic_bytes(data: Path) -> dict[str, int]:
