@@ -1,32 +1,20 @@
 """Which messages the dispatcher forgets, on a real PostgreSQL."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from dispatcher import queue_store, store
+from dispatcher import queue_store
 from dispatcher.decide import Facts, Reject, decide
 from dispatcher.forgetting import KEEP_MESSAGES, prune_messages
-from dispatcher.results import utc_now
 from dispatcher_cases import NOW, SENDER, funded
-from dispatcher_desk import ACME, MIGRATIONS, Desk, record
-from sendwhy.postgres import connect_pool, migrate
+from dispatcher_desk import Desk, record
+from sendwhy.postgres import connect_pool
 from sendwhy.reasons import ReasonCode
 from sendwhy.topics import TOPICS, Topic
 
 pytestmark = pytest.mark.postgres
 HOUR = timedelta(hours=1)
 STATES = ("waiting", "in_flight", "unknown", "accepted", "rejected", "recalled")
-
-
-@pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
-    async with pool.acquire() as connection:
-        await store.put_sender(connection, ACME, utc_now())
-        yield Desk(connection)  # type: ignore[arg-type]
-    await pool.close()
 
 
 async def ended(desk: Desk, message_id: str, state: str, expired: timedelta, queued: timedelta) -> None:

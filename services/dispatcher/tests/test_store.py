@@ -1,7 +1,7 @@
 """The queue on real PostgreSQL: one driver, one result a try, and nothing that was out is sent again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -16,24 +16,13 @@ from dispatcher.results import utc_now
 from dispatcher.store import NewSender
 from dispatcher.sweeps import Kind, Sweep
 from dispatcher_cases import NOW, PHONE, SENDER, contact, funded
-from dispatcher_desk import ACME, MIGRATIONS, Desk, record
+from dispatcher_desk import ACME, Desk, record
 from sendwhy.events import MarketingState, SendCancelled, Status, StatusUpdated, event_id_of, reason
-from sendwhy.postgres import connect_pool, migrate
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
 from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
-    async with pool.acquire() as connection:
-        await store.put_sender(connection, ACME, utc_now())
-        yield Desk(connection)  # type: ignore[arg-type]
-    await pool.close()
 
 
 def result(message_id: str, attempt: int, state: str, wamid: str | None = None) -> Result:

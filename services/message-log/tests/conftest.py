@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import everything as filled
+import message_log as package
 from message_log_builders import PRIVACY_KEY, TOKENS
 from other_services import ACTING_KEY, Others, others_serving
 from sendwhy.kafka import Producer, create_topics
 from sendwhy.metrics import Metrics
+from sendwhy.postgres import migrate
 from sendwhy.reasons import Service
 from sendwhy.settings import KafkaSettings
 from sendwhy.topics import Outgoing
@@ -107,6 +109,15 @@ class MessageLog:
                 return answer.json()
             assert time.monotonic() < end, f"{path} still answers {answer.status_code}: {answer.text[:2000]}"
             time.sleep(0.05)
+
+
+@pytest.fixture
+async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
+    """To a database of its own with the log's tables, beside any service."""
+    await migrate(fresh_database, Path(package.__file__ or "").parent / "migrations")
+    connection = await asyncpg.connect(fresh_database)
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture(scope="session")

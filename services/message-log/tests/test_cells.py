@@ -1,13 +1,10 @@
 """What the cells tell of messages is what the messages tell: counts, charts, and which stand in a list."""
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 from random import Random
 
 import asyncpg
-import message_log
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +13,6 @@ from message_log.decide import erased, tells
 from message_log.queries import Filters
 from message_log_builders import T0, after, consented, held, rejected, requested, status
 from sendwhy.events import Origin, OriginKind, Scope, Status, To, Wire
-from sendwhy.postgres import migrate
 from sendwhy.reasons import ReasonCode, Service
 
 R, S = ReasonCode, Status
@@ -38,14 +34,6 @@ FILTERS = [
     Filters(contact="c3"),
     Filters(reason=R.MEDIA_FAILED),
 ]
-
-
-@pytest.fixture
-async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
-    await migrate(fresh_database, Path(message_log.__file__ or "").parent / "migrations")
-    connection = await asyncpg.connect(fresh_database)
-    yield connection
-    await connection.close()
 
 
 def events_of(chance: Random, number: int) -> list[Wire]:

@@ -1,12 +1,9 @@
 """Which messages the log forgets, on a real PostgreSQL; and that its counts tell of those that it has."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import asyncpg
-import message_log
 import pytest
 from message_log import cells, store
 from message_log.decide import fold, tells
@@ -15,21 +12,12 @@ from message_log.queries import Filters
 from message_log_builders import T0, rejected, requested, status
 from sendwhy.erasure import KEEP_ERASED
 from sendwhy.events import MAX_HORIZON, Status, Wire
-from sendwhy.postgres import migrate
 from sendwhy.reasons import ReasonCode
 from sendwhy.topics import TOPICS
 
 pytestmark = pytest.mark.postgres
 DAY = timedelta(days=1)
 KEPT = 90
-
-
-@pytest.fixture
-async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
-    await migrate(fresh_database, Path(message_log.__file__ or "").parent / "migrations")
-    connection = await asyncpg.connect(fresh_database)
-    yield connection
-    await connection.close()
 
 
 async def tell(connection: asyncpg.Connection, message_id: str, *events: Wire) -> None:

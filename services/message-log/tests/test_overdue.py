@@ -3,11 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
-import message_log
 import pytest
 from message_log import store
 from message_log.decide import tells
@@ -16,21 +14,12 @@ from message_log.overdue import GRACE, Overdue, Pass
 from message_log_builders import T0, after, consented, held, rejected, requested, status
 from sendwhy.events import Origin, OriginKind, Scope, Status, Wire
 from sendwhy.metrics import Metric, Metrics
-from sendwhy.postgres import migrate
 from sendwhy.reasons import ReasonCode, Service
 
 pytestmark = pytest.mark.postgres
 LIFE = timedelta(minutes=15)
 INBOX = Origin(kind=OriginKind.INBOX, thread_id="t")
 DUE = T0 + LIFE + GRACE
-
-
-@pytest.fixture
-async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
-    await migrate(fresh_database, Path(message_log.__file__ or "").parent / "migrations")
-    connection = await asyncpg.connect(fresh_database)
-    yield connection
-    await connection.close()
 
 
 async def tell(connection: asyncpg.Connection, workspace: str, name: str, *events: Wire) -> None:

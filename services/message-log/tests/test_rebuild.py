@@ -1,7 +1,6 @@
 """The log is nothing but what its topics tell: read again, in whatever order between them, it comes out the same."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -14,7 +13,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from derived import dump, everything, fold, placed, recalled
 from message_log import cells, rebuild
 from message_log_builders import after
-from sendwhy.postgres import migrate
 from sendwhy.topics import TOPICS, Topic, outgoing
 
 pytestmark = pytest.mark.postgres
@@ -22,14 +20,6 @@ ERASING = Topic.PERSON_ERASING
 MIGRATIONS = Path(message_log.__file__ or "").parent / "migrations"
 # Emptied together, they are as a new database for a tenth of the time.
 FOLDED = (*rebuild.DERIVED, "erased_person")
-
-
-@pytest.fixture
-async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
-    await migrate(fresh_database, MIGRATIONS)
-    connection = await asyncpg.connect(fresh_database)
-    yield connection
-    await connection.close()
 
 
 def differences(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> list[Any]:

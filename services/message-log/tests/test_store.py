@@ -2,31 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import asyncpg
-import message_log
 import pytest
 from message_log import queries, store
 from message_log.store import EventRow, HoldRow, SenderRow
 from message_log_builders import event_id
-from sendwhy.postgres import migrate
 
 pytestmark = pytest.mark.postgres
 TODAY = date(2026, 11, 22)
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAYS = {"event": 90, "webhook": 14, "webhook_part": 14}
-
-
-@pytest.fixture
-async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
-    assert message_log.__file__ is not None
-    await migrate(fresh_database, Path(message_log.__file__).parent / "migrations")
-    connection = await asyncpg.connect(fresh_database)
-    yield connection
-    await connection.close()
 
 
 def row(name: str, at: datetime) -> EventRow:

@@ -1,11 +1,8 @@
 """The bars above the list: as many as one can look at, none missing, and together all messages."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import asyncpg
-import message_log
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +11,6 @@ from message_log.decide import tells
 from message_log.queries import Filters
 from message_log_builders import T0, rejected, requested
 from sendwhy.events import Wire
-from sendwhy.postgres import migrate
 from sendwhy.reasons import ReasonCode
 
 
@@ -29,14 +25,6 @@ def test_every_moment_lies_in_its_bar(offset: float, seconds: int) -> None:
     moment = T0 + timedelta(seconds=offset)
     begin = volume.floor(moment, width)
     assert begin <= moment < begin + width
-
-
-@pytest.fixture
-async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
-    await migrate(fresh_database, Path(message_log.__file__ or "").parent / "migrations")
-    connection = await asyncpg.connect(fresh_database)
-    yield connection
-    await connection.close()
 
 
 async def tell(connection: asyncpg.Connection, minutes: float, event: Wire, name: str) -> None:
