@@ -19,7 +19,16 @@ from asyncpg import PostgresError
 from faststream.kafka import KafkaBroker, KafkaMessage
 from pydantic import ValidationError
 
-from sendwhy.kafka import BATCH_MAX_RECORDS, BATCH_TIMEOUT_MS, Producer, PublishError, as_it_came, lag_of, undecoded
+from sendwhy.kafka import (
+    BATCH_MAX_RECORDS,
+    BATCH_TIMEOUT_MS,
+    Producer,
+    PublishError,
+    as_it_came,
+    lag_of,
+    undecoded,
+    without_pauses,
+)
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.patience import TRIES_BEFORE_BLAME, pause_after
@@ -159,6 +168,7 @@ class Stage(Generic[T]):
             decoder=undecoded,
             title=f"{self._service}: {self.topic}",
         )
+        without_pauses(subscriber)
 
         @subscriber
         async def on_batch(message: KafkaMessage) -> None:

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy.events import SendCancelled
-from sendwhy.kafka import Producer, PublishError, create_topics
+from sendwhy.kafka import Producer, PublishError, create_topics, make_broker, without_pauses
 from sendwhy.metrics import Metrics
 from sendwhy.partitions import partition_of
 from sendwhy.postgres import Connection, add_to_outbox, migrate, prune
@@ -263,6 +263,23 @@ async def test_many_records_at_once_arrive_each_where_its_key_stands(world: Worl
         assert {partition for partition, _ in there} == {partition_of(key, range(len(places)), [])}
         wanted = [one.value for one in records if one.key == key] + [b"later"] * (key in keys[:5])
         assert [value for _, value in there] == wanted
+
+
+async def test_an_idle_subscriber_polls_again_at_once() -> None:
+    hour_ms = 3_600_000
+    broker = make_broker(KafkaSettings(kafka_bootstrap_servers="localhost:1"))
+    subscriber = broker.subscriber(TOPIC, group_id="g", batch=True, max_records=7, batch_timeout_ms=hour_ms)
+    without_pauses(subscriber)
+    asked: list[tuple[int, int]] = []
+
+    class Consumer:
+        async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[str, list[str]]:
+            asked.append((timeout_ms, max_records))
+            return {} if len(asked) == 1 else {"one": ["a", "b"], "other": ["c"]}
+
+    got: list[Any] = [await subscriber.get_msg(Consumer()) for _ in range(2)]
+    assert got == [(), ("a", "b", "c")]
+    assert asked == [(hour_ms, 7)] * 2
 
 
 async def test_a_refused_record_does_not_poison_the_producer(world: World) -> None:
