@@ -15,8 +15,8 @@ from uuid import UUID
 
 import asyncpg
 from message_log import store
-from message_log.decide import MessageState, fold, tells
-from pydantic import TypeAdapter
+from message_log.decide import fold, tells
+from message_log.store import bytes_of
 from sendwhy.events import (
     ContactUpdated,
     MarketingState,
@@ -50,7 +50,6 @@ CONTACTS = 1_000_000
 WITH_EVENTS = 100_000
 CONNECTIONS, CHUNK = 3, 100_000
 RARE = ReasonCode.RECIPIENT_IN_META_EXPERIMENT
-_STATE = TypeAdapter(MessageState)
 _FAILURES: tuple[tuple[ReasonCode, Service, int], ...] = (
     (ReasonCode.CUSTOMER_IS_NOT_OPTED_IN, Service.CONSENT, 40),
     (ReasonCode.CUSTOMER_IS_MISSING_CALLING_CODE, Service.CONSENT, 10),
@@ -195,7 +194,7 @@ def _fate(weight: int, events: Sequence[Wire]) -> Fate:
         state.outcome,
         verdict.reason.code if verdict else None,
         verdict.service if verdict else None,
-        _format(_STATE.dump_json(state, exclude_defaults=True).decode()),
+        _format(bytes_of(state).decode()),
         [(*_kind_of(event), _format(event.to_json().decode())) for event in events],
     )
 

@@ -53,7 +53,7 @@ _NAMESPACE = UUID("6f1f0f0a-6d1c-5b8e-9c55-0a1d7b4c2e77")
 # Where version and variant stand in a UUID (RFC 9562), and what stands there in one of version 5.
 _UUID_MARKS, _UUID5 = 0xF000 << 64 | 0xC000 << 48, 0x5000 << 64 | 0x8000 << 48
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_NO_LINE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def event_id_of(cause: str, kind: str) -> UUID:
@@ -73,13 +73,13 @@ def _in_bounds(moment: datetime) -> datetime:
 
 
 def _no_control_characters(text: str) -> str:
+    if _NO_LINE.search(text) is None:
+        return text
     # PostgreSQL refuses NUL in text; other control characters only ever hide something from a reader.
     if _CONTROL.search(text):
         raise ValueError("must not contain control characters")
     # Half of a UTF-16 pair: Python's JSON parser lets it through, and no UTF-8 can hold it.
-    if _SURROGATE.search(text):
-        raise ValueError("must not contain surrogates, which are no characters")
-    return text
+    raise ValueError("must not contain surrogates, which are no characters")
 
 
 def _json_size_at_most(limit: int) -> AfterValidator:
@@ -101,13 +101,15 @@ Moment = Annotated[
     AfterValidator(_in_bounds),
     PlainSerializer(_milliseconds, return_type=str, when_used="json"),
 ]
-Line = Annotated[str, AfterValidator(_no_control_characters)]
+_ONE_LINE = AfterValidator(_no_control_characters)
+# Lengths stand before it: behind a function of Python's, pydantic checks them in Python too.
+Line = Annotated[str, _ONE_LINE]
 MessageId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
 WorkspaceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
 SenderId = Annotated[str, StringConstraints(pattern=r"^[0-9]{5,20}$")]
-ContactId = Annotated[Line, StringConstraints(min_length=1, max_length=128)]
-Name = Annotated[Line, StringConstraints(min_length=1, max_length=256)]
-Wamid = Annotated[Line, StringConstraints(min_length=1, max_length=512)]
+ContactId = Annotated[str, StringConstraints(min_length=1, max_length=128), _ONE_LINE]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256), _ONE_LINE]
+Wamid = Annotated[str, StringConstraints(min_length=1, max_length=512), _ONE_LINE]
 Metadata = Annotated[dict[str, JsonValue], _json_size_at_most(MAX_METADATA_BYTES)]
 Evidence = dict[str, JsonValue]
 
@@ -167,7 +169,7 @@ class To(Wire):
     """Whom a message is for: contact_id, phone (as the upstream system has it), or both."""
 
     contact_id: ContactId | None = None
-    phone: Annotated[Line, StringConstraints(min_length=1, max_length=64)] | None = None
+    phone: Annotated[str, StringConstraints(min_length=1, max_length=64), _ONE_LINE] | None = None
 
     @model_validator(mode="after")
     def _somebody(self) -> Self:
@@ -201,13 +203,13 @@ def _content_is_of_its_type(content: dict[str, JsonValue]) -> dict[str, JsonValu
 
 
 class _Language(Wire):
-    code: Annotated[Line, StringConstraints(min_length=2, max_length=16)]
+    code: Annotated[str, StringConstraints(min_length=2, max_length=16), _ONE_LINE]
 
 
 class TemplateContent(Wire):
     """The `template` object of Meta's message: only what Sendwhy itself reads of it."""
 
-    name: Annotated[Line, StringConstraints(min_length=1, max_length=512)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=512), _ONE_LINE]
     language: _Language
     components: list[dict[str, JsonValue]] = Field(default_factory=list, max_length=64)
 

@@ -5,14 +5,15 @@ so all orders and repeats end in the same state (contract.md, "How to read them"
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import reduce, singledispatch
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, JsonValue
+from msgspec import Struct, field
+from msgspec.structs import replace
+from pydantic import JsonValue
 from sendwhy.events import (
     Origin,
     Reason,
@@ -27,7 +28,6 @@ from sendwhy.events import (
     Wire,
 )
 from sendwhy.reasons import ReasonCode, Service
-from sendwhy.values import value_class
 
 # consent stamps its INVALID_REQUEST with its own clock, Kafka the request with the broker's.
 CLOCK_SKEW = timedelta(seconds=60)
@@ -52,17 +52,17 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-# The values below are dataclasses: some fifty are made for each message, of parts that have been checked as events, and
-# a model would check them again each time. `store` reads and writes them as JSON.
+# The values below are Structs: some hundred are made for each message, of parts that have been checked as events, and a
+# model would check them again each time that `store` reads them. Times are aware.
 
 
-@value_class
-class Fact:
+class Fact(Struct, frozen=True, omit_defaults=True):
     """Something known of the message. The higher rank stands; among equals the earliest told."""
 
     rank: int
-    at: AwareDatetime
-    value: JsonValue
+    at: datetime
+    # JSON, checked as part of an event.
+    value: Any
 
     def or_other(self, other: "Fact") -> "Fact":
         """The one of both that stands."""
@@ -78,15 +78,14 @@ def _spelt(fact: Fact) -> tuple[str, str]:
     return repr(_impersonal(fact.value)), repr(fact.value)
 
 
-@value_class
-class Verdict:
+class Verdict(Struct, frozen=True, omit_defaults=True):
     """A failure: who said it, when, and why. `observed_at`: when a webhook, or its replay, was read to say so."""
 
     service: Service
-    at: AwareDatetime
+    at: datetime
     event_id: UUID
     reason: Reason
-    observed_at: AwareDatetime | None = None
+    observed_at: datetime | None = None
 
     @property
     def order(self) -> tuple[bool, datetime, datetime, UUID]:
@@ -94,12 +93,11 @@ class Verdict:
         return self.reason.meta is not None, self.observed_at or self.at, self.at, self.event_id
 
 
-@value_class
-class Waiting:
+class Waiting(Struct, frozen=True, omit_defaults=True):
     cause: ReasonCode
-    since: AwareDatetime
+    since: datetime
     event_id: UUID
-    until: AwareDatetime | None = None
+    until: datetime | None = None
 
 
 # In a reason's place: nothing is wrong, the request asked for a later moment.
@@ -117,20 +115,19 @@ class Wait(NamedTuple):
         return self.until is None or self.until > now
 
 
-@value_class
-class MessageState:
+class MessageState(Struct, frozen=True, omit_defaults=True):
     """All that is known of one message. `times`: when each receipt was first told, by Meta's clock."""
 
-    first_at: AwareDatetime
-    updated_at: AwareDatetime
+    first_at: datetime
+    updated_at: datetime
     facts: dict[str, Fact] = field(default_factory=dict)
-    times: dict[Status, AwareDatetime] = field(default_factory=dict)
+    times: dict[Status, datetime] = field(default_factory=dict)
     failed: Verdict | None = None
     rejected: Verdict | None = None
     waiting: Waiting | None = None
     # A service let it pass: an INVALID_REQUEST under the same id was about another, earlier request.
     passed: bool = False
-    requested_last: AwareDatetime | None = None
+    requested_last: datetime | None = None
     erased: bool = False
 
     @classmethod

@@ -54,11 +54,16 @@ def decision_seconds(topic: Topic, told: MessageState, after: MessageState) -> f
     return max(0.0, (told.updated_at - after.first_at).total_seconds())
 
 
-def seconds_late(state: MessageState | None) -> float | None:
+def knows_if_late(state: MessageState | None) -> bool:
+    return state is not None and "expires_at" in state.facts and state.left_at is not None
+
+
+def seconds_late(state: MessageState) -> float | None:
     """By how much it missed its expiry when Meta took it or it failed: 0 before that. None while one isn't known."""
-    if state is None or state.left_at is None or state.expires_at is None:
+    left_at, expires_at = state.left_at, state.expires_at
+    if left_at is None or expires_at is None:
         return None
-    return max(0.0, (state.left_at - state.expires_at).total_seconds())
+    return max(0.0, (left_at - expires_at).total_seconds())
 
 
 class Progress:
@@ -70,15 +75,16 @@ class Progress:
         """`told` is what the topic's batch said of the message, which made `after` of `before`."""
         origin = after.known("origin")
         kind = str(origin["kind"]) if isinstance(origin, dict) and "kind" in origin else "unknown"
-        for step in steps_of(after) - steps_of(before):
-            self._metrics.inc(Metric.STEPS, step=step, origin_kind=kind)
+        reached, had = steps_of(after), steps_of(before)
+        if reached is not had:
+            for step in reached - had:
+                self._metrics.inc(Metric.STEPS, step=step, origin_kind=kind)
         failure = new_failure(before, after)
         if failure is not None:
             code, sender = failure.reason.code, after.known("sender_id")
             self._metrics.inc(Metric.FAILURES, service=failure.service, reason=code, origin_kind=kind)
             self._metrics.inc(Metric.SENDER_FAILURES, sender=self._name(str(sender)) if sender else "none", reason=code)
-        late = seconds_late(after)
-        if late is not None and seconds_late(before) is None:
+        if not knows_if_late(before) and (late := seconds_late(after)) is not None:
             self._metrics.observe(Metric.OUTCOME_LATE_SECONDS, late)
         seconds = decision_seconds(topic, told, after)
         if seconds is not None:

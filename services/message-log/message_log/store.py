@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from asyncpg import Record as Row
-from pydantic import TypeAdapter
+from msgspec.json import Decoder, Encoder
+from msgspec.json import encode as json_of
 from pydantic_core import to_json
 from sendwhy.postgres import Connection
 from sendwhy.privacy import digits_of
@@ -23,7 +24,17 @@ PARTITIONED = {"event": "occurred_at", "webhook": "received_at", "webhook_part":
 DAYS_AHEAD = 3
 PRUNE_BATCH = 5000
 
-_STATE = TypeAdapter(MessageState)
+
+def _model_as_json(value: Any) -> Any:
+    """Of what a state holds only reasons are models."""
+    return value.model_dump(mode="json", exclude_defaults=True)
+
+
+def _model_of_json(kind: type[Any], value: Any) -> Any:
+    return kind.model_validate_json(json_of(value))
+
+
+_ENCODER, _DECODER = Encoder(enc_hook=_model_as_json), Decoder(MessageState, dec_hook=_model_of_json)
 
 _CLAIM_MESSAGES = """
 insert into message (workspace_id, message_id)
@@ -75,8 +86,12 @@ on conflict do nothing
 """
 
 
+def bytes_of(state: MessageState) -> bytes:
+    return _ENCODER.encode(state)
+
+
 def state_of(stored: bytes) -> MessageState:
-    return _STATE.validate_json(stored)
+    return _DECODER.decode(stored)
 
 
 # What was told of a message, its state before (None: nothing was known), and after.
@@ -168,7 +183,7 @@ def _columns_of(state: MessageState) -> tuple[Any, ...]:
     origin = state.known("origin") or {}
     verdict, waiting = state.verdict, state.waits
     return (
-        _STATE.dump_json(state, exclude_defaults=True),
+        bytes_of(state),
         state.first_at,
         state.updated_at,
         state.left_at,
