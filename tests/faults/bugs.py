@@ -179,10 +179,8 @@ BUGS = (
             Change(
                 INGEST,
                 "door.py",
-                "            await self._publish(\n"
-                "                [Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True)],\n"
-                "                timeout_seconds=ACK_TIMEOUT_SECONDS,\n"
-                "            )\n",
+                "            await self._gathering.keep("
+                "Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True))\n",
                 "            task = asyncio.create_task(\n"
                 "                self._record(Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers))\n"
                 "            )\n"

@@ -3,7 +3,7 @@
 """
 
 import asyncio
-import time
+import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -21,7 +21,7 @@ from faststream.kafka.subscriber.usecase import BatchSubscriber
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from sendwhy.metrics import Metric, Metrics
-from sendwhy.partitions import partition_at, partition_of
+from sendwhy.partitions import partition_of
 from sendwhy.settings import KafkaSettings
 from sendwhy.topics import MAX_DEAD_LETTER_BYTES, TOPICS, Outgoing, Topic
 
@@ -31,8 +31,6 @@ REBUILD_PAUSE_SECONDS = 1
 BATCH_MAX_RECORDS = 500
 # Fewer are left to the producer, which may put them together with others'.
 BATCHED_FROM = 16
-# How long a batch waits for more records of others; those that a stage publishes together wait for nothing.
-LINGER_MS = 5
 # How long an idle subscriber waits before it looks whether its group is well; a record ends the wait at once.
 BATCH_TIMEOUT_MS = 1000
 
@@ -113,8 +111,8 @@ class Producer:
     without a bound (aiokafka #1101).
     """
 
-    def __init__(self, settings: KafkaSettings, metrics: Metrics, *, linger_ms: int = LINGER_MS) -> None:
-        self._options = connection_options(settings) | {"linger_ms": linger_ms}
+    def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
+        self._options = connection_options(settings)
         self._metrics = metrics
         self._producer: AIOKafkaProducer | None = None
         self._rebuilding: asyncio.Task[None] | None = None
@@ -124,6 +122,7 @@ class Producer:
             **self._options,
             acks="all",
             enable_idempotence=True,
+            linger_ms=5,
             max_batch_size=128 * 1024,
             max_request_size=MAX_DEAD_LETTER_BYTES,
             request_timeout_ms=10_000,
@@ -175,7 +174,8 @@ class Producer:
             raise PublishError("the producer is not running")
         try:
             async with asyncio.timeout(timeout_seconds):
-                send = _send_each if len(records) < BATCHED_FROM else _send_batches
+                is_batch = len(records) >= BATCHED_FROM or records[0].anywhere
+                send = _send_batches if is_batch else _send_each
                 pending = await send(producer, records)
                 results = await asyncio.gather(*pending, return_exceptions=True)
         except (TimeoutError, KafkaTimeoutError) as error:
@@ -212,9 +212,6 @@ async def _send_each(producer: AIOKafkaProducer, records: Sequence[Outgoing]) ->
             record.topic,
             record.value,
             key=record.key,
-            partition=partition_at(time.monotonic(), sorted(await producer.partitions_for(record.topic)))
-            if record.anywhere
-            else None,
             headers=list(record.headers),
         )
         for record in records
@@ -226,9 +223,11 @@ async def _send_batches(producer: AIOKafkaProducer, records: Sequence[Outgoing])
     and a future for each takes longer than all the rest."""
     by_place: dict[tuple[Topic, int], list[Outgoing]] = {}
     partitions = {topic: sorted(await producer.partitions_for(topic)) for topic in {one.topic for one in records}}
+    anywhere = {topic: random.choice(known) for topic, known in partitions.items()}
     for record in records:
         known = partitions[record.topic]
-        by_place.setdefault((record.topic, partition_of(record.key, known, known)), []).append(record)
+        place = anywhere[record.topic] if record.anywhere else partition_of(record.key, known, known)
+        by_place.setdefault((record.topic, place), []).append(record)
     return [
         await producer.send_batch(batch, topic, partition=partition)
         for (topic, partition), there in by_place.items()

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from struct import unpack_from
 
-STAYS_SECONDS = 0.05
-
 _M, _MASK = 0x5BD1E995, 0xFFFFFFFF
 
 
@@ -15,12 +13,6 @@ def partition_of(key: bytes | None, partitions: Sequence[int], available: Sequen
     if key is None:
         return random.choice(available or partitions)
     return partitions[(murmur2(key) & 0x7FFFFFFF) % len(partitions)]
-
-
-def partition_at(now: float, partitions: Sequence[int]) -> int:
-    """One partition after the other, each for a while: what is published at about the same time stands in one batch
-    then, for which the broker does its work, a flush with it, once. `now`: seconds of any clock."""
-    return partitions[int(now / STAYS_SECONDS) % len(partitions)]
 
 
 # A message's events have one key, and come close together.

@@ -34,7 +34,7 @@ from sendwhy.connections import (
     reach,
 )
 from sendwhy.http import BodyLimit, is_ending, serve
-from sendwhy.kafka import LINGER_MS, Producer, PublishError, TopicsMissing, connection_options, make_broker
+from sendwhy.kafka import Producer, PublishError, TopicsMissing, connection_options, make_broker
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
 from sendwhy.metrics import Metric, Metrics
@@ -94,22 +94,16 @@ class DatabaseIsOlder(Exception):
 class Runtime:
     """One service's connections and tasks. Register stages and timers before the app starts, then `make_api`.
 
-    `session`: what its sessions ask of PostgreSQL beyond, or otherwise than, `SERVER_SETTINGS`. `linger_ms`: how long a
-    record that is published alone waits for others."""
+    `session`: what its sessions ask of PostgreSQL beyond, or otherwise than, `SERVER_SETTINGS`."""
 
     def __init__(
-        self,
-        service: Service,
-        settings: ServiceSettings,
-        *,
-        session: Mapping[str, str] | None = None,
-        linger_ms: int = LINGER_MS,
+        self, service: Service, settings: ServiceSettings, *, session: Mapping[str, str] | None = None
     ) -> None:
         self.service = service
         self.settings = settings
         self._session = {**SERVER_SETTINGS, **(session or {})}
         self.metrics = Metrics(service)
-        self.producer = Producer(settings, self.metrics, linger_ms=linger_ms)
+        self.producer = Producer(settings, self.metrics)
         self.group = f"sendwhy-{service}"
         self.stages: list[Stage[Any]] = []
         self._timers: list[tuple[str, float, Callable[[], Awaitable[None]]]] = []

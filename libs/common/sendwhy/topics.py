@@ -181,7 +181,7 @@ _ROUTES: Mapping[type[Wire], tuple[Topic, Callable[[Any], str]]] = MappingProxyT
 @value_class
 class Outgoing:
     """A record to publish. `value` None is a tombstone on a compacted topic. `anywhere`: nothing leans on its
-    partition, and it stands where it costs least."""
+    partition, and it stands in one batch with the others that are published with it."""
 
     topic: Topic
     key: bytes | None

@@ -3,7 +3,7 @@
 from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
-from sendwhy.partitions import STAYS_SECONDS, partition_at, partition_of
+from sendwhy.partitions import partition_of
 
 theirs = DefaultPartitioner()
 
@@ -17,8 +17,3 @@ def test_a_key_has_the_partition_that_aiokafka_gives_it(key: bytes, count: int) 
 def test_without_a_key_one_that_is_available_is_taken() -> None:
     assert partition_of(None, [0, 1, 2], [1]) == 1
     assert partition_of(None, [7], []) == 7
-
-
-def test_one_partition_after_the_other_is_stayed_at_for_a_while() -> None:
-    stays = [partition_at(n * STAYS_SECONDS / 4 + STAYS_SECONDS / 8, [0, 1, 2]) for n in range(16)]
-    assert stays == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4

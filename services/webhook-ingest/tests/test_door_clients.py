@@ -43,19 +43,21 @@ class Topics:
 
     def __init__(self) -> None:
         self.records: list[Outgoing] = []
+        self.batches: list[int] = []
         self.waiting = 0
         self.is_away = False
         self.open = asyncio.Event()
         self.open.set()
 
     async def publish(self, records: Sequence[Outgoing], *, timeout_seconds: float) -> None:
-        self.waiting += 1
+        self.waiting += len(records)
         async with asyncio.timeout(timeout_seconds):
             await self.open.wait()
-        self.waiting -= 1
+        self.waiting -= len(records)
         if self.is_away:
             raise PublishError
         self.records += records
+        self.batches.append(len(records))
 
     def on(self, topic: Topic) -> list[Outgoing]:
         return [record for record in self.records if record.topic is topic]
@@ -298,6 +300,22 @@ async def test_kafka_away_is_a_503_that_asks_for_a_repeat() -> None:
         assert b"connection: close" not in answer
         house.topics.is_away = False
         assert (await house.post()).startswith(b"HTTP/1.1 200")
+
+
+async def test_what_comes_together_is_published_together() -> None:
+    async with opened() as house:
+        answers = await asyncio.gather(*(house.post() for _ in range(40)))
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+        assert sum(house.topics.batches) == 40
+        assert len(house.topics.batches) < 40
+
+
+async def test_of_what_comes_together_none_is_taken_for_kept_if_kafka_is_away() -> None:
+    async with opened() as house:
+        house.topics.is_away = True
+        answers = await asyncio.gather(*(house.post() for _ in range(5)))
+        assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
+        assert house.topics.records == []
 
 
 async def test_what_the_end_of_the_process_leaves_inside_is_a_503() -> None:

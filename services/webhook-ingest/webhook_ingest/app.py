@@ -29,12 +29,9 @@ COUNT_SECONDS = 15.0
 WATCH_SECONDS = 20.0
 PRUNE_SECONDS = 600.0
 
-# Kafka flushes each batch of deliveries: more of them are to stand in one. Meta asks for an answer within 250 ms.
-DOOR_LINGER_MS = 20
-
 
 def make_app(settings: Settings) -> FastAPI:
-    runtime = Runtime(Service.WEBHOOK_INGEST, settings, linger_ms=DOOR_LINGER_MS)
+    runtime = Runtime(Service.WEBHOOK_INGEST, settings)
     pulse = Pulse()
     _add_stages(runtime, settings, pulse)
     _add_timers(runtime, settings, pulse)

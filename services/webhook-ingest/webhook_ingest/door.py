@@ -32,6 +32,8 @@ from webhook_ingest.room import Place, Room
 from webhook_ingest.settings import Settings
 
 ACK_TIMEOUT_SECONDS = 4.0
+# Meta asks for an answer within 250 ms.
+GATHERED_SECONDS = 0.02
 RETRY_AFTER_SECONDS = 5
 # Deliveries inside at once, coming or waiting for Kafka. At 3,000/s a thousand is a third of a second: whoever comes
 # on top would wait longer than Meta likes, and is better told to come again.
@@ -167,13 +169,36 @@ class Publish(Protocol):
     async def __call__(self, records: Sequence[Outgoing], *, timeout_seconds: float) -> None: ...
 
 
+class Gathering:
+    """What comes within GATHERED_SECONDS goes to Kafka as one batch, which it flushes to disk once."""
+
+    def __init__(self, publish: Publish) -> None:
+        self._publish = publish
+        self._records: list[Outgoing] = []
+        self._kept: asyncio.Task[None] | None = None
+
+    async def keep(self, record: Outgoing) -> None:
+        """Returns once Kafka has it; raises what publishing raises, for all that were gathered."""
+        if self._kept is None:
+            self._kept = asyncio.create_task(self._publish_gathered())
+            # Whoever waited for it may be gone.
+            self._kept.add_done_callback(lambda kept: kept.cancelled() or kept.exception())
+        self._records.append(record)
+        await asyncio.shield(self._kept)
+
+    async def _publish_gathered(self) -> None:
+        await asyncio.sleep(GATHERED_SECONDS)
+        records, self._records, self._kept = self._records, [], None
+        await self._publish(records, timeout_seconds=ACK_TIMEOUT_SECONDS)
+
+
 class Door:
     """ASGI: answers webhook requests, and hands all others on to `app`."""
 
     def __init__(
         self, app: ASGIApp, publish: Publish, metrics: Metrics, settings: Settings, room: Room | None = None
     ) -> None:
-        self._app, self._publish = app, publish
+        self._app, self._publish, self._gathering = app, publish, Gathering(publish)
         self._counter = lru_cache(
             lambda source, result: metrics.bound(Metric.WEBHOOK_DELIVERIES, source=source, result=result)
         )
@@ -303,10 +328,7 @@ class Door:
             ("content-type", b"application/json"),
         )
         try:
-            await self._publish(
-                [Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True)],
-                timeout_seconds=ACK_TIMEOUT_SECONDS,
-            )
+            await self._gathering.keep(Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True))
         except (PublishError, KafkaError, TimeoutError, OSError) as error:
             unlogged = self._logged.take(time.monotonic())
             if unlogged is not None:
