@@ -22,7 +22,7 @@ def former_python() -> str:
     if not _has(commit):
         pytest.skip(
             f"the last release ({RELEASE.relative_to(ROOT)}: {commit[:12]}) is not in this shallow clone, and its"
-            " services can't be run: git fetch --unshallow. tests/deploy/test_migrations.py has judged the tables without it"
+            " services can't be run: git fetch --unshallow; tests/deploy/test_migrations.py judges without it"
         )
     home = INSTALLED / commit
     python = home / ".venv" / "bin" / "python"

@@ -118,7 +118,9 @@ async def after_the_backup(user: Outside, phones: dict[str, str]) -> None:
     await user.ok("POST", "dispatcher", f"/senders/{user.sender_id}/resume")
     fails, refused, new = user.person(), user.person(), user.person()
     await user.sim("PUT", f"/recipients/{fails}", {"scenario": "failed_131026"})
-    await user.sim("PUT", f"/recipients/{refused}", {"scenario": "answer_131026"})
+    no = {"message": "Message undeliverable", "type": "OAuthException", "code": 131026, "fbtrace_id": "A"}
+    answer = {"scenario": "answer", "http_status": 400, "body": {"error": no}}
+    await user.sim("PUT", f"/recipients/{refused}", answer)
     await user.contacts([("fails", fails), ("refused", refused)])
     await user.contact("new", new)
     names = ["new", "fails", "refused", "old-friend", BY_OPERATOR, BY_STOP]
