@@ -12,7 +12,7 @@ import structlog
 from pydantic import ValidationError
 from sendwhy.events import SenderUpdated, SendFunded, SendRecalled, SendRejected, Status, StatusUpdated, TemplateUpdated
 from sendwhy.kafka import BATCH_MAX_RECORDS
-from sendwhy.postgres import Connection, add_to_outbox, load_reached, store_reached
+from sendwhy.postgres import DATA_ERRORS, Connection, add_to_outbox, load_reached, store_reached
 from sendwhy.recovery import Recovery
 from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json
@@ -51,8 +51,12 @@ class Recovering:
     async def recover(self, recovery: Recovery) -> None:
         fates = await fates_told(recovery)
         ends = await recovery.ends(Topic.SEND_FUNDED)
-        below = {number: _may_be_handled(recovery, number, end) for number, end in ends.items()}
         async with self._runtime.pool.acquire(timeout=30) as connection:
+            parked_before = await recovery_store.parked_below(connection)
+            below = {
+                number: _may_be_handled(recovery, number, end, parked_before.get(number, -1))
+                for number, end in ends.items()
+            }
             async with connection.transaction():
                 # A million rows take longer than all else does.
                 await connection.execute("set local transaction_timeout = 0; set local statement_timeout = 0")
@@ -81,13 +85,26 @@ class Recovering:
             next_offsets: dict[tuple[str, int], int] = {}
             for one in batch:
                 next_offsets[str(one.topic), one.partition] = one.offset + 1
-            async with connection.transaction():
-                if records:
-                    await self._stages.on_funded(connection, records)
-                await store_reached(connection, self._runtime.group, next_offsets)
+            await self._take_in(connection, records)
+            await store_reached(connection, self._runtime.group, next_offsets)
             heard += len(records)
             log.info("messages that were funded since the backup are read again", so_far=heard)
         return heard
+
+    async def _take_in(self, connection: Connection, records: Sequence[Record[SendFunded]]) -> None:
+        """Half by half where the database refuses something: that one is in dead.letters, since it was heard first."""
+        if not records:
+            return
+        try:
+            async with connection.transaction():
+                await self._stages.on_funded(connection, records)
+        except DATA_ERRORS:
+            if len(records) == 1:
+                log.warning("a message that was funded can't be stored", place=records[0].place)
+                return
+            middle = len(records) // 2
+            await self._take_in(connection, records[:middle])
+            await self._take_in(connection, records[middle:])
 
     @staticmethod
     async def _settle(connection: Connection, fates: Fates) -> int:
@@ -123,12 +140,15 @@ class Recovering:
                 )
 
 
-def _may_be_handled(recovery: Recovery, partition: int, end: int) -> int:
+def _may_be_handled(recovery: Recovery, partition: int, end: int, parked_before: int) -> int:
     """Below which offset of send.funded messages may have been sent: a process that died may have called those of a
     batch whose offsets it never committed."""
-    committed = recovery.committed.get((str(Topic.SEND_FUNDED), partition))
     # A group that never committed may have handled its first batch, all the same.
-    return min(end, (committed or 0) + BATCH_MAX_RECORDS)
+    committed = recovery.committed.get((str(Topic.SEND_FUNDED), partition), 0)
+    if committed <= parked_before:
+        # A repeat: nobody has read on since.
+        return parked_before
+    return min(end, committed + BATCH_MAX_RECORDS)
 
 
 async def fates_told(recovery: Recovery) -> Fates:
