@@ -73,7 +73,12 @@ class Recovery:
 async def reader(settings: KafkaSettings, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer that joins nothing; with a group, one that may read and write that group's offsets."""
     consumer = AIOKafkaConsumer(
-        **connection_options(settings), group_id=group, enable_auto_commit=False, auto_offset_reset="earliest"
+        **connection_options(settings),
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        # A fetch that waits at one partition's end would hold up the next partition's.
+        fetch_max_wait_ms=20,
     )
     try:
         await asyncio.wait_for(consumer.start(), ANSWER_SECONDS)

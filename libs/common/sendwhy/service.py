@@ -392,11 +392,10 @@ class Runtime:
         try:
             committed = await self._once_nobody_reads(patience_seconds)
             gaps = await self.positions_ahead_of_database()
-            reached = await self._reached()
-            moments = await asyncio.gather(*(self._last_known(stage.topic, reached) for stage in self.stages))
-            recovery = Recovery(self.settings, self.service, gaps, committed, since_of(moments))
-            for act in self._before_rewind:
-                await act(recovery)
+            if self._before_rewind:
+                recovery = Recovery(self.settings, self.service, gaps, committed, await self._since())
+                for act in self._before_rewind:
+                    await act(recovery)
             # The acts may have handled some of it already.
             reached = await self._reached()
             for stage in self.stages:
@@ -428,9 +427,14 @@ class Runtime:
                 await asyncio.wait_for(consumer.commit(places), 30)
         return committed
 
-    async def _last_known(self, topic: Topic, reached: Mapping[Place, int]) -> datetime | None:
-        async with self._consumer_of(topic) as consumer:
-            return await last_known(consumer, topic, reached)
+    async def _since(self) -> datetime | None:
+        reached = await self._reached()
+
+        async def of(topic: Topic) -> datetime | None:
+            async with self._consumer_of(topic) as consumer:
+                return await last_known(consumer, topic, reached)
+
+        return since_of(await asyncio.gather(*(of(stage.topic) for stage in self.stages)))
 
     async def read_from_the_beginning(self) -> None:
         """Set the offsets to the first records that Kafka still has. Raises KafkaError while a replica reads."""
