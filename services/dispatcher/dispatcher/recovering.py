@@ -54,7 +54,9 @@ class Recovering:
         async with self._runtime.pool.acquire(timeout=30) as connection:
             parked_before = await recovery_store.parked_below(connection)
             below = {
-                number: _may_be_handled(recovery, number, end, parked_before.get(number, -1))
+                number: may_be_handled(
+                    recovery.committed.get((str(Topic.SEND_FUNDED), number)), end, parked_before.get(number)
+                )
                 for number, end in ends.items()
             }
             async with connection.transaction():
@@ -118,8 +120,8 @@ class Recovering:
         return known
 
     async def _renew_states(self, connection: Connection, recovery: Recovery) -> None:
-        """Versions go on above those that others have heard, or they would hear nothing new for a while. A pause that
-        somebody ordered since holds; a number that was registered since is missing, with its token."""
+        """Versions go on above those that others have heard, or they would hear nothing new for a while. A pause or its
+        end that somebody ordered since holds; a number that was registered since is missing, with its token."""
         senders = await _latest(recovery, Topic.SENDER_UPDATED, SenderUpdated)
         now = self._clock()
         rows = [(one.sender_id, one.version, one.paused) for one in senders]
@@ -140,15 +142,13 @@ class Recovering:
                 )
 
 
-def _may_be_handled(recovery: Recovery, partition: int, end: int, parked_before: int) -> int:
-    """Below which offset of send.funded messages may have been sent: a process that died may have called those of a
-    batch whose offsets it never committed."""
-    # A group that never committed may have handled its first batch, all the same.
-    committed = recovery.committed.get((str(Topic.SEND_FUNDED), partition), 0)
-    if committed <= parked_before:
+def may_be_handled(committed: int | None, end: int, parked_before: int | None) -> int:
+    """Below which offset of a partition of send.funded messages may have been sent: a process that died may have called
+    those of a batch whose offsets it never committed, the group's first one, too."""
+    if parked_before is not None and (committed or 0) <= parked_before:
         # A repeat: nobody has read on since.
         return parked_before
-    return min(end, committed + BATCH_MAX_RECORDS)
+    return min(end, (committed or 0) + BATCH_MAX_RECORDS)
 
 
 async def fates_told(recovery: Recovery) -> Fates:

@@ -59,7 +59,7 @@ async def count_unknown(connection: Connection) -> int:
 
 _CONTINUE_SENDERS = """
 update sender s set version = t.version + 1, sync_wanted_at = $4,
-    paused_at = case when t.paused then coalesce(s.paused_at, $4) else s.paused_at end
+    paused_at = case when t.paused then coalesce(s.paused_at, $4) end
 from unnest($1::text[], $2::bigint[], $3::boolean[]) as t(sender_id, version, paused)
 where s.sender_id = t.sender_id and s.version < t.version
 returning s.sender_id
