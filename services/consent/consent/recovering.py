@@ -52,69 +52,70 @@ class Recovering:
     async def recover(self, recovery: Recovery) -> None:
         told: dict[Key, ContactUpdated | None] = {}
         async for batch in recovery.told(Topic.CONTACT_UPDATED):
-            told |= _states(batch)
+            told |= states(batch)
         decided = contacts = 0
         async with self._runtime.pool.acquire(timeout=30) as connection:
             async for batch in recovery.told(Topic.SEND_CONSENTED):
                 async with connection.transaction():
-                    decided += await self._adopt(connection, _events(batch, SendConsented))
+                    decided += await adopt(connection, self._tagger, _events(batch, SendConsented))
             async for batch in recovery.told(Topic.SEND_REJECTED):
                 async with connection.transaction():
-                    decided += await self._adopt(connection, _events(batch, SendRejected))
+                    decided += await adopt(connection, self._tagger, _events(batch, SendRejected))
             keys = sorted(told)
             for start in range(0, len(keys), AT_ONCE):
                 some = {key: told[key] for key in keys[start : start + AT_ONCE]}
                 async with connection.transaction():
-                    contacts += await self._learn(connection, some)
+                    contacts += await learn(connection, self._tagger, some)
         log.warning(
             "what was decided and known after the backup is taken from the topics", decisions=decided, contacts=contacts
         )
 
-    async def _adopt(self, connection: Connection, told: Iterable[tuple[Record[None], Any]]) -> int:
-        """Store decisions as they were told, byte for byte, where none stands."""
-        decisions: dict[tuple[MessageKey, str], Decision] = {}
-        whom: dict[MessageKey, tuple[Mark, ...]] = {}
-        for record, event in told:
-            key = (event.workspace_id, event.message_id)
-            step = _step_of(event)
-            if step is None:
-                continue
-            until = event.expires_at if isinstance(event, SendConsented) else event.occurred_at + LIFE_MAX
-            prune_after = keep_until(until, event.occurred_at)
-            told_as = Outgoing(record.topic, record.key, record.value, record.headers)
-            decisions[key, step] = Decision(*key, step, event.event_id, told_as, prune_after)
-            whom[key] = _marks_of(event)
-        added = await add_decisions(connection, list(decisions.values()))
-        rows = [(key, whom[key], one.prune_after) for (key, _), one in decisions.items() if key in added]
-        await store.add_messages(connection, self._tagger, rows)
-        return len(added)
 
-    async def _learn(self, connection: Connection, told: Mapping[Key, ContactUpdated | None]) -> int:
-        """Bring these contacts to the states that were told of them, if those are newer; returns how many were."""
-        await store.lock_workspaces(connection, {key.workspace_id for key in told})
-        found = await store.contacts_of(connection, [Mark(key.workspace_id, "contact", key.contact_id) for key in told])
-        known = {contact.key: contact.version for contact in found}
-        changes = {
-            key: change
-            for key, state in told.items()
-            if (state is None or known.get(key, -1) < state.version)
-            and (change := _change(key, state, known)) is not None
-        }
-        if not changes:
-            return 0
-        book = await store.open_book(connection, self._tagger, list(changes.values()), datetime.now(UTC))
-        for key, change in changes.items():
-            if (refusal := book.apply(change)) is not None:
-                log.warning("a contact's state of after the backup was refused", contact=key.contact_id, why=refusal)
-        await store.save_book(connection, self._tagger, book)
-        rows = sorted((*key, state.version) for key in changes if (state := told[key]) is not None)
-        renewed = await connection.fetch(_CONTINUE, *([row[i] for row in rows] for i in range(3)))
-        events = {contact.key: contact.to_event() for contact in map(store.contact_from, renewed)}
-        events |= {
-            key: event for event in book.events() if (key := Key(event.workspace_id, event.contact_id)) not in events
-        }
-        await add_to_outbox(connection, [_announced(event) for event in events.values()])
-        return len(changes)
+async def adopt(connection: Connection, tagger: store.Tagger, told: Iterable[tuple[Record[None], Any]]) -> int:
+    """Store decisions as they were told, byte for byte, where none stands."""
+    decisions: dict[tuple[MessageKey, str], Decision] = {}
+    whom: dict[MessageKey, tuple[Mark, ...]] = {}
+    for record, event in told:
+        key = (event.workspace_id, event.message_id)
+        step = _step_of(event)
+        if step is None:
+            continue
+        until = event.expires_at if isinstance(event, SendConsented) else event.occurred_at + LIFE_MAX
+        prune_after = keep_until(until, event.occurred_at)
+        told_as = Outgoing(record.topic, record.key, record.value, record.headers)
+        decisions[key, step] = Decision(*key, step, event.event_id, told_as, prune_after)
+        whom[key] = _marks_of(event)
+    added = await add_decisions(connection, list(decisions.values()))
+    rows = [(key, whom[key], one.prune_after) for (key, _), one in decisions.items() if key in added]
+    await store.add_messages(connection, tagger, rows)
+    return len(added)
+
+
+async def learn(connection: Connection, tagger: store.Tagger, told: Mapping[Key, ContactUpdated | None]) -> int:
+    """Bring these contacts to the states that were told of them, if those are newer; returns how many were."""
+    await store.lock_workspaces(connection, {key.workspace_id for key in told})
+    found = await store.contacts_of(connection, [Mark(key.workspace_id, "contact", key.contact_id) for key in told])
+    known = {contact.key: contact.version for contact in found}
+    changes = {
+        key: change
+        for key, state in told.items()
+        if (state is None or known.get(key, -1) < state.version) and (change := _change(key, state, known)) is not None
+    }
+    if not changes:
+        return 0
+    book = await store.open_book(connection, tagger, list(changes.values()), datetime.now(UTC))
+    for key, change in changes.items():
+        if (refusal := book.apply(change)) is not None:
+            log.warning("a contact's state of after the backup was refused", contact=key.contact_id, why=refusal)
+    await store.save_book(connection, tagger, book)
+    rows = sorted((*key, state.version) for key in changes if (state := told[key]) is not None)
+    renewed = await connection.fetch(_CONTINUE, *([row[i] for row in rows] for i in range(3)))
+    events = {contact.key: contact.to_event() for contact in map(store.contact_from, renewed)}
+    events |= {
+        key: event for event in book.events() if (key := Key(event.workspace_id, event.contact_id)) not in events
+    }
+    await add_to_outbox(connection, [_announced(event) for event in events.values()])
+    return len(changes)
 
 
 def _announced(event: ContactUpdated) -> tuple[UUID, Outgoing]:
@@ -131,7 +132,7 @@ def _events(batch: Sequence[Record[None]], model: type[Any]) -> list[tuple[Recor
     return found
 
 
-def _states(batch: Sequence[Record[None]]) -> dict[Key, ContactUpdated | None]:
+def states(batch: Sequence[Record[None]]) -> dict[Key, ContactUpdated | None]:
     """The last state of each contact; None for one that was erased: a last state tells it, then the tombstone."""
     found: dict[Key, ContactUpdated | None] = {}
     for record in batch:
