@@ -87,7 +87,7 @@ async def test_what_could_not_be_read_was_no_decision(desk: Desk) -> None:
 
 async def test_who_was_erased_after_the_backup_is_erased_again(desk: Desk) -> None:
     await desk.tell(customer())
-    records = await lost(desk, customer(1, action="redact"))
+    records = await lost(desk, customer(1, action="delete"))
     assert states(records) == {INES: None}
     assert await recover(desk, records) == 1
     assert await desk.pool.fetchval("select count(*) from contact") == 0
