@@ -21,7 +21,7 @@ EXPECTED = {
     "goes": ("read", None),
     "fails": ("failed", "RECIPIENT_NOT_ON_WHATSAPP"),
     "said-no": ("failed", "CUSTOMER_IS_NOT_OPTED_IN"),
-    "nobody": ("failed", "CONTACT_HAS_NO_PHONE"),
+    "nobody": ("failed", "CUSTOMER_IS_NOT_OPTED_IN"),
 }
 
 
