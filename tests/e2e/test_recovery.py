@@ -158,7 +158,7 @@ class Facts:
     @classmethod
     async def of(cls, user: Outside) -> "Facts":
         requested = {event["message_id"] for event in await user.events("send.requested")}
-        outcomes = await user.settled(requested - {"scheduled", "while-down"})
+        outcomes = await user.settled(requested - {"scheduled"})
         await until(lambda: nothing_is_reserved(user), "all that was sent is paid")
         rejections: dict[str, set[str]] = {}
         for event in await user.events("send.rejected"):
