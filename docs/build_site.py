@@ -48,6 +48,8 @@ NAV: list[Any] = [
                 "Operate": [
                     "how-to/find-why.md",
                     "how-to/recover-a-campaign.md",
+                    "how-to/back-up-and-restore.md",
+                    "how-to/upgrade.md",
                     "how-to/import-contacts.md",
                     "how-to/check-before-sending.md",
                     "how-to/rotate-a-token.md",

@@ -4,7 +4,7 @@ commands.md from the `sendwhy` command, reasons.md and reasons/ from the catalog
 metrics, settings.md from the Settings classes, kafka-acls.md from who reads and writes which topic, scaling.md from
 what footprint.py measured, performance.md's tables from published runs; contracts/: AsyncAPI from the topics and
 events, OpenAPI of each service, and topics.md and http/ from these; the pages' texts, for translators; and Kubernetes'
-copy of the alert rules. With `--release` also contracts/baseline.json: what is promised from now on.
+copy of the alert rules. With `--release` also contracts/baseline.json and release.json: what is promised from now on.
 """
 
 import inspect
@@ -39,6 +39,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticUndefined
 from reference_pages import GENERATED, http, reason_page, reasons, schemas, topics
+from released import RELEASE, release
 from sendwhy import events
 from sendwhy.metrics import METRICS, MetricSpec
 from sendwhy.problems import not_found
@@ -170,8 +171,17 @@ BYTES: Mapping[Topic, str] = {
     Topic.DEAD_LETTERS: "A record's bytes as they came; headers: service, topic, partition, offset, error.",
 }
 
-# Read beside the groups: replays, and the diagnosis of refused webhooks.
+# Read beside the groups: replays, the diagnosis of refused webhooks, and by `rewind` what a service told itself.
 READ_BESIDE: Mapping[Service, tuple[Topic, ...]] = {
+    Service.CONSENT: (Topic.SEND_CONSENTED, Topic.SEND_REJECTED, Topic.CONTACT_UPDATED),
+    Service.BILLING: (Topic.SEND_FUNDED, Topic.SEND_REJECTED, Topic.ACCOUNT_UPDATED),
+    Service.DISPATCHER: (
+        Topic.SEND_REJECTED,
+        Topic.SEND_RECALLED,
+        Topic.STATUS_UPDATED,
+        Topic.SENDER_UPDATED,
+        Topic.TEMPLATE_UPDATED,
+    ),
     Service.WEBHOOK_INGEST: (Topic.WEBHOOK_RECEIVED, Topic.WEBHOOK_REFUSED),
 }
 DEPLOYER = "deploy"
@@ -569,6 +579,7 @@ def main() -> None:
     made = files()
     if "--release" in sys.argv:
         made[CONTRACTS / "baseline.json"] = baseline()
+        made[RELEASE] = as_json(release())
     for path, text in made.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)

@@ -1,4 +1,4 @@
-"""The tutorial and the Python guide, as a newcomer would follow them: each block is run, what a page shows is seen.
+"""Guides, as a newcomer would follow them: each block is run, what a page shows is seen.
 
 They publish under fixed ids, so a stack on which they have run before hears nothing new.
 """
@@ -86,7 +86,7 @@ def run(step: Step, folder: Path) -> str:
 
 
 @pytest.mark.stack
-@pytest.mark.parametrize("page", ["tutorial.md", "how-to/connect-python.md"])
+@pytest.mark.parametrize("page", ["tutorial.md", "how-to/connect-python.md", "how-to/recover-a-campaign.md"])
 def test_a_page_does_what_it_says(page: str, desk: Path) -> None:
     for step in steps(page):
         said = run(step, desk)

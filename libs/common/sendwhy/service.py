@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -34,7 +35,7 @@ from sendwhy.connections import (
     reach,
 )
 from sendwhy.http import BodyLimit, is_ending, serve
-from sendwhy.kafka import Producer, PublishError, TopicsMissing, connection_options, make_broker
+from sendwhy.kafka import Producer, PublishError, TopicsMissing, make_broker
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
 from sendwhy.metrics import Metric, Metrics
@@ -51,9 +52,10 @@ from sendwhy.postgres import (
 )
 from sendwhy.problems import problem_response
 from sendwhy.reasons import Service
+from sendwhy.recovery import Gaps, Place, Recovery, ahead, committed_in, last_known, places_of, reader, since_of
 from sendwhy.settings import ServiceSettings, SystemExit2, load
 from sendwhy.stage import Committed, Handle, HandleUnreadable, Parse, Stage, T, consumer_group
-from sendwhy.topics import TOPICS, Topic
+from sendwhy.topics import Topic
 
 # Of every service; some have others beside them.
 COMMANDS = ("migrate", "serve", "rewind")
@@ -66,6 +68,8 @@ WATCH_SECONDS = 10.0
 PRUNE_SECONDS = 600.0
 EXIT_GRACE_SECONDS = 20.0
 READY_ASK_SECONDS = 2.0
+# Kafka notices a killed replica after its session's 10 s.
+REPLICAS_GONE_SECONDS, REPLICAS_GONE_PAUSE_SECONDS = 60.0, 2.0
 EXIT_SOFTWARE_FAILURE = 70
 EXIT_TERMINATED = 143
 # Some 20 MB of garbage at most before it is looked for; nearly all goes by reference counting anyway.
@@ -76,15 +80,8 @@ DATABASE_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, asyncpg.P
 log = structlog.get_logger("sendwhy")
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A partition in which the group went on after the backup: what this database has reached, and the group had."""
-
-    reached: int
-    committed: int
-
-
-Gaps = dict[tuple[str, int], Gap]
+class StillRunning(Exception):
+    """A replica of the service reads its topics."""
 
 
 class DatabaseIsOlder(Exception):
@@ -108,7 +105,7 @@ class Runtime:
         self.stages: list[Stage[Any]] = []
         self._timers: list[tuple[str, float, Callable[[], Awaitable[None]]]] = []
         self._tasks: list[tuple[str, Callable[[], Awaitable[None]]]] = []
-        self._before_rewind: list[Callable[[Gaps], Awaitable[None]]] = []
+        self._before_rewind: list[Callable[[Recovery], Awaitable[None]]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._pool: asyncpg.Pool | None = None
         self._broker = make_broker(settings)
@@ -154,8 +151,9 @@ class Runtime:
         """Run a task for the service's whole life; if it ends or fails, the process ends."""
         self._tasks.append((name, run))
 
-    def before_rewind(self, act: Callable[[Gaps], Awaitable[None]]) -> None:
-        """Do something with the database before a restored backup reads again what came after it."""
+    def before_rewind(self, act: Callable[[Recovery], Awaitable[None]]) -> None:
+        """Do something with the database before a restored backup reads again what came after it. Done anew after an
+        interruption, so twice must be as once."""
         self._before_rewind.append(act)
 
     def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
@@ -372,77 +370,88 @@ class Runtime:
         now = await self._reached() if ahead else {}
         return {place: gap for place, gap in ahead.items() if now.get(place, 0) < gap.committed}
 
-    async def _reached(self) -> dict[tuple[str, int], int]:
+    async def _reached(self) -> dict[Place, int]:
         async with self.pool.acquire(timeout=30) as connection:
             return await load_reached(connection, self.group)
 
-    async def _ahead_in(self, topic: Topic, reached: Mapping[tuple[str, int], int]) -> Gaps:
+    async def _ahead_in(self, topic: Topic, reached: Mapping[Place, int]) -> Gaps:
         async with self._consumer_of(topic) as consumer:
-            return await _ahead(consumer, topic, reached)
+            return await ahead(consumer, topic, reached)
 
-    @contextlib.asynccontextmanager
-    async def _consumer_of(self, topic: Topic) -> AsyncIterator[AIOKafkaConsumer]:
+    def _consumer_of(self, topic: Topic) -> contextlib.AbstractAsyncContextManager[AIOKafkaConsumer]:
         """A consumer in the group that reads `topic`; it joins nothing."""
-        group = consumer_group(self.service, topic)
-        consumer = AIOKafkaConsumer(**connection_options(self.settings), group_id=group, enable_auto_commit=False)
-        try:
-            await asyncio.wait_for(consumer.start(), 30)
-            yield consumer
-        finally:
-            await asyncio.wait_for(consumer.stop(), 10)
+        return reader(self.settings, consumer_group(self.service, topic))
 
-    async def rewind(self) -> Gaps:
+    async def rewind(self, *, patience_seconds: float = REPLICAS_GONE_SECONDS) -> Gaps:
         """Set the group's offsets back to what this database has reached: the remedy after a restored backup.
 
-        Before that, `before_rewind`'s acts see the gaps: what is read again then must not be done again.
+        Before that, `before_rewind`'s acts take from the topics what this service did after the backup: what is read
+        again then must not be done again. Raises StillRunning, and has changed nothing, while a replica reads.
         """
         self._pool = await connect_pool(self.settings.database_url.get_secret_value(), service=self.service)
         try:
+            committed = await self._once_nobody_reads(patience_seconds)
             gaps = await self.positions_ahead_of_database()
-            for act in self._before_rewind:
-                await act(gaps)
+            if self._before_rewind:
+                recovery = Recovery(self.settings, self.service, gaps, committed, await self._since())
+                for act in self._before_rewind:
+                    await act(recovery)
+            # The acts may have handled some of it already.
+            reached = await self._reached()
             for stage in self.stages:
-                await self._set_back(stage.topic, gaps)
+                await self._set_back(stage.topic, gaps, reached)
         finally:
             await _close_pool(self._pool)
         return gaps
 
+    async def _once_nobody_reads(self, patience_seconds: float) -> dict[Place, int]:
+        """The groups' offsets. Kafka takes them from a stranger only if no replica is in the group."""
+        until = time.monotonic() + patience_seconds
+        while True:
+            try:
+                found = await asyncio.gather(*(self._committed(stage.topic) for stage in self.stages))
+            except KafkaError as error:
+                if time.monotonic() >= until:
+                    raise StillRunning(describe(error)) from error
+                log.warning("a replica still reads; waiting until Kafka has noticed that it ended")
+                await asyncio.sleep(REPLICAS_GONE_PAUSE_SECONDS)
+            else:
+                return {place: offset for each in found for place, offset in each.items()}
+
+    async def _committed(self, topic: Topic) -> dict[Place, int]:
+        async with self._consumer_of(topic) as consumer:
+            committed = await committed_in(consumer, topic)
+            consumer.assign(places_of(topic))
+            if committed:
+                places = {TopicPartition(*place): offset for place, offset in committed.items()}
+                await asyncio.wait_for(consumer.commit(places), 30)
+        return committed
+
+    async def _since(self) -> datetime | None:
+        reached = await self._reached()
+
+        async def of(topic: Topic) -> datetime | None:
+            async with self._consumer_of(topic) as consumer:
+                return await last_known(consumer, topic, reached)
+
+        return since_of(await asyncio.gather(*(of(stage.topic) for stage in self.stages)))
+
     async def read_from_the_beginning(self) -> None:
         """Set the offsets to the first records that Kafka still has. Raises KafkaError while a replica reads."""
         for stage in self.stages:
-            places = [TopicPartition(stage.topic, number) for number in range(TOPICS[stage.topic].partitions)]
+            places = places_of(stage.topic)
             async with self._consumer_of(stage.topic) as consumer:
                 consumer.assign(places)
                 await asyncio.wait_for(consumer.commit(await consumer.beginning_offsets(places)), 30)
 
-    async def _set_back(self, topic: Topic, gaps: Gaps) -> None:
-        places = {TopicPartition(name, number): gap.reached for (name, number), gap in gaps.items() if name == topic}
+    async def _set_back(self, topic: Topic, gaps: Gaps, reached: Mapping[Place, int]) -> None:
+        places = {
+            TopicPartition(*place): reached.get(place, gap.reached) for place, gap in gaps.items() if place[0] == topic
+        }
         if places:
             async with self._consumer_of(topic) as consumer:
                 consumer.assign(list(places))
                 await consumer.commit(places)
-
-
-async def _ahead(consumer: AIOKafkaConsumer, topic: Topic, reached: Mapping[tuple[str, int], int]) -> Gaps:
-    ahead: Gaps = {}
-    for partition in range(TOPICS[topic].partitions):
-        place = TopicPartition(topic, partition)
-        committed = await asyncio.wait_for(consumer.committed(place), 30)
-        known = reached.get((topic, partition), 0)
-        if committed is not None and committed > known and await _has_records(consumer, place, known, committed):
-            ahead[(str(topic), partition)] = Gap(known, committed)
-    return ahead
-
-
-async def _has_records(consumer: AIOKafkaConsumer, place: TopicPartition, start: int, end: int) -> bool:
-    """Whether records stand between two offsets; compaction and retention leave gaps that mean nothing."""
-    consumer.assign([place])
-    first = (await consumer.beginning_offsets([place]))[place]
-    if max(start, first) >= end:
-        return False
-    consumer.seek(place, max(start, first))
-    batches = await consumer.getmany(place, timeout_ms=5000, max_records=1)
-    return any(record.offset < end for records in batches.values() for record in records)
 
 
 async def _close_pool(pool: asyncpg.Pool) -> None:
@@ -492,7 +501,7 @@ def main(
         sys.exit(code)
     elif command == "rewind":
         asyncio.run(_reach(settings))
-        asyncio.run(_rewind(make_app(settings)))
+        sys.exit(asyncio.run(_rewind(make_app(settings))))
     elif command in commands:
         asyncio.run(_reach(settings))
         sys.exit(asyncio.run(commands[command](make_app(settings), sys.argv[2:])))
@@ -546,6 +555,21 @@ def _spare_the_collector() -> None:
     gc.set_threshold(GC_YOUNG_OBJECTS, 10, 10)
 
 
-async def _rewind(app: FastAPI) -> None:
-    ahead = await app.state.runtime.rewind()
-    log.info("offsets are set back to what the database has reached", partitions=len(ahead))
+async def _rewind(app: FastAPI) -> int:
+    runtime: Runtime = app.state.runtime
+    try:
+        gaps = await runtime.rewind()
+    except StillRunning as error:
+        log.error(
+            "nothing was set back: a replica still reads, or Kafka refuses",
+            error=str(error),
+            remedy="stop all replicas of this service, and repeat",
+        )
+        return 1
+    records = sum(gap.committed - gap.reached for gap in gaps.values())
+    log.info(
+        "offsets are set back to what the database has reached; start the service",
+        partitions=len(gaps),
+        records_at_most=records,
+    )
+    return 0

@@ -194,7 +194,7 @@ class Stage(Generic[T]):
         self._metrics.set(Metric.LAST_PROGRESS, time.time(), stage=self.name)
 
     async def _work(self, batch: tuple[ConsumerRecord[Any, Any], ...], consumer: AIOKafkaConsumer) -> None:
-        records: list[Record[Any]] = [_record(self.topic, entry) for entry in batch]
+        records: list[Record[Any]] = [record_of(self.topic, entry) for entry in batch]
         good, bad = self._parse_all(records)
         # What somebody else wrote is put aside all the same after a few tries: a flood of theirs must not stop ours.
         if self._failures < TRIES_BEFORE_BLAME:
@@ -374,7 +374,7 @@ def fields_of(error: ValidationError) -> tuple[str, ...]:
     )
 
 
-def _record(topic: Topic, entry: ConsumerRecord[Any, Any]) -> Record[None]:
+def record_of(topic: Topic, entry: ConsumerRecord[Any, Any]) -> Record[None]:
     return Record(
         None,
         topic,

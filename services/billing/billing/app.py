@@ -13,6 +13,7 @@ from sendwhy.topics import Topic
 from billing import api, books, erasures
 from billing.decide import LOW_BALANCE_PERCENTS
 from billing.pricing import Difference
+from billing.recovering import Recovering
 from billing.settings import BillingSettings
 from billing.stages import Funder, Settler, on_sender, on_template
 
@@ -30,6 +31,8 @@ def make_app(settings: BillingSettings) -> FastAPI:
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), on_sender)
 
     runtime.stage(Topic.PERSON_ERASING, parse_json(PersonErasing), on_erasing(Service.BILLING, erasures.erase))
+
+    Recovering(runtime).register()
 
     async def reconcile() -> None:
         async with runtime.pool.acquire(timeout=RECONCILE_SECONDS) as connection:

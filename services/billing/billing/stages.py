@@ -129,7 +129,7 @@ class Funder:
             workspace: fund(accounts[workspace], group, tallies.get(workspace, {})) for workspace, group in asks.items()
         }
         decisions = [_decision(record, fundings[record.event.workspace_id], prices, at) for record in new]
-        await _store_fundings(connection, fundings, decisions, at)
+        await store_fundings(connection, fundings, decisions, at)
         await add_decisions(connection, decisions)
         await note_alerts(
             connection,
@@ -204,7 +204,7 @@ def _decision(
     )
 
 
-async def _store_fundings(
+async def store_fundings(
     connection: Connection, fundings: Mapping[str, Funding], decisions: Sequence[Decision], at: datetime
 ) -> None:
     await store.save_tallies(connection, {workspace: funding.tallies for workspace, funding in fundings.items()})

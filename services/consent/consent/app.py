@@ -24,6 +24,7 @@ from sendwhy.topics import Topic
 from consent import api, erasure_api, erasures, history, import_api, store, suggestions, workspace
 from consent.imports import Imports
 from consent.keyword_api import keyword_routes
+from consent.recovering import Recovering
 from consent.settings import Settings
 from consent.stages import Stages, parse_stopped
 
@@ -56,6 +57,7 @@ def make_app(settings: Settings) -> FastAPI:
             unfinished = await erasures.count_unfinished(connection, datetime.now(UTC))
         runtime.metrics.set(Metric.ERASURES_UNFINISHED, unfinished)
 
+    Recovering(runtime, settings).register()
     runtime.every(PRUNE_SECONDS, "prune", prune)
     runtime.every(COUNT_SECONDS, "count erasures", count_erasures)
     imports = Imports(runtime, settings)

@@ -2,14 +2,12 @@
 
 import time
 
-import structlog
 from fastapi import FastAPI
 from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
 from sendwhy.reasons import Service
-from sendwhy.service import Gaps, Runtime
-from sendwhy.topics import Topic
+from sendwhy.service import Runtime
 
-from dispatcher import campaign_api, person_api, queue_store
+from dispatcher import campaign_api, person_api
 from dispatcher.api import Api
 from dispatcher.drift import Drift
 from dispatcher.driver import Driver
@@ -20,6 +18,7 @@ from dispatcher.limits import Budget
 from dispatcher.meta import Meta
 from dispatcher.pacing import Pacing
 from dispatcher.queue_api import QueueApi
+from dispatcher.recovering import Recovering
 from dispatcher.resealing import Resealer
 from dispatcher.results import utc_now
 from dispatcher.sender_api import SenderApi
@@ -29,8 +28,6 @@ from dispatcher.subscription import SubscriptionApi
 from dispatcher.sweeps import Sweeps
 from dispatcher.timers import Timers
 from dispatcher.tokens import TokenVault
-
-log = structlog.get_logger("sendwhy")
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -48,7 +45,7 @@ def make_app(settings: Settings) -> FastAPI:
     Pacing(runtime, utc_now).register()
     runtime.background("drivers", fleet.run)
     runtime.every(5.0, "what drivers send", fleet.tell)
-    runtime.before_rewind(lambda gaps: park_what_may_be_sent(runtime, gaps))
+    Recovering(runtime, stages, utc_now).register()
     runtime.at_end(meta.close)
     app = runtime.make_api("Sendwhy dispatcher", body_limits={EVALUATE_PATH: EVALUATE_BYTES_MAX})
     app.include_router(Api(runtime, settings, meta, vault, fleet, utc_now).routes())
@@ -59,13 +56,3 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(person_api.routes(runtime))
     app.include_router(campaign_api.routes(runtime))
     return app
-
-
-async def park_what_may_be_sent(runtime: Runtime, gaps: Gaps) -> None:
-    """A restored backup doesn't know what was sent since: nothing of that goes out again by itself."""
-    below = {number: gap.committed for (topic, number), gap in gaps.items() if topic == Topic.SEND_FUNDED}
-    async with runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-        # A million rows take longer than all else does.
-        await connection.execute("set local transaction_timeout = 0; set local statement_timeout = 0")
-        parked = await queue_store.park_all(connection, below)
-    log.warning("messages are parked as unknown", waiting=parked, funded_below=sum(below.values()))

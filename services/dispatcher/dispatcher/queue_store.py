@@ -68,28 +68,6 @@ returning workspace_id, message_id
 """
 
 
-async def park_all(connection: Connection, funded_below: Mapping[int, int]) -> int:
-    """After a restored backup: nobody knows what was sent since. What waits, and every send.funded below these
-    offsets (by partition), is parked as unknown and never sent by itself. Returns how many waited."""
-    partitions = sorted(funded_below)
-    await connection.execute(
-        "insert into parked_below (partition, next_offset) select * from unnest($1::int[], $2::bigint[])"
-        " on conflict (partition) do update"
-        " set next_offset = greatest(parked_below.next_offset, excluded.next_offset)",
-        partitions,
-        [funded_below[partition] for partition in partitions],
-    )
-    parked: str = await connection.execute(
-        "update message set state = 'unknown', in_flight_at = clock_timestamp() where state in ('waiting', 'in_flight')"
-    )
-    return int(parked.rpartition(" ")[2])
-
-
-async def parked_below(connection: Connection) -> dict[int, int]:
-    rows = await connection.fetch("select partition, next_offset from parked_below")
-    return {row["partition"]: row["next_offset"] for row in rows}
-
-
 _ENTER_QUEUES = """
 select pg_advisory_xact_lock_shared(hashtextextended('dispatcher.queue/' || workspace, 0))
 from unnest($1::text[]) as workspace

@@ -27,7 +27,7 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic, source_header
 
-from dispatcher import announce, holding, people_store, queue_store, reporting, store, sweeps
+from dispatcher import announce, holding, people_store, queue_store, recovery_store, reporting, store, sweeps
 from dispatcher.answers import HoldScope, verdict
 from dispatcher.decide import (
     CAMPAIGN,
@@ -98,7 +98,7 @@ class Stages:
         cancelled = await queue_store.cancelled(connection, list(events))
         campaigns = await self._campaigns(connection, [one.event for one in events.values()])
         categories = await self._categories(connection, senders.values(), [one.event for one in events.values()])
-        parked = await queue_store.parked_below(connection)
+        parked = await recovery_store.parked_below(connection)
         now = self._clock()
         new: list[NewMessage] = []
         refusals: dict[Key, announce.Announcement] = {}
@@ -109,7 +109,7 @@ class Stages:
                 message = replace(message, funded=redacted(message.funded, aliases[key]))
             campaign = campaigns.get((message.funded.workspace_id, _campaign(message) or ""))
             why = self._refusal(message, row, cancelled.get(key), campaign)
-            state = _first_state(record, message, why, parked)
+            state = _first_state(record, message, why, parked, now)
             new.append(
                 NewMessage(
                     message=message,
@@ -394,8 +394,11 @@ class Stages:
             self._fleet.wake(sender_id)
 
 
-def _first_state(record: Record[SendFunded], message: Message, why: Reason | None, parked: Mapping[int, int]) -> str:
-    if record.offset < parked.get(record.partition, 0):
+def _first_state(
+    record: Record[SendFunded], message: Message, why: Reason | None, parked: Mapping[int, int], now: datetime
+) -> str:
+    was_handled = record.offset < parked.get(record.partition, 0)
+    if was_handled and message.funded.send_at <= now + recovery_store.SURELY_LATER:
         return "unknown"
     if message.is_erased:
         return "recalled"

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from dispatcher import claims, people_store, queue_store, store, sweeps
+from dispatcher import claims, people_store, queue_store, recovery_store, store, sweeps
 from dispatcher.campaign_api import CampaignAnswer, read_campaign
 from dispatcher.decide import Waiting
 from dispatcher.queue_store import NewWait, Result
@@ -17,7 +17,7 @@ from dispatcher.store import NewSender
 from dispatcher.sweeps import Kind, Sweep
 from dispatcher_cases import NOW, PHONE, SENDER, contact, funded
 from dispatcher_desk import ACME, Desk, record
-from sendwhy.events import MarketingState, SendCancelled, Status, StatusUpdated, event_id_of, reason
+from sendwhy.events import MarketingState, SendCancelled, SendFunded, Status, StatusUpdated, event_id_of, reason
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
 from sendwhy.topics import Topic
@@ -208,8 +208,10 @@ async def test_the_time_of_a_stop_is_counted_from_its_webhook_and_once(desk: Des
 
 async def test_after_a_restored_backup_nothing_that_may_have_been_sent_goes_out(desk: Desk) -> None:
     await desk.queue("waited")
-    await queue_store.park_all(desk.connection, {0: 10})
+    await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, _for_tomorrow("scheduled"))])
+    await recovery_store.park_all(desk.connection, {0: 10}, utc_now())
     await desk.queue("before", "cancelled-later")
+    await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, _for_tomorrow("scheduled-later"))])
     later = record(Topic.SEND_FUNDED, funded(message_id="after"))
     await desk.stages.on_funded(desk.connection, [replace(later, offset=10)])
     assert await desk.states() == {
@@ -217,11 +219,39 @@ async def test_after_a_restored_backup_nothing_that_may_have_been_sent_goes_out(
         "before": "unknown",
         "cancelled-later": "unknown",
         "after": "waiting",
+        # Surely not sent: before its time nobody sends it.
+        "scheduled": "waiting",
+        "scheduled-later": "waiting",
     }
     fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
     assert fence is not None
     assert await desk.claim(fence) == ["after"]
     assert len(await queue_store.lock_unknown(desk.connection, utc_now() + timedelta(seconds=1), 10)) == 3
+
+
+def _for_tomorrow(message_id: str) -> SendFunded:
+    tomorrow = utc_now() + timedelta(days=1)
+    base = funded(message_id=message_id)
+    return base.model_copy(update={"send_at": tomorrow, "expires_at": tomorrow + timedelta(days=1)})
+
+
+async def test_after_a_restored_backup_a_message_has_the_end_that_was_told_of_it(desk: Desk) -> None:
+    await desk.queue("sent", "refused", "nobody-knows")
+    await recovery_store.park_all(desk.connection, {}, utc_now())
+    told = [("acme", "sent", "accepted", "accepted", "wamid.1"), ("acme", "refused", "rejected", "CANCELLED", None)]
+    assert await recovery_store.settle_parked(desk.connection, told) == 2
+    assert await recovery_store.settle_parked(desk.connection, told) == 0
+    assert await desk.states() == {"sent": "accepted", "refused": "rejected", "nobody-knows": "unknown"}
+    assert await desk.outbox() == []
+
+
+async def test_after_a_restored_backup_a_number_goes_on_above_what_was_told_of_it(desk: Desk) -> None:
+    assert await recovery_store.continue_senders(
+        desk.connection, [("elsewhere", 3, False), (SENDER.sender_id, 7, True)], utc_now()
+    ) == [SENDER.sender_id]
+    row = (await store.senders(desk.connection, [SENDER.sender_id]))[SENDER.sender_id]
+    assert (row.version, row.sender.paused_at is not None) == (8, True)
+    assert await recovery_store.continue_senders(desk.connection, [(SENDER.sender_id, 7, True)], utc_now()) == []
 
 
 async def test_an_older_state_never_replaces_a_newer_one(desk: Desk) -> None:
