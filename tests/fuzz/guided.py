@@ -26,7 +26,7 @@ except ImportError:
 with atheris.instrument_imports(include=["webhook_ingest", "consent", "sendwhy"]):
     from consent import import_csv
     from consent.fields import Fields
-    from consent.import_csv import UnreadableFile
+    from consent.import_columns import UnreadableFile
     from consent.phones import read_phone
     from consent.words import button_keyword, keyword_in
     from pydantic import ValidationError
@@ -110,11 +110,9 @@ def read_file(raw: bytes) -> None:
         layout = import_csv.examine(io.BytesIO(raw), {})
     except UnreadableFile:
         return
-    numbers = [
-        row.number
-        for batch in import_csv.read_batches(io.BytesIO(raw), layout)
-        for row in (*batch.rows, *batch.refused)
-    ]
+    numbers: list[int] = []
+    for batch in import_csv.read_batches(io.BytesIO(raw), layout):
+        numbers += [row.number for row in batch.rows] + [refused.number for refused in batch.refused]
     assert len(numbers) == len(set(numbers))
 
 

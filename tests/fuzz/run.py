@@ -67,6 +67,7 @@ def _told(command: list[str], patience: int) -> tuple[str, int, int]:
     output = ended.stdout + ended.stderr
     if ended.returncode:
         print(output[-6000:])
+        print(f"ended with {ended.returncode}: {' '.join(command)}")
     return output, ended.returncode, round(time.monotonic() - began)
 
 
