@@ -470,3 +470,51 @@ async def look_at_every_page(user: Outside, chromium: Browser) -> None:
             seen += await watched.page.locator("main").inner_text()
         assert [text for text in HOSTILE if text not in seen] == []
         assert watched.complaints == []
+
+
+# --- what must not be told ---
+
+
+async def test_nothing_of_this_told_a_secret_or_a_phone(user: Outside) -> None:
+    """After all that: no token, secret, password or full phone number in a log line of ours, a metric, the answer to a
+    refused call, or the error of a dead letter."""
+    await user.set_up()
+    phone = user.person()
+    await user.contact("canary", phone)
+    answers = [await user.call("PUT", user.at("consent", f"/v1/workspaces/{user.workspace}/contacts/canary"), body)
+               for body in ({"phone": [phone]}, {"phone": phone, "proof": {phone: phone}}, [phone])]  # fmt: skip
+    asked = {"hub.mode": "subscribe", "hub.verify_token": f"wrong-{user.stack['meta_verify_token']}"}
+    answers.append(await user.http.get(user.at("webhook-ingest", "/webhooks/meta"), params=asked))
+    # Two that the database refuses, with the person in the row, and one that nobody can read.
+    await user.publish_raw("contact.updated", json.dumps({"phone": phone, "workspace_id": user.workspace}).encode())
+    for topic in ("send.requested", "message.received", "customer.updated"):
+        odd = user.request("canary\0", phone) | {"phone": phone, "event_id": phone}
+        await user.publish_raw(topic, json.dumps(odd).encode())
+    await user.publish(user.request("canary-1", "canary"))
+    await user.settled(["canary-1"])
+    await all_is_read(user)
+
+    names = ("admin_token", "meta_app_secret", "meta_verify_token", "shopify_secret")
+    canaries = {name: user.stack[name] for name in names}
+    canaries |= {"the number's token": f"token-{user.sender_id}", "a database's password": password_of(user.stack)}
+    canaries |= {"a phone": phone.removeprefix("+")}
+    texts = {path.name: path.read_text(errors="replace") for path in logs_of(user.stack_file)}
+    for service in user.stack["services"]:
+        texts[f"metrics of {service}"] = (await user.http.get(user.at(service, "/metrics"))).text
+    texts["answers"] = "\n".join(answer.text for answer in answers)
+    texts["errors of dead letters"] = "\n".join(
+        dict(letter.headers)["error"].decode() for letter in await user.records("dead.letters")
+    )
+    assert set(user.stack["services"]) <= {name.removesuffix(".log") for name in texts}
+    assert [(name, where) for name, secret in canaries.items() for where, text in texts.items() if secret in text] == []
+
+
+def password_of(stack: Json) -> str:
+    password = urlsplit(stack["postgres"]).password
+    assert password
+    return password
+
+
+def logs_of(stack_file: Path) -> list[Path]:
+    """The services' logs; the simulator's tells of its own phones, as Meta's may."""
+    return [path for path in (stack_file.parent / "logs").glob("*.log") if path.stem != "meta"]

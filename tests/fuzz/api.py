@@ -32,6 +32,7 @@ def fuzz(url: str, token: str, seconds: int, report: Path) -> bool:
     command = [
         *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{url}/openapi.json", "--max-time", str(seconds)),
         *("--header", f"Authorization: Bearer {token}", "--checks", CHECKS, "--exclude-path", ENDLESS),
+        *("--warnings", "off", "--suppress-health-check", "all"),
         *("--phases", "coverage,fuzzing", "--request-timeout", "60", "--generation-database", "none"),
         *("--continue-on-failure", "--no-color", "--report", "ndjson", "--report-ndjson-path", str(report)),
     ]
