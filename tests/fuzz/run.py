@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 PUBLISHED = HERE.parents[1] / "docs" / "fuzzing.json"
 GUIDED = ("webhooks", "statuses", "events", "csv", "phones", "words")
 # Above what a target may take itself: its own imports and the last input.
-GRACE_SECONDS = 60
+GRACE_SECONDS = 300
 COMMIT = ["git", "rev-parse", "--short", "HEAD"]
 
 
@@ -53,7 +53,7 @@ def guided(target: str, seconds: int) -> Run:
 
 def api(stack: Path, seconds: int) -> Run:
     command = [sys.executable, str(HERE / "api.py"), str(stack), "--seconds", str(seconds)]
-    output, code, took = _told(command, seconds + 10 * GRACE_SECONDS)
+    output, code, took = _told(command, seconds + 3 * GRACE_SECONDS)
     return Run(took, _last(r"(\d+) calls", output) or 0, _last(r"(\d+) operations", output), None, code != 0, *_here())
 
 
