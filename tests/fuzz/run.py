@@ -61,9 +61,13 @@ def _told(command: list[str], patience: int) -> tuple[str, int, int]:
     """Output, exit code and seconds of a fuzzer; what broke is shown."""
     began = time.monotonic()
     # A fuzzer is the last that a busy machine should work for.
-    ended = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", timeout=patience, preexec_fn=lambda: os.nice(10)
-    )
+    try:
+        ended = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=patience, preexec_fn=lambda: os.nice(10)
+        )
+    except subprocess.TimeoutExpired:
+        print(f"hangs: {' '.join(command)}")
+        return "", 1, patience
     output = ended.stdout + ended.stderr
     if ended.returncode:
         print(output[-6000:])
