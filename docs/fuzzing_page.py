@@ -63,7 +63,8 @@ def page() -> str:
 |---|--:|--:|--:|---|---|
 {rows}
 
-Guided by coverage (atheris), from good examples; "reached" counts edges of our code. {_of_api(figures)} Run with the lowest priority on a machine that did much else: the seconds say little.
+Guided by coverage (atheris), from good examples; "reached" counts edges of our code. {_of_api(figures)}
+Run with the lowest priority on a machine that did much else: the seconds say little.
 
 {_meanings(figures)}
 
