@@ -7,7 +7,7 @@ PACKAGES := libs/common/sendwhy $(filter-out %/tests/,$(wildcard services/*/*/ t
 # One run each: their test modules have the same names.
 TESTS := $(wildcard libs/*/tests services/*/tests tools/*/tests tests/*/) tests/conftest.py tests/system_packages.py
 
-.PHONY: demo test faults bench check setup format docs clean
+.PHONY: demo test faults fuzz bench check audit sbom setup format docs clean
 
 demo: setup  ## sample requests through the whole product: make demo ARGS="--exit --report out.json"
 	$(RUN)sendwhy demo $(ARGS)
@@ -30,6 +30,16 @@ check: setup  ## style, types, boundaries, dead code
 	$(RUN)lint-imports
 	$(RUN)vulture
 
+fuzz: $(UV)  ## fuzzers, each for a bounded time: make fuzz ARGS="--seconds 60 --only webhooks,csv"
+	$(UV) sync --frozen --all-packages --group fuzz --python $(PYTHON) --no-progress
+	$(RUN)python tests/fuzz/run.py $(ARGS)
+
+audit: setup  ## known vulnerabilities of all that uv.lock pins; where the service can't be reached it says so
+	$(RUN)python deploy/supply/audit.py $(ARGS)
+
+sbom: setup  ## sbom.cdx.json (CycloneDX 1.5) of what runs in production: the same lock, the same bytes
+	$(RUN)python deploy/supply/sbom.py
+
 bench: $(UV)  ## how fast the whole system is here: make bench ARGS="--rate 1000 --seconds 600"
 	$(UV) sync --frozen --all-packages --group bench --python $(PYTHON) --no-progress
 	$(RUN)sendwhy fetch
@@ -47,7 +57,7 @@ format: setup
 	$(RUN)ruff format .
 
 clean:
-	rm -rf .venv .uv .state site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .uv .state site sbom.cdx.json .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(UV):
 	$(PYTHON) -m venv .uv || { $(PYTHON) -m pip install --target .uv/lib uv==$(UV_VERSION) && mkdir -p .uv/bin && ln -sf ../lib/bin/uv $(UV); }

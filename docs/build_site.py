@@ -68,6 +68,7 @@ NAV: list[Any] = [
             "settings.md",
             "metrics.md",
             "kafka-acls.md",
+            {"Limits and bad inputs": ["limits.md", "bad-inputs.md", "fuzzing.md"]},
             {"Parts": ["services/*", "tools/*", "demo/README.md"]},
         ]
     },

@@ -2,7 +2,9 @@
 
 commands.md from the `sendwhy` command, reasons.md and reasons/ from the catalogue, metrics.md from the table of
 metrics, settings.md from the Settings classes, kafka-acls.md from who reads and writes which topic, scaling.md from
-what footprint.py measured, performance.md's tables from published runs; contracts/: AsyncAPI from the topics and
+what footprint.py measured, performance.md's tables from published runs, bad-inputs.md from the tables of
+tests/e2e, limits.md from the constants, fuzzing.md from
+published runs; contracts/: AsyncAPI from the topics and
 events, OpenAPI of each service, and topics.md and http/ from these; the pages' texts, for translators; and Kubernetes'
 copy of the alert rules. With `--release` also contracts/baseline.json and release.json: what is promised from now on.
 """
@@ -18,6 +20,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import bad_inputs_page
+import fuzzing_page
+import limits_page
 import performance
 import scaling
 from babel.messages.catalog import Catalog
@@ -561,6 +566,9 @@ def files() -> dict[Path, str]:
         DOCS / "kafka-acls.md": kafka_acls(services),
         DOCS / "scaling.md": scaling_page(),
         DOCS / "performance.md": performance.page(),
+        DOCS / "bad-inputs.md": bad_inputs_page.page(),
+        DOCS / "limits.md": limits_page.page(),
+        DOCS / "fuzzing.md": fuzzing_page.page(),
         DOCS / "topics.md": topics(made[CONTRACTS / "asyncapi.json"]),
         **{DOCS / "http" / f"{name}.md": http(name, made[CONTRACTS / f"openapi-{name}.json"]) for name in services},
         **{path: as_json(contract) for path, contract in made.items()},

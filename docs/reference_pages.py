@@ -21,7 +21,7 @@ AGAIN: Mapping[Recoverable, str] = {
     Recoverable.UNKNOWN: "Nobody can say. See what to do.",
 }
 # The answers of a route that every route has, told once.
-COMMON_ANSWERS = ("422",)
+COMMON_ANSWERS = ("422", "4XX")
 
 
 # --- reasons ---

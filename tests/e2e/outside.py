@@ -266,7 +266,7 @@ class Outside:
                     found += batch
         finally:
             await consumer.stop()
-        wanted = (holding or self.workspace).encode()
+        wanted = (self.workspace if holding is None else holding).encode()
         return [record for record in found if wanted in (record.value or b"")]
 
     async def events(self, topic: str) -> list[Json]:

@@ -41,6 +41,8 @@ PIPELINED_MAX = 16
 CONNECTIONS_MAX = 2048
 OTHER_FILES_MAX = 1024
 BODY_BYTES_MAX = 1024 * 1024
+# Of all bodies that a process holds at once: with CONNECTIONS_MAX alone they could be 2 GB, before any token is asked.
+HELD_BYTES_MAX = 128 * 1024 * 1024
 DRAINED_BYTES_MAX = 16 * 1024 * 1024
 _WORKSPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 GRACE_SECONDS = 5
@@ -215,65 +217,86 @@ class TooManyPipelined(Exception):
     pass
 
 
-class BodyTooLarge(Exception):
+class BodyRefused(Exception):
     pass
 
 
 class BodyLimit:
     """ASGI middleware: 413 as soon as a body is longer than allowed, declared or not. `limits` by path prefix, in which
     `*` stands for anything, or by "METHOD path", which is that path only: a large body is for whom reads it piecewise.
+    The others are held as a whole: 503 where they would be more than `held_bytes_max` together.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Mapping[str, int]) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, *, limits: Mapping[str, int], held_bytes_max: int = HELD_BYTES_MAX) -> None:
+        self._app, self._limits, self._held_bytes_max = app, limits, held_bytes_max
+        self._held_bytes = 0
 
-    def _limit(self, method: str, path: str) -> int:
+    def _limit(self, method: str, path: str) -> tuple[int, bool]:
+        """The most bytes, and whether they are held as a whole."""
         whole = f"{method} {path}"
         fitting = (
-            limit
+            (limit, " " not in pattern)
             for pattern, limit in self._limits.items()
             if (fnmatchcase(whole, pattern) if " " in pattern else fnmatchcase(path, f"{pattern}*"))
         )
-        return next(fitting, BODY_BYTES_MAX)
+        return next(fitting, (BODY_BYTES_MAX, True))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limit(scope["method"], scope["path"])
+        limit, is_held = self._limit(scope["method"], scope["path"])
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > limit:
-            await self._refuse(scope, receive, send, limit)
+            await answer_early(_too_large(limit), scope, receive, send)
             return
-        await self._bounded(scope, receive, send, limit)
+        await self._bounded(scope, receive, send, limit, is_held)
 
-    async def _bounded(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send, limit: int, is_held: bool) -> None:
         received = 0
         started = False
+        refusal: Response | None = None
 
         async def count() -> Message:
-            nonlocal received
+            nonlocal received, refusal
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self._held_bytes += size * is_held
             if received > limit:
-                raise BodyTooLarge
+                refusal = _too_large(limit)
+            elif is_held and self._held_bytes > self._held_bytes_max:
+                refusal = _BUSY
+            if refusal is not None:
+                raise BodyRefused
             return message
 
         async def note(message: Message) -> None:
             nonlocal started
-            started = True
-            await send(message)
+            # FastAPI makes a 400 of any exception that meets it while it reads a body.
+            if refusal is None or started:
+                started = True
+                await send(message)
 
         try:
             await self._app(scope, count, note)
-        except BodyTooLarge:
-            if not started:
-                await self._refuse(scope, receive, send, limit)
+        except BodyRefused:
+            pass
+        finally:
+            self._held_bytes -= received * is_held
+        if refusal is not None and not started:
+            await answer_early(refusal, scope, receive, send)
 
-    @staticmethod
-    async def _refuse(scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        detail = f"The body is longer than {limit} bytes."
-        await answer_early(problem_response(413, detail, headers={"connection": "close"}), scope, receive, send)
+
+def _too_large(limit: int) -> Response:
+    return problem_response(413, f"The body is longer than {limit} bytes.", headers={"connection": "close"})
+
+
+_BUSY = problem_response(
+    503,
+    "This process holds as many bodies as it may; send it again.",
+    headers={"retry-after": "1", "connection": "close"},
+)
 
 
 async def answer_early(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

@@ -16,6 +16,45 @@ from sendwhy.postgres import TRANSIENT_ERRORS
 log = structlog.get_logger("sendwhy")
 
 
+_SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "description": "Why a request was refused (RFC 9457).",
+    "type": "object",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "description": "The fields that are wrong, and how.",
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"field": {"type": "string"}, "detail": {"type": "string"}},
+                "required": ["field", "detail"],
+            },
+        },
+    },
+    "required": ["type", "title", "status", "detail"],
+}
+_REFUSED: dict[str, Any] = {
+    "description": "Refused, and why",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+
+
+class Api(FastAPI):
+    """An app whose OpenAPI tells of refusals as they are; FastAPI would tell of its own."""
+
+    def openapi(self) -> dict[str, Any]:
+        told = super().openapi()
+        told.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _SCHEMA
+        for operations in told["paths"].values():
+            for operation in operations.values():
+                operation["responses"] |= {"422": _REFUSED, "4XX": _REFUSED}
+        return told
+
+
 class Problem(HTTPException):
     """A refusal with a status, one sentence for a person, and, where fields are wrong, which."""
 

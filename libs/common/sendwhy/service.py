@@ -168,7 +168,7 @@ class Runtime:
 
     def make_api(self, title: str, *, body_limits: Mapping[str, int] | None = None) -> FastAPI:
         """The FastAPI app with health and metrics; its lifespan opens and closes everything."""
-        app = FastAPI(title=title, version="0.1.0", lifespan=self._lifespan, docs_url=None, redoc_url=None)
+        app = problems.Api(title=title, version="0.1.0", lifespan=self._lifespan, docs_url=None, redoc_url=None)
         app.state.tokens = self.settings.tokens
         app.state.acting = Acting(self.settings.acting_key)
         app.state.runtime = self

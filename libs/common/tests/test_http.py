@@ -10,6 +10,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from sendwhy.http import BodyLimit, GuardedProtocol
 
+HELD_BYTES_MAX = 2_100_000
+
 
 class Hasty(GuardedProtocol):
     head_timeout_seconds = 0.5
@@ -25,7 +27,11 @@ class Crowded(GuardedProtocol):
 async def serving(protocol: type[GuardedProtocol] = Hasty) -> AsyncIterator[int]:
     app = FastAPI()
     waits = app.state.waits = asyncio.Event()
-    app.add_middleware(BodyLimit, limits={"/large": 200_000, "POST /*/file": 2_000_000})
+    app.add_middleware(BodyLimit, limits={"/large": 200_000, "POST /*/file": 2_000_000}, held_bytes_max=HELD_BYTES_MAX)
+
+    @app.post("/parsed")
+    async def parsed(body: dict[str, str]) -> int:
+        return len(body)
 
     @app.put("/{path:path}")
     @app.post("/{path:path}")
@@ -272,3 +278,33 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_asked_for() -> N
 async def test_a_body_that_is_too_large_is_told_so(head: bytes, body: bytes, answer: bytes) -> None:
     async with serving() as port:
         assert answer in await talk(port, head, body)
+
+
+async def test_a_body_that_fastapi_reads_is_told_so_as_well() -> None:
+    chunk = b"%x\r\n%b\r\n" % (600_000, b"[" * 600_000)
+    head = b"POST /parsed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serving() as port:
+        assert b" 413 " in await talk(port, head, chunk, chunk, b"0\r\n\r\n")
+
+
+async def test_bodies_that_are_held_are_bounded_together_and_pieces_are_not() -> None:
+    """So that 2,048 connections can't make a process hold 2 GB before anybody is asked for a token."""
+    head = b"POST /%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n"
+    almost = b"x" * 999_999
+    async with serving(GuardedProtocol) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for _, writer in held:
+            writer.write(head % b"x" + almost)
+            await writer.drain()
+        async with asyncio.timeout(20):
+            while b"503 Service" not in (answer := await talk(port, head % b"x", almost, b"x")):
+                assert b"200 OK" in answer
+                await asyncio.sleep(0.05)
+        assert b"retry-after: 1" in answer
+        assert b"200 OK" in await talk(port, head % b"a/file", almost, b"x")
+        for _, writer in held:
+            writer.write(b"x")
+        assert [b"200 OK" in await reader.read() for reader, _ in held] == [True, True]
+        for _, writer in held:
+            writer.close()
+        assert b"200 OK" in await talk(port, head % b"x", almost, b"x")

@@ -179,7 +179,9 @@ class Desk:
 async def _refuse_more(connection: Connection, workspace: str) -> None:
     if await stored.running(connection, workspace) >= RUNNING_MAX:
         detail = _("%(count)s checks or plans run already. Wait until one has ended, or stop one.", count=RUNNING_MAX)
-        raise Problem(429, detail)
+        problem = Problem(429, detail)
+        problem.headers = {"retry-after": "10"}
+        raise problem
 
 
 def _recipient(body: bytes | None) -> dict[str, Any]:

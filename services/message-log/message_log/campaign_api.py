@@ -193,13 +193,15 @@ def _automation_routes(router: APIRouter, runtime: Runtime, settings: MessageLog
     async def read_automation(
         request: Request, caller: http.Viewer, automation: str, cursor: Cursor = None, limit: Limit = 50
     ) -> AutomationView:
-        kind, filters = OriginKind.AUTOMATION, Filters(automation=automation)
+        kind = OriginKind.AUTOMATION
         async with queries.snapshot(runtime.pool) as connection:
             group = await stored.read_group(connection, caller.workspace, kind, automation)
             if group is None:
                 raise not_found("The automation")
             nodes = await stored.nodes_of(connection, caller.workspace, automation)
             failures = await stored.failures_of(connection, caller.workspace, kind, automation)
+            # Not before there is one: of what no id can be there is no filter either.
+            filters = Filters(automation=automation)
             page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=limit)
         listed = group_view(group, url_of(api.base_of(request, settings), caller.workspace, kind))
         messages = api.message_list(api.viewer_for(request, caller, settings), page)

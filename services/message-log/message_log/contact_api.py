@@ -108,6 +108,10 @@ def _filters(filters: Annotated[ContactFilters, Query()]) -> ContactFilters:
 ContactQuery = Annotated[ContactFilters, Depends(_filters)]
 
 
+# Got into the contract by mistake.
+NotRead = Annotated[str, Query(alias="name", deprecated=True, description="Not read.")]
+
+
 def routes(runtime: Runtime, settings: MessageLogSettings, services: OtherServices) -> APIRouter:
     router = APIRouter(prefix="/v1/workspaces/{w}", tags=["contacts"])
 
@@ -144,12 +148,13 @@ def routes(runtime: Runtime, settings: MessageLogSettings, services: OtherServic
 
         return ask
 
-    for name in LISTS:
-
+    def install_export(name: str) -> None:
         @router.get(f"/{name}.csv", response_class=StreamingResponse, operation_id=f"export_{name}")
-        async def export(request: Request, caller: http.Viewer, name: str = name) -> StreamingResponse:
+        async def export(request: Request, caller: http.Viewer, _: NotRead = "") -> StreamingResponse:
             return await service_csv(name, caller.workspace, asking(request, caller.workspace, name))
 
+    for name in LISTS:
+        install_export(name)
     return router
 
 

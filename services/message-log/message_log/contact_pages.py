@@ -7,6 +7,7 @@ from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
 from sendwhy.access import Role
 from sendwhy.events import TemplateUpdated
 from sendwhy.problems import Problem, not_found
@@ -113,13 +114,15 @@ async def _show(
     history: str | None = None,
     **more: Any,
 ) -> Response:
-    if "\x00" in contact_id:
+    try:
+        filters = Filters(contact=contact_id)
+    except ValidationError:
+        raise not_found("The contact") from None
+    if filters.contact is None:
         raise not_found("The contact")
     async with queries.snapshot(pages.runtime.pool) as connection:
         known = await contact_queries.sendable(connection, reader.workspace)
-        sent = await queries.list_messages(
-            connection, reader.workspace, Filters(contact=contact_id), limit=MESSAGES_SHOWN
-        )
+        sent = await queries.list_messages(connection, reader.workspace, filters, limit=MESSAGES_SHOWN)
     paging = [("limit", HISTORY_SHOWN), *([("cursor", history)] if history else [])]
     person, past, suggestion, judged = await asyncio.gather(
         told_by(pages, reader, Service.CONSENT, "contacts", contact_id),

@@ -5,19 +5,23 @@ reconnect loses nothing and a slow reader holds up nobody.
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import asyncpg
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from sendwhy.http import is_ending
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 
 from message_log import queries
 from message_log.language import gettext as _
+from message_log.login import COOKIE
 from message_log.queries import Filters
 
 STREAMS_MAX = 100
+# One who forgets to close them keeps nobody else out.
+STREAMS_PER_READER_MAX = 20
 POLL_SECONDS = 0.5
 CHANGES_MAX = 200
 ALL = Filters()
@@ -40,21 +44,31 @@ def read_position(last_event_id: str | None) -> Position | None:
     return (int(found[1]), found[2]) if found else None
 
 
+def _later(status: int, detail: str) -> Problem:
+    problem = Problem(status, detail)
+    problem.headers = {"retry-after": "5"}
+    return problem
+
+
 class Streams:
-    """The open streams of this process, at most STREAMS_MAX."""
+    """The open streams of this process, at most STREAMS_MAX, and few enough of each token or session."""
 
     def __init__(self) -> None:
-        self._open = 0
+        self._open: Counter[str] = Counter()
 
-    async def slot(self) -> AsyncIterator[None]:
-        """A dependency: one place for as long as the stream lasts, or 503."""
-        if self._open >= STREAMS_MAX:
-            raise Problem(503, _("This process already serves %(most)s streams.", most=STREAMS_MAX))
-        self._open += 1
+    async def slot(self, request: Request) -> AsyncIterator[None]:
+        """A dependency: one place for as long as the stream lasts; 429 who has many, 503 where there is none left."""
+        reader = request.headers.get("authorization") or request.cookies.get(COOKIE, "")
+        if self._open[reader] >= STREAMS_PER_READER_MAX:
+            raise _later(429, _("You already follow %(most)s streams; close one.", most=STREAMS_PER_READER_MAX))
+        if self._open.total() >= STREAMS_MAX:
+            raise _later(503, _("This process already serves %(most)s streams.", most=STREAMS_MAX))
+        self._open[reader] += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self._open[reader] -= 1
+            self._open += Counter()
 
     async def changes(
         self,
