@@ -20,9 +20,10 @@ import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from asyncpg.pool import PoolConnectionProxy
 from fastapi import FastAPI, Query, Response
 
-from sendwhy import logs, problems
+from sendwhy import logs, problems, tenancy
 from sendwhy.acting import Acting
 from sendwhy.connections import (
     CannotStart,
@@ -111,6 +112,7 @@ class Runtime:
         self._before_rewind: list[Callable[[Gaps], Awaitable[None]]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._pool: asyncpg.Pool | None = None
+        self._reader: str | None = None
         self._broker = make_broker(settings)
         self._wake_sweep = asyncio.Event()
         self.database_is_older = False
@@ -121,6 +123,12 @@ class Runtime:
     def pool(self) -> asyncpg.Pool:
         assert self._pool is not None, "the service has not started"
         return self._pool
+
+    def within(
+        self, workspace: str | None, *, wait_seconds: float = 10, snapshot: bool = False
+    ) -> contextlib.AbstractAsyncContextManager[PoolConnectionProxy]:
+        """A transaction in which only this workspace's rows exist (tenancy.within); None: all rows, as for stages."""
+        return tenancy.within(self.pool, self._reader, workspace, wait_seconds=wait_seconds, snapshot=snapshot)
 
     def stage(
         self,
@@ -189,6 +197,8 @@ class Runtime:
         async with contextlib.AsyncExitStack() as stack:
             self._pool = await connect_pool(url, service=self.service, server_settings=self._session)
             stack.push_async_callback(_close_pool, self._pool)
+            async with self._pool.acquire(timeout=30) as connection:
+                self._reader = await tenancy.reader_of(connection)
             for close in self._closers:
                 stack.push_async_callback(close)
             stack.push_async_callback(self.producer.stop)

@@ -235,7 +235,7 @@ class Pages:
         return answer
 
     async def note(self, reader: Reader, action: str, target: str, result: str) -> None:
-        async with self.connect() as connection:
+        async with self.runtime.within(reader.workspace) as connection:
             await accounts.note(connection, reader.workspace, reader.token.name, action, target, result)
 
     def route_class(self) -> type[APIRoute]:
