@@ -1,10 +1,10 @@
 """Writes what docs/ says about the code from the code: `python docs/generate.py`. tests/deploy holds it current.
 
 commands.md from the `sendwhy` command, reasons.md and reasons/ from the catalogue, metrics.md from the table of
-metrics, settings.md from the Settings classes, kafka-acls.md from who reads and writes which topic, scaling.md from
-what footprint.py measured, performance.md's tables from published runs; contracts/: AsyncAPI from the topics and
-events, OpenAPI of each service, and topics.md and http/ from these; the pages' texts, for translators; and Kubernetes'
-copy of the alert rules. With `--release` also contracts/baseline.json: what is promised from now on.
+metrics, settings.md from the Settings classes, authorisation.md from authorisation.toml and the routes, kafka-acls.md
+from who reads and writes which topic, scaling.md from what footprint.py measured, performance.md's tables from
+published runs; contracts/: AsyncAPI from the topics and events, OpenAPI of each service, and topics.md and http/ from
+these; the pages' texts, for translators; and Kubernetes' copy of the alert rules. With `--release` also contracts/baseline.json: what is promised from now on.
 """
 
 import inspect
@@ -18,6 +18,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import authorisation
 import performance
 import scaling
 from babel.messages.catalog import Catalog
@@ -549,6 +550,9 @@ def files() -> dict[Path, str]:
         DOCS / "metrics.md": metrics(),
         DOCS / "settings.md": settings(),
         DOCS / "kafka-acls.md": kafka_acls(services),
+        DOCS / "authorisation.md": authorisation.page(
+            {name: made[CONTRACTS / f"openapi-{name}.json"] for name in services}
+        ),
         DOCS / "scaling.md": scaling_page(),
         DOCS / "performance.md": performance.page(),
         DOCS / "topics.md": topics(made[CONTRACTS / "asyncapi.json"]),

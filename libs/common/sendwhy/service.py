@@ -192,13 +192,21 @@ class Runtime:
         return app
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+    async def connected(self) -> AsyncIterator[None]:
+        """With its database open and nothing else: enough to answer what needs no Kafka."""
         url = self.settings.database_url.get_secret_value()
-        async with contextlib.AsyncExitStack() as stack:
-            self._pool = await connect_pool(url, service=self.service, server_settings=self._session)
-            stack.push_async_callback(_close_pool, self._pool)
+        self._pool = await connect_pool(url, service=self.service, server_settings=self._session)
+        try:
             async with self._pool.acquire(timeout=30) as connection:
                 self._reader = await tenancy.reader_of(connection)
+            yield
+        finally:
+            await _close_pool(self._pool)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.connected())
             for close in self._closers:
                 stack.push_async_callback(close)
             stack.push_async_callback(self.producer.stop)
