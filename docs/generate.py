@@ -4,7 +4,8 @@ commands.md from the `sendwhy` command, reasons.md and reasons/ from the catalog
 metrics, settings.md from the Settings classes, authorisation.md from authorisation.toml and the routes, kafka-acls.md
 from who reads and writes which topic, scaling.md from what footprint.py measured, performance.md's tables from
 published runs; contracts/: AsyncAPI from the topics and events, OpenAPI of each service, and topics.md and http/ from
-these; the pages' texts, for translators; and Kubernetes' copy of the alert rules. With `--release` also contracts/baseline.json: what is promised from now on.
+these; the pages' texts, for translators; and Kubernetes' copy of the alert rules.
+With `--release` also contracts/baseline.json: what is promised from now on.
 """
 
 import inspect

@@ -71,10 +71,16 @@ async def database(superuser: str, service: Service) -> AsyncIterator[str]:
         await connection.close()
 
 
+def as_superuser(superuser: str, database_url: str) -> str:
+    """The superuser's address of a service's database."""
+    return urlsplit(superuser)._replace(path=urlsplit(database_url).path).geturl()
+
+
 @asynccontextmanager
-async def open_house(superuser: str, service: Service) -> AsyncIterator[House]:
+async def open_house(superuser: str, service: Service, **settings: Any) -> AsyncIterator[House]:
+    """`settings`: others than a house has."""
     async with database(superuser, service) as url:
-        app = importlib.import_module(f"{PACKAGES[service]}.app").make_app(_settings(service, url))
+        app = importlib.import_module(f"{PACKAGES[service]}.app").make_app(_settings(service, url, settings))
         # Endless answers end at once.
         app.state.is_ending = lambda: True
         transport = httpx.ASGITransport(app)
@@ -85,7 +91,7 @@ async def open_house(superuser: str, service: Service) -> AsyncIterator[House]:
             yield House(service, app, client, url)
 
 
-def _settings(service: Service, url: str) -> Any:
+def _settings(service: Service, url: str, others: dict[str, Any]) -> Any:
     given: dict[str, Any] = {
         # Nothing listens there.
         "kafka_bootstrap_servers": "127.0.0.1:1",
@@ -97,6 +103,6 @@ def _settings(service: Service, url: str) -> Any:
         "meta_graph_url": "http://127.0.0.1:1",
         "meta_app_secrets": SecretStr("1:12345678"),
         "meta_verify_token": SecretStr("12345678"),
-    }
+    } | others
     kind = SETTINGS[service]
     return kind(**{name: value for name, value in given.items() if name in kind.model_fields})

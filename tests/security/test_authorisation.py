@@ -7,11 +7,11 @@ import httpx
 import pytest
 from authorisation import ROLES, needs, routes_of
 from cryptography.fernet import Fernet
-from houses import ACTING_KEY, NOBODYS, OTHER, OWN, House, open_house, token_of
+from houses import ACTING_KEY, NOBODYS, OTHER, OWN, House, token_of
 from sendwhy.access import Role
 from sendwhy.reasons import Service
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.asyncio(loop_scope="session")]
 
 # One of each: things that nobody has.
 NAMES = {
@@ -72,35 +72,40 @@ def cells(need: str) -> Iterator[tuple[str, str | None, int | None]]:
         yield f"{role.name} of {OTHER}", token_of(role, OTHER), 404
 
 
-@pytest.mark.parametrize("service", Service)
-async def test_every_route_answers_every_caller_as_the_table_says(postgres_url: str, service: Service) -> None:
-    told, wrong, asked = needs()[service], [], 0
-    async with open_house(postgres_url, service) as house:
-        assert sorted(routes_of(house.app.openapi())) == sorted(told), "docs/authorisation.toml has other routes"
-        for route, need in told.items():
-            if need not in ROLES:
-                continue
-            for who, token, expected in cells(need):
-                found = fault(await ask(house, route, token), expected)
-                wrong += [f"{route} as {who}: {found}"] if found else []
-                asked += 1
+async def test_every_route_answers_every_caller_as_the_table_says(house: House) -> None:
+    told, wrong, asked = needs()[house.service], [], 0
+    assert sorted(routes_of(house.app.openapi())) == sorted(told), "docs/authorisation.toml has other routes"
+    for route, need in told.items():
+        if need not in ROLES:
+            continue
+        for who, token, expected in cells(need):
+            found = fault(await ask(house, route, token), expected)
+            wrong += [f"{route} as {who}: {found}"] if found else []
+            asked += 1
     assert not wrong, "\n".join(wrong)
-    print(f"{service}: {asked} calls")
+    print(f"{house.service}: {asked} calls")
 
 
-@pytest.mark.parametrize("service", Service)
-async def test_a_foreign_workspace_answers_as_one_that_does_not_exist(postgres_url: str, service: Service) -> None:
-    async with open_house(postgres_url, service) as house:
-        for route, need in needs()[service].items():
-            if need in ROLES:
-                admin = token_of(Role.ADMIN, OTHER)
-                foreign, missing = await ask(house, route, admin), await ask(house, route, admin, NOBODYS)
-                assert (foreign.status_code, foreign.content) == (missing.status_code, missing.content), route
+async def test_without_a_token_nothing_is_looked_at(house: House) -> None:
+    """Also where a route would forget to ask: not the body, not the query, not which routes there are."""
+    for path in ("/v1/evaluate", f"/v1/workspaces/{OWN}/no/such/route?limit=wrong", "/v1/"):
+        answer = await house.client.post(path, content=b"{", headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
 
 
-@pytest.mark.parametrize("service", [service for service in Service if "POST /v1/evaluate" in needs()[service]])
-async def test_a_judgement_is_for_those_who_see_every_workspace_in_it(postgres_url: str, service: Service) -> None:
-    async def judge(house: House, token: str | None, *workspaces: str) -> int:
+async def test_a_foreign_workspace_answers_as_one_that_does_not_exist(house: House) -> None:
+    for route, need in needs()[house.service].items():
+        if need in ROLES:
+            admin = token_of(Role.ADMIN, OTHER)
+            foreign, missing = await ask(house, route, admin), await ask(house, route, admin, NOBODYS)
+            assert (foreign.status_code, foreign.content) == (missing.status_code, missing.content), route
+
+
+async def test_a_judgement_is_for_those_who_see_every_workspace_in_it(house: House) -> None:
+    if "POST /v1/evaluate" not in needs()[house.service]:
+        return
+
+    async def judge(token: str | None, *workspaces: str) -> int:
         requests = [
             {
                 "message_id": f"m-{number}",
@@ -115,27 +120,21 @@ async def test_a_judgement_is_for_those_who_see_every_workspace_in_it(postgres_u
         headers = {"authorization": f"Bearer {token}"} if token else {}
         return (await house.client.post("/v1/evaluate", json={"requests": requests}, headers=headers)).status_code
 
-    async with open_house(postgres_url, service) as house:
-        assert await judge(house, None, OWN) == 401
-        assert await judge(house, token_of(Role.VIEWER, OWN), OWN) == 200
-        assert await judge(house, token_of(Role.VIEWER, "*"), OWN, OTHER) == 200
-        assert await judge(house, token_of(Role.ADMIN, OTHER), OWN) == 404
-        assert await judge(house, token_of(Role.ADMIN, OWN), OWN, OTHER) == 404
+    assert await judge(None, OWN) == 401
+    assert await judge(token_of(Role.VIEWER, OWN), OWN) == 200
+    assert await judge(token_of(Role.VIEWER, "*"), OWN, OTHER) == 200
+    assert await judge(token_of(Role.ADMIN, OTHER), OWN) == 404
+    assert await judge(token_of(Role.ADMIN, OWN), OWN, OTHER) == 404
 
 
-@pytest.mark.parametrize("service", Service)
-async def test_what_belongs_to_nobody_is_for_admins_of_all(postgres_url: str, service: Service) -> None:
-    routes = [route for route, need in needs()[service].items() if need == "everything"]
-    if not routes:
-        return
-    async with open_house(postgres_url, service) as house:
-        for route in routes:
-            assert (await ask(house, route, None)).status_code == 401
-            for role in Role:
-                for workspace in (OWN, "*"):
-                    may = (role, workspace) == (Role.ADMIN, "*")
-                    answer = await ask(house, route, token_of(role, workspace))
-                    assert answer.status_code == (200 if may else 403), f"{route} as {role} of {workspace}"
+async def test_what_belongs_to_nobody_is_for_admins_of_all(house: House) -> None:
+    for route in (route for route, need in needs()[house.service].items() if need == "everything"):
+        assert (await ask(house, route, None)).status_code == 401
+        for role in Role:
+            for workspace in (OWN, "*"):
+                may = (role, workspace) == (Role.ADMIN, "*")
+                answer = await ask(house, route, token_of(role, workspace))
+                assert answer.status_code == (200 if may else 403), f"{route} as {role} of {workspace}"
 
 
 def other_routes(house: House) -> list[tuple[str, str]]:
@@ -150,35 +149,33 @@ def other_routes(house: House) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("service", [service for service in Service if service is not Service.MESSAGE_LOG])
-async def test_no_route_stands_beside_the_documents(postgres_url: str, service: Service) -> None:
-    async with open_house(postgres_url, service) as house:
-        assert {path for _, path in other_routes(house)} == OPEN
+async def test_no_route_stands_beside_the_documents_but_pages(house: House) -> None:
+    """A page is for who is logged in and may see its workspace. What it does beyond that goes by the same roles: on
+    other services with the person's own rights (ADR 24)."""
+    pages = [(method, path) for method, path in other_routes(house) if path not in OPEN]
+    if house.service is not Service.MESSAGE_LOG:
+        assert not pages
+        return
+    unguarded = {path for _, path in pages if "{w}" not in path}
+    assert unguarded == {"/", "/login", "/language", "/logout", "/reasons", "/reasons/{code}", "/static/{path}"}
+    in_workspace = [(method, path) for method, path in pages if "{w}" in path]
+    assert len(in_workspace) > 50
 
+    async def ask_page(method: str, path: str, workspace: str, site: str = "same-origin") -> httpx.Response:
+        headers = {"sec-fetch-site": site}
+        return await house.client.request(method, path_of(f"{method} {path}", workspace), headers=headers)
 
-async def test_a_page_is_for_who_is_logged_in_and_may_see_its_workspace(postgres_url: str) -> None:
-    """What a page does beyond that goes by the same roles: on other services with the person's own rights (ADR 24)."""
-    same = {"sec-fetch-site": "same-origin"}
-    async with open_house(postgres_url, Service.MESSAGE_LOG) as house:
-        pages = [(method, path) for method, path in other_routes(house) if path not in OPEN]
-        unguarded = {path for _, path in pages if "{w}" not in path}
-        assert unguarded == {"/", "/login", "/language", "/logout", "/reasons", "/reasons/{code}", "/static/{path}"}
-        in_workspace = [(method, path) for method, path in pages if "{w}" in path]
-        assert len(in_workspace) > 50
-        for method, path in in_workspace:
-            answer = await house.client.request(method, path_of(f"{method} {path}", OWN), headers=same)
-            assert (answer.status_code, answer.headers["location"][:6]) == (303, "/login"), path
-        logged_in = await house.client.post("/login", data={"token": token_of(Role.ADMIN, OTHER)}, headers=same)
-        assert logged_in.status_code == 303
-        for method, path in in_workspace:
-            answers = [
-                await house.client.request(method, path_of(f"{method} {path}", workspace), headers=same)
-                for workspace in (OWN, NOBODYS)
-            ]
-            assert [answer.status_code for answer in answers] == [404, 404], path
-        for method, path in pages:
-            if method == "POST":
-                foreign = await house.client.post(
-                    path_of(f"{method} {path}", OTHER), headers={"sec-fetch-site": "cross-site"}
-                )
-                assert foreign.status_code == 403, f"{path} takes forms of other sites"
+    for method, path in in_workspace:
+        answer = await ask_page(method, path, OWN)
+        assert (answer.status_code, answer.headers["location"][:6]) == (303, "/login"), path
+    login = {"token": token_of(Role.ADMIN, OTHER)}
+    assert (await house.client.post("/login", data=login, headers={"sec-fetch-site": "none"})).status_code == 303
+    for method, path in in_workspace:
+        answers = [await ask_page(method, path, workspace) for workspace in (OWN, NOBODYS)]
+        assert [answer.status_code for answer in answers] == [404, 404], path
+    for method, path in pages:
+        if method == "POST":
+            assert (await ask_page(method, path, OTHER, "cross-site")).status_code == 403, (
+                f"{path} takes other sites' forms"
+            )
+    house.client.cookies.clear()

@@ -34,7 +34,7 @@ from sendwhy.connections import (
     postgres_fault,
     reach,
 )
-from sendwhy.http import BodyLimit, is_ending, serve
+from sendwhy.http import Authenticated, BodyLimit, is_ending, serve
 from sendwhy.kafka import Producer, PublishError, TopicsMissing, connection_options, make_broker
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
@@ -184,6 +184,7 @@ class Runtime:
         app.state.runtime = self
         problems.install(app)
         app.add_middleware(BodyLimit, limits=body_limits or {})
+        app.add_middleware(Authenticated)
         app.add_middleware(Measured, metrics=self.metrics)
         app.add_api_route("/livez", self._livez, include_in_schema=False)
         app.add_api_route("/readyz", self._readyz, include_in_schema=False)
