@@ -27,6 +27,7 @@ PLACES = {
     "ARCHITECTURE.md": "explanation/architecture.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "explanation/security.md",
 }
 
 NAV: list[Any] = [
@@ -66,6 +67,8 @@ NAV: list[Any] = [
             "settings.md",
             "metrics.md",
             "kafka-acls.md",
+            "authorisation.md",
+            "security-checklist.md",
             {"Parts": ["services/*", "tools/*", "demo/README.md"]},
         ]
     },
@@ -75,6 +78,7 @@ NAV: list[Any] = [
             "explanation/guarantees.md",
             "explanation/unknown-outcomes.md",
             "explanation/architecture.md",
+            "explanation/security.md",
             {"Decisions": ["adr/*"]},
         ]
     },
