@@ -77,7 +77,8 @@ _FILL = """
 insert into message (workspace_id, message_id, state, at, updated_at, outcome, reason, service, origin_kind, origin_id,
                      node_id, contact_id, phone, sender_id, template, wamid, waiting_cause, waiting_since, calling_code,
                      left_at, resend_of)
-select w, w || '-' || n, '{}', now() - n * interval '10 minutes', now(),
+select w, w || '-' || n, '{"first_at": "2026-11-22T10:00:00Z", "updated_at": "2026-11-22T10:00:00Z"}',
+       now() - n * interval '10 minutes', now(),
        (array['open', 'accepted', 'sent', 'delivered', 'read', 'failed'])[n % 6 + 1],
        case when n % 6 = 5 then 'INSUFFICIENT_CREDITS' end, 'billing',
        (array['campaign', 'automation', 'inbox', 'api'])[n % 4 + 1], 'o-' || n % 5, 'node-' || n % 3, 'c-' || n % 900,
