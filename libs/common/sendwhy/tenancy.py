@@ -9,7 +9,7 @@ workspace it would see nothing.
 
 import tomllib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -50,12 +50,12 @@ def read_rights(migrations: Path) -> Rights | None:
     return Rights(told["tables"], told.get("rows", {}), tuple(told.get("functions", ())))
 
 
-async def guard_rows(connection: asyncpg.Connection, rights: Rights) -> bool:
-    """Make the reader, its policies and rights, as far as they are missing. False where this user may not: the service
-    then works without, and the log says what an administrator has to do."""
+async def guard_rows(connection: asyncpg.Connection, rights: Rights) -> None:
+    """Make the reader, its policies and rights, as far as they are missing. Where this user may not, the service works
+    without, and the log says what an administrator has to do."""
     role = await _usable_reader(connection)
     if role is None:
-        return False
+        return
     name = _quoted(role)
     for table, condition in (await _conditions(connection, rights)).items():
         await _guard_table(connection, table, name, condition)
@@ -68,31 +68,27 @@ async def guard_rows(connection: asyncpg.Connection, rights: Rights) -> bool:
             await connection.execute(f"grant {what} on {_quoted(table)} to {name}")
         for function in rights.functions:
             await connection.execute(f"grant execute on function {function} to {name}")
-    return True
 
 
 async def _usable_reader(connection: asyncpg.Connection) -> str | None:
     """The reader's name, made if that is needed and may be done."""
     owner: str = await connection.fetchval("select session_user")
     role = f"{owner}_api"
-    orders = []
-    if not await connection.fetchval("select exists (select from pg_roles where rolname = $1)", role):
-        orders.append(f"create role {_quoted(role)} nologin")
-    if not await _may_become(connection, role):
-        orders.append(f"grant {_quoted(role)} to {_quoted(owner)}")
+    left = [f"create role {_quoted(role)} nologin", f"grant {_quoted(role)} to {_quoted(owner)}"]
     try:
-        async with connection.transaction():
-            for order in orders:
-                await connection.execute(order)
+        if not await connection.fetchval("select exists (select from pg_roles where rolname = $1)", role):
+            # Unless another service's migrations of the same user were faster.
+            with suppress(asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
+                await connection.execute(left[0])
+        del left[0]
+        if not await _may_become(connection, role):
+            await connection.execute(left[0])
     except asyncpg.InsufficientPrivilegeError:
         log.warning(
             "rows are not guarded by the database: its user may not make the role that reads for one workspace",
-            remedy=f"run as an administrator: {'; '.join(orders)}; then `migrate` once more",
+            remedy=f"run as an administrator: {'; '.join(left)}; then `migrate` once more",
         )
         return None
-    except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
-        # Another service's migrations of the same user, at the same moment.
-        return role if await _may_become(connection, role) else None
     return role
 
 
