@@ -178,7 +178,6 @@ def _asked() -> dict[str, Ask]:
         "nodes": lambda c: campaign_queries.nodes_of(c, OWN, "o-1"),
         "people": lambda c: campaign_queries.people_of(c, OWN, "o-1", cursor=None, limit=50),
         "automations": lambda c: campaign_queries.list_groups(c, OWN, automation, q="o"),
-        "threads": lambda c: inbox_queries.list_heads(c, OWN, cursor=None, limit=50),
         "contact": lambda c: inbox_queries.contact_called(c, OWN, "c-7"),
         "written": lambda c: queries.inbound_of(c, OWN, ["5215500000007"], cursor=None, limit=50),
         "contacts": lambda c: contact_queries.list_contacts(c, OWN, ContactFilters(), viewer),

@@ -249,6 +249,8 @@ class Pages:
                 async def guarded(request: Request) -> Response:
                     with language.speaking(language.language_of(request, pages.languages)):
                         try:
+                            if request.method != "GET":
+                                login.refuse_foreign_form(request)
                             return await handle(request)
                         except NotLoggedIn:
                             wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
