@@ -27,6 +27,7 @@ PLACES = {
     "ARCHITECTURE.md": "explanation/architecture.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "explanation/security.md",
 }
 
 NAV: list[Any] = [
@@ -69,6 +70,8 @@ NAV: list[Any] = [
             "metrics.md",
             "kafka-acls.md",
             {"Limits and bad inputs": ["limits.md", "bad-inputs.md", "fuzzing.md"]},
+            "authorisation.md",
+            "security-checklist.md",
             {"Parts": ["services/*", "tools/*", "demo/README.md"]},
         ]
     },
@@ -78,6 +81,7 @@ NAV: list[Any] = [
             "explanation/guarantees.md",
             "explanation/unknown-outcomes.md",
             "explanation/architecture.md",
+            "explanation/security.md",
             {"Decisions": ["adr/*"]},
         ]
     },

@@ -1,12 +1,12 @@
 """Writes what docs/ says about the code from the code: `python docs/generate.py`. tests/deploy holds it current.
 
 commands.md from the `sendwhy` command, reasons.md and reasons/ from the catalogue, metrics.md from the table of
-metrics, settings.md from the Settings classes, kafka-acls.md from who reads and writes which topic, scaling.md from
-what footprint.py measured, performance.md's tables from published runs, bad-inputs.md from the tables of
-tests/e2e, limits.md from the constants, fuzzing.md from
-published runs; contracts/: AsyncAPI from the topics and
-events, OpenAPI of each service, and topics.md and http/ from these; the pages' texts, for translators; and Kubernetes'
-copy of the alert rules. With `--release` also contracts/baseline.json and release.json: what is promised from now on.
+metrics, settings.md from the Settings classes, authorisation.md from authorisation.toml and the routes, kafka-acls.md
+from who reads and writes which topic, scaling.md from what footprint.py measured, performance.md's tables from
+published runs, bad-inputs.md from the tables of tests/e2e, limits.md from the constants, fuzzing.md from published
+runs; contracts/: AsyncAPI from the topics and events, OpenAPI of each service, and topics.md and http/ from these; the
+pages' texts, for translators; and Kubernetes' copy of the alert rules. With `--release` also contracts/baseline.json
+and release.json: what is promised from now on.
 """
 
 import inspect
@@ -20,6 +20,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import authorisation
 import bad_inputs_page
 import fuzzing_page
 import limits_page
@@ -564,6 +565,9 @@ def files() -> dict[Path, str]:
         DOCS / "metrics.md": metrics(),
         DOCS / "settings.md": settings(),
         DOCS / "kafka-acls.md": kafka_acls(services),
+        DOCS / "authorisation.md": authorisation.page(
+            {name: made[CONTRACTS / f"openapi-{name}.json"] for name in services}
+        ),
         DOCS / "scaling.md": scaling_page(),
         DOCS / "performance.md": performance.page(),
         DOCS / "bad-inputs.md": bad_inputs_page.page(),

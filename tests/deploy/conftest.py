@@ -48,5 +48,5 @@ async def drop(superuser: str, names: list[str]) -> None:
     connection = await asyncpg.connect(superuser)
     for name in names:
         await connection.execute(f"drop database if exists {name} with (force)")
-        await connection.execute(f"drop role if exists {name}")
+        await connection.execute(f"drop role if exists {name}, {name}_api")
     await connection.close()

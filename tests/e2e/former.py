@@ -55,6 +55,7 @@ def _install(commit: str, home: Path) -> None:
 
 if __name__ == "__main__" and not is_in_history():
     print(
-        f"NOT RUN: tests/e2e/test_upgrade.py. The last release ({RELEASE.relative_to(ROOT)}: {commit_of_release()[:12]}) is"
-        " not in this clone's history: git fetch --unshallow. tests/deploy/test_migrations.py judges without it."
+        f"NOT RUN: tests/e2e/test_upgrade.py. The last release's commit {commit_of_release()[:12]}"
+        f" ({RELEASE.relative_to(ROOT)}) is not in this clone's history: git fetch --unshallow."
+        " tests/deploy/test_migrations.py judges without it."
     )

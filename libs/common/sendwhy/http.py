@@ -315,6 +315,24 @@ async def answer_early(response: Response, scope: Scope, receive: Receive, send:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class Authenticated:
+    """ASGI middleware: nothing under /v1 is looked at without a token, neither the body nor which route it is for. What
+    the token may do is asked by each route's own dependency."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            try:
+                token_of(Request(scope))
+            except Problem as refusal:
+                answer = problem_response(refusal.status_code, str(refusal.detail), headers=refusal.headers)
+                await answer_early(answer, scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A token within one workspace of the path."""

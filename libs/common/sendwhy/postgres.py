@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from sendwhy.tenancy import guard_rows, read_rights
 from sendwhy.topics import Outgoing, Topic
 from sendwhy.values import value_class
 
@@ -69,7 +70,8 @@ async def connect_pool(
 async def migrate(url: str, folder: Path) -> list[str]:
     """Apply the common and the service's migrations that are not applied yet, in order of name; returns their names.
 
-    One transaction a file, one migrator at a time. Raises RuntimeError if an applied file was changed afterwards.
+    One transaction a file, one migrator at a time. Then the rows are guarded as the folder's rights say (tenancy.py).
+    Raises RuntimeError if an applied file was changed afterwards.
     """
     files = [*sorted(COMMON_MIGRATIONS.glob("*.sql")), *sorted(folder.glob("*.sql"))]  # noqa: ASYNC240 - once, at deploy
     connection = await asyncpg.connect(url, timeout=30)
@@ -81,7 +83,10 @@ async def migrate(url: str, folder: Path) -> list[str]:
         )
         rows = await connection.fetch("select name, digest from migration")
         known = {row["name"]: row["digest"] for row in rows}
-        return [file.name for file in files if await _apply(connection, file, known.get(file.name))]
+        applied = [file.name for file in files if await _apply(connection, file, known.get(file.name))]
+        if (rights := read_rights(folder)) is not None:
+            await guard_rows(connection, rights)
+        return applied
     finally:
         await connection.close()
 

@@ -21,9 +21,10 @@ import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from asyncpg.pool import PoolConnectionProxy
 from fastapi import FastAPI, Query, Response
 
-from sendwhy import logs, problems
+from sendwhy import logs, problems, tenancy
 from sendwhy.acting import Acting
 from sendwhy.connections import (
     CannotStart,
@@ -34,7 +35,7 @@ from sendwhy.connections import (
     postgres_fault,
     reach,
 )
-from sendwhy.http import BodyLimit, is_ending, serve
+from sendwhy.http import Authenticated, BodyLimit, is_ending, serve
 from sendwhy.kafka import Producer, PublishError, TopicsMissing, make_broker
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
@@ -108,6 +109,7 @@ class Runtime:
         self._before_rewind: list[Callable[[Recovery], Awaitable[None]]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._pool: asyncpg.Pool | None = None
+        self._reader: str | None = None
         self._broker = make_broker(settings)
         self._wake_sweep = asyncio.Event()
         self.database_is_older = False
@@ -118,6 +120,12 @@ class Runtime:
     def pool(self) -> asyncpg.Pool:
         assert self._pool is not None, "the service has not started"
         return self._pool
+
+    def within(
+        self, workspace: str | None, *, wait_seconds: float = 10, snapshot: bool = False
+    ) -> contextlib.AbstractAsyncContextManager[PoolConnectionProxy]:
+        """A transaction in which only this workspace's rows exist (tenancy.within); None: all rows, as for stages."""
+        return tenancy.within(self.pool, self._reader, workspace, wait_seconds=wait_seconds, snapshot=snapshot)
 
     def stage(
         self,
@@ -174,6 +182,7 @@ class Runtime:
         app.state.runtime = self
         problems.install(app)
         app.add_middleware(BodyLimit, limits=body_limits or {})
+        app.add_middleware(Authenticated)
         app.add_middleware(Measured, metrics=self.metrics)
         app.add_api_route("/livez", self._livez, include_in_schema=False)
         app.add_api_route("/readyz", self._readyz, include_in_schema=False)
@@ -182,11 +191,21 @@ class Runtime:
         return app
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+    async def connected(self) -> AsyncIterator[None]:
+        """With its database open and nothing else: enough to answer what needs no Kafka."""
         url = self.settings.database_url.get_secret_value()
+        self._pool = await connect_pool(url, service=self.service, server_settings=self._session)
+        try:
+            async with self._pool.acquire(timeout=30) as connection:
+                self._reader = await tenancy.reader_of(connection)
+            yield
+        finally:
+            await _close_pool(self._pool)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            self._pool = await connect_pool(url, service=self.service, server_settings=self._session)
-            stack.push_async_callback(_close_pool, self._pool)
+            await stack.enter_async_context(self.connected())
             for close in self._closers:
                 stack.push_async_callback(close)
             stack.push_async_callback(self.producer.stop)

@@ -128,7 +128,7 @@ def _account_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/workspaces/{w}/account")
     async def get_account(caller: Viewer) -> AccountAnswer:
         """The balance and what is reserved; a workspace that was never seen has balance 0."""
-        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             known = await store.accounts(connection, [caller.workspace])
         return AccountAnswer(**asdict(known.get(caller.workspace, Account(caller.workspace))))
 
@@ -207,7 +207,7 @@ def _ledger_routes(router: APIRouter, runtime: Runtime) -> None:
     ) -> LedgerAnswer:
         """Entries, the latest first."""
         before = None if cursor is None else numbers_of(cursor, 1)[0]
-        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             items = await store.ledger_page(
                 connection, caller.workspace, before=before, message_id=message_id, kind=kind, limit=limit + 1
             )
@@ -239,7 +239,7 @@ def _price_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/workspaces/{w}/prices")
     async def get_prices(caller: Viewer) -> PricesAnswer:
         """The price list; whatever it doesn't name costs 1 credit."""
-        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             return await _prices(connection, caller.workspace)
 
 

@@ -101,7 +101,7 @@ def routes(runtime: Runtime) -> APIRouter:
         message_id: Annotated[list[MessageId], Query(max_length=MESSAGES_MAX)],
     ) -> DataAnswer:
         """What billing holds of a person's messages, for message-log's export."""
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             entries = await store.entries_of(connection, caller.workspace, message_id)
         return DataAnswer(ledger=entries)
 

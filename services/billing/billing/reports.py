@@ -101,10 +101,7 @@ def _charge_routes(router: APIRouter, runtime: Runtime) -> None:
     async def get_charge(caller: Viewer, message_id: MessageId) -> ChargeAnswer:
         """Why a message was charged, or not: what it costs now, the price and where that came from, each entry with its
         cause. 404 where billing never saw it."""
-        async with (
-            runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS, snapshot=True) as connection:
             return await _charge(connection, caller.workspace, message_id)
 
 
@@ -130,7 +127,7 @@ def _list_routes(router: APIRouter, runtime: Runtime) -> None:
         """The thresholds (20, 10, 0 % of the last top-up) that the balance reached, each once a top-up; the latest
         first."""
         after = None if cursor is None else cast(tuple[int, int], tuple(numbers_of(cursor, 2)))
-        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             rows = await books.alerts_page(connection, caller.workspace, after=after, limit=limit + 1)
         items = [
             AlertAnswer(
@@ -158,7 +155,7 @@ def _list_routes(router: APIRouter, runtime: Runtime) -> None:
         """Messages of which Meta's webhooks told another category than we priced, that they were free while we charged,
         or that they are billed while we gave the credits back; the latest first."""
         before = None if cursor is None else numbers_of(cursor, 1)[0]
-        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             rows = await books.differences_page(
                 connection, caller.workspace, before=before, kind=kind, message_id=message_id, limit=limit + 1
             )
@@ -259,7 +256,7 @@ def _statement_routes(router: APIRouter, runtime: Runtime) -> None:
         asked = _question(caller, query)
         if "text/csv" in request.headers.get("accept", ""):
             return await _csv(runtime, streams, asked)
-        async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS, snapshot=True) as connection:
             try:
                 return await statement(connection, asked)
             except TooManyRows:
@@ -288,7 +285,7 @@ async def _written(runtime: Runtime, streams: asyncio.Semaphore, asked: Question
     file: CsvFile = tempfile.SpooledTemporaryFile(CSV_BYTES_IN_MEMORY, "w+", encoding="utf-8", newline="")  # noqa: SIM115
     async with (
         streams,
-        runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection,
+        runtime.within(asked.workspace, wait_seconds=ACQUIRE_SECONDS, snapshot=True) as connection,
         aclosing(statement_lines(connection, asked)) as lines,
     ):
         async for text in lines:

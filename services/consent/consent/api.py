@@ -168,7 +168,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
 
     @router.get("/workspaces/{w}/contacts/{contact_id}", response_model=ContactView)
     async def get_contact(caller: Viewer, contact_id: ContactId) -> ContactView:
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             contact = await people.contact_named(connection, caller.workspace, contact_id)
             return _view(contact, caller, await people.records_of(connection, contact))
 
@@ -201,7 +201,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
     ) -> ContactPage:
         phone_key = _phone_key(phone) if phone else None
         after = position_of(cursor) if cursor else ""
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             found = await store.list_contacts(
                 connection, caller.workspace, after=after, phone_key=phone_key, limit=limit
             )

@@ -206,7 +206,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
     ) -> ErasurePage:
         """Erasures, the latest first."""
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             rows = await connection.fetch(_ERASURES, caller.workspace, _before(cursor), None, limit + 1)
             proofs = await _proofs(connection, caller.workspace, rows[:limit])
         more = cursor_of(str(rows[limit - 1]["number"])) if len(rows) > limit else None
@@ -216,7 +216,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     @router.get("/erasures/{erasure_id}")
     async def get_erasure(caller: Viewer, erasure_id: UUID) -> ErasureProof:
         """The proof: what was erased, blurred or kept, where, when and why. Nothing in it is personal."""
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             rows = await connection.fetch(_ERASURES, caller.workspace, _END, erasure_id, 1)
             proofs = await _proofs(connection, caller.workspace, rows)
         if not proofs:
@@ -230,7 +230,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
     ) -> PrivacyRequestPage:
         """What shops asked for by customers/data_request, customers/redact and shop/redact, the latest first."""
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             rows = await connection.fetch(_REQUESTS, caller.workspace, _before(cursor), limit + 1)
         more = cursor_of(str(rows[limit - 1]["number"])) if len(rows) > limit else None
         return PrivacyRequestPage(items=[_request(caller.workspace, row) for row in rows[:limit]], next_cursor=more)
@@ -238,7 +238,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     @router.get("/contacts/{contact_id}/data")
     async def get_data(caller: Operator, contact_id: ContactId) -> DataAnswer:
         """What consent holds of a person, for message-log's export."""
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             return await _data(connection, tagger, caller.workspace, contact_id)
 
     return router

@@ -101,7 +101,7 @@ def routes(runtime: Runtime) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
     ) -> HistoryPage:
         before = _position(cursor) if cursor else 2**63 - 1
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             contact = await people.contact_named(connection, caller.workspace, contact_id)
             records = await people.records_of(connection, contact)
             keys = [record.key for record in records]

@@ -90,14 +90,14 @@ def routes(runtime: Runtime, imports: Imports) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
     ) -> ImportPage:
         before = _number(cursor) if cursor else 2**63 - 1
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             rows = await import_store.imports_of(connection, caller.workspace, before, limit)
         cursor = cursor_of(str(rows[-1]["number"])) if len(rows) == limit else None
         return ImportPage(items=[view_of(row) for row in rows], next_cursor=cursor)
 
     @router.get("/imports/{import_id:uuid}", response_model=ImportView)
     async def get_import(caller: Viewer, import_id: UUID) -> ImportView:
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             row = await import_store.one(connection, caller.workspace, import_id)
             if row is None:
                 raise not_found("The import")
@@ -105,7 +105,7 @@ def routes(runtime: Runtime, imports: Imports) -> APIRouter:
 
     @router.get("/imports/{import_id:uuid}/refused.csv", response_class=StreamingResponse)
     async def get_refused(caller: Operator, import_id: UUID) -> StreamingResponse:
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             row = await import_store.one(connection, caller.workspace, import_id)
         if row is None:
             raise not_found("The import")
@@ -113,7 +113,7 @@ def routes(runtime: Runtime, imports: Imports) -> APIRouter:
             "content-disposition": f'attachment; filename="refused-{import_id}.csv"',
             "cache-control": "no-store",
         }
-        lines = _refused_lines(runtime, import_id, about_of(row)["header"])
+        lines = _refused_lines(runtime, caller.workspace, import_id, about_of(row)["header"])
         return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
     return router
@@ -296,12 +296,14 @@ def _number(cursor: str) -> int:
     return int(position)
 
 
-async def _refused_lines(runtime: Runtime, import_id: UUID, header: Sequence[str]) -> AsyncIterator[str]:
+async def _refused_lines(
+    runtime: Runtime, workspace: str, import_id: UUID, header: Sequence[str]
+) -> AsyncIterator[str]:
     """Page by page, each with a connection of its own: a slow reader holds none."""
     yield _csv_text([["row", "field", "why", *header]])
     after = 0
     while True:
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(workspace) as connection:
             rows = await import_store.refused_of(connection, import_id, after, PAGE_MAX)
         if not rows:
             return

@@ -78,7 +78,7 @@ def keyword_routes(runtime: Runtime) -> APIRouter:
 
     @router.get("", response_model=KeywordsView)
     async def get_keywords(caller: Viewer) -> KeywordsView:
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             return _view(await keyword_store.keywords_of(connection, caller.workspace))
 
     @router.get("/history", response_model=KeywordsPage)
@@ -86,7 +86,7 @@ def keyword_routes(runtime: Runtime) -> APIRouter:
         caller: Viewer, cursor: str | None = None, limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20
     ) -> KeywordsPage:
         before = _version_in(cursor) if cursor else 2**63 - 1
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             found = await keyword_store.changes_of(connection, caller.workspace, before, limit)
         next_cursor = cursor_of(str(found[-1].version)) if len(found) == limit else None
         return KeywordsPage(items=[_view(one) for one in found], next_cursor=next_cursor)

@@ -143,7 +143,7 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
     ) -> SuggestionPage:
         now = datetime.now(UTC)
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             found, following = await _scan(
                 connection, caller.workspace, _Wanted(ground, country and country.upper(), limit), cursor
             )
@@ -181,7 +181,7 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
 
     @router.get("/{contact_id}/suggestion", response_model=ContactSuggestion)
     async def one_suggestion(caller: Viewer, contact_id: ContactId) -> ContactSuggestion:
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             contact = await people.contact_named(connection, caller.workspace, contact_id)
             shop = (await store.shop_countries_of(connection, [caller.workspace])).get(caller.workspace)
         suggestion = contact.fields.suggestion(shop)

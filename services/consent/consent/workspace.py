@@ -31,7 +31,7 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
 
     @router.get("", response_model=SettingsView)
     async def get_settings(caller: Viewer) -> SettingsView:
-        async with runtime.pool.acquire(timeout=30) as connection:
+        async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             return await _view(connection, caller.workspace)
 
     @router.put("", response_model=SettingsView)

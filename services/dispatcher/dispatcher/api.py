@@ -177,12 +177,12 @@ class Api:
             raise Problem(503, "Meta could not be reached to prove the token; try again.") from None
 
     async def list_senders(self, caller: Viewer) -> list[SenderAnswer]:
-        async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with self._runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             rows = await store.senders_of(connection, "workspace_id", caller.workspace)
         return [_sender_answer(row) for row in rows]
 
     async def get_sender(self, caller: Viewer, id: SenderPath) -> SenderAnswer:
-        async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with self._runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             return _sender_answer(await sender_of(connection, caller.workspace, id))
 
     async def sync(self, caller: Operator, id: SenderPath) -> SyncAnswer:
@@ -238,7 +238,7 @@ class Api:
         category: InCapitals = None,
     ) -> TemplatesAnswer:
         start = position_of(cursor) if cursor else ""
-        async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with self._runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             senders = await store.senders_of(connection, "workspace_id", caller.workspace)
             accounts = sorted({row.sender.waba_id for row in senders if row.sender.templates_synced_at is not None})
             rows = await store.templates_page(connection, accounts, start, limit + 1, status=status, category=category)

@@ -59,7 +59,7 @@ def routes(runtime: Runtime) -> APIRouter:
 
     @router.get("/campaigns/{id:path}", summary="A campaign's throttle and pause, and what of it waits")
     async def get_campaign(caller: Viewer, id: CampaignPath) -> CampaignAnswer:
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             return await read_campaign(connection, (caller.workspace, id))
 
     return router

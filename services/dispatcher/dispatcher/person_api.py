@@ -64,7 +64,7 @@ def routes(runtime: Runtime) -> APIRouter:
         phone: Annotated[list[str] | None, Query(max_length=PHONES_MAX)] = None,
     ) -> DataAnswer:
         """What the dispatcher holds of a person: of the messages and numbers that are named."""
-        async with runtime.pool.acquire(timeout=10) as connection, connection.transaction():
+        async with runtime.within(caller.workspace) as connection:
             return await _data(connection, (caller.workspace, contact_id), message_id or [], phone or [])
 
     return router

@@ -66,7 +66,7 @@ class SubscriptionApi:
         return router
 
     async def subscription(self, caller: Viewer, id: SenderPath) -> Subscription:
-        async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        async with self._runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             row = await sender_of(connection, caller.workspace, id)
         # The account is what a PUT named: only one that its token may see is told of.
         key = (row.sender.waba_id, row.token_tag or row.token.hex(), row.app_id)

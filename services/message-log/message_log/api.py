@@ -70,6 +70,11 @@ def sees_everything(caller: Caller) -> bool:
     return caller.token.workspace == "*" and caller.token.role is Role.ADMIN
 
 
+def scope_of(caller: Caller) -> str | None:
+    """Within which workspace's rows (`Runtime.within`) their deliveries and dead letters are looked for."""
+    return None if sees_everything(caller) else caller.workspace
+
+
 def routes(runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> APIRouter:
     router = APIRouter(prefix="/v1/workspaces/{w}", tags=["messages"])
     _message_routes(router, runtime, settings)
@@ -93,7 +98,7 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
             url = viewer_for(request, caller, settings).url(caller.workspace, wanted.message_id)
             return ANSWERED_AT_ONCE, Published(message_id=wanted.message_id, url=url).model_dump_json().encode()
 
-        async with runtime.pool.acquire(timeout=10) as connection, connection.transaction():
+        async with runtime.within(caller.workspace) as connection:
             answer = await http.once(connection, request, caller, key, publish)
         runtime.publish_soon()
         return answer
@@ -102,7 +107,7 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
     async def list_messages(
         request: Request, caller: http.Viewer, filters: FilterQuery, cursor: Cursor = None, limit: Limit = 50
     ) -> MessageList:
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=limit)
         return message_list(viewer_for(request, caller, settings), page)
 
@@ -118,12 +123,13 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
 def _stream_route(router: APIRouter, runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> None:
     async def start(
         response: Response,
+        caller: http.Viewer,
         last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=200)] = None,
     ) -> live.Position:
         """Where the stream begins; the answer's header says so, for who is cut off before the first event comes."""
         if position := live.read_position(last_event_id):
             return position
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             position = await queries.position_now(connection)
         response.headers["last-event-id"] = live.text_of(position)
         return position
@@ -149,7 +155,7 @@ def base_of(request: Request, settings: MessageLogSettings) -> str:
 
 
 async def load_message(runtime: Runtime, workspace: str, message_id: str, viewer: Viewer) -> MessageDetail:
-    async with queries.snapshot(runtime.pool) as connection:
+    async with runtime.within(workspace, snapshot=True) as connection:
         row = await queries.read_message(connection, workspace, message_id) if "\x00" not in message_id else None
         if row is None:
             raise not_found("The message")
@@ -224,7 +230,7 @@ async def _csv_lines(runtime: Runtime, caller: Caller, filters: Filters, viewer:
     yield csv_text([_CSV_COLUMNS])
     cursor: str | None = None
     while True:
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             page = await queries.list_messages(connection, caller.workspace, filters, cursor=cursor, limit=CSV_PAGE)
         if page.rows:
             yield csv_text([_csv_row(viewer.message(row)) for row in page.rows])

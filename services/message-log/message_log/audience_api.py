@@ -20,7 +20,7 @@ from sendwhy.service import Runtime
 from sendwhy.settings import PREFIX
 from starlette.requests import ClientDisconnect
 
-from message_log import accounts, api, audience_view, queries, resend_store
+from message_log import accounts, api, audience_view, resend_store
 from message_log import audience_store as stored
 from message_log.audience_job import Audiences, Rights
 from message_log.audience_lines import FILE_BYTES_MAX, LINES_MAX, Line, Reading, TooManyLines
@@ -107,11 +107,12 @@ class Desk:
         """Store which failed messages match, and begin to judge them."""
         failed = filters.model_copy(update={"status": "failed"})
         named = urlencode(failed.model_dump(mode="json", by_alias=True, exclude_none=True))
+        async with self.runtime.within(workspace, wait_seconds=30) as connection:
+            ids, matched = await resend_store.matching(connection, workspace, failed)
+        if not ids:
+            raise Problem(422, "No failed message matches, so there is nothing to send again.")
         async with self.runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             await _refuse_more(connection, workspace)
-            ids, matched = await resend_store.matching(connection, workspace, failed)
-            if not ids:
-                raise Problem(422, "No failed message matches, so there is nothing to send again.")
             new = New(uuid4(), workspace, "again", named, who, matched)
             await stored.add(connection, new)
             lines = [Line(number, b"", name) for number, name in enumerate(ids, start=1)]
@@ -121,20 +122,20 @@ class Desk:
         return new.audience_id
 
     async def view(self, workspace: str, audience_id: UUID, kind: str, viewer: Viewer) -> AudienceView:
-        async with queries.snapshot(self.runtime.pool) as connection:
+        async with self.runtime.within(workspace, snapshot=True) as connection:
             return await audience_view.load(connection, workspace, audience_id, kind, viewer)
 
     async def listed(self, workspace: str, kind: str, viewer: Viewer) -> list[AudienceView]:
-        async with self.runtime.pool.acquire(timeout=10) as connection:
+        async with self.runtime.within(workspace) as connection:
             rows = await stored.listed(connection, workspace, kind)
         return [audience_view.view_of(row, [], viewer) for row in rows]
 
     async def cancel(self, workspace: str, audience_id: UUID, who: str) -> None:
-        async with self.runtime.pool.acquire(timeout=10) as connection:
+        async with self.runtime.within(workspace) as connection:
             await stored.cancel(connection, workspace, audience_id, f"{who} cancelled it.")
 
     async def note(self, workspace: str, who: str, action: str, audience_id: UUID, result: str) -> None:
-        async with self.runtime.pool.acquire(timeout=10) as connection:
+        async with self.runtime.within(workspace) as connection:
             await accounts.note(connection, workspace, who, action, str(audience_id), result)
 
     async def csv(self, caller: Caller, audience_id: UUID, group: str | None) -> StreamingResponse:
@@ -142,8 +143,8 @@ class Desk:
 
     async def _csv_lines(self, workspace: str, audience_id: UUID, group: str | None) -> AsyncIterator[str]:
         yield api.csv_text([COLUMNS])
-        async for rows in self._pages(audience_id, group):
-            async with self.runtime.pool.acquire(timeout=10) as connection:
+        async for rows in self._pages(workspace, audience_id, group):
+            async with self.runtime.within(workspace) as connection:
                 ids = [row["message_id"] for row in rows if row["body"] is None and row["message_id"]]
                 kept = await resend_store.requests_of(connection, workspace, ids) if ids else {}
             lines = []
@@ -153,22 +154,24 @@ class Desk:
                 lines.append(audience_view.cells_of(row, to))
             yield api.csv_text(lines)
 
-    def jsonl(self, audience_id: UUID, group: str | None) -> StreamingResponse:
+    def jsonl(self, workspace: str, audience_id: UUID, group: str | None) -> StreamingResponse:
         """The lines as they came, so that they can be corrected, or sent."""
         file = f"{(group or 'all').replace('.', '-')}-{audience_id}.jsonl"
         safe = "".join(each for each in file if each.isalnum() or each in "-_.")
         headers = {"content-disposition": f'attachment; filename="{safe}"', "cache-control": "no-store"}
-        return StreamingResponse(self._bodies(audience_id, group), media_type="application/x-ndjson", headers=headers)
+        return StreamingResponse(
+            self._bodies(workspace, audience_id, group), media_type="application/x-ndjson", headers=headers
+        )
 
-    async def _bodies(self, audience_id: UUID, group: str | None) -> AsyncIterator[bytes]:
-        async for rows in self._pages(audience_id, group):
+    async def _bodies(self, workspace: str, audience_id: UUID, group: str | None) -> AsyncIterator[bytes]:
+        async for rows in self._pages(workspace, audience_id, group):
             yield b"".join(row["body"] + b"\n" for row in rows if row["body"])
 
-    async def _pages(self, audience_id: UUID, group: str | None) -> AsyncIterator[list[Any]]:
+    async def _pages(self, workspace: str, audience_id: UUID, group: str | None) -> AsyncIterator[list[Any]]:
         """A connection for each page: a slow reader holds none."""
         last = 0
         while True:
-            async with self.runtime.pool.acquire(timeout=10) as connection:
+            async with self.runtime.within(workspace) as connection:
                 rows = await stored.lines(connection, audience_id, group, last, LINES_AT_ONCE)
             if not rows:
                 return
@@ -249,7 +252,7 @@ def routes(settings: MessageLogSettings, desk: Desk) -> APIRouter:
     ) -> StreamingResponse:
         """A group's lines, to be sent or corrected."""
         await desk.view(caller.workspace, audience_id, "file", api.viewer_for(request, caller, settings))
-        return desk.jsonl(audience_id, group)
+        return desk.jsonl(caller.workspace, audience_id, group)
 
     for kind in PATHS:
         _routes_of(router, settings, desk, kind, rights, answer)

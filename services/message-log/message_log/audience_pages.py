@@ -116,7 +116,7 @@ def _file_routes(router: APIRouter, shown: _Shown) -> None:
         request: Request, audience_id: UUID, reader: Reader = reader_dependency, group: Group = None
     ) -> StreamingResponse:
         await _may_load(shown, request, reader, audience_id, "file")
-        return shown.desk.jsonl(audience_id, group)
+        return shown.desk.jsonl(reader.workspace, audience_id, group)
 
 
 async def _may_load(shown: _Shown, request: Request, reader: Reader, audience_id: UUID, kind: str) -> None:
@@ -133,7 +133,7 @@ def _again_routes(router: APIRouter, shown: _Shown) -> None:
         filters: api.FilterQuery, reader: Reader = reader_dependency, range: message_pages.Range = None
     ) -> Response:
         wanted = _failed_of(filters, range)
-        async with queries.snapshot(shown.pages.runtime.pool) as connection:
+        async with shown.pages.runtime.within(reader.workspace, snapshot=True) as connection:
             count = await cells.total(connection, reader.workspace, wanted)
         query = urlencode(wanted.model_dump(mode="json", by_alias=True, exclude_none=True))
         chips = [(name, value) for name, value in wanted.active.items() if name != "status"]

@@ -5,7 +5,7 @@ from fastapi.responses import StreamingResponse
 from sendwhy.events import OriginKind
 from sendwhy.problems import not_found
 
-from message_log import api, campaign_api, queries
+from message_log import api, campaign_api
 from message_log import campaign_queries as stored
 from message_log.campaign_api import Part
 from message_log.campaign_story import rates_of
@@ -22,7 +22,7 @@ def install(router: APIRouter, pages: Pages) -> None:
 
     @router.get("/w/{w}/automations")
     async def list_page(reader: Reader = reader_dependency, q: Part = None, cursor: api.Cursor = None) -> Response:
-        async with queries.snapshot(pages.runtime.pool) as connection:
+        async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
             page = await stored.list_groups(
                 connection, reader.workspace, KIND, cursor=cursor, limit=LIST_ROWS, q=q or None
             )
@@ -45,7 +45,7 @@ def install(router: APIRouter, pages: Pages) -> None:
         request: Request, automation: str, reader: Reader = reader_dependency, cursor: api.Cursor = None
     ) -> Response:
         workspace, viewer = reader.workspace, pages.viewer(request, reader)
-        async with queries.snapshot(pages.runtime.pool) as connection:
+        async with pages.runtime.within(workspace, snapshot=True) as connection:
             group = await stored.read_group(connection, workspace, KIND, automation)
             if group is None:
                 raise not_found("The automation")

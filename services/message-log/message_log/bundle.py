@@ -54,7 +54,7 @@ async def make(runtime: Runtime, caller: Caller, message_id: str, viewer: Viewer
     webhooks = [
         await webhook_api.load_webhook(runtime, caller.workspace, str(one), everything=everything) for one in ids
     ]
-    async with runtime.pool.acquire(timeout=10) as connection:
+    async with runtime.within(api.scope_of(caller)) as connection:
         letters = await dead_letters.list_dead_letters(connection, caller, message_id=message_id)
     return Bundle(
         made_at=datetime.now(UTC),

@@ -157,7 +157,7 @@ def _list_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSettin
     async def list_groups(
         request: Request, caller: http.Viewer, q: Part = None, cursor: Cursor = None, limit: Limit = 50
     ) -> GroupList:
-        async with queries.snapshot(runtime.pool) as connection:
+        async with runtime.within(caller.workspace, snapshot=True) as connection:
             page = await stored.list_groups(connection, caller.workspace, kind, cursor=cursor, limit=limit, q=q)
         url = url_of(api.base_of(request, settings), caller.workspace, kind)
         return GroupList(items=[group_view(group, url) for group in page.groups], next_cursor=page.next_cursor)
@@ -171,7 +171,7 @@ def _campaign_route(router: APIRouter, runtime: Runtime, settings: MessageLogSet
     @router.get("/campaigns/{campaign:path}")
     async def read_campaign(request: Request, caller: http.Viewer, campaign: str) -> CampaignView:
         now = datetime.now(UTC)
-        async with queries.snapshot(runtime.pool) as connection:
+        async with runtime.within(caller.workspace, snapshot=True) as connection:
             found = await load_campaign(connection, caller.workspace, campaign, now)
         return campaign_view(found, url_of(api.base_of(request, settings), caller.workspace, OriginKind.CAMPAIGN))
 
@@ -182,7 +182,7 @@ def _automation_routes(router: APIRouter, runtime: Runtime, settings: MessageLog
         request: Request, caller: http.Viewer, automation: str, cursor: Cursor = None, limit: Limit = 50
     ) -> ActivityList:
         viewer = api.viewer_for(request, caller, settings)
-        async with queries.snapshot(runtime.pool) as connection:
+        async with runtime.within(caller.workspace, snapshot=True) as connection:
             if await stored.read_group(connection, caller.workspace, OriginKind.AUTOMATION, automation) is None:
                 raise not_found("The automation")
             people, more = await stored.people_of(connection, caller.workspace, automation, cursor=cursor, limit=limit)
@@ -194,7 +194,7 @@ def _automation_routes(router: APIRouter, runtime: Runtime, settings: MessageLog
         request: Request, caller: http.Viewer, automation: str, cursor: Cursor = None, limit: Limit = 50
     ) -> AutomationView:
         kind = OriginKind.AUTOMATION
-        async with queries.snapshot(runtime.pool) as connection:
+        async with runtime.within(caller.workspace, snapshot=True) as connection:
             group = await stored.read_group(connection, caller.workspace, kind, automation)
             if group is None:
                 raise not_found("The automation")
@@ -304,7 +304,7 @@ async def _csv_lines(runtime: Runtime, workspace: str, kind: OriginKind, q: str 
     )
     cursor: str | None = None
     while True:
-        async with queries.snapshot(runtime.pool) as connection:
+        async with runtime.within(workspace, snapshot=True) as connection:
             page = await stored.list_groups(connection, workspace, kind, cursor=cursor, limit=CSV_PAGE, q=q)
         if page.groups:
             yield csv_text([_csv_row(group) for group in page.groups])

@@ -13,7 +13,7 @@ from sendwhy.events import OriginKind
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 
-from message_log import api, campaign_api, login, queries
+from message_log import api, campaign_api, login
 from message_log import campaign_queries as stored
 from message_log.campaign_api import Part
 from message_log.campaign_queries import Group
@@ -52,7 +52,7 @@ def install(router: APIRouter, pages: Pages) -> None:
 
     @router.get("/w/{w}/campaigns")
     async def list_page(reader: Reader = reader_dependency, q: Part = None, cursor: api.Cursor = None) -> Response:
-        async with queries.snapshot(pages.runtime.pool) as connection:
+        async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
             page = await stored.list_groups(
                 connection, reader.workspace, KIND, cursor=cursor, limit=PAGE_ROWS, q=q or None
             )
@@ -123,7 +123,7 @@ def _unsure(what: str, form: dict[str, str]) -> str | None:
 async def _show(
     pages: Pages, request: Request, reader: Reader, campaign: str, *, status: int = 200, **more: Any
 ) -> Response:
-    async with queries.snapshot(pages.runtime.pool) as connection:
+    async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
         found = await campaign_api.load_campaign(connection, reader.workspace, campaign, datetime.now(UTC))
         failed = await stored.latest_failed(connection, reader.workspace, KIND, campaign, FAILED_SHOWN)
     course, kept, unknown = await _course(pages, reader, found.group, found.lately)
@@ -144,7 +144,7 @@ async def _show(
 
 async def _show_course(pages: Pages, reader: Reader, campaign: str) -> Response:
     """Only how far it is: what a page that stays open asks for again and again."""
-    async with queries.snapshot(pages.runtime.pool) as connection:
+    async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
         group, lately = await campaign_api.load_course(connection, reader.workspace, campaign, datetime.now(UTC))
     course, _, _ = await _course(pages, reader, group, lately)
     return pages.render("campaign.html", block="course", problem=None, **course)

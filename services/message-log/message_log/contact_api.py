@@ -120,7 +120,7 @@ def routes(runtime: Runtime, settings: MessageLogSettings, services: OtherServic
         request: Request, caller: http.Viewer, filters: ContactQuery, cursor: api.Cursor = None, limit: api.Limit = 50
     ) -> ContactList:
         viewer = api.viewer_for(request, caller, settings)
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             page = await contact_queries.list_contacts(
                 connection, caller.workspace, filters, viewer, cursor=cursor, limit=limit
             )
@@ -135,7 +135,7 @@ def routes(runtime: Runtime, settings: MessageLogSettings, services: OtherServic
         request: Request, caller: http.Viewer, contact_id: ContactId, asked: Annotated[EligibilityQuery, Query()]
     ) -> Eligibility:
         """Every gate for this person now, for a template (its parameters filled in with a sample) and a sender."""
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             known = await contact_queries.sendable(connection, caller.workspace)
         question = question_of(caller, contact_id, asked, known.templates_of(asked.sender))
         return await judge(services, request.headers["authorization"], question)
@@ -188,9 +188,7 @@ def purpose_for(template: TemplateUpdated | None) -> Purpose:
 def contacts_csv(runtime: Runtime, workspace: str, filters: ContactFilters, viewer: Viewer) -> StreamingResponse:
     async def lines() -> AsyncIterator[str]:
         yield csv_text([CONTACT_COLUMNS])
-        pages = contact_queries.all_contacts(
-            lambda: runtime.pool.acquire(timeout=10), workspace, filters, viewer, CSV_PAGE
-        )
+        pages = contact_queries.all_contacts(lambda: runtime.within(workspace), workspace, filters, viewer, CSV_PAGE)
         async for items in pages:
             yield csv_text([[one.model_dump(mode="json")[name] for name in CONTACT_COLUMNS] for one in items])
 

@@ -42,7 +42,7 @@ def install(router: APIRouter, pages: Pages) -> None:
     async def list_page(
         request: Request, filters: ContactQuery, reader: Reader = reader_dependency, cursor: api.Cursor = None
     ) -> Response:
-        async with pages.connect() as connection:
+        async with pages.runtime.within(reader.workspace) as connection:
             page = await contact_queries.list_contacts(
                 connection, reader.workspace, filters, pages.viewer(request, reader), cursor=cursor, limit=PAGE_ROWS
             )
@@ -120,7 +120,7 @@ async def _show(
         raise not_found("The contact") from None
     if filters.contact is None:
         raise not_found("The contact")
-    async with queries.snapshot(pages.runtime.pool) as connection:
+    async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
         known = await contact_queries.sendable(connection, reader.workspace)
         sent = await queries.list_messages(connection, reader.workspace, filters, limit=MESSAGES_SHOWN)
     paging = [("limit", HISTORY_SHOWN), *([("cursor", history)] if history else [])]
@@ -158,7 +158,7 @@ async def _show(
 
 
 async def _is_known(pages: Pages, reader: Reader, contact_id: str) -> bool:
-    async with pages.connect() as connection:
+    async with pages.runtime.within(reader.workspace) as connection:
         return await queries.contact_is_known(connection, reader.workspace, contact_id)
 
 

@@ -59,7 +59,7 @@ def routes(runtime: Runtime) -> APIRouter:
         the last seven days."""
         now = datetime.now(UTC)
         timed = filters.model_copy(update={"since": filters.since or now - timedelta(days=7)})
-        async with queries.snapshot(runtime.pool) as connection:
+        async with runtime.within(caller.workspace, snapshot=True) as connection:
             timed = await queries.meant(connection, caller.workspace, timed)
             measured = await volume.measure(connection, caller.workspace, timed, now)
             reasons = await cells.by_reason(connection, caller.workspace, timed)
@@ -74,7 +74,7 @@ def routes(runtime: Runtime) -> APIRouter:
     @router.get("/countries")
     async def list_countries(caller: http.Viewer) -> list[Country]:
         """The countries to which messages were asked for, for the filter `country`."""
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             return await countries_seen(connection, caller.workspace)
 
     return router

@@ -206,7 +206,7 @@ async def _show(
 ) -> Response:
     since = datetime.now(UTC) - timedelta(days=SHORT_DAYS)
     lacking = Filters(status="failed", reason=ReasonCode.INSUFFICIENT_CREDITS, since=since)
-    async with queries.snapshot(pages.runtime.pool) as connection:
+    async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
         failed = await queries.list_messages(connection, reader.workspace, lacking, limit=SHORT_MAX)
     listed = [("limit", str(LEDGER_SHOWN))]
     listed += [(name, value) for name, value in (("kind", kind), ("cursor", cursor)) if value]

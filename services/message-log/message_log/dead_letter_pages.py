@@ -27,7 +27,7 @@ def install(router: APIRouter, pages: Pages) -> None:
     async def list_page(
         reader: Reader = reader_dependency, topic: TopicQuery = None, cursor: api.Cursor = None
     ) -> Response:
-        async with pages.connect() as connection:
+        async with pages.runtime.within(api.scope_of(reader.caller)) as connection:
             page = await dead_letters.list_dead_letters(
                 connection, reader.caller, topic=topic or None, cursor=cursor, limit=PAGE_ROWS
             )
@@ -71,7 +71,7 @@ def install(router: APIRouter, pages: Pages) -> None:
             raise Problem(403, "This needs the role admin.")
         letter = await dead_letters.load(pages.runtime, reader.caller, dead_letter_id)
         text = (await login.form_of(request)).get("body", "")
-        async with pages.connect() as connection, connection.transaction():
+        async with pages.runtime.within(api.scope_of(reader.caller)) as connection:
             done = await letters.resubmit(connection, reader.caller, letter, text)
         if not isinstance(done, dead_letters.Resubmitted):
             return show(reader, letter, text, done)

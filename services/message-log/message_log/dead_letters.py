@@ -18,7 +18,7 @@ from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
 
 from message_log import accounts, repair
-from message_log.api import CSV_PAGE, Cursor, Limit, csv_response, csv_text, sees_everything
+from message_log.api import CSV_PAGE, Cursor, Limit, csv_response, csv_text, scope_of, sees_everything
 from message_log.language import gettext as _
 from message_log.queries import Page, Text, as_uuid, from_cursor, page_of
 
@@ -133,7 +133,7 @@ def view(row: Record) -> DeadLetterView:
 async def load(runtime: Runtime, caller: Caller, dead_letter_id: str) -> DeadLetterDetail:
     """One that the caller may see, or 404."""
     key = as_uuid(dead_letter_id)
-    async with runtime.pool.acquire(timeout=10) as connection:
+    async with runtime.within(scope_of(caller)) as connection:
         row = key and await connection.fetchrow(_READ, caller.workspace, sees_everything(caller), key)
     if not row:
         raise not_found("The dead letter")
@@ -192,7 +192,7 @@ def routes(runtime: Runtime) -> APIRouter:
         caller: http.Viewer, topic: Topic = None, message_id: Topic = None, cursor: Cursor = None, limit: Limit = 50
     ) -> DeadLetterList:
         """What services put aside, newest first. What names no workspace: only for admins of all workspaces."""
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(scope_of(caller)) as connection:
             page = await list_dead_letters(
                 connection, caller, topic=topic, message_id=message_id, cursor=cursor, limit=limit
             )
@@ -219,7 +219,7 @@ def routes(runtime: Runtime) -> APIRouter:
                 raise Problem(422, "The repaired record still has fields that are missing or wrong.", errors=done)
             return 202, done.model_dump_json().encode()
 
-        async with runtime.pool.acquire(timeout=10) as connection, connection.transaction():
+        async with runtime.within(scope_of(caller)) as connection:
             answer = await http.once(connection, request, caller, key, act)
         runtime.publish_soon()
         return answer
@@ -235,7 +235,7 @@ async def _lines(runtime: Runtime, caller: Caller, topic: str | None) -> AsyncIt
     yield csv_text([_COLUMNS])
     cursor: str | None = None
     while True:
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(scope_of(caller)) as connection:
             page = await list_dead_letters(connection, caller, topic=topic, cursor=cursor, limit=CSV_PAGE)
         if page.rows:
             views = [view(row).model_dump(mode="json") for row in page.rows]

@@ -134,7 +134,7 @@ class Exporter:
         consent = await self._ask(Service.CONSENT, path, token)
         person = _person(workspace, contact_id, consent)
         decided = consent.pop("message_ids")
-        async with self._runtime.pool.acquire(timeout=10) as connection:
+        async with self._runtime.within(workspace) as connection:
             rows = await connection.fetch(_IDS, workspace, list(person.contact_ids), decided)
             ids = sorted({*decided, *(row["message_id"] for row in rows)})
             left = [one for one in ids if one > after]

@@ -59,14 +59,14 @@ def install(router: APIRouter, pages: Pages) -> None:
         sent: Sent = None,
     ) -> Response:
         shown = _Shown(pages, request, reader, f"with/{quote(contact, safe='')}")
-        async with pages.connect() as connection:
+        async with pages.runtime.within(reader.workspace) as connection:
             whom = await inbox_api.known_contact(connection, reader.workspace, contact)
         return await shown.page(whom, cursor=cursor, template=template, sent=sent)
 
     @router.post("/w/{w}/inbox/with/{contact:path}")
     async def reply(request: Request, contact: str, reader: Reader = reader_dependency) -> Response:
         shown = _Shown(pages, request, reader, f"with/{quote(contact, safe='')}")
-        async with pages.connect() as connection:
+        async with pages.runtime.within(reader.workspace) as connection:
             whom = await inbox_api.known_contact(connection, reader.workspace, contact)
         return await shown.reply(whom)
 
@@ -80,14 +80,14 @@ def install(router: APIRouter, pages: Pages) -> None:
         sent: Sent = None,
     ) -> Response:
         shown = _Shown(pages, request, reader, f"from/{quote(event_id, safe='')}")
-        async with pages.connect() as connection:
+        async with pages.runtime.within(reader.workspace) as connection:
             whom = await inbox_api.known_stranger(connection, reader.workspace, event_id)
         return await shown.page(whom, cursor=cursor, template=template, sent=sent)
 
     @router.post("/w/{w}/inbox/from/{event_id}")
     async def reply_to_stranger(request: Request, event_id: str, reader: Reader = reader_dependency) -> Response:
         shown = _Shown(pages, request, reader, f"from/{quote(event_id, safe='')}")
-        async with pages.connect() as connection:
+        async with pages.runtime.within(reader.workspace) as connection:
             whom = await inbox_api.known_stranger(connection, reader.workspace, event_id)
         return await shown.reply(whom)
 
@@ -115,7 +115,7 @@ class _Shown:
         problem: str | None = None,
     ) -> Response:
         workspace, viewer = self.reader.workspace, self.pages.viewer(self.request, self.reader)
-        async with queries.snapshot(self.pages.runtime.pool) as connection:
+        async with self.pages.runtime.within(workspace, snapshot=True) as connection:
             thread = await inbox_api.load_thread(
                 connection, workspace, whom, viewer, cursor=cursor, limit=ENTRIES_SHOWN
             )
@@ -148,7 +148,7 @@ class _Shown:
         if not self.reader.may(Role.OPERATOR):
             raise Problem(403, "This needs the role operator.")
         form = await login.form_of(self.request)
-        async with self.pages.connect() as connection:
+        async with self.pages.runtime.within(self.reader.workspace) as connection:
             window = await inbox_queries.window_of(connection, self.reader.workspace, whom)
             sender = window.sender_id if window else None
             templates = await inbox_queries.templates_of(connection, self.reader.workspace, sender)
@@ -160,7 +160,7 @@ class _Shown:
             wanted = self._request(whom, content, sender, form.get("key", ""))
         except ValidationError as error:
             return await self.page(whom, given=form, problem="; ".join(fields_of(error)))
-        async with self.pages.connect() as connection, connection.transaction():
+        async with self.pages.runtime.within(self.reader.workspace) as connection:
             await api.hand_over(connection, wanted)
         self.pages.runtime.publish_soon()
         await self.pages.note(self.reader, "reply", whom.contact_id or "a person without contact", wanted.message_id)

@@ -78,7 +78,7 @@ def install(router: APIRouter, pages: Pages) -> None:
         message, told = await journey_api.follow(
             pages.runtime, reader.workspace, message_id, pages.viewer(request, reader)
         )
-        async with pages.connect() as connection:
+        async with pages.runtime.within(reader.workspace) as connection:
             position = await queries.position_now(connection)
         stream = urlencode({"q": message_id, "after": live.text_of(position)})
         return pages.render(
@@ -101,7 +101,7 @@ def _path(reader: Reader, message_id: str | None = None) -> str:
 
 
 async def _asked(pages: Pages, reader: Reader, sender: str | None, template: str | None) -> _Asked:
-    async with pages.connect() as connection:
+    async with pages.runtime.within(reader.workspace) as connection:
         senders = await queries.senders_of(connection, reader.workspace)
         sender = sender if sender in senders else None
         templates = await inbox_queries.templates_of(connection, reader.workspace, sender)
@@ -195,7 +195,7 @@ async def _hand_over(pages: Pages, request: Request, reader: Reader, wanted: Sen
         return 202, _Made(message_id=wanted.message_id).model_dump_json().encode()
 
     own = queries.as_uuid(key)
-    async with pages.connect() as connection, connection.transaction():
+    async with pages.runtime.within(reader.workspace) as connection:
         answer = await once(connection, request, reader.caller, str(own) if own else None, publish)
     pages.runtime.publish_soon()
     return _Made.model_validate_json(bytes(answer.body)).message_id

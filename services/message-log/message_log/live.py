@@ -84,7 +84,7 @@ class Streams:
         seconds."""
         end = None if seconds is None else time.monotonic() + seconds
         while not is_ending(app) and (end is None or time.monotonic() < end):
-            async with runtime.pool.acquire(timeout=10) as connection:
+            async with runtime.within(workspace) as connection:
                 # Read first: what is visible by now and is not among the rows below fits no filter of this stream.
                 settled = await queries.position_now(connection)
                 position = position or settled

@@ -22,6 +22,8 @@ from sendwhy.service import Runtime
 from message_log import accounts, queries
 
 COOKIE = "sendwhy_session"
+# Browsers take it only over https, for this host alone, so that no neighbouring site can plant one.
+SECURE_COOKIE = f"__Host-{COOKIE}"
 SESSION_LIFE = timedelta(hours=12)
 FORM_FIELDS_MAX = 200
 
@@ -96,16 +98,26 @@ async def _new_session(connection: Connection, *, token_digest: str | None, acco
 
 
 async def log_out(connection: Connection, request: Request) -> None:
-    await queries.end_session(connection, _hash(request.cookies.get(COOKIE, "")))
+    await queries.end_session(connection, _hash(_session_in(request) or ""))
 
 
 def set_cookie(response: Response, session_id: str, *, secure: bool) -> None:
     life = int(SESSION_LIFE.total_seconds())
-    response.set_cookie(COOKIE, session_id, max_age=life, path="/", secure=secure, httponly=True, samesite="lax")
+    name = SECURE_COOKIE if secure else COOKIE
+    response.set_cookie(name, session_id, max_age=life, path="/", secure=secure, httponly=True, samesite="lax")
+
+
+def forget_cookie(response: Response, *, secure: bool) -> None:
+    response.delete_cookie(SECURE_COOKIE if secure else COOKIE, path="/", secure=secure, httponly=True, samesite="lax")
+
+
+def _session_in(request: Request) -> str | None:
+    """The plain name is read too: over http there is no other, and before an upgrade there was none."""
+    return request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE)
 
 
 async def person_of(runtime: Runtime, request: Request) -> Person:
-    session_id = request.cookies.get(COOKIE)
+    session_id = _session_in(request)
     if session_id is None:
         raise NotLoggedIn
     async with runtime.pool.acquire(timeout=10) as connection:

@@ -62,5 +62,5 @@ def _install_language(router: APIRouter, pages: Pages) -> None:
         async with pages.connect() as connection:
             await login.log_out(connection, request)
         response = redirect("/login", request)
-        response.delete_cookie(login.COOKIE, path="/")
+        login.forget_cookie(response, secure=pages.is_secure)
         return response

@@ -92,7 +92,7 @@ def install(router: APIRouter, pages: Pages) -> None:
         cursor: api.Cursor = None,
     ) -> Response:
         filters, range_name = _one_time(filters, range, was)
-        async with queries.snapshot(pages.runtime.pool) as connection:
+        async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
             values = await _list_values(connection, reader, filters, range_name, cursor)
             values |= await _choices(connection, reader.workspace) if not wants_part(request) else {}
         if filters.q and len(values["page"].rows) == 1 and cursor is None and not wants_part(request):
@@ -137,7 +137,7 @@ def install(router: APIRouter, pages: Pages) -> None:
     async def message_page(request: Request, message_id: str, reader: Reader = reader_dependency) -> Response:
         viewer = pages.viewer(request, reader)
         message = await api.load_message(pages.runtime, reader.workspace, message_id, viewer)
-        async with pages.connect() as connection:
+        async with pages.runtime.within(reader.workspace) as connection:
             position = await queries.position_now(connection)
         return pages.render(
             "message.html",

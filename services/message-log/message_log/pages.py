@@ -235,7 +235,7 @@ class Pages:
         return answer
 
     async def note(self, reader: Reader, action: str, target: str, result: str) -> None:
-        async with self.connect() as connection:
+        async with self.runtime.within(reader.workspace) as connection:
             await accounts.note(connection, reader.workspace, reader.token.name, action, target, result)
 
     def route_class(self) -> type[APIRoute]:
@@ -249,6 +249,8 @@ class Pages:
                 async def guarded(request: Request) -> Response:
                     with language.speaking(language.language_of(request, pages.languages)):
                         try:
+                            if request.method != "GET":
+                                login.refuse_foreign_form(request)
                             return await handle(request)
                         except NotLoggedIn:
                             wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")

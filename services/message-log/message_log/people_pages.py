@@ -65,7 +65,7 @@ def install(router: APIRouter, pages: Pages) -> None:
         reader: Reader = reader_dependency, before: Annotated[int | None, Query(ge=1, lt=2**62)] = None
     ) -> Response:
         _refuse_others(reader)
-        async with pages.connect() as connection:
+        async with pages.runtime.within(reader.workspace) as connection:
             rows = await accounts.noted(connection, reader.workspace, before, PAGE_ROWS + 1)
         older = rows[PAGE_ROWS - 1]["audit_id"] if len(rows) > PAGE_ROWS else None
         return pages.render(

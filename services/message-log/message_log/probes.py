@@ -125,11 +125,13 @@ class Probes:
             listed = senders.body or []
             return senders, await asyncio.gather(*(sender_facts(one) for one in listed[:SENDERS_LOOKED_AT]))
 
+        scope = None if sees_everything else caller.workspace
+
         async def read(connection: Connection) -> StoredFacts:
             return await diagnostics_queries.stored_facts(connection, caller.workspace, sees_everything=sees_everything)
 
         (senders, looked_at), silence, stored = await asyncio.gather(
-            numbers(), ask(Service.WEBHOOK_INGEST, "webhooks", "silence"), self._read(read)
+            numbers(), ask(Service.WEBHOOK_INGEST, "webhooks", "silence"), self._read(scope, read)
         )
         more = max(0, len(senders.body or []) - SENDERS_LOOKED_AT)
         return WorkspaceFacts(caller.workspace, datetime.now(UTC), senders, looked_at, more, silence, stored)
@@ -152,9 +154,9 @@ class Probes:
             return Told(fault=answer.refusal, status=answer.status)
         return Told(body=with_times(answer.body))
 
-    async def _read(self, act: Callable[[Connection], Awaitable[T]]) -> T | None:
+    async def _read(self, workspace: str | None, act: Callable[[Connection], Awaitable[T]]) -> T | None:
         try:
-            async with asyncio.timeout(self._seconds), self._runtime.pool.acquire() as connection:
+            async with asyncio.timeout(self._seconds), self._runtime.within(workspace) as connection:
                 return await act(connection)
         except FAULTS:
             return None

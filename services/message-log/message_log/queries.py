@@ -3,8 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -155,12 +154,8 @@ _STATUS_TESTS = {
 
 
 NAMED_MAX = 200
-# An array that is made once, so that each column's index can still be asked. Only the index of names may be used: of a
-# name that few have, or nobody, the planner expects to find enough by reading contacts one by one.
-_NAMED = f"""array(
-    select substr(k.key, length({{0}}) + 2) from known_state k
-    where k.topic || '' = 'contact.updated' and k.workspace_id || '' = {{0}}
-      and to_tsvector('simple', k.name) @@ to_tsquery('simple', {{1}}) limit {NAMED_MAX})"""  # noqa: S608 - a number of ours
+# An array that is made once, so that each column's index can still be asked (migration 0015).
+_NAMED = f"array(select contacts_named({{0}}, {{1}}, {NAMED_MAX}))"
 
 
 # The cells with the columns of a message; `at` is the hour. Those by what became of messages alone are far fewer.
@@ -256,16 +251,6 @@ def source_of(filters: Filters) -> str:
 def cells_of(filters: Filters) -> str:
     """The cells that tell how many fit the filters: the fewest that know what is asked."""
     return _HOURS if filters.is_in_hours else CELLS
-
-
-@asynccontextmanager
-async def snapshot(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
-    """A connection whose statements all see one moment, so that what one answer says agrees with itself."""
-    async with (
-        pool.acquire(timeout=10) as connection,
-        connection.transaction(isolation="repeatable_read", readonly=True),
-    ):
-        yield connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,8 +375,9 @@ select event_id, occurred_at, service, kind, note, body, message_id, workspace_i
 where workspace_id = $1 and message_id = $2
 union all
 select event_id, occurred_at, service, kind, note, body, message_id, workspace_id from event
-where $3::text is not null and message_id is null and wamid = $3
-  and (workspace_id = $1 or workspace_id is null)
+where $3::text is not null and message_id is null and wamid = $3 and workspace_id = $1
+union all
+select event_id, occurred_at, service, kind, note, body, message_id, workspace_id from nobodys_events($3)
 order by occurred_at, kind limit $4
 """
 
@@ -411,11 +397,14 @@ def _tells_of(body: bytes | None, sender_id: str | None) -> bool:
 
 
 _WEBHOOKS_OF = """
-select distinct w.webhook_id, w.received_at, w.source, p.kind
-from webhook_part p join webhook w on w.webhook_id = p.webhook_id and w.received_at = p.received_at
-where p.workspace_id = $1 and p.message_id = $2
-   or $3::text is not null and p.wamid = $3 and (p.workspace_id = $1 or p.workspace_id is null and p.sender_id = $4)
-order by w.received_at limit 100
+select webhook_id, received_at, source, kind from (
+    select w.webhook_id, w.received_at, w.source, p.kind
+    from webhook_part p join webhook w on w.webhook_id = p.webhook_id and w.received_at = p.received_at
+    where p.workspace_id = $1 and (p.message_id = $2 or $3::text is not null and p.wamid = $3)
+    union
+    select webhook_id, received_at, source, kind from nobodys_webhooks($3, $4)
+) told
+order by received_at limit 100
 """
 
 

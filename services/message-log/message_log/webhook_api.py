@@ -13,7 +13,7 @@ from sendwhy.problems import not_found
 from sendwhy.service import Runtime
 
 from message_log import queries, webhook_queries
-from message_log.api import CSV_PAGE, Cursor, Limit, csv_response, csv_text, sees_everything
+from message_log.api import CSV_PAGE, Cursor, Limit, csv_response, csv_text, scope_of, sees_everything
 from message_log.view import WebhookDetail, WebhookItem, webhook_detail, webhook_fields
 from message_log.webhook_queries import WebhookFilters
 
@@ -58,7 +58,7 @@ async def _page(
     runtime: Runtime, caller: Caller, filters: WebhookFilters, cursor: str | None, limit: int
 ) -> queries.Page:
     everything = sees_everything(caller)
-    async with runtime.pool.acquire(timeout=10) as connection:
+    async with runtime.within(scope_of(caller)) as connection:
         return await webhook_queries.list_webhooks(
             connection, caller.workspace, filters, everything=everything, cursor=cursor, limit=limit
         )
@@ -69,7 +69,7 @@ def item_of(row: asyncpg.Record) -> WebhookItem:
 
 
 async def load_webhook(runtime: Runtime, workspace: str, webhook_id: str, *, everything: bool) -> WebhookDetail:
-    async with queries.snapshot(runtime.pool) as connection:
+    async with runtime.within(None if everything else workspace, snapshot=True) as connection:
         found = await webhook_queries.read_webhook(connection, workspace, webhook_id, everything=everything)
     if found is None:
         raise not_found("The webhook")

@@ -10,7 +10,7 @@ from sendwhy.access import Role
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 
-from message_log import api, login, queries, webhook_api, webhook_queries
+from message_log import api, login, webhook_api, webhook_queries
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Action, Pages, query_of
 from message_log.view import read_moment
@@ -28,7 +28,7 @@ def install(router: APIRouter, pages: Pages) -> None:
     async def list_page(
         filters: webhook_api.WebhookQuery, reader: Reader = reader_dependency, cursor: api.Cursor = None
     ) -> Response:
-        async with pages.connect() as connection:
+        async with pages.runtime.within(api.scope_of(reader.caller)) as connection:
             page = await webhook_queries.list_webhooks(
                 connection, reader.workspace, filters, everything=reader.sees_everything, cursor=cursor, limit=PAGE_ROWS
             )
@@ -77,7 +77,7 @@ def _install_replay(router: APIRouter, pages: Pages) -> None:
         told: Mapping[str, Any] | None = None,
         problem: str | None = None,
     ) -> Response:
-        async with queries.snapshot(pages.runtime.pool) as connection:
+        async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
             counts = await webhook_queries.count_parts(connection, reader.workspace, *span)
         return pages.render(
             "replay.html",

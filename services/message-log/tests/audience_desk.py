@@ -172,7 +172,7 @@ async def open_audience(database_url: str) -> AsyncIterator[Audience]:
             dispatcher_url=f"{url}/dispatcher",
         )
         services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
-        runtime: Any = Runtime(pool)
+        runtime: Any = await Runtime.over(pool)
         audiences = Audiences(runtime, services, try_again_seconds=0.01)
         app = _app(runtime, settings, services, AudienceDesk(runtime, audiences))
         yield Audience(pool, app, Dispatcher(), deciders, audiences)

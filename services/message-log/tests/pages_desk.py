@@ -37,7 +37,7 @@ from message_log.settings import MessageLogSettings
 from message_log.store import InboundRow, KnownState, SenderRow
 from message_log_builders import PRIVACY_KEY, TOKENS, WORKSPACE, after
 from pydantic import HttpUrl, SecretStr
-from sendwhy import problems
+from sendwhy import problems, tenancy
 from sendwhy.acting import Acting
 from sendwhy.events import ContactUpdated, Inbound, MessageReceived, TemplateUpdated, Wire
 from sendwhy.metrics import Metrics
@@ -113,8 +113,20 @@ class Dispatcher:
 class Runtime:
     service = Service.MESSAGE_LOG
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, reader: str) -> None:
         self.pool, self.published = pool, 0
+        self._reader = reader
+
+    @classmethod
+    async def over(cls, pool: asyncpg.Pool) -> "Runtime":
+        """With the role that sees one workspace, as `migrate` has made it."""
+        async with pool.acquire() as connection:
+            reader = await tenancy.reader_of(connection)
+        assert reader is not None
+        return cls(pool, reader)
+
+    def within(self, workspace: str | None, **how: Any) -> Any:
+        return tenancy.within(self.pool, self._reader, workspace, **how)
 
     def publish_soon(self) -> None:
         self.published += 1
@@ -221,13 +233,12 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
     async with serving(dispatcher.app(Acting(keys))) as url:
         settings = settings_of_desk(database_url, keys, dispatcher_url=url)
         services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
-        yield Desk(pool, _app(pool, settings, services), dispatcher)
+        yield Desk(pool, _app(await Runtime.over(pool), settings, services), dispatcher)
         await services.close()
     await pool.close()
 
 
-def _app(pool: asyncpg.Pool, settings: MessageLogSettings, services: OtherServices) -> FastAPI:
-    runtime: Any = Runtime(pool)
+def _app(runtime: Any, settings: MessageLogSettings, services: OtherServices) -> FastAPI:
     app = FastAPI()
     app.state.tokens, app.state.acting = settings.tokens, Acting(settings.acting_key)
     problems.install(app)

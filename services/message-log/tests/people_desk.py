@@ -31,7 +31,7 @@ from message_log.probes import Probes
 from message_log.services import OtherServices
 from message_log.store import KnownState, SenderRow
 from message_log_builders import WORKSPACE, after
-from pages_desk import serving, settings_of_desk
+from pages_desk import Runtime, serving, settings_of_desk
 from pydantic import SecretStr
 from sendwhy import problems
 from sendwhy.acting import Acting
@@ -86,13 +86,6 @@ class Others:
 
     def writes(self) -> list[Asked]:
         return [one for one in self.asked if one.method != "GET" and one.path != "evaluate"]
-
-
-class Runtime:
-    service = Service.MESSAGE_LOG
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self.pool = pool
 
 
 @dataclass
@@ -190,7 +183,7 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
             webhook_ingest_url=f"{url}/webhook-ingest",
         )
         services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
-        runtime: Any = Runtime(pool)
+        runtime: Any = await Runtime.over(pool)
         pages = Pages(runtime, settings, Freshness(Metrics(Service.MESSAGE_LOG)), services, Streams())
         yield Desk(pool, _app(pages), others, pages)
         await services.close()

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import message_log
 import pytest
@@ -144,15 +143,14 @@ async def open_desk(database_url: str) -> AsyncIterator[Opened]:
         )
         others = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         desk = Opened(pool, FastAPI(), Dispatcher(), services)
-        _install(desk, pool, settings, others)
+        _install(desk, await Runtime.over(pool), settings, others)
         yield desk
         services.over.set()
         await others.close()
     await pool.close()
 
 
-def _install(desk: Opened, pool: asyncpg.Pool, settings: MessageLogSettings, services: OtherServices) -> None:
-    runtime: Any = Runtime(pool)
+def _install(desk: Opened, runtime: Any, settings: MessageLogSettings, services: OtherServices) -> None:
     app = desk.app
     app.state.tokens, app.state.acting = settings.tokens, Acting(settings.acting_key)
     problems.install(app)

@@ -9,6 +9,7 @@ import pytest
 from message_log import queries, store
 from message_log.store import EventRow, HoldRow, SenderRow
 from message_log_builders import event_id
+from sendwhy.tenancy import within
 
 pytestmark = pytest.mark.postgres
 TODAY = date(2026, 11, 22)
@@ -85,7 +86,7 @@ async def test_what_one_answer_reads_is_of_one_moment(fresh_database: str, conne
     await store.keep_partitions(connection, DAYS, TODAY)
     async with (
         asyncpg.create_pool(fresh_database, min_size=1, max_size=1) as pool,
-        queries.snapshot(pool) as reading,
+        within(pool, None, None, snapshot=True) as reading,
     ):
         assert await queries.read_message(reading, "acme", "m-1") is None
         await store.add_events(connection, [row("meanwhile", NOON)])

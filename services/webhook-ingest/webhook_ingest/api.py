@@ -89,8 +89,8 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         "/v1/workspaces/{w}/webhooks/replay", response_model=ReplayAnswer, openapi_extra=body_schema(ReplayRequest)
     )
     async def replay(
-        body: Annotated[ReplayRequest, json_body(ReplayRequest)],
         caller: Operator,
+        body: Annotated[ReplayRequest, json_body(ReplayRequest)],
         request: Request,
         key: IdempotencyKey = None,
         dry_run: Annotated[bool, Query()] = False,

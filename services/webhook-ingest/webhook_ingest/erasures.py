@@ -104,7 +104,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         tags = tagger.of_person(caller.workspace, contact_id=contact_id)
         for digits in _digits(phone or ()):
             tags += tagger.of_person(caller.workspace, phone=digits)
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             rows = await connection.fetch(_MESSAGES, caller.workspace, [tag.hex() for tag in tags], MESSAGES_MAX + 1)
         shown = [
             ReceiptView(

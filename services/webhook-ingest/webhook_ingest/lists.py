@@ -114,7 +114,7 @@ def routes(runtime: Runtime) -> APIRouter:
         or of a message whose acceptance has not reached us yet."""
         place = _position(cursor, _UNMATCHED_PLACE)
         before = (*place[:4], bytes.fromhex(place[4])) if place else (None,) * 5
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             rows = await connection.fetch(_UNMATCHED, MATCH_WITHIN, caller.workspace, *before, limit + 1)
         shown = rows[:limit]
         return UnmatchedAnswer(
@@ -138,7 +138,7 @@ def routes(runtime: Runtime) -> APIRouter:
     @router.get("/workspaces/{w}/webhooks/silence")
     async def get_silence(caller: Viewer) -> SilenceAnswer:
         """The workspace's numbers that are silent now, with cause and evidence."""
-        async with runtime.pool.acquire(timeout=10) as connection:
+        async with runtime.within(caller.workspace) as connection:
             rows = await connection.fetch(_SILENT, caller.workspace)
         return SilenceAnswer(items=[_silent(row) for row in rows])
 

@@ -97,7 +97,8 @@ class Postgres(Server):
         return True
 
     async def ensure_database(self, name: str) -> str:
-        """A database and a role of that name, who may connect to nothing else; returns the role's address."""
+        """A database and a role of that name, who may connect to nothing else, and the role that it becomes for one
+        workspace's work (sendwhy/tenancy.py); returns the first role's address."""
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
             raise ValueError(f"not a plain database name: {name!r}")
         password = self.state.secret(f"postgres_{name}")
@@ -143,6 +144,9 @@ async def _ensure_role(connection: asyncpg.Connection, name: str, password: str)
     known = await connection.fetchval("select 1 from pg_roles where rolname = $1", name)
     verb = "alter" if known else "create"
     await connection.execute(f"{verb} role {name} login password '{password}'")
+    if not await connection.fetchval("select 1 from pg_roles where rolname = $1", f"{name}_api"):
+        await connection.execute(f"create role {name}_api nologin")
+    await connection.execute(f"grant {name}_api to {name}")
 
 
 def _server_user(home: Path) -> tuple[int, int] | None:
