@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs once, when PostgreSQL's volume is made: for each service a role, a database that no other role may enter, and the
-# role that the service becomes while it reads for one workspace (ADR 42), to which `migrate` gives its rights.
+# role that the service becomes while it reads for one workspace (ADR 41), to which `migrate` gives its rights.
 set -euo pipefail
 
 for service in consent billing dispatcher webhook_ingest message_log; do

@@ -1,5 +1,5 @@
 """Row-level security makes no page slower: what the message log reads is planned alike for the owner, whom no policy
-binds, and for the reader (ADR 42). Of an index whose operator might tell of rows that it sees, it would be kept off."""
+binds, and for the reader (ADR 41). Of an index whose operator might tell of rows that it sees, it would be kept off."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator

@@ -1,4 +1,4 @@
-"""What is read for one workspace can't see another's rows, also where a statement forgets to ask (ADR 42)."""
+"""What is read for one workspace can't see another's rows, also where a statement forgets to ask (ADR 41)."""
 
 import ast
 import uuid

@@ -2,7 +2,7 @@
 
 A service that is set back to its backup hears again all that others told it since. What it *did* since stands in no
 topic that it reads, but in those that it writes: that must be taken from there before anything is heard again, or it
-would be decided, charged or sent a second time (ADR 44).
+would be decided, charged or sent a second time (ADR 42).
 """
 
 import asyncio

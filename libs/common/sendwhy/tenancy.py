@@ -1,5 +1,5 @@
 """Row-level security: what is done for one workspace sees that workspace's rows only, also where a statement forgets
-to ask for them (ADR 42).
+to ask for them (ADR 41).
 
 Two roles a database. The service's own owns the tables and sees every workspace: its stages and timers work for all.
 Its reader, `<owner>_api`, may not log in, owns nothing, and has only the rights that `rights.toml` beside the

@@ -1,6 +1,6 @@
 """After a restored backup (`rewind`): what billing has decided and booked since is taken from what it told of it.
 
-Else a message that was funded might be refused, or charged at another price, when it is heard again (ADR 44).
+Else a message that was funded might be refused, or charged at another price, when it is heard again (ADR 42).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """After a restored backup (`rewind`): what consent has decided and known since is taken from what it told.
 
-A no that somebody brought over HTTP stands nowhere else (ADR 44).
+A no that somebody brought over HTTP stands nowhere else (ADR 42).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

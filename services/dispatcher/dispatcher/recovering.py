@@ -1,7 +1,7 @@
 """After a restored backup (`rewind`): what was sent since is learnt from what the dispatcher itself told of it.
 
 The rest of what may have been sent is parked as unknown: Meta has no idempotency key, and nobody may be written to
-twice (ADR 44).
+twice (ADR 42).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -118,7 +118,7 @@ async def load_threads(
     runtime: Runtime, workspace: str, viewer: Viewer, *, cursor: str | None, limit: int
 ) -> ThreadList:
     now = datetime.now(UTC)
-    # As the service itself: a policy makes this anti-join some six times as dear (ADR 42).
+    # As the service itself: a policy makes this anti-join some six times as dear (ADR 41).
     async with runtime.within(None, snapshot=True) as connection:
         page = await inbox_queries.list_heads(connection, workspace, cursor=cursor, limit=limit)
     return ThreadList(items=[_item(head, workspace, viewer, now) for head in page.heads], next_cursor=page.next_cursor)
