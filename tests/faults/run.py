@@ -8,6 +8,7 @@ The same seed makes the same faults on the same targets in the same order.
 
 import argparse
 import asyncio
+import logging
 import random
 import shutil
 import sys
@@ -69,6 +70,8 @@ def main() -> int:
         if unknown := sorted(set(names) - SCENARIOS.keys()):
             console.print(f"--scenarios: there is no {', '.join(unknown)}; --list names them")
             return 2
+    # What the load's and the checker's own client says of a broker that is away, we did ourselves.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     folder = told.folder or RUNS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{told.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     plan = Plan(

@@ -151,6 +151,10 @@ class Toxiproxy:
         await self.refuse(link)
         await self.accept(link)
 
+    async def lead(self, link: str, upstream: int) -> None:
+        """To that port from now on; what is connected is cut."""
+        await self._call("POST", f"/proxies/{link}", {"upstream": f"127.0.0.1:{upstream}"})
+
     async def poison(self, link: str, kind: str, stream: Stream, *, share: float = 1.0, **attributes: int) -> None:
         """Add a toxic to a stream: `upstream` is what the client sends. `share` of the connections has it."""
         toxic = {
