@@ -2,9 +2,10 @@
 
 commands.md from the `sendwhy` command, reasons.md and reasons/ from the catalogue, metrics.md from the table of
 metrics, settings.md from the Settings classes, kafka-acls.md from who reads and writes which topic, scaling.md from
-what footprint.py measured, performance.md's tables from published runs; contracts/: AsyncAPI from the topics and
-events, OpenAPI of each service, and topics.md and http/ from these; the pages' texts, for translators; and Kubernetes'
-copy of the alert rules. With `--release` also contracts/baseline.json: what is promised from now on.
+what footprint.py measured, the tables of performance.md, reliability.md and planted-bugs.md from published runs;
+contracts/: AsyncAPI from the topics and events, OpenAPI of each service, and topics.md and http/ from these; the pages'
+texts, for translators; and Kubernetes' copy of the alert rules. With `--release` also contracts/baseline.json: what is
+promised from now on.
 """
 
 import inspect
@@ -19,6 +20,7 @@ from shlex import quote
 from typing import Any
 
 import performance
+import reliability
 import scaling
 from babel.messages.catalog import Catalog
 from babel.messages.extract import DEFAULT_KEYWORDS, extract_from_dir
@@ -551,6 +553,8 @@ def files() -> dict[Path, str]:
         DOCS / "kafka-acls.md": kafka_acls(services),
         DOCS / "scaling.md": scaling_page(),
         DOCS / "performance.md": performance.page(),
+        DOCS / "reliability.md": reliability.page(),
+        DOCS / "planted-bugs.md": reliability.bugs_page(),
         DOCS / "topics.md": topics(made[CONTRACTS / "asyncapi.json"]),
         **{DOCS / "http" / f"{name}.md": http(name, made[CONTRACTS / f"openapi-{name}.json"]) for name in services},
         **{path: as_json(contract) for path, contract in made.items()},

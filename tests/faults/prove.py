@@ -19,9 +19,9 @@ from pathlib import Path
 from bugs import BUGS, Bug, bug, planted
 from history import History
 from judge import judge
-from verdict import Verdict
 
 HERE = Path(__file__).parent
+PUBLISHED = HERE.parents[1] / "docs" / "planted-bugs.json"
 # A message that a bug has lost will never have its outcome: no use waiting long for it.
 QUIET_SECONDS = 120
 RUN_SECONDS = 1500
@@ -32,7 +32,8 @@ HARMLESS = "meta-slow"
 @dataclass
 class Proof:
     """`found`: the expected invariants that were broken, with how often; `other`: what else was; `fault`: how a run
-    without a verdict ended. `runs`: until found, or all of them. `beside`: bugs that were planted in the same runs."""
+    without a verdict ended. `runs`: until found, or all of them. `beside`: bugs that were planted in the same runs.
+    `began_at`, `seed`, `commit`: of the last run."""
 
     bug: str
     scenarios: list[str]
@@ -44,6 +45,9 @@ class Proof:
     first: str = ""
     fault: str = ""
     beside: list[str] = field(default_factory=list)
+    began_at: str = ""
+    seed: int = 0
+    commit: str = ""
 
     @property
     def is_red(self) -> bool:
@@ -54,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="BUG")
     parser.add_argument("--all", action="store_true", help="every bug")
+    parser.add_argument("--publish", action="store_true", help="into docs/planted-bugs.json, beside what stands there")
     parser.add_argument(
         "--together", action="store_true", help="all in the same runs: saves time; no two may break the same invariant"
     )
@@ -113,15 +118,16 @@ def _run(group: Sequence[Bug], told: argparse.Namespace, proofs: Sequence[Proof]
     if not (folder / "topics").exists():
         lines = (folder / "run.log").read_text(errors="replace").strip().splitlines()
         fault = fault or f"no verdict: {lines[-1] if lines else 'nothing was said'}"
-    verdict = None if fault else judge(History.read(folder))
     for proof in proofs:
         proof.runs += 1
         proof.fault = fault
-        if verdict is not None:
-            _read(verdict, proof)
+        if not fault:
+            _read(History.read(folder), proof)
 
 
-def _read(verdict: Verdict, proof: Proof) -> None:
+def _read(history: History, proof: Proof) -> None:
+    run, verdict = history.run, judge(history)
+    proof.began_at, proof.seed, proof.commit = run.began_at.isoformat(timespec="seconds"), run.seed, run.commit
     for finding in verdict.findings:
         if finding.violations:
             where = proof.found if finding.invariant in proof.expected else proof.other
@@ -151,6 +157,13 @@ def table(proofs: list[Proof]) -> str:
     return "\n".join(rows)
 
 
+def publish(proofs: Sequence[Proof]) -> None:
+    """In the order of bugs.py; what was not found replaces nothing."""
+    kept = {one["bug"]: one for one in json.loads(PUBLISHED.read_bytes())} if PUBLISHED.exists() else {}
+    kept |= {one.bug: asdict(one) for one in proofs if one.is_red or one.bug not in kept}
+    PUBLISHED.write_text(json.dumps([kept[one.name] for one in BUGS if one.name in kept], indent=1) + "\n")
+
+
 def main() -> int:
     told = parse()
     chosen = list(BUGS) if told.all else [bug(name) for name in told.names]
@@ -163,6 +176,8 @@ def main() -> int:
             print(f"  {last.bug}: {'red' if last.is_red else 'NOT FOUND'} after {last.runs} runs, {last.minutes} min")
             print(f"    {last.first or last.fault}", flush=True)
         (told.folder / "proofs.json").write_text(json.dumps([asdict(each) for each in proofs], indent=1) + "\n")
+    if told.publish:
+        publish(proofs)
     print(table(proofs))
     return 0 if all(one.is_red for one in proofs) else 1
 

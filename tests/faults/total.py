@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from judge import RULES
 from rich.console import Console
 from rich.table import Table
 
 Json = dict[str, Any]
+SUMMED = ("messages", "calls", "webhooks", "planted", "unknown_outcomes", "stops", "seconds")
 TOTAL = Path(__file__).parents[2] / "docs" / "reliability.json"
 
 
@@ -39,6 +41,8 @@ def summary(result: Json) -> Json:
         "calls": facts["calls"],
         "webhooks": facts["webhooks"],
         "planted": facts["planted"],
+        "unknown_outcomes": verdict["invariants"]["I15"]["counts"].get("unknown outcomes", 0),
+        "stops": verdict["invariants"]["I12"]["counts"].get("STOPs", 0),
         "outcomes": facts["outcomes"],
         "violations": {
             name: len(one["violations"]) for name, one in verdict["invariants"].items() if one["violations"]
@@ -63,8 +67,9 @@ def add(total: Json, runs: Iterable[Json]) -> Json:
         "runs_counted": len(kept),
         "faults_injected": faults.total(),
         "violations": sum(sum(run["violations"].values()) for run in kept),
-        **{name: sum(run[name] for run in kept) for name in ("messages", "calls", "webhooks", "planted", "seconds")},
+        **{name: sum(run[name] for run in kept) for name in SUMMED},
         "scenarios": {name: {"faults": count, **_times(recoveries[name])} for name, count in sorted(faults.items())},
+        "titles": {name: title for name, title, *_ in RULES},
         "looked_at": dict(looked_at),
         "runs": kept,
     }
