@@ -42,6 +42,8 @@ CALM_SAMPLES = 4
 # What a request leads to, each counted in every group that reads it; and for how long some of it may be under way.
 RECORDS_PER_REQUEST = 30
 CALM_SECONDS = 4
+# A machine that can't keep up from the start gets no larger one: it gets pauses.
+CALM_SECONDS_AT_MOST = 6
 RECOVERY_SECONDS = 600.0
 # A machine that is busy with other things catches up only without new requests.
 PATIENCE_SECONDS = 60.0
@@ -183,7 +185,8 @@ class Nemesis:
         for _ in range(CALM_SAMPLES):
             await asyncio.sleep(WARM_UP_SECONDS / CALM_SAMPLES)
             lags.append(await rig.lag())
-        self._calm = 2 * max(lags) + int(CALM_SECONDS * RECORDS_PER_REQUEST * self.plan.rate)
+        a_second = RECORDS_PER_REQUEST * self.plan.rate
+        self._calm = int(min(2 * max(lags), CALM_SECONDS_AT_MOST * a_second) + CALM_SECONDS * a_second)
         self._say(f"warm; a lag of up to {self._calm} counts as none")
 
     async def _strike(self, rig: Rig, load: Workload) -> None:

@@ -155,15 +155,15 @@ class Relay:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[int]:
         """Yields the port."""
-        self._lines: set[asyncio.Task[None]] = set()
+        self._lines: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         server = await asyncio.start_server(self._line, "127.0.0.1", 0)
         try:
             yield int(server.sockets[0].getsockname()[1])
         finally:
             server.close()
-            for line in self._lines:
-                line.cancel()
-            await asyncio.gather(*self._lines, return_exceptions=True)
+            for writer in list(self._lines):
+                writer.transport.abort()
+            await asyncio.gather(*self._lines.values())
 
     def _is_the_moment(self, moment: Moment) -> bool:
         if moment is not self.moment or self.met.is_set():
@@ -176,13 +176,11 @@ class Relay:
     async def _line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._lines.add(task)
-        task.add_done_callback(self._lines.discard)
-        try:
-            with contextlib.suppress(OSError):
-                await self._pass_on(reader, writer)
-        finally:
-            writer.transport.abort()
+        self._lines[writer] = task
+        with contextlib.suppress(OSError):
+            await self._pass_on(reader, writer)
+        writer.transport.abort()
+        del self._lines[writer]
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until either end closes, or the moment has come."""
