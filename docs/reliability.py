@@ -47,6 +47,10 @@ def _sums(total: Told) -> str:
         "violations": "violations",
     }
     rows = [[name, f"{total[key]:,}"] for key, name in names.items()]
+    late = total["after_stop"]
+    rows.append(["STOPs that no marketing call followed", f"{late['none']:,}"])
+    told = "{p99_seconds:.1f} s / {most_seconds:.1f} s".format(**late)
+    rows.append(["from a STOP's 200 to the last marketing call: p99 / most, faults included", told])
     rows.insert(1, ["hours", f"{total['seconds'] / 3600:.1f}"])
     return _rows(["", ""], rows)
 

@@ -44,6 +44,7 @@ def summary(result: Json) -> Json:
         "unknown_outcomes": verdict["invariants"]["I15"]["counts"].get("unknown outcomes", 0),
         "stops": verdict["invariants"]["I12"]["counts"].get("STOPs", 0),
         "outcomes": facts["outcomes"],
+        "late_after_stop_seconds": [seconds for seconds in facts["stop_seconds"] if seconds],
         "violations": {
             name: len(one["violations"]) for name, one in verdict["invariants"].items() if one["violations"]
         },
@@ -69,10 +70,20 @@ def add(total: Json, runs: Iterable[Json]) -> Json:
         "violations": sum(sum(run["violations"].values()) for run in kept),
         **{name: sum(run[name] for run in kept) for name in SUMMED},
         "scenarios": {name: {"faults": count, **_times(recoveries[name])} for name, count in sorted(faults.items())},
+        "after_stop": _after_stop(kept),
         "titles": {name: title for name, title, *_ in RULES},
         "looked_at": dict(looked_at),
         "runs": kept,
     }
+
+
+def _after_stop(runs: Iterable[Json]) -> Json:
+    """From a STOP's 200 to the last marketing call to that person: how many had none, and how late it was else."""
+    runs = list(runs)
+    late = sorted(seconds for run in runs for seconds in run["late_after_stop_seconds"])
+    stops = sum(run["stops"] for run in runs)
+    every = [0.0] * (stops - len(late)) + late
+    return {"none": stops - len(late), "p99_seconds": every[int(0.99 * len(every))], "most_seconds": every[-1]}
 
 
 def _times(took: list[float]) -> Json:
