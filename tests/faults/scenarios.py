@@ -19,7 +19,8 @@ import psutil
 from field import Field
 from local_stack.services import SERVICES
 from outside import until
-from points import Moment, cut, dies
+from points import cut, dies
+from relay import Moment
 from rig import Rig
 from toxiproxy import BOTH, link_name
 from workload import META_SETTINGS
