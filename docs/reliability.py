@@ -109,9 +109,10 @@ def _bugs(proofs: Sequence[Told]) -> str:
             run = f"{one['began_at']}, seed {one['seed']}, {one['commit']}"
             beside = f"; beside {', '.join(one['beside'])}" if one["beside"] else ""
             first = re.sub(r"^I\d+ ", "", one["first"]).replace("|", "\\|")
-            yield [one["bug"], found, first, other, f"{one['runs']}: {run}{beside}"]
+            yield [f"**{one['bug']}**: {one['what']}", found, first, other, f"{one['runs']}: {run}{beside}"]
 
-    return _rows(["bug", "found by (violations)", "the first", "also broken", "runs, and which"], rows(), texts=5)
+    head = ["bug", "found by (violations)", "the first", "also broken", "runs, and the last"]
+    return _rows(head, rows(), texts=len(head))
 
 
 TABLES: Mapping[str, Callable[[Told], str]] = {

@@ -36,6 +36,7 @@ class Proof:
     `began_at`, `seed`, `commit`: of the last run."""
 
     bug: str
+    what: str
     scenarios: list[str]
     expected: list[str]
     runs: int = 0
@@ -77,7 +78,7 @@ def prove(group: Sequence[Bug], told: argparse.Namespace) -> list[Proof]:
     scenarios = sorted({name or HARMLESS for one in group for name in one.scenarios})
     names = [one.name for one in group]
     proofs = [
-        Proof(one.name, scenarios, list(one.invariants), beside=[name for name in names if name != one.name])
+        Proof(one.name, one.what, scenarios, list(one.invariants), beside=[name for name in names if name != one.name])
         for one in group
     ]
     began = time.monotonic()
