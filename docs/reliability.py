@@ -108,7 +108,7 @@ def _bugs(proofs: Sequence[Told]) -> str:
             other = ", ".join(f"{name} ({count:,})" for name, count in one["other"].items())
             run = f"{one['began_at']}, seed {one['seed']}, {one['commit']}"
             beside = f"; beside {', '.join(one['beside'])}" if one["beside"] else ""
-            first = re.sub(r"^I\d+ ", "", one["first"]).replace("|", "\\|")
+            first = one["first"].replace("|", "\\|")
             yield [f"**{one['bug']}**: {one['what']}", found, first, other, f"{one['runs']}: {run}{beside}"]
 
     head = ["bug", "found by (violations)", "the first", "also broken", "runs, and the last"]

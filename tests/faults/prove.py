@@ -101,7 +101,7 @@ def _run(group: Sequence[Bug], told: argparse.Namespace, proofs: Sequence[Proof]
         path = str(planted(group, Path(place)))
         rate = max(one.rate for one in group)
         options = ["--seed", str(seed), "--scenarios", ",".join(proofs[0].scenarios), "--faults", str(told.faults)]
-        options += ["--rate", str(rate), "--people", str(told.people), "--replicas", str(told.replicas), "--brief"]
+        options += ["--rate", str(rate), "--people", str(told.people), "--replicas", str(told.replicas)]
         options += ["--no-rebuild", "--quiet-seconds", str(QUIET_SECONDS), "--folder", str(folder)]
         command = [sys.executable, str(HERE / "run.py"), *options]
         with (folder / "run.log").open("wb") as log:
@@ -134,7 +134,7 @@ def _read(history: History, proof: Proof) -> None:
             where = proof.found if finding.invariant in proof.expected else proof.other
             where[finding.invariant] = len(finding.violations)
             if finding.invariant in proof.expected and not proof.first:
-                proof.first = str(finding.violations[0])[:400]
+                proof.first = f"{finding.violations[0].subject}: {finding.violations[0].what}"
 
 
 def groups_of(chosen: Sequence[Bug], *, together: bool) -> list[list[Bug]]:
