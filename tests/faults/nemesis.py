@@ -70,6 +70,7 @@ class Plan:
     pairs: float = 0.0
     rebuild: bool = True
     brief: bool = False
+    pause_seconds: tuple[float, float] = PAUSE_SECONDS
     stop_seconds: float = 30.0
     """From a STOP's 200 to the last marketing call to that person, while no fault is near."""
     quiet_seconds: float = QUIET_SECONDS
@@ -200,7 +201,7 @@ class Nemesis:
             await asyncio.gather(*(self._blow(blow, rig, load) for blow in blows))
             if blows:
                 await self._recover(rig, blows, load)
-                await asyncio.sleep(blows[0].chance.uniform(*PAUSE_SECONDS))
+                await asyncio.sleep(blows[0].chance.uniform(*self.plan.pause_seconds))
 
     def _lacks(self, scenario: Scenario, rig: Rig) -> bool:
         why = scenario.lacks(rig)
