@@ -364,7 +364,7 @@ SCENARIOS = {
         Scenario("broker-crash", only("kafka"), kafka_faults.crash, (1, 3)),
         Scenario("broker-crash-loop", only("kafka"), kafka_faults.crash_loop, (10, 25)),
         Scenario("broker-frozen", only("kafka"), kafka_faults.frozen, (8, 25)),
-        Scenario("kafka-down-at-ingest", only("kafka"), kafka_faults.gone, (10, 60)),
+        Scenario("kafka-down-at-ingest", only("kafka"), kafka_faults.gone, (10, 75)),
         Scenario("offsets-lost", kafka_faults.resettable, kafka_faults.offsets_lost, (1, 2), hides=True),
         Scenario("partitions-added", kafka_faults.growing, kafka_faults.partitions_added, (1, 2)),
         Scenario("broker-power-cut", only("kafka"), kafka_faults.tail_cut, (1, 2), loses=True, alone=True),
