@@ -322,6 +322,11 @@ def processes(rig: Rig) -> list[str]:
     return rig.processes()
 
 
+def publishing(rig: Rig) -> list[str]:
+    """Those that publish all the time: the message log reads."""
+    return [name for name in rig.processes() if not name.startswith("message-log")]
+
+
 def dispatchers(rig: Rig) -> list[str]:
     return rig.processes("dispatcher")
 
@@ -445,13 +450,13 @@ SCENARIOS = {
         Scenario("cut-again", ALL_LINES, cut_again_and_again, (5, 15), hides=True),
         Scenario("poison-record", only("kafka"), poison_burst, (1, 3)),
         *(
-            Scenario(name, processes, dies(moment, what), AT_ONCE, hides=True)
-            for name, moment, what in (
-                ("dies-before-commit", Moment.COMMIT_ASKED, "kill -9 as it sends a COMMIT."),
-                ("dies-after-commit", Moment.COMMIT_ANSWERED, "kill -9 once its COMMIT is answered."),
-                ("dies-before-publish", Moment.PUBLISH_ASKED, "kill -9 as it publishes."),
-                ("dies-mid-publish", Moment.PUBLISH_ANSWERED, "kill -9 once a batch is acknowledged."),
-                ("dies-before-offset-commit", Moment.OFFSETS_ASKED, "kill -9 as it commits offsets."),
+            Scenario(name, targets, dies(moment, what), AT_ONCE, hides=True)
+            for name, targets, moment, what in (
+                ("dies-before-commit", processes, Moment.COMMIT_ASKED, "kill -9 as it sends a COMMIT."),
+                ("dies-after-commit", processes, Moment.COMMIT_ANSWERED, "kill -9 once its COMMIT is answered."),
+                ("dies-before-publish", publishing, Moment.PUBLISH_ASKED, "kill -9 as it publishes."),
+                ("dies-mid-publish", publishing, Moment.PUBLISH_ANSWERED, "kill -9 once a batch is acknowledged."),
+                ("dies-before-offset-commit", processes, Moment.OFFSETS_ASKED, "kill -9 as it commits offsets."),
             )
         ),
         Scenario(
@@ -463,7 +468,7 @@ SCENARIOS = {
         ),
         Scenario(
             "publish-answer-lost",
-            processes,
+            publishing,
             cut(Moment.PUBLISH_ASKED, "The line ends behind a batch, before it is acknowledged."),
             (5, 10),
         ),
