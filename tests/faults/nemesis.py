@@ -192,10 +192,12 @@ class Nemesis:
 
     async def _warm_up(self, rig: Rig) -> None:
         """Also finds out how much lag is usual under this load, on this machine."""
-        lags = []
-        for _ in range(CALM_SAMPLES):
+        lags: list[int] = []
+        while len(lags) < CALM_SAMPLES:
             await asyncio.sleep(WARM_UP_SECONDS / CALM_SAMPLES)
-            lags.append(await rig.lag())
+            # Of a machine that is busy with other things Kafka may not answer in time.
+            with contextlib.suppress(KafkaError, TimeoutError, OSError):
+                lags.append(await rig.lag())
         a_second = RECORDS_PER_REQUEST * self.plan.rate
         self._calm = int(min(2 * max(lags), CALM_SECONDS_AT_MOST * a_second) + CALM_SECONDS * a_second)
         self._say(f"warm; a lag of up to {self._calm} counts as none")
