@@ -112,7 +112,7 @@ class Toxiproxy:
     async def start(self, links: Iterable[Link]) -> None:
         binary = await asyncio.to_thread(ensure_toxiproxy)
         argv = [str(binary), "-host", "127.0.0.1", "-port", str(self._port)]
-        self._process = Process(Command("toxiproxy", argv, env={"LOG_LEVEL": "error"}), self._logs, self._janitor)
+        self._process = Process(Command("toxiproxy", argv, env={"LOG_LEVEL": "fatal"}), self._logs, self._janitor)
         async with asyncio.timeout(START_SECONDS):
             while not await self._answers():
                 self._process.check_alive()
