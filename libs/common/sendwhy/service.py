@@ -53,7 +53,7 @@ from sendwhy.problems import problem_response
 from sendwhy.reasons import Service
 from sendwhy.settings import ServiceSettings, SystemExit2, load
 from sendwhy.stage import Committed, Handle, HandleUnreadable, Parse, Stage, T, consumer_group
-from sendwhy.topics import TOPICS, Topic
+from sendwhy.topics import Topic
 
 # Of every service; some have others beside them.
 COMMANDS = ("migrate", "serve", "rewind")
@@ -410,8 +410,8 @@ class Runtime:
     async def read_from_the_beginning(self) -> None:
         """Set the offsets to the first records that Kafka still has. Raises KafkaError while a replica reads."""
         for stage in self.stages:
-            places = [TopicPartition(stage.topic, number) for number in range(TOPICS[stage.topic].partitions)]
             async with self._consumer_of(stage.topic) as consumer:
+                places = await _places_of(consumer, stage.topic)
                 consumer.assign(places)
                 await asyncio.wait_for(consumer.commit(await consumer.beginning_offsets(places)), 30)
 
@@ -423,10 +423,19 @@ class Runtime:
                 await consumer.commit(places)
 
 
+async def _places_of(consumer: AIOKafkaConsumer, topic: Topic) -> list[TopicPartition]:
+    """All partitions that the topic has: more may have been added than it was made with. Assigns one of them."""
+    first = TopicPartition(topic, 0)
+    consumer.assign([first])
+    # Waits until the client knows the topic.
+    await asyncio.wait_for(consumer.beginning_offsets([first]), 30)
+    return [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or {0})]
+
+
 async def _ahead(consumer: AIOKafkaConsumer, topic: Topic, reached: Mapping[tuple[str, int], int]) -> Gaps:
     ahead: Gaps = {}
-    for partition in range(TOPICS[topic].partitions):
-        place = TopicPartition(topic, partition)
+    for place in await _places_of(consumer, topic):
+        partition = place.partition
         committed = await asyncio.wait_for(consumer.committed(place), 30)
         known = reached.get((topic, partition), 0)
         if committed is not None and committed > known and await _has_records(consumer, place, known, committed):
