@@ -80,6 +80,8 @@ NAV: list[Any] = [
             "explanation/way-of-a-message.md",
             "explanation/guarantees.md",
             "explanation/unknown-outcomes.md",
+            "reliability.md",
+            "planted-bugs.md",
             "explanation/architecture.md",
             "explanation/security.md",
             {"Decisions": ["adr/*"]},

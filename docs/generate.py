@@ -2,11 +2,11 @@
 
 commands.md from the `sendwhy` command, reasons.md and reasons/ from the catalogue, metrics.md from the table of
 metrics, settings.md from the Settings classes, authorisation.md from authorisation.toml and the routes, kafka-acls.md
-from who reads and writes which topic, scaling.md from what footprint.py measured, performance.md's tables from
-published runs, bad-inputs.md from the tables of tests/e2e, limits.md from the constants, fuzzing.md from published
-runs; contracts/: AsyncAPI from the topics and events, OpenAPI of each service, and topics.md and http/ from these; the
-pages' texts, for translators; and Kubernetes' copy of the alert rules. With `--release` also contracts/baseline.json
-and release.json: what is promised from now on.
+from who reads and writes which topic, scaling.md from what footprint.py measured, the tables of performance.md,
+reliability.md and planted-bugs.md from published runs, bad-inputs.md from the tables of tests/e2e, limits.md from the
+constants, fuzzing.md from published runs; contracts/: AsyncAPI from the topics and events, OpenAPI of each service, and
+topics.md and http/ from these; the pages' texts, for translators; and Kubernetes' copy of the alert rules. With
+`--release` also contracts/baseline.json and release.json: what is promised from now on.
 """
 
 import inspect
@@ -25,6 +25,7 @@ import bad_inputs_page
 import fuzzing_page
 import limits_page
 import performance
+import reliability
 import scaling
 from babel.messages.catalog import Catalog
 from babel.messages.extract import DEFAULT_KEYWORDS, extract_from_dir
@@ -573,6 +574,8 @@ def files() -> dict[Path, str]:
         DOCS / "bad-inputs.md": bad_inputs_page.page(),
         DOCS / "limits.md": limits_page.page(),
         DOCS / "fuzzing.md": fuzzing_page.page(),
+        DOCS / "reliability.md": reliability.page(),
+        DOCS / "planted-bugs.md": reliability.bugs_page(),
         DOCS / "topics.md": topics(made[CONTRACTS / "asyncapi.json"]),
         **{DOCS / "http" / f"{name}.md": http(name, made[CONTRACTS / f"openapi-{name}.json"]) for name in services},
         **{path: as_json(contract) for path, contract in made.items()},

@@ -8,6 +8,7 @@ bug: what is installed editable comes after it. `python tests/faults/bugs.py` li
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -456,19 +457,20 @@ def bug(name: str) -> Bug:
     return known[name]
 
 
-def planted(bug: Bug, into: Path) -> Path:
-    """Copies of the packages that the bug is in, with the bug; the folder to put first on PYTHONPATH. Raises ValueError
-    where today's source no longer has what the bug replaces."""
+def planted(bugs: Sequence[Bug], into: Path) -> Path:
+    """Copies of the packages that the bugs are in, with them; the folder to put first on PYTHONPATH. Raises ValueError
+    where today's source no longer has what a bug replaces."""
     into.mkdir(parents=True, exist_ok=True)
-    for package in {change.package for change in bug.changes}:
+    changes = [(one.name, change) for one in bugs for change in one.changes]
+    for package in {change.package for _, change in changes}:
         copy = into / Path(package).name
         shutil.copytree(ROOT / package, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    for change in bug.changes:
+    for name, change in changes:
         file = into / Path(change.package).name / change.file
         text = file.read_text()
         if text.count(change.old) != 1:
             raise ValueError(
-                f"{bug.name}: {change.package}/{change.file} has {change.old!r} {text.count(change.old)} times"
+                f"{name}: {change.package}/{change.file} has {change.old!r} {text.count(change.old)} times"
             )
         file.write_text(text.replace(change.old, change.new))
     return into
@@ -484,7 +486,7 @@ def main() -> int:
             provoked = " or ".join(name or "the workload alone" for name in one.scenarios)
             print(f"{one.name}: {one.what}. By {provoked}; breaks {' or '.join(one.invariants)}.")
         return 0
-    print(planted(bug(told.name), told.folder))
+    print(planted([bug(told.name)], told.folder))
     return 0
 
 

@@ -83,7 +83,7 @@ async def _open(tenant: Tenant) -> int:
     return int(counts.get("sending", 0)) + int(counts.get("waiting", 0))
 
 
-async def gather(rig: Rig, tenants: list[Tenant], folder: Path, *, rebuild: bool) -> None:
+async def gather(rig: Rig, tenants: list[Tenant], folder: Path) -> None:
     await _topics(rig, folder)
     for what in ("calls", "webhooks"):
         await _book(rig, what, folder)
@@ -91,8 +91,6 @@ async def gather(rig: Rig, tenants: list[Tenant], folder: Path, *, rebuild: bool
         await _api(tenant, folder)
     write_lags(folder, await rig.groups.lags())
     await _metrics(rig, folder)
-    if rebuild:
-        await _rebuilt(rig, tenants, folder)
 
 
 async def _topics(rig: Rig, folder: Path) -> None:
@@ -166,7 +164,7 @@ def keep_logs(rig: Rig, folder: Path) -> None:
         shutil.copyfile(log, folder / "logs" / f"{name}{age}.log")
 
 
-async def _rebuilt(rig: Rig, tenants: list[Tenant], folder: Path) -> None:
+async def rebuild_the_log(rig: Rig, tenants: list[Tenant], folder: Path) -> None:
     """The message log made anew from the topics, in its own database: what it shows must be the same."""
     names = rig.processes("message-log")
     old = {name: rig.pid(name) for name in names}

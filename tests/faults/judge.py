@@ -12,7 +12,7 @@ from typing import Any
 from facts import GOOD, UNKNOWN_OUTCOME, UNREADABLE, Facts, Key, clock, gather, seconds
 from history import Checked, FaultBegan, History, Json, Planted, PublishBegan, PublishEnded, Recovered
 from rules_flow import flow, same_event, silence, webhook
-from rules_meta import consent, honest_count, once, pace
+from rules_meta import consent, honest_count, once, pace, stop_seconds
 from rules_money import money
 from verdict import Finding, Verdict
 
@@ -229,6 +229,7 @@ def figures(facts: Facts) -> Json:
         "not injected": len(facts.history.of(FaultBegan)) - len(facts.faults),
         "planted": len(facts.history.of(Planted)),
         "outcomes": dict(standing),
+        "stop_seconds": stop_seconds(facts),
     }
 
 
@@ -238,6 +239,10 @@ def main() -> int:
     folder: Path = parser.parse_args().folder
     verdict = judge(History.read(folder))
     (folder / "verdict.json").write_text(json.dumps(verdict.to_json(), indent=1) + "\n")
+    result = folder / "result.json"
+    if result.exists():
+        told = json.loads(result.read_bytes()) | {"verdict": verdict.to_json()}
+        result.write_text(json.dumps(told, indent=1) + "\n")
     print(verdict.table())
     print(f"\nthe whole verdict: {folder / 'verdict.json'}")
     return 0 if verdict.holds else 1

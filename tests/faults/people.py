@@ -34,12 +34,12 @@ class People:
     async def speak(self) -> None:
         """Somebody writes, which opens the window for replies."""
         tenant = self._actions.chance.choice(self._actions.tenants)
-        contact_id, phone = self._actions.chance.choice(tenant.people[self._stoppers :])
+        contact_id, phone = self._actions.chance.choice(tenant.people[self.stoppers :])
         await self._hear(tenant, phone, "Is my order on its way?")
         tenant.speakers[contact_id] = datetime.now(UTC)
 
     @property
-    def _stoppers(self) -> int:
+    def stoppers(self) -> int:
         """So many people of each workspace, the first ones, say STOP and START."""
         return max(4, self._people // 10)
 
@@ -53,13 +53,13 @@ class People:
     async def say(self) -> None:
         """STOP, or START of somebody who has stopped; through the simulator, or in a webhook of our own that is posted
         again later."""
-        start = len(self._stopped) > self._stoppers and self._actions.chance.random() < 0.7
+        start = len(self._stopped) > self.stoppers and self._actions.chance.random() < 0.7
         if start:
             key = self._actions.chance.choice(list(self._stopped))
             tenant, contact = self._stopped.pop(key)
         else:
             tenant = self._actions.chance.choice(self._actions.tenants)
-            contact = self._actions.chance.choice(tenant.people[: self._stoppers])
+            contact = self._actions.chance.choice(tenant.people[: self.stoppers])
             if f"{tenant.workspace}/{contact[0]}" in self._stopped:
                 return
         word: Literal["start", "stop"] = "start" if start else "stop"

@@ -84,15 +84,11 @@ async def locked(on: Field, _target: str) -> None:
     database = on.chance.choice(sorted(LOCKED))
     table = LOCKED[database]
     async with superuser(on.rig, database) as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        try:
-            await connection.execute(f"lock table {table} in share row exclusive mode")
-            await asyncio.sleep(on.seconds / 2)
-            await connection.execute(f"lock table {table} in access exclusive mode")
-            await on.last()
-        finally:
-            await transaction.rollback()
+        # One after the other: whoever makes a lock stronger runs into a deadlock with those that wait for the first.
+        for mode in ("share row exclusive", "access exclusive"):
+            async with connection.transaction():
+                await connection.execute(f"lock table {table} in {mode} mode")
+                await asyncio.sleep(on.seconds / 2)
 
 
 async def no_connections(on: Field, _target: str) -> None:

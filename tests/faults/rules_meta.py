@@ -1,6 +1,8 @@
 """I2, I11, I12, I15: what Meta's side saw, by the simulator's books."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from facts import UNKNOWN_OUTCOME, Call, Facts, Key, busiest, clock, digits, read_json
 from history import Json, Said, Sender
@@ -81,39 +83,60 @@ def _pairs(finding: Finding, sender_id: str, calls: list[Call]) -> None:
                 break
 
 
-def consent(facts: Facts, finding: Finding) -> None:
-    """No marketing call later than the bound after the 200 to the STOP's webhook; no repeated old START subscribes."""
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A person's STOP. `at`: when its webhook was answered 200; `calls`: marketing to that person behind it, until they
+    said START again."""
+
+    who: tuple[str, str]
+    at: float
+    is_last_word: bool
+    calls: list[tuple[Key, Call]]
+
+
+def stops(facts: Facts) -> Iterator[Stop]:
+    """Those whose webhook was taken."""
     words: dict[tuple[str, str], list[Said]] = defaultdict(list)
     for said in facts.history.of(Said):
         words[said.workspace_id, said.contact_id].append(said)
     answered = _answered_at(facts, {one.wamid for each in words.values() for one in each if one.wamid})
-    states = _contact_states(facts)
     marketing: dict[tuple[str, str], list[tuple[Key, Call]]] = defaultdict(list)
     for key, call in facts.all_calls():
         request = facts.requests.get(key)
         if request is not None and request.purpose == "marketing" and call.to:
             marketing[key[0], call.to].append((key, call))
-    for (workspace, contact_id), told in words.items():
+    for who, told in words.items():
         own = [one for one in told if not one.repeat]
         for index, said in enumerate(own):
             at = _heard(facts, said, answered)
             if said.word != "stop" or at is None:
                 continue
-            finding.count("STOPs")
             again = next((one.when.timestamp() for one in own[index + 1 :] if one.word == "start"), float("inf"))
-            bounds = facts.history.run.bounds
-            for key, call in marketing.get((workspace, digits(said.phone)), ()):
-                calm = max(at, facts.calm_since(call.at)) + bounds.stop_calm
-                late = min(at + bounds.stop, calm) < call.at < again
-                finding.expect(
-                    not late, f"a marketing call {call.at - at:.1f} s after the STOP's 200", key, stop_at=clock(at)
-                )
-        state = states.get((workspace, contact_id))
-        if own and own[-1].word == "stop" and _heard(facts, own[-1], answered) is not None:
+            calls = marketing.get((who[0], digits(said.phone)), ())
+            yield Stop(who, at, said is own[-1], [(key, call) for key, call in calls if at < call.at < again])
+
+
+def stop_seconds(facts: Facts) -> list[float]:
+    """Of each STOP, from its 200 to the last marketing call; 0 where none followed. Ascending."""
+    return sorted(max((round(call.at - one.at, 2) for _, call in one.calls), default=0.0) for one in stops(facts))
+
+
+def consent(facts: Facts, finding: Finding) -> None:
+    """No marketing call later than the bound after the 200 to the STOP's webhook; no repeated old START subscribes."""
+    states = _contact_states(facts)
+    bounds = facts.history.run.bounds
+    for one in stops(facts):
+        finding.count("STOPs")
+        for key, call in one.calls:
+            calm = max(one.at, facts.calm_since(call.at)) + bounds.stop_calm
+            is_late = call.at > min(one.at + bounds.stop, calm)
+            what = f"a marketing call {call.at - one.at:.1f} s after the STOP's 200"
+            finding.expect(not is_late, what, key, stop_at=clock(one.at))
+        if one.is_last_word:
             finding.count("last words")
+            state = states.get(one.who)
             is_kept = state is not None and state["marketing_state"] != "SUBSCRIBED"
-            who = (workspace, contact_id)
-            finding.expect(is_kept, "is subscribed, though the person's last word is STOP", who, state=state)
+            finding.expect(is_kept, "is subscribed, though the person's last word is STOP", one.who, state=state)
 
 
 def _contact_states(facts: Facts) -> dict[tuple[str, str], Json]:

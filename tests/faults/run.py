@@ -8,6 +8,7 @@ The same seed makes the same faults on the same targets in the same order.
 
 import argparse
 import asyncio
+import logging
 import random
 import shutil
 import sys
@@ -22,7 +23,7 @@ HERE = Path(__file__).parent
 # The user from outside and the balancer; behind our own folder.
 sys.path.append(str(HERE.parent / "e2e"))
 
-from nemesis import QUIET_SECONDS, Nemesis, Plan  # noqa: E402 - only now can they be found
+from nemesis import PAUSE_SECONDS, QUIET_SECONDS, Nemesis, Plan  # noqa: E402 - only now can they be found
 from scenarios import SCENARIOS  # noqa: E402
 
 console = Console(highlight=False, soft_wrap=True)
@@ -37,6 +38,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scenarios", default="all", help="comma-separated; all: those that lose nothing")
     parser.add_argument("--pairs", type=float, default=0.3, help="share of turns in which two strike at once")
     parser.add_argument("--brief", action="store_true", help="each fault lasts as short as it may")
+    parser.add_argument(
+        "--pause", type=float, help="seconds of calm after each turn (default: up to 3), for what is promised in calm"
+    )
     parser.add_argument("--rate", type=float, default=30, help="requests a second")
     parser.add_argument("--people", type=int, default=120, help="of each of the four workspaces")
     parser.add_argument("--replicas", type=int, default=2, choices=(1, 2, 3))
@@ -69,6 +73,8 @@ def main() -> int:
         if unknown := sorted(set(names) - SCENARIOS.keys()):
             console.print(f"--scenarios: there is no {', '.join(unknown)}; --list names them")
             return 2
+    # What the load's and the checker's own client says of a broker that is away, we did ourselves.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     folder = told.folder or RUNS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{told.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     plan = Plan(
@@ -82,6 +88,7 @@ def main() -> int:
         pairs=told.pairs,
         rebuild=not told.no_rebuild,
         brief=told.brief,
+        pause_seconds=PAUSE_SECONDS if told.pause is None else (told.pause, told.pause),
         stop_seconds=told.stop_seconds,
         quiet_seconds=told.quiet_seconds,
     )

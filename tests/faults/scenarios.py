@@ -1,7 +1,7 @@
 """The faults by name (reliability-security.md, section b): whom each can hit, how it is done and how it is taken back.
 
-Each is a coroutine that does it, lasts for its time and takes it back. Named moments of a protocol
-(dies-after-commit and its kin) are tests/chaos' affair; here they are hit by chance, again and again.
+Each is a coroutine that does it, lasts for its time and takes it back. Named moments of a protocol (dies-after-commit
+and its kin) are met on the wire (points.py); finer ones, between any two statements of a send, are tests/chaos' affair.
 """
 
 import asyncio
@@ -15,9 +15,12 @@ from typing import Any
 import httpx
 import kafka_faults
 import postgres_faults
+import psutil
 from field import Field
 from local_stack.services import SERVICES
 from outside import until
+from points import cut, dies
+from relay import Moment
 from rig import Rig
 from toxiproxy import BOTH, link_name
 from workload import META_SETTINGS
@@ -93,6 +96,36 @@ async def coming_and_going(on: Field, target: str) -> None:
         await on.rig.replaced(target, old)
 
 
+async def starved(on: Field, target: str) -> None:
+    """A replica gets a twentieth of a core: it is stopped most of the time, and goes on a little in between."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + on.seconds
+    try:
+        while loop.time() < end:
+            on.rig.signal(target, signal.SIGSTOP)
+            await asyncio.sleep(19 * STARVED_TURN_SECONDS)
+            on.rig.signal(target, signal.SIGCONT)
+            await asyncio.sleep(STARVED_TURN_SECONDS)
+    finally:
+        on.rig.signal(target, signal.SIGCONT)
+
+
+async def no_descriptors(on: Field, target: str) -> None:
+    """A replica can open no more files and sockets, and every connection of its lines is cut."""
+    process = psutil.Process(on.rig.pid(target))
+    usual = process.rlimit(psutil.RLIMIT_NOFILE)
+    # Below what is open already is no error: only new ones are refused.
+    process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() // 2, usual[1]))
+    try:
+        for link in on.rig.links:
+            if link.client == target:
+                await on.rig.proxies.cut(link.name)
+        await on.last()
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.rlimit(psutil.RLIMIT_NOFILE, usual)
+
+
 async def in_flight_flood(on: Field, _target: str) -> None:
     """Meta is slow, so that much is in flight, and both dispatchers are killed with it."""
     await on.rig.sim("PUT", "/settings", META_SETTINGS | {"latency_ms": 2_000})
@@ -155,6 +188,7 @@ async def _restarted(on: Field, target: str) -> None:
     await on.rig.replaced(target, old)
 
 
+STARVED_TURN_SECONDS = 0.02
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
@@ -263,6 +297,7 @@ async def lossy_line(on: Field, target: str) -> None:
 
 
 async def cut_again_and_again(on: Field, target: str) -> None:
+    """Every connection ends, and a new one is accepted at once."""
     async for _ in on.again_and_again(0.3, 2):
         await on.rig.proxies.cut(target)
 
@@ -271,6 +306,7 @@ async def cut_again_and_again(on: Field, target: str) -> None:
 
 
 async def poison_burst(on: Field, _target: str) -> None:
+    """Thirty bad records at once, of all kinds."""
     await on.workload.plant_many(30)
     await on.last()
 
@@ -284,6 +320,11 @@ def services(_rig: Rig) -> list[str]:
 
 def processes(rig: Rig) -> list[str]:
     return rig.processes()
+
+
+def publishing(rig: Rig) -> list[str]:
+    """Those that publish all the time: the message log reads."""
+    return [name for name in rig.processes() if not name.startswith("message-log")]
 
 
 def dispatchers(rig: Rig) -> list[str]:
@@ -306,6 +347,8 @@ def no_small_disk(rig: Rig) -> str:
 
 
 ALL_LINES = lines_to("kafka", "postgres", "meta")
+# As long as it takes until the moment comes.
+AT_ONCE = (0.0, 0.0)
 META = only(link_name("dispatcher", "meta"))
 
 SCENARIOS = {
@@ -320,11 +363,13 @@ SCENARIOS = {
         Scenario("in-flight-flood", only("dispatcher"), in_flight_flood, (4, 8), hides=True),
         Scenario("rolling-restart", only("all"), rolling, (0, 1), hides=True, alone=True),
         Scenario("stack-killed", only("all"), stack_killed, (1, 2), hides=True, alone=True),
+        Scenario("cpu-starved", processes, starved, (10, 30), hides=True),
+        Scenario("no-descriptors", processes, no_descriptors, (5, 15), hides=True),
         Scenario("clock-jump", processes, clock_jump, (5, 15), hides=True, lacks=_without_faketime),
         Scenario("broker-crash", only("kafka"), kafka_faults.crash, (1, 3)),
         Scenario("broker-crash-loop", only("kafka"), kafka_faults.crash_loop, (10, 25)),
         Scenario("broker-frozen", only("kafka"), kafka_faults.frozen, (8, 25)),
-        Scenario("kafka-down-at-ingest", only("kafka"), kafka_faults.gone, (10, 60)),
+        Scenario("kafka-down-at-ingest", only("kafka"), kafka_faults.gone, (10, 75)),
         Scenario("offsets-lost", kafka_faults.resettable, kafka_faults.offsets_lost, (1, 2), hides=True),
         Scenario("partitions-added", kafka_faults.growing, kafka_faults.partitions_added, (1, 2)),
         Scenario("broker-power-cut", only("kafka"), kafka_faults.tail_cut, (1, 2), loses=True, alone=True),
@@ -404,5 +449,49 @@ SCENARIOS = {
         Scenario("partitioned", ALL_LINES, partitioned, (5, 20), hides=True),
         Scenario("cut-again", ALL_LINES, cut_again_and_again, (5, 15), hides=True),
         Scenario("poison-record", only("kafka"), poison_burst, (1, 3)),
+        *(
+            Scenario(name, targets, dies(moment, what), AT_ONCE, hides=True)
+            for name, targets, moment, what in (
+                ("dies-before-commit", processes, Moment.COMMIT_ASKED, "kill -9 as it sends a COMMIT."),
+                ("dies-after-commit", processes, Moment.COMMIT_ANSWERED, "kill -9 once its COMMIT is answered."),
+                ("dies-before-publish", publishing, Moment.PUBLISH_ASKED, "kill -9 as it publishes."),
+                ("dies-mid-publish", publishing, Moment.PUBLISH_ANSWERED, "kill -9 once a batch is acknowledged."),
+                ("dies-before-offset-commit", processes, Moment.OFFSETS_ASKED, "kill -9 as it commits offsets."),
+            )
+        ),
+        Scenario(
+            "commit-answer-lost",
+            processes,
+            cut(Moment.COMMIT_ASKED, "The line ends behind a COMMIT, before its answer."),
+            (5, 10),
+            hides=True,
+        ),
+        Scenario(
+            "publish-answer-lost",
+            publishing,
+            cut(Moment.PUBLISH_ASKED, "The line ends behind a batch, before it is acknowledged."),
+            (5, 10),
+        ),
+        Scenario(
+            "dies-before-call",
+            dispatchers,
+            dies(Moment.CALL_ASKED, "kill -9 as it calls Meta."),
+            AT_ONCE,
+            hides=True,
+        ),
+        Scenario(
+            "dies-after-request",
+            dispatchers,
+            dies(Moment.CALL_ASKED, "kill -9 once Meta has the whole call.", passes=True),
+            AT_ONCE,
+            hides=True,
+        ),
+        Scenario(
+            "dies-after-answer",
+            dispatchers,
+            dies(Moment.CALL_ANSWERED, "kill -9 as Meta's answer arrives."),
+            AT_ONCE,
+            hides=True,
+        ),
     )
 }

@@ -14,7 +14,7 @@ from judge import RULES
 
 @pytest.mark.parametrize("one", BUGS, ids=lambda one: one.name)
 def test_a_bug_applies_and_compiles(one: Bug, tmp_path: Path) -> None:
-    into = planted(one, tmp_path)
+    into = planted([one], tmp_path)
     for change in one.changes:
         file = into / Path(change.package).name / change.file
         assert change.new in file.read_text()
@@ -30,7 +30,7 @@ def test_names_are_of_one_bug_each_and_they_are_enough() -> None:
 
 
 def test_a_process_runs_the_planted_copy_and_the_installed_rest(tmp_path: Path) -> None:
-    into = planted(bug("retry-on-ambiguous"), tmp_path)
+    into = planted([bug("retry-on-ambiguous")], tmp_path)
     told = "import dispatcher.answers, sendwhy.events as e; print(dispatcher.answers.__file__, e.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", told],

@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from judge import RULES
 from rich.console import Console
 from rich.table import Table
 
 Json = dict[str, Any]
+SUMMED = ("messages", "calls", "webhooks", "planted", "unknown_outcomes", "stops", "seconds")
 TOTAL = Path(__file__).parents[2] / "docs" / "reliability.json"
 
 
@@ -39,7 +41,10 @@ def summary(result: Json) -> Json:
         "calls": facts["calls"],
         "webhooks": facts["webhooks"],
         "planted": facts["planted"],
+        "unknown_outcomes": verdict["invariants"]["I15"]["counts"].get("unknown outcomes", 0),
+        "stops": verdict["invariants"]["I12"]["counts"].get("STOPs", 0),
         "outcomes": facts["outcomes"],
+        "late_after_stop_seconds": [seconds for seconds in facts["stop_seconds"] if seconds],
         "violations": {
             name: len(one["violations"]) for name, one in verdict["invariants"].items() if one["violations"]
         },
@@ -63,11 +68,22 @@ def add(total: Json, runs: Iterable[Json]) -> Json:
         "runs_counted": len(kept),
         "faults_injected": faults.total(),
         "violations": sum(sum(run["violations"].values()) for run in kept),
-        **{name: sum(run[name] for run in kept) for name in ("messages", "calls", "webhooks", "planted", "seconds")},
+        **{name: sum(run[name] for run in kept) for name in SUMMED},
         "scenarios": {name: {"faults": count, **_times(recoveries[name])} for name, count in sorted(faults.items())},
+        "after_stop": _after_stop(kept),
+        "titles": {name: title for name, title, *_ in RULES},
         "looked_at": dict(looked_at),
         "runs": kept,
     }
+
+
+def _after_stop(runs: Iterable[Json]) -> Json:
+    """From a STOP's 200 to the last marketing call to that person: how many had none, and how late it was else."""
+    runs = list(runs)
+    late = sorted(seconds for run in runs for seconds in run["late_after_stop_seconds"])
+    stops = sum(run["stops"] for run in runs)
+    every = [0.0] * (stops - len(late)) + late
+    return {"none": stops - len(late), "p99_seconds": every[int(0.99 * len(every))], "most_seconds": every[-1]}
 
 
 def _times(took: list[float]) -> Json:

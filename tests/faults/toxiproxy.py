@@ -112,7 +112,7 @@ class Toxiproxy:
     async def start(self, links: Iterable[Link]) -> None:
         binary = await asyncio.to_thread(ensure_toxiproxy)
         argv = [str(binary), "-host", "127.0.0.1", "-port", str(self._port)]
-        self._process = Process(Command("toxiproxy", argv, env={"LOG_LEVEL": "error"}), self._logs, self._janitor)
+        self._process = Process(Command("toxiproxy", argv, env={"LOG_LEVEL": "fatal"}), self._logs, self._janitor)
         async with asyncio.timeout(START_SECONDS):
             while not await self._answers():
                 self._process.check_alive()
@@ -150,6 +150,10 @@ class Toxiproxy:
         """End every connection once; new ones are accepted at once."""
         await self.refuse(link)
         await self.accept(link)
+
+    async def lead(self, link: str, upstream: int) -> None:
+        """To that port from now on; what is connected is cut."""
+        await self._call("POST", f"/proxies/{link}", {"upstream": f"127.0.0.1:{upstream}"})
 
     async def poison(self, link: str, kind: str, stream: Stream, *, share: float = 1.0, **attributes: int) -> None:
         """Add a toxic to a stream: `upstream` is what the client sends. `share` of the connections has it."""

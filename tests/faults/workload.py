@@ -65,7 +65,17 @@ META_SETTINGS: Json = {
     "webhooks": {"batch": 10, "reorder": 0.1, "double": 0.1, "delay_ms": [0, 400]},
 }
 # Shares of requests: origin and content.
-KINDS = {"campaign": 0.55, "automation": 0.15, "api": 0.2, "delayed": 0.04, "short": 0.02, "reply": 0.04}
+KINDS = {
+    "campaign": 0.5,
+    "scheduled": 0.05,
+    "automation": 0.15,
+    "api": 0.2,
+    "delayed": 0.04,
+    "short": 0.02,
+    "reply": 0.04,
+}
+# A campaign's messages to those who say STOP now and then: long enough for one to come in between, in calm too.
+SCHEDULED_SECONDS = (20, 60)
 EVERY_SECONDS = {"speak": 1.0, "consent": 2.0, "top_up": 3.0, "poison": 4.0, "hostile": 3.0}
 
 
@@ -234,6 +244,9 @@ class Workload:
             contact_id = self._actions.chance.choice(list(tenant.speakers))
             origin.update({"kind": "inbox", "id": None, "thread_id": contact_id, "agent": "ann"})
             changes["content"] = text("Your table is ready.")
+        elif kind == "scheduled":
+            contact_id, _ = self._actions.chance.choice(tenant.people[: self._people.stoppers])
+            changes["send_at"] = _iso(now + timedelta(seconds=self._actions.chance.uniform(*SCHEDULED_SECONDS)))
         elif kind != "campaign":
             origin.update({"kind": "api", "id": None})
             changes["content"] = template("4711", name="order_update", language="en_US")

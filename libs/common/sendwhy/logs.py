@@ -7,8 +7,9 @@ is masked here; exceptions are told by their types and places, since drivers put
 import logging
 import re
 import sys
+import time
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
@@ -18,6 +19,9 @@ _SECRET = re.compile(
     r"(?i)(bearer\s+|access_token=|appsecret_proof=|hub\.verify_token=|\bsha256=|://[^/\s:@]+:|\bswk_|\bEAA)[A-Za-z0-9._~+/=\-]+"
 )
 _QUIET = ("httpx", "aiokafka", "asyncio", "faststream", "aiohttp", "uvicorn.access")
+# While a broker is away each of their clients says so several times a second.
+_REPETITIVE = frozenset({"aiokafka", "faststream"})
+SELDOM_SECONDS = 10.0
 _KEPT = frozenset({"level", "timestamp", "service", "replica", "topic", "partition", "offset", "sender"})
 
 
@@ -63,6 +67,31 @@ def describe(error: BaseException) -> str:
     return " < ".join(names)
 
 
+class Seldom(logging.Filter):
+    """Lets the same line of a repetitive library through once in a while, with how often it was said since."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._told: dict[tuple[object, ...], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] not in _REPETITIVE:
+            return True
+        # By the kinds of its arguments: another error in the same line is another line.
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        same = (record.name, record.levelno, record.msg, *map(type, arguments))
+        now = self._clock()
+        since, unsaid = self._told.get(same, (-SELDOM_SECONDS, 0))
+        if now - since < SELDOM_SECONDS:
+            self._told[same] = (since, unsaid + 1)
+            return False
+        self._told[same] = (now, 0)
+        if unsaid:
+            record.msg = f"{record.msg} [said {unsaid + 1} times in {now - since:.0f} s]"
+        return True
+
+
 def set_up(service: str, replica: str = "0") -> structlog.stdlib.BoundLogger:
     """Route structlog and the standard library's loggers through the redacting sink; returns the service's logger."""
     shared: list[Any] = [
@@ -80,6 +109,7 @@ def set_up(service: str, replica: str = "0") -> structlog.stdlib.BoundLogger:
             ],
         )
     )
+    handler.addFilter(Seldom())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

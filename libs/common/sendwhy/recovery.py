@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from sendwhy.kafka import BATCH_MAX_RECORDS, connection_options
 from sendwhy.settings import KafkaSettings
 from sendwhy.stage import Record, record_of
-from sendwhy.topics import TOPICS, Topic, source_header, utc_from_ms
+from sendwhy.topics import Topic, source_header, utc_from_ms
 
 ANSWER_SECONDS = 30
 LOOK_MS = 5000
@@ -87,15 +87,20 @@ async def reader(settings: KafkaSettings, group: str | None = None) -> AsyncIter
         await asyncio.wait_for(consumer.stop(), 10)
 
 
-def places_of(topic: Topic) -> list[TopicPartition]:
-    return [TopicPartition(topic, number) for number in range(TOPICS[topic].partitions)]
+async def places_of(consumer: AIOKafkaConsumer, topic: Topic) -> list[TopicPartition]:
+    """All partitions that the topic has: more may have been added than it was made with. Assigns one of them."""
+    first = TopicPartition(topic, 0)
+    consumer.assign([first])
+    # Waits until the client knows the topic.
+    await asyncio.wait_for(consumer.beginning_offsets([first]), ANSWER_SECONDS)
+    return [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or {0})]
 
 
 async def committed_in(consumer: AIOKafkaConsumer, topic: Topic) -> dict[Place, int]:
     """The offsets of the consumer's group, where it has any."""
     found = {
         (str(topic), place.partition): await asyncio.wait_for(consumer.committed(place), ANSWER_SECONDS)
-        for place in places_of(topic)
+        for place in await places_of(consumer, topic)
     }
     return {place: offset for place, offset in found.items() if offset is not None}
 
@@ -115,7 +120,7 @@ async def ahead(consumer: AIOKafkaConsumer, topic: Topic, reached: Mapping[Place
 async def last_known(consumer: AIOKafkaConsumer, topic: Topic, reached: Mapping[Place, int]) -> datetime | None:
     """When Kafka stored the latest record of `topic` that the database has handled, if that record is still there."""
     found: list[datetime] = []
-    for place in places_of(topic):
+    for place in await places_of(consumer, topic):
         known = reached.get((str(topic), place.partition), 0)
         if known and (record := await _first(consumer, place, known - 1, known)) is not None:
             found.append(utc_from_ms(record.timestamp))
@@ -141,12 +146,12 @@ async def _first(consumer: AIOKafkaConsumer, place: TopicPartition, start: int, 
 
 
 async def _ends(consumer: AIOKafkaConsumer, topic: Topic) -> dict[int, int]:
-    ends = await asyncio.wait_for(consumer.end_offsets(places_of(topic)), ANSWER_SECONDS)
+    ends = await asyncio.wait_for(consumer.end_offsets(await places_of(consumer, topic)), ANSWER_SECONDS)
     return {place.partition: end for place, end in ends.items()}
 
 
 async def _starts(consumer: AIOKafkaConsumer, topic: Topic, since: datetime | None) -> dict[int, int]:
-    places = places_of(topic)
+    places = await places_of(consumer, topic)
     first = await asyncio.wait_for(consumer.beginning_offsets(places), ANSWER_SECONDS)
     if since is None:
         return {place.partition: offset for place, offset in first.items()}
@@ -162,7 +167,8 @@ async def _starts(consumer: AIOKafkaConsumer, topic: Topic, since: datetime | No
 async def _read(
     consumer: AIOKafkaConsumer, topic: Topic, starts: Mapping[int, int], ends: Mapping[int, int]
 ) -> AsyncIterator[Sequence[Record[None]]]:
-    open_places = [place for place in places_of(topic) if starts.get(place.partition, 0) < ends.get(place.partition, 0)]
+    places = await places_of(consumer, topic)
+    open_places = [place for place in places if starts.get(place.partition, 0) < ends.get(place.partition, 0)]
     consumer.assign(open_places)
     for place in open_places:
         consumer.seek(place, starts.get(place.partition, 0))

@@ -440,7 +440,7 @@ class Runtime:
     async def _committed(self, topic: Topic) -> dict[Place, int]:
         async with self._consumer_of(topic) as consumer:
             committed = await committed_in(consumer, topic)
-            consumer.assign(places_of(topic))
+            consumer.assign(await places_of(consumer, topic))
             if committed:
                 places = {TopicPartition(*place): offset for place, offset in committed.items()}
                 await asyncio.wait_for(consumer.commit(places), 30)
@@ -458,8 +458,8 @@ class Runtime:
     async def read_from_the_beginning(self) -> None:
         """Set the offsets to the first records that Kafka still has. Raises KafkaError while a replica reads."""
         for stage in self.stages:
-            places = places_of(stage.topic)
             async with self._consumer_of(stage.topic) as consumer:
+                places = await places_of(consumer, stage.topic)
                 consumer.assign(places)
                 await asyncio.wait_for(consumer.commit(await consumer.beginning_offsets(places)), 30)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from sendwhy.access import Role, find_token, parse_tokens
 from sendwhy.kafka import connection_options, make_broker
-from sendwhy.logs import describe, mask
+from sendwhy.logs import SELDOM_SECONDS, Seldom, describe, mask
 from sendwhy.settings import KafkaSettings, ServiceSettings, load
 
 GOOD = {
@@ -212,3 +212,23 @@ def test_canaries_in_no_log_line_also_with_tracebacks() -> None:
     assert "EAAcanary" not in ended.stderr
     assert "ValueError" in ended.stderr
     assert logging.getLogger("foreign").handlers == []
+
+
+def test_what_a_library_repeats_is_told_once_in_a_while() -> None:
+    now = 100.0
+    seldom = Seldom(lambda: now)
+
+    def told(name: str, *arguments: object) -> str | None:
+        line = logging.LogRecord(name, logging.ERROR, "", 0, "failed fetch from %s: %s", arguments, None)
+        return line.getMessage() if seldom.filter(line) else None
+
+    assert told("aiokafka.client", 1, ValueError("away")) == "failed fetch from 1: away"
+    assert told("aiokafka.client", 1, ValueError("away")) is None
+    assert told("aiokafka.client", 2, ValueError("gone")) is None
+    # Another kind of error, another place, and all that isn't a library's.
+    assert told("aiokafka.client", 1, KeyError("x")) == "failed fetch from 1: 'x'"
+    assert told("aiokafka.consumer", 1, ValueError("away")) is not None
+    assert [told("sendwhy", 1, 2), told("sendwhy", 1, 2)] == ["failed fetch from 1: 2"] * 2
+    now += SELDOM_SECONDS
+    assert told("aiokafka.client", 1, ValueError("away")) == "failed fetch from 1: away [said 3 times in 10 s]"
+    assert told("aiokafka.client", 1, ValueError("away")) is None

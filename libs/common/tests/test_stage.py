@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy.events import SendCancelled
@@ -21,7 +22,7 @@ from sendwhy.postgres import Connection, add_to_outbox, migrate, prune
 from sendwhy.reasons import Service
 from sendwhy.service import DatabaseIsOlder, Runtime, _serve
 from sendwhy.settings import KafkaSettings, ServiceSettings
-from sendwhy.stage import Record, parse_json
+from sendwhy.stage import Record, consumer_group, parse_json
 from sendwhy.topics import TOPICS, Outgoing, Topic, outgoing
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
@@ -102,8 +103,6 @@ async def world(kafka_bootstrap: str, fresh_database: str, tmp_path: Path) -> Wo
 
 async def forget_group(settings: ServiceSettings) -> None:
     """Set the group back to the topic's end: each test has a database that has reached nothing."""
-    from sendwhy.stage import consumer_group
-
     group = consumer_group(SERVICE, TOPIC)
     consumer = AIOKafkaConsumer(
         TOPIC, bootstrap_servers=settings.kafka_bootstrap_servers, group_id=group, enable_auto_commit=False
@@ -221,6 +220,26 @@ async def test_a_database_older_than_the_log_is_refused_until_it_is_rewound(worl
     await world.app().state.runtime.rewind()
     async with world.running():
         await until(both)
+
+
+async def test_partitions_that_were_added_are_read_from_the_beginning_too(world: World) -> None:
+    topic = Topic.WEBHOOK_REFUSED
+    admin = AIOKafkaAdminClient(bootstrap_servers=world.settings.kafka_bootstrap_servers)
+    await admin.start()
+    (told,) = await admin.describe_topics([topic])
+    added = TopicPartition(topic, len(told["partitions"]))
+    await admin.create_partitions({topic: NewPartitions(added.partition + 1)})
+    await admin.close()
+    runtime = Runtime(SERVICE, world.settings)
+    runtime.stage(topic, parse_json(SendCancelled), world.handle)
+    group = consumer_group(SERVICE, topic)
+    options = {"bootstrap_servers": world.settings.kafka_bootstrap_servers, "group_id": group}
+    async with AIOKafkaConsumer(**options, enable_auto_commit=False) as consumer:
+        consumer.assign([added])
+        await consumer.commit({added: 7})
+        await runtime.read_from_the_beginning()
+    async with AIOKafkaConsumer(**options, enable_auto_commit=False) as consumer:
+        assert await consumer.committed(added) == 0
 
 
 async def test_what_was_committed_and_never_published_is_published_by_the_sweep(world: World) -> None:
