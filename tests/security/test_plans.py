@@ -36,7 +36,8 @@ pytestmark = pytest.mark.postgres
 NOW = datetime.now(UTC)
 # Policies look things up in them, and they are small: a row a number, and fifty a workspace.
 SMALL = {"sender", "audience"}
-# In PostgreSQL's own units: a policy looks each of a page's rows up, some ten apiece. An index that was kept off costs tens of times as much with these thousands of rows.
+# In PostgreSQL's own units: a policy looks each of a page's rows up, some ten apiece. An index that was kept off costs
+# tens of times as much with these thousands of rows.
 TIMES_AS_DEAR, COST_OF_POLICIES = 2.0, 600.0
 
 Ask = Callable[[Connection], Any]
