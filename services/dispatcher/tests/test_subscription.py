@@ -1,6 +1,7 @@
 """Whether Meta takes the token and our app gets the webhooks, on real PostgreSQL and with a Meta that is told."""
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,8 @@ from pydantic import SecretStr
 from sendwhy import problems
 from sendwhy.access import parse_tokens
 from sendwhy.events import MetaError
-from sendwhy.postgres import connect_pool, migrate
+from sendwhy.postgres import Connection, connect_pool, migrate
+from sendwhy.tenancy import within
 
 pytestmark = pytest.mark.postgres
 MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
@@ -36,6 +38,9 @@ class Desk:
     told: Any = field(default_factory=lambda: [SubscribedApp(OURS, "Ours", None)])
     asked: list[str] = field(default_factory=list)
     now: datetime = field(default_factory=utc_now)
+
+    def within(self, workspace: str, *, wait_seconds: float) -> AbstractAsyncContextManager[Connection]:
+        return within(self.pool, None, workspace, wait_seconds=wait_seconds)
 
     async def subscribed_apps(self, waba_id: str, access: Access) -> list[SubscribedApp]:
         self.asked.append(f"{waba_id} {access.token}")
