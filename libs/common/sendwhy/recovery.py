@@ -71,7 +71,8 @@ class Recovery:
 
 @asynccontextmanager
 async def reader(settings: KafkaSettings, group: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer that joins nothing; with a group, one that may read and write that group's offsets."""
+    """A consumer that joins nothing; with a group, one that may read and write that group's offsets. Such a one is
+    assigned partitions once only: aiokafka's coordinator asserts that nobody assigns others while it looks around."""
     consumer = AIOKafkaConsumer(
         **connection_options(settings),
         group_id=group,
@@ -96,25 +97,31 @@ async def places_of(consumer: AIOKafkaConsumer, topic: Topic) -> list[TopicParti
     return [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or {0})]
 
 
-async def committed_in(consumer: AIOKafkaConsumer, topic: Topic) -> dict[Place, int]:
+async def committed_in(consumer: AIOKafkaConsumer, places: Iterable[TopicPartition]) -> dict[Place, int]:
     """The offsets of the consumer's group, where it has any."""
     found = {
-        (str(topic), place.partition): await asyncio.wait_for(consumer.committed(place), ANSWER_SECONDS)
-        for place in await places_of(consumer, topic)
+        (place.topic, place.partition): await asyncio.wait_for(consumer.committed(place), ANSWER_SECONDS)
+        for place in places
     }
     return {place: offset for place, offset in found.items() if offset is not None}
 
 
-async def ahead(consumer: AIOKafkaConsumer, topic: Topic, reached: Mapping[Place, int]) -> Gaps:
-    """The partitions whose committed offset lies beyond what the database has reached."""
-    gaps: Gaps = {}
-    for (name, partition), committed in (await committed_in(consumer, topic)).items():
-        known = reached.get((name, partition), 0)
-        place = TopicPartition(topic, partition)
+async def gaps_in(settings: KafkaSettings, committed: Mapping[Place, int], reached: Mapping[Place, int]) -> Gaps:
+    """Where the committed offset lies beyond what the database has reached."""
+    gaps = {
+        place: Gap(reached.get(place, 0), offset)
+        for place, offset in committed.items()
+        if offset > reached.get(place, 0)
+    }
+    if not gaps:
+        return {}
+    async with reader(settings) as consumer:
         # Compaction and retention leave gaps that mean nothing.
-        if committed > known and await _first(consumer, place, known, committed) is not None:
-            gaps[(name, partition)] = Gap(known, committed)
-    return gaps
+        return {
+            place: gap
+            for place, gap in gaps.items()
+            if await _first(consumer, TopicPartition(*place), gap.reached, gap.committed) is not None
+        }
 
 
 async def last_known(consumer: AIOKafkaConsumer, topic: Topic, reached: Mapping[Place, int]) -> datetime | None:

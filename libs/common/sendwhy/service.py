@@ -53,7 +53,7 @@ from sendwhy.postgres import (
 )
 from sendwhy.problems import problem_response
 from sendwhy.reasons import Service
-from sendwhy.recovery import Gaps, Place, Recovery, ahead, committed_in, last_known, places_of, reader, since_of
+from sendwhy.recovery import Gaps, Place, Recovery, committed_in, gaps_in, last_known, places_of, reader, since_of
 from sendwhy.settings import ServiceSettings, SystemExit2, load
 from sendwhy.stage import Committed, Handle, HandleUnreadable, Parse, Stage, T, consumer_group
 from sendwhy.topics import Topic
@@ -395,7 +395,12 @@ class Runtime:
 
     async def _ahead_in(self, topic: Topic, reached: Mapping[Place, int]) -> Gaps:
         async with self._consumer_of(topic) as consumer:
-            return await ahead(consumer, topic, reached)
+            committed = await committed_in(consumer, await places_of(consumer, topic))
+        return await gaps_in(self.settings, committed, reached)
+
+    async def _places_of(self, topic: Topic) -> list[TopicPartition]:
+        async with reader(self.settings) as consumer:
+            return await places_of(consumer, topic)
 
     def _consumer_of(self, topic: Topic) -> contextlib.AbstractAsyncContextManager[AIOKafkaConsumer]:
         """A consumer in the group that reads `topic`; it joins nothing."""
@@ -438,9 +443,10 @@ class Runtime:
                 return {place: offset for each in found for place, offset in each.items()}
 
     async def _committed(self, topic: Topic) -> dict[Place, int]:
+        partitions = await self._places_of(topic)
         async with self._consumer_of(topic) as consumer:
-            committed = await committed_in(consumer, topic)
-            consumer.assign(await places_of(consumer, topic))
+            committed = await committed_in(consumer, partitions)
+            consumer.assign(partitions)
             if committed:
                 places = {TopicPartition(*place): offset for place, offset in committed.items()}
                 await asyncio.wait_for(consumer.commit(places), 30)
@@ -450,7 +456,7 @@ class Runtime:
         reached = await self._reached()
 
         async def of(topic: Topic) -> datetime | None:
-            async with self._consumer_of(topic) as consumer:
+            async with reader(self.settings) as consumer:
                 return await last_known(consumer, topic, reached)
 
         return since_of(await asyncio.gather(*(of(stage.topic) for stage in self.stages)))
@@ -458,8 +464,8 @@ class Runtime:
     async def read_from_the_beginning(self) -> None:
         """Set the offsets to the first records that Kafka still has. Raises KafkaError while a replica reads."""
         for stage in self.stages:
+            places = await self._places_of(stage.topic)
             async with self._consumer_of(stage.topic) as consumer:
-                places = await places_of(consumer, stage.topic)
                 consumer.assign(places)
                 await asyncio.wait_for(consumer.commit(await consumer.beginning_offsets(places)), 30)
 
