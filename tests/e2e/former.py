@@ -39,9 +39,9 @@ def former_python() -> str:
 
 def _install(commit: str, home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
-    archive = subprocess.Popen(["git", "archive", commit, *SOURCES], cwd=ROOT, stdout=subprocess.PIPE)
-    subprocess.run(["tar", "-x", "-C", str(home)], stdin=archive.stdout, check=True)
-    assert archive.wait() == 0
+    with subprocess.Popen(["git", "archive", commit, *SOURCES], cwd=ROOT, stdout=subprocess.PIPE) as archive:
+        subprocess.run(["tar", "-x", "-C", str(home)], stdin=archive.stdout, check=True)
+    assert archive.returncode == 0
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     sync = [str(ROOT / ".uv" / "bin" / "uv"), "sync", "--frozen", "--all-packages", "--no-dev", "--quiet"]
     sync += ["--python", sys.executable]

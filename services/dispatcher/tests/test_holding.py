@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from sendwhy.metrics import Metrics
 from sendwhy.postgres import Connection, add_to_outbox, connect_pool, migrate, unpublished
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
+from sendwhy.tenancy import within
 from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
@@ -71,6 +72,9 @@ class Company:
         self.answer: Callable[[], Any] = lambda: Taken(f"wamid.{len(self.calls)}")
         self.stages = Stages(self, self.settings, self, utc_now)  # type: ignore[arg-type]
         self.api = Api(self, self.settings, self, VAULT, self, utc_now)  # type: ignore[arg-type]
+
+    def within(self, workspace: str, *, wait_seconds: float) -> AbstractAsyncContextManager[Connection]:
+        return within(self.pool, None, workspace, wait_seconds=wait_seconds)
 
     def publish_soon(self) -> None: ...
 

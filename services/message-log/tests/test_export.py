@@ -5,6 +5,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sendwhy.acting import Acting
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import connect_pool, migrate
 from sendwhy.reasons import Service
+from sendwhy.tenancy import within
 
 pytestmark = pytest.mark.postgres
 PATH = f"/v1/workspaces/{WORKSPACE}/contacts/shopify%3A7712/export"
@@ -85,7 +87,7 @@ async def desk(fresh_database: str) -> AsyncIterator[Desk]:
         webhook_ingest_url=HttpUrl(f"{url}/webhook-ingest"),
     )
     services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
-    exporter = Exporter(type("Runtime", (), {"pool": pool})(), settings, services)
+    exporter = Exporter(type("Runtime", (), {"within": partial(within, pool, None)})(), settings, services)
     app = FastAPI()
     app.state.tokens = settings.tokens
     app.state.acting = Acting(settings.acting_key)
