@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from sendwhy.logs import describe
 from sendwhy.postgres import TRANSIENT_ERRORS
@@ -82,10 +83,23 @@ def problem_response(
     return JSONResponse(body, status, headers=dict(headers or {}), media_type="application/problem+json")
 
 
-async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     errors = error.errors if isinstance(error, Problem) else None
-    return problem_response(error.status_code, str(error.detail), errors, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _methods_of(request)):
+        headers = {"allow": ", ".join(sorted(methods))}
+    return problem_response(error.status_code, str(error.detail), errors, headers)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """What the path can be asked for. Starlette tells of its first route only, and here each method has its own."""
+    return {
+        method.upper()
+        for path, operations in request.app.openapi()["paths"].items()
+        if compile_path(path)[0].match(request.url.path)
+        for method in operations
+    }
 
 
 async def _on_validation(_request: Request, error: Exception) -> JSONResponse:

@@ -3,10 +3,10 @@
 import asyncpg
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from sendwhy import problems
 
-CASES = [
+CASES: list[tuple[Exception, int]] = [
     (asyncpg.ConnectionDoesNotExistError("x"), 503),
     (asyncpg.DeadlockDetectedError("x"), 503),
     (asyncpg.QueryCanceledError("x"), 503),
@@ -30,4 +30,23 @@ async def test_an_outage_is_no_bug(error: Exception, status: int) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.get("/")
     assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_wrong_method_is_told_all_that_the_path_takes() -> None:
+    app, router = FastAPI(), APIRouter(prefix="/v1")
+    problems.install(app)
+
+    @router.get("/things/{id}")
+    async def read(id: str) -> str:
+        return id
+
+    @router.put("/things/{id}")
+    async def write(id: str) -> str:
+        return id
+
+    app.include_router(router)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        answer = await client.delete("/v1/things/a")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, PUT")
     assert answer.headers["content-type"] == "application/problem+json"
