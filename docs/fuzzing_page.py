@@ -48,6 +48,16 @@ FOUND = (
         "OpenAPI told of refusals as FastAPI's own document; they are problem documents",
         "told as they are, for all 4xx",
     ),
+    (
+        "schemathesis",
+        "replaying one delivery answered 500 where the span named began in the year 170",
+        "422, as for all moments outside 2000 to 2100",
+    ),
+    (
+        "schemathesis",
+        "the 405 of a path with several methods told one of them",
+        "all of them",
+    ),
 )
 
 

@@ -145,6 +145,8 @@ CALLS = [
             "/dead-letters/00000000-0000-0000-0000-000000000000/resubmit", 404, {"body": "{}"}),
     BadCall("a replay of 100 years", NAMED, "webhook-ingest", "POST", "/webhooks/replay", 422,
             {"from": "1926-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}),
+    BadCall("a replay of one delivery since the year 170", NAMED, "webhook-ingest", "POST", "/webhooks/replay", 422,
+            {"from": "0170-10-26T03:52:38Z", "to": "1930-08-12T14:30:14Z", "delivery_id": "0" * 64}),
     BadCall("a replay that ends before it begins", NAMED, "webhook-ingest", "POST", "/webhooks/replay", 422,
             {"from": "2026-11-22T10:00:00Z", "to": "2026-11-22T09:00:00Z"}),
     BadCall("a replay of a delivery whose digest is none", NAMED, "webhook-ingest", "POST", "/webhooks/replay", 422,

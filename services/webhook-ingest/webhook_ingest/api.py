@@ -9,7 +9,8 @@ from typing import Annotated, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from sendwhy.events import Moment
 from sendwhy.http import Body, IdempotencyKey, Operator, body_schema, json_body, once
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
@@ -36,8 +37,8 @@ class ReplayRequest(Body):
     """A span of time by which Kafka stored the deliveries (`to` is exclusive), at most 24 hours; or the one delivery
     with that `delivery_id` (the SHA-256 of its body), which a span around it makes quick to find."""
 
-    since: AwareDatetime | None = Field(default=None, alias="from")
-    to: AwareDatetime | None = None
+    since: Moment | None = Field(default=None, alias="from")
+    to: Moment | None = None
     delivery_id: DeliveryId | None = None
 
     @model_validator(mode="after")
