@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from pydantic import ValidationError
 
+from sendwhy.events import Wire
 from sendwhy.kafka import BATCH_MAX_RECORDS, connection_options
 from sendwhy.settings import KafkaSettings
 from sendwhy.stage import Record, record_of
@@ -23,6 +26,9 @@ ANSWER_SECONDS = 30
 LOOK_MS = 5000
 # Brokers' clocks stamp the records, and they may differ.
 CLOCKS_DIFFER = timedelta(minutes=10)
+
+log = structlog.get_logger("sendwhy")
+E = TypeVar("E", bound=Wire)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,17 @@ class Recovery:
     async def ends(self, topic: Topic) -> dict[int, int]:
         async with reader(self.settings) as consumer:
             return await _ends(consumer, topic)
+
+
+def events_of(batch: Iterable[Record[None]], model: type[E]) -> list[tuple[Record[None], E]]:
+    """The events of what `told` gives, each with its record; one that can't be read is logged and left out."""
+    found = []
+    for record in batch:
+        try:
+            found.append((record, model.model_validate_json(record.value or b"")))
+        except ValidationError:
+            log.error("an event of our own can't be read", place=record.place)
+    return found
 
 
 @asynccontextmanager

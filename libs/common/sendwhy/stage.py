@@ -227,7 +227,7 @@ class Stage(Generic[T]):
             except ValueError as error:
                 bad.append(Unreadable(record, "unreadable", (str(error)[:200],)))
             else:
-                good.append(_with_event(record, event))
+                good.append(with_event(record, event))
         return good, bad
 
     def _dead_letters(self, bad: Sequence[Unreadable]) -> list[Outgoing]:
@@ -387,7 +387,7 @@ def record_of(topic: Topic, entry: ConsumerRecord[Any, Any]) -> Record[None]:
     )
 
 
-def _with_event(record: Record[None], event: T) -> Record[T]:
+def with_event(record: Record[None], event: T) -> Record[T]:
     return Record(
         event, record.topic, record.partition, record.offset, record.at, record.key, record.value, record.headers
     )

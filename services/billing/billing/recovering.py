@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
 from sendwhy.events import AccountUpdated, SendFunded, SendRejected
 from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions
-from sendwhy.recovery import Recovery
+from sendwhy.recovery import Recovery, events_of
 from sendwhy.service import Runtime
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic
@@ -42,7 +41,7 @@ class Recovering:
     async def recover(self, recovery: Recovery) -> None:
         by_hand: dict[str, dict[int, Mapping[str, Any]]] = {}
         async for batch in recovery.told(Topic.ACCOUNT_UPDATED):
-            for _, account in _events(batch, AccountUpdated):
+            for _, account in events_of(batch, AccountUpdated):
                 if account.last_entry is not None and account.last_entry.get("kind") in BY_HAND:
                     by_hand.setdefault(account.workspace_id, {})[account.version] = account.last_entry
         funded = refused = covered = 0
@@ -52,11 +51,11 @@ class Recovering:
                 booked = await book_again(connection, by_hand)
             async for batch in recovery.told(Topic.SEND_FUNDED):
                 async with connection.transaction():
-                    new, cover = await adopt_funded(connection, _events(batch, SendFunded))
+                    new, cover = await adopt_funded(connection, events_of(batch, SendFunded))
                 funded, covered = funded + new, covered + cover
             async for batch in recovery.told(Topic.SEND_REJECTED):
                 async with connection.transaction():
-                    refused += await adopt_refused(connection, _events(batch, SendRejected))
+                    refused += await adopt_refused(connection, events_of(batch, SendRejected))
         log.warning(
             "what was booked after the backup is booked again; compare the top-ups since with your invoices",
             top_ups_and_adjustments=booked,
@@ -64,16 +63,6 @@ class Recovering:
             refusals=refused,
             credits_lent=covered,
         )
-
-
-def _events(batch: Sequence[Record[None]], model: type[Any]) -> list[tuple[Record[None], Any]]:
-    found = []
-    for record in batch:
-        try:
-            found.append((record, model.model_validate_json(record.value or b"")))
-        except ValidationError:
-            log.error("an event of our own can't be read", place=record.place)
-    return found
 
 
 async def book_again(connection: Connection, told: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> int:

@@ -9,12 +9,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from pydantic import ValidationError
 from sendwhy.events import ContactUpdated, MarketingState, SendConsented, SendRejected, event_id_of
 from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, add_to_outbox
 from sendwhy.privacy import ERASURE
 from sendwhy.reasons import Service
-from sendwhy.recovery import Recovery
+from sendwhy.recovery import Recovery, events_of
 from sendwhy.service import Runtime
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic, outgoing
@@ -57,10 +56,10 @@ class Recovering:
         async with self._runtime.pool.acquire(timeout=30) as connection:
             async for batch in recovery.told(Topic.SEND_CONSENTED):
                 async with connection.transaction():
-                    decided += await adopt(connection, self._tagger, _events(batch, SendConsented))
+                    decided += await adopt(connection, self._tagger, events_of(batch, SendConsented))
             async for batch in recovery.told(Topic.SEND_REJECTED):
                 async with connection.transaction():
-                    decided += await adopt(connection, self._tagger, _events(batch, SendRejected))
+                    decided += await adopt(connection, self._tagger, events_of(batch, SendRejected))
             keys = sorted(told)
             for start in range(0, len(keys), AT_ONCE):
                 some = {key: told[key] for key in keys[start : start + AT_ONCE]}
@@ -122,16 +121,6 @@ def _announced(event: ContactUpdated) -> tuple[UUID, Outgoing]:
     return uuid4(), outgoing(event, source=Service.CONSENT)
 
 
-def _events(batch: Sequence[Record[None]], model: type[Any]) -> list[tuple[Record[None], Any]]:
-    found = []
-    for record in batch:
-        try:
-            found.append((record, model.model_validate_json(record.value or b"")))
-        except ValidationError:
-            log.error("an event of our own can't be read", place=record.place)
-    return found
-
-
 def states(batch: Sequence[Record[None]]) -> dict[Key, ContactUpdated | None]:
     """The last state of each contact; None for one that was erased: a last state tells it, then the tombstone."""
     found: dict[Key, ContactUpdated | None] = {}
@@ -139,7 +128,7 @@ def states(batch: Sequence[Record[None]]) -> dict[Key, ContactUpdated | None]:
         if record.value is None:
             workspace, _, contact_id = (record.key or b"").decode(errors="replace").partition("/")
             found[Key(workspace, contact_id)] = None
-        for _, event in _events([record], ContactUpdated) if record.value is not None else ():
+        for _, event in events_of([record], ContactUpdated) if record.value is not None else ():
             found[Key(event.workspace_id, event.contact_id)] = None if event.source == ERASURE else event
     return found
 

@@ -15,7 +15,7 @@ from sendwhy.kafka import BATCH_MAX_RECORDS
 from sendwhy.postgres import DATA_ERRORS, Connection, add_to_outbox, load_reached, store_reached
 from sendwhy.recovery import Recovery
 from sendwhy.service import Runtime
-from sendwhy.stage import Record, parse_json
+from sendwhy.stage import Record, parse_json, with_event
 from sendwhy.topics import Topic
 from sendwhy.values import value_class
 
@@ -192,6 +192,4 @@ def _readable(record: Record[None]) -> Record[SendFunded] | None:
         event: SendFunded = _FUNDED(record)
     except ValidationError:
         return None
-    return Record(
-        event, record.topic, record.partition, record.offset, record.at, record.key, record.value, record.headers
-    )
+    return with_event(record, event)
