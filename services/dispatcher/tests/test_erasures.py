@@ -1,6 +1,5 @@
 """Erasure in the dispatcher: nothing that waits goes out, and nothing that is kept names the person."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 import dispatcher
 import pytest
-from dispatcher import people_store, queue_store, store, tier_store
+from dispatcher import people_store, queue_store, tier_store
 from dispatcher.decide import Recall, decide
 from dispatcher.erasures import CAP, Eraser, prune
 from dispatcher.results import utc_now
@@ -28,7 +27,7 @@ from sendwhy.events import (
     SendRecalled,
 )
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.postgres import unpublished
 from sendwhy.privacy import ERASURE, Tagger, alias_of, is_alias, redacted
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
@@ -110,13 +109,8 @@ def wrote(at: datetime) -> MessageReceived:
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
-    async with pool.acquire() as connection:
-        await store.put_sender(connection, ACME, utc_now())
-        yield Desk(connection)
-    await pool.close()
+async def desk(connection: Any) -> Desk:
+    return Desk(connection)
 
 
 async def test_all_that_waits_is_recalled_and_all_that_is_kept_is_blurred(desk: Desk) -> None:

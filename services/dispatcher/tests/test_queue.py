@@ -24,12 +24,12 @@ from dispatcher.stages import CANCEL_STEPS_AT_ONCE
 from dispatcher.store import Key
 from dispatcher.sweeps import Kind, Sweep, Sweeps
 from dispatcher_cases import SENDER, funded
-from dispatcher_desk import ACME, MIGRATIONS, Desk, record
+from dispatcher_desk import ACME, Desk, record
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy import problems
 from sendwhy.events import SendCancelled, SendHeld, reason
-from sendwhy.postgres import connect_pool, mark_published, migrate, unpublished
+from sendwhy.postgres import mark_published, unpublished
 from sendwhy.reasons import ReasonCode
 from sendwhy.topics import Topic, outgoing
 
@@ -93,13 +93,8 @@ class Queue(Desk):
 
 
 @pytest.fixture
-async def queue(fresh_database: str) -> AsyncIterator[Queue]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
-    async with pool.acquire() as connection:
-        await store.put_sender(connection, ACME, utc_now())
-        yield Queue(connection)  # type: ignore[arg-type]
-    await pool.close()
+async def queue(connection: Any) -> Queue:
+    return Queue(connection)
 
 
 # --- lanes and times ---
