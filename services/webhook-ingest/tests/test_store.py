@@ -168,6 +168,21 @@ async def test_a_record_read_again_says_the_same(desk: Desk) -> None:
     first = await desk.post(raw, 7)
     assert first
     assert await desk.post(raw, 7) == first
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["of a number that we know", "of an unknown one"])
+@pytest.mark.parametrize("order", [(5, 6, 7), (6, 7, 5), (7, 6, 5)])
+async def test_what_a_record_said_first_is_said_again_wherever_it_stands_in_the_batch(
+    desk: Desk, is_known: bool, order: tuple[int, ...]
+) -> None:
+    """The process died between its commit and Kafka; which record comes first, when all are read again, is chance."""
+    if is_known:
+        await desk.know()
+    raw = body(value(messages=[MESSAGE], statuses=[status("read")]))
+    first = await desk.post(raw, 6)
+    assert {type(event) for event in first} == {MessageReceived, StatusUpdated}
+    assert await desk.read([delivery(raw, offset) for offset in order]) == first
+    assert await desk.read([delivery(raw, offset) for offset in order if offset != 6]) == []
     assert await desk.post(raw, 8) == []
 
 

@@ -188,15 +188,18 @@ def judge_statuses(
     for entry in told:
         status_key = entry.status_key
         stands = seen.get(status_key)
-        place = entry.delivery.partition, entry.delivery.offset
-        is_first = status_key not in done
-        done.add(status_key)
+        place = entry.delivery.place
+        # What stands is its own record's to say again, which may come behind another's in a batch that is read again.
+        is_its_own = stands is None or (stands.partition, stands.offset) == place
+        is_first = is_its_own and status_key not in done
+        if is_its_own:
+            done.add(status_key)
         if is_first and stands is None:
             corrects = replayed_at is not None and (*status_key[:3], *place) in told_by
             observed_at = replayed_at if corrects and replayed_at is not None else entry.delivery.at
             state[entry.key] = _judge(entry, state[entry.key], observed_at, verdict)
             continue
-        if is_first and stands is not None and replayed_at is None and (stands.partition, stands.offset) == place:
+        if is_first and stands is not None and replayed_at is None:
             verdict.events.append((entry.delivery, _repeated(entry, state[entry.key], stands)))
         verdict.applied[entry.status.status, "stale"] += 1
         # A repeat may tell of an earlier moment.
@@ -361,11 +364,12 @@ class Unclaimed:
 
 @dataclass(slots=True)
 class Sorted:
-    """A batch's elements by what is done with them."""
+    """A batch's elements by what is done with them. Of what is told by several deliveries all are kept: only the one
+    that told it first may say it again, and in a batch that is read again it may stand behind the others."""
 
     told: list[Told] = field(default_factory=list)
-    reports: dict[UUID, tuple[Delivery, Event]] = field(default_factory=dict)
-    unclaimed: dict[UUID, Unclaimed] = field(default_factory=dict)
+    reports: dict[UUID, list[tuple[Delivery, Event]]] = field(default_factory=dict)
+    unclaimed: dict[UUID, list[Unclaimed]] = field(default_factory=dict)
     foreign: list[tuple[Delivery, Origin]] = field(default_factory=list)
 
 
@@ -418,7 +422,7 @@ def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result
         result.told.append(Told(delivery, element, owner.workspace_id))
     elif isinstance(element, Report) and _may_go_out(element, owner):
         report = addressed(element, owner.workspace_id)
-        result.reports.setdefault(report.event_id, (delivery, report))
+        result.reports.setdefault(report.event_id, []).append((delivery, report))
     else:
         event = (
             status_event(element, delivery.at, None, None)
@@ -426,7 +430,7 @@ def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result
             else addressed(element, None)
         )
         entry = Unclaimed(delivery, event, origin.number, origin.waba, origin.alone())
-        result.unclaimed.setdefault(event.event_id, entry)
+        result.unclaimed.setdefault(event.event_id, []).append(entry)
 
 
 def _may_go_out(report: Report, owner: Owner) -> bool:

@@ -32,6 +32,10 @@ class Delivery:
     trace: bytes | None = None
     event_id: str = ""
 
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.partition, self.offset
+
 
 @value_class
 class Origin:

@@ -156,11 +156,12 @@ async def apply(
     sorted_out = sort_out(elements, senders, apps, None if replayed is None else replayed.workspace_id)
     outcome.beats = _beats(elements, sorted_out)
     await _apply_statuses(connection, sorted_out.told, outcome, replayed)
-    reports = await _fresh_reports(connection, sorted_out, replayed)
-    unclaimed = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else set()
-    events = [*outcome.verdict.events, *(told for event_id, told in sorted_out.reports.items() if event_id in reports)]
-    claimable = [one for event_id, one in sorted_out.unclaimed.items() if event_id in unclaimed]
-    events += [(one.delivery, one.event) for one in claimable if one.is_told]
+    events = [*outcome.verdict.events, *await _fresh_reports(connection, sorted_out, replayed)]
+    places = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else {}
+    for event_id, several in sorted_out.unclaimed.items():
+        claimable = next((one for one in several if one.delivery.place == places.get(event_id)), None)
+        if claimable is not None and claimable.is_told:
+            events.append((claimable.delivery, claimable.event))
     outcome.publish += [_outgoing(event, delivery.trace) for delivery, event in events]
     outcome.publish += [
         _put_aside(delivery, origin.alone(), "foreign", outcome) for delivery, origin in sorted_out.foreign
@@ -172,7 +173,7 @@ async def apply(
 def _count_unclaimed(sorted_out: Sorted, outcome: Outcome) -> None:
     if sorted_out.unclaimed:
         outcome.unknown["sender"] += len(sorted_out.unclaimed)
-    for entry in sorted_out.unclaimed.values():
+    for entry, *_ in sorted_out.unclaimed.values():
         if isinstance(entry.event, StatusUpdated):
             outcome.verdict.applied[entry.event.status, "unknown_message"] += 1
 
@@ -194,13 +195,19 @@ def _beats(elements: Sequence[tuple[Delivery, Element]], sorted_out: Sorted) -> 
     return beats
 
 
-async def _fresh_reports(connection: Connection, sorted_out: Sorted, replayed: Replayed | None) -> AbstractSet[UUID]:
+async def _fresh_reports(
+    connection: Connection, sorted_out: Sorted, replayed: Replayed | None
+) -> list[tuple[Delivery, Event]]:
     """The reports that are to go out: each once, and again only if its own record is read again."""
     if not sorted_out.reports:
-        return set()
-    told = {event_id: delivery for event_id, (delivery, _) in sorted_out.reports.items()}
-    new, repeated = await store.add_reports(connection, told)
-    return new if replayed is not None else new | repeated
+        return []
+    new, places = await store.add_reports(connection, {one: told[0][0] for one, told in sorted_out.reports.items()})
+    said = [
+        next((told for told in several if told[0].place == places.get(event_id)), None)
+        for event_id, several in sorted_out.reports.items()
+        if replayed is None or event_id in new
+    ]
+    return [told for told in said if told is not None]
 
 
 async def _read_all(deliveries: Sequence[Delivery], outcome: Outcome) -> list[tuple[Delivery, Element]]:

@@ -166,8 +166,10 @@ returning event_id
 _REPORT_PLACES = "select event_id, kafka_partition, kafka_offset from seen_report where event_id = any($1)"
 
 
-async def add_reports(connection: Connection, reports: Mapping[UUID, Delivery]) -> tuple[set[UUID], set[UUID]]:
-    """Remember what was told beside statuses; returns what is new, and what stands and was told by this very record."""
+async def add_reports(
+    connection: Connection, reports: Mapping[UUID, Delivery]
+) -> tuple[set[UUID], dict[UUID, tuple[int, int]]]:
+    """Remember what was told beside statuses; returns what is new, and for all of it which record told it first."""
     rows = sorted(reports.items(), key=lambda row: row[0])
     added = await connection.fetch(
         _ADD_REPORTS,
@@ -176,19 +178,12 @@ async def add_reports(connection: Connection, reports: Mapping[UUID, Delivery]) 
         [delivery.offset for _, delivery in rows],
         [delivery.at for _, delivery in rows],
     )
-    new = {row["event_id"] for row in added}
     # A second statement: within the first one a row that was committed meanwhile would not be visible.
-    stored = await connection.fetch(_REPORT_PLACES, [event_id for event_id in reports if event_id not in new])
-    return new, _told_by_same(stored, reports)
+    return {row["event_id"] for row in added}, _places(await connection.fetch(_REPORT_PLACES, list(reports)))
 
 
-def _told_by_same(rows: Iterable[Record], deliveries: Mapping[UUID, Delivery]) -> set[UUID]:
-    return {
-        row["event_id"]
-        for row in rows
-        for delivery in [deliveries[row["event_id"]]]
-        if (row["kafka_partition"], row["kafka_offset"]) == (delivery.partition, delivery.offset)
-    }
+def _places(rows: Iterable[Record]) -> dict[UUID, tuple[int, int]]:
+    return {row["event_id"]: (row["kafka_partition"], row["kafka_offset"]) for row in rows}
 
 
 _ACCEPT = """
@@ -250,10 +245,11 @@ on conflict do nothing
 _UNCLAIMED_PLACES = "select event_id, kafka_partition, kafka_offset from unclaimed where event_id = any($1)"
 
 
-async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaimed]) -> set[UUID]:
-    """Keep what was told about unknown numbers and accounts; returns what is to go out: new, or told by this
-    very record."""
-    rows = sorted(unclaimed.items(), key=lambda row: row[0])
+async def add_unclaimed(
+    connection: Connection, unclaimed: Mapping[UUID, Sequence[Unclaimed]]
+) -> dict[UUID, tuple[int, int]]:
+    """Keep what was told about unknown numbers and accounts; returns which record told it first."""
+    rows = [(event_id, unclaimed[event_id][0]) for event_id in sorted(unclaimed)]
     await connection.execute(
         _ADD_UNCLAIMED,
         [event_id for event_id, _ in rows],
@@ -265,8 +261,7 @@ async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaim
         [entry.body for _, entry in rows],
         [entry.waba for _, entry in rows],
     )
-    stored = await connection.fetch(_UNCLAIMED_PLACES, list(unclaimed))
-    return _told_by_same(stored, {event_id: entry.delivery for event_id, entry in unclaimed.items()})
+    return _places(await connection.fetch(_UNCLAIMED_PLACES, list(unclaimed)))
 
 
 # An app_id that the dispatcher wasn't told speaks for nobody unless there is only one app.
