@@ -36,6 +36,7 @@ from sendwhy.connections import (
     reach,
 )
 from sendwhy.http import Authenticated, BodyLimit, is_ending, serve
+from sendwhy.joint import Act, Joint
 from sendwhy.kafka import Producer, PublishError, TopicsMissing, make_broker
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
@@ -131,7 +132,7 @@ class Runtime:
         self,
         topic: Topic,
         parse: Parse[T],
-        handle: Handle[T],
+        handle: Handle[T] | Joint,
         *,
         on_unreadable: HandleUnreadable | None = None,
         on_committed: Committed[T] | None = None,
@@ -150,6 +151,12 @@ class Runtime:
         )
         stage.subscribe(self._broker)
         self.stages.append(stage)
+
+    def joint(self, handle: Act) -> Joint:
+        """A handler for several stages, which writes in one transaction what all of them have read (joint.py)."""
+        joint = Joint(handle, group=self.group, pool=lambda: self.pool)
+        self.at_end(joint.close)
+        return joint
 
     def every(self, seconds: float, name: str, act: Callable[[], Awaitable[None]]) -> None:
         """Call `act` every so many seconds, first at start; a passing failure is logged and tried again."""

@@ -19,9 +19,11 @@ from asyncpg import PostgresError
 from faststream.kafka import KafkaBroker, KafkaMessage
 from pydantic import ValidationError
 
+from sendwhy.joint import Joint
 from sendwhy.kafka import (
     BATCH_MAX_RECORDS,
     BATCH_TIMEOUT_MS,
+    JOINT_MAX_RECORDS,
     Producer,
     PublishError,
     as_it_came,
@@ -129,13 +131,13 @@ class DeadLetterFlood(Exception):
 
 
 class Stage(Generic[T]):
-    """One topic, one consumer group, one handler."""
+    """One topic, one consumer group, one handler: its own, or a Joint with other stages."""
 
     def __init__(  # noqa: PLR0913 - wired in one place
         self,
         topic: Topic,
         parse: Parse[T],
-        handle: Handle[T],
+        handle: Handle[T] | Joint,
         *,
         service: str,
         pool: Callable[[], asyncpg.Pool],
@@ -148,7 +150,9 @@ class Stage(Generic[T]):
         self.group = consumer_group(service, topic)
         self._service_group = f"sendwhy-{service}"
         self.name = topic.value
-        self._parse, self._handle, self._on_unreadable = parse, handle, on_unreadable
+        self._joint = handle if isinstance(handle, Joint) else None
+        self._handle: Handle[T] = handle.handle if isinstance(handle, Joint) else handle
+        self._parse, self._on_unreadable = parse, on_unreadable
         self._on_committed = on_committed
         self._service, self._pool, self._producer, self._metrics = service, pool, producer, metrics
         self._failures = 0
@@ -161,7 +165,7 @@ class Stage(Generic[T]):
             self.topic,
             group_id=self.group,
             batch=True,
-            max_records=BATCH_MAX_RECORDS,
+            max_records=BATCH_MAX_RECORDS if self._joint is None else JOINT_MAX_RECORDS,
             batch_timeout_ms=BATCH_TIMEOUT_MS,
             auto_offset_reset="earliest",
             parser=as_it_came,
@@ -200,7 +204,7 @@ class Stage(Generic[T]):
         if self._failures < TRIES_BEFORE_BLAME:
             self._refuse_flood(len(bad), len(records))
         aside: list[Outgoing] = []
-        publish = await self._transact(good, bad, records, aside)
+        publish = await self._transact_jointly(good, bad, records, aside)
         if self._on_committed is not None:
             self._on_committed(good)
         self._refuse_flood(len(aside), len(records))
@@ -239,6 +243,24 @@ class Stage(Generic[T]):
             dead_letter(entry.record, service=self._service, error=f"{entry.error}: {'; '.join(entry.fields)}")
             for entry in bad
         ]
+
+    async def _transact_jointly(
+        self,
+        good: Sequence[Record[T]],
+        bad: Sequence[Unreadable],
+        records: Sequence[Record[Any]],
+        aside: list[Outgoing],
+    ) -> list[Outgoing]:
+        if self._joint is not None:
+            try:
+                await self._joint.take_part(good, _next_offsets(records))
+            except Exception as error:
+                if _passes(error):
+                    raise
+                # Whose records are to blame is found out by each stage alone.
+            else:
+                return []
+        return await self._transact(good, bad, records, aside)
 
     async def _transact(
         self,

@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sendwhy.events import Status, StatusUpdated
+from sendwhy.events import SendFunded, SendRejected, Status, StatusUpdated, Wire
 from sendwhy.metrics import SENDERS_MAX, FirstFew, Metric, Metrics
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
-from sendwhy.topics import Topic
 
 from message_log.decide import MessageState, Verdict
 
@@ -42,16 +41,20 @@ def new_failure(before: MessageState | None, after: MessageState) -> Verdict | N
     return after.verdict if before is None or before.verdict is None else None
 
 
-def decision_seconds(topic: Topic, told: MessageState, after: MessageState) -> float | None:
-    """From the request's arrival to what billing let pass, or consent or billing refused, both by Kafka's clock.
+def decides(event: Wire) -> bool:
+    """Whether billing lets the message pass by it, or a gate refuses it."""
+    return isinstance(event, SendFunded) or (isinstance(event, SendRejected) and event.service in _GATES)
 
-    None for other events, for the later word on a message that had passed consent, and before the request is known.
+
+def decision_seconds(decided_at: datetime | None, told: MessageState, after: MessageState) -> float | None:
+    """From the request's arrival to what decided, both by Kafka's clock.
+
+    None where nothing did, for consent's later word on a message that had passed it, and before the request is known.
     """
-    is_gates = told.rejected is not None and told.rejected.service in _GATES
-    is_later = is_gates and after.passed and told.rejected is not None and told.rejected.service is Service.CONSENT
-    if after.requested_last is None or is_later or not (topic is Topic.SEND_FUNDED or is_gates):
+    is_later = after.passed and told.rejected is not None and told.rejected.service is Service.CONSENT
+    if after.requested_last is None or decided_at is None or is_later:
         return None
-    return max(0.0, (told.updated_at - after.first_at).total_seconds())
+    return max(0.0, (decided_at - after.first_at).total_seconds())
 
 
 def knows_if_late(state: MessageState | None) -> bool:
@@ -71,8 +74,10 @@ class Progress:
         self._metrics = metrics
         self._name = FirstFew(SENDERS_MAX)
 
-    def note(self, topic: Topic, told: MessageState, before: MessageState | None, after: MessageState) -> None:
-        """`told` is what the topic's batch said of the message, which made `after` of `before`."""
+    def note(
+        self, told: MessageState, decided_at: datetime | None, before: MessageState | None, after: MessageState
+    ) -> None:
+        """`told` is what a batch said of the message, which made `after` of `before`; `decided_at`: see `decides`."""
         origin = after.known("origin")
         kind = str(origin["kind"]) if isinstance(origin, dict) and "kind" in origin else "unknown"
         reached, had = steps_of(after), steps_of(before)
@@ -86,7 +91,7 @@ class Progress:
             self._metrics.inc(Metric.SENDER_FAILURES, sender=self._name(str(sender)) if sender else "none", reason=code)
         if not knows_if_late(before) and (late := seconds_late(after)) is not None:
             self._metrics.observe(Metric.OUTCOME_LATE_SECONDS, late)
-        seconds = decision_seconds(topic, told, after)
+        seconds = decision_seconds(decided_at, told, after)
         if seconds is not None:
             self._metrics.observe(Metric.REQUEST_TO_DECISION_SECONDS, seconds)
 

@@ -1,5 +1,6 @@
 """From records to rows: what each topic's batch writes. Nothing is published from here but reports of erasures."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence, Set
 from datetime import datetime
 from functools import cache, partial
@@ -43,8 +44,8 @@ from message_log import store
 from message_log.decide import MessageState, merge, tells
 from message_log.deliveries import parts_of
 from message_log.erasures import People
-from message_log.progress import Progress
-from message_log.store import EventRow, HoldRow, InboundRow, KnownState, MessageKey, SenderRow, WebhookRow
+from message_log.progress import Progress, decides
+from message_log.store import EventRow, Fold, HoldRow, InboundRow, KnownState, MessageKey, SenderRow, WebhookRow
 
 T = TypeVar("T")
 Write = Callable[[Connection, Sequence[Record[Any]]], Awaitable[None]]
@@ -162,37 +163,55 @@ def kind_of(topic: Topic, event: Wire) -> str:
     return topic.removeprefix("send.")
 
 
-def told_by(records: Sequence[Record[Any]]) -> tuple[dict[MessageKey, MessageState], set[tuple[str, str]]]:
-    """What a batch tells of each message, joined; and the calling codes of all numbers that it names, by workspace: of
-    each event alone, since which number stands for a message at last, and whether its person is erased, depends on
-    events that may come before or after."""
-    told: dict[MessageKey, MessageState] = {}
-    codes: set[tuple[str, str]] = set()
-    for record in records:
+class Told:
+    """What records tell of messages. `states`: of each, joined. `codes`: the calling codes of all numbers that they
+    name, by workspace: of each event alone, since which number stands for a message at last, and whether its person is
+    erased, depends on events that may come before or after. `decided_at`: when billing let a message pass, or a gate
+    refused it, by Kafka's clock."""
+
+    def __init__(self) -> None:
+        self.states: dict[MessageKey, MessageState] = {}
+        self.codes: set[tuple[str, str]] = set()
+        self.decided_at: dict[MessageKey, datetime] = {}
+
+    def add(self, record: Record[Any]) -> None:
         state = tells(record.event, record.at)
         workspace_id, message_id = _link(record.event, "workspace_id"), _link(record.event, "message_id")
         if state is None or workspace_id is None:
-            continue
+            return
         code = store.calling_code(state)
         if code is not None:
-            codes.add((workspace_id, code))
+            self.codes.add((workspace_id, code))
         if message_id is not None:
             key = (workspace_id, message_id)
-            told[key] = merge(told[key], state) if key in told else state
-    return told, codes
+            self.states[key] = merge(self.states[key], state) if key in self.states else state
+            if decides(record.event):
+                self.decided_at.setdefault(key, record.at)
 
 
 async def write_events(
-    connection: Connection, records: Sequence[Record[Any]], changed_to: store.Changed | None = None
+    connection: Connection, records: Sequence[Record[Any]], progress: Progress | None = None
 ) -> None:
-    readable = [record for record in records if record.event is not None]
-    told, codes = told_by(readable)
-    rows = [event_row(record, record.event) for record in readable]
+    """Events of any topics, as rows and as what they tell of messages; `progress` counts what changes by them."""
+    told = Told()
+    rows: list[EventRow] = []
+    for number, record in enumerate(records):
+        if record.event is not None:
+            told.add(record)
+            rows.append(event_row(record, record.event))
+        if number % store.AT_ONCE == 0:
+            await asyncio.sleep(0)
     # A cancel tells nothing of its message, and may name who asked for it.
-    others = await _without_person(connection, rows, told.keys())
-    without_person = await store.fold_messages(connection, told, changed_to) | others
-    await store.see_codes(connection, codes)
+    others = await _without_person(connection, rows, told.states.keys())
+
+    def note(fold: Fold) -> None:
+        if progress is not None:
+            progress.note(told.states[fold.key], told.decided_at.get(fold.key), fold.before, fold.after)
+
+    without_person = await store.fold_messages(connection, told.states, note) | others
+    await store.see_codes(connection, told.codes)
     await store.add_events(connection, [_bare(row, without_person) for row in rows])
+    await store.set_holds(connection, [hold for record in records if (hold := _hold_row(record.event)) is not None])
 
 
 async def _without_person(connection: Connection, rows: Sequence[EventRow], folded: Set[MessageKey]) -> set[MessageKey]:
@@ -211,16 +230,21 @@ def _bare(row: EventRow, without_person: Set[MessageKey]) -> EventRow:
     return row._replace(body=None) if is_bare else row
 
 
-async def write_holds(
-    connection: Connection, records: Sequence[Record[SendHeld]], changed_to: store.Changed | None = None
-) -> None:
-    await write_events(connection, records, changed_to)
-    held = [record.event for record in records if record.event.scope.kind != "message"]
-    rows = [
-        HoldRow(e.workspace_id, e.scope.kind, e.scope.id, e.event_id, e.occurred_at, e.cause, e.since, e.until)
-        for e in held
-    ]
-    await store.set_holds(connection, rows)
+def _hold_row(event: Wire | None) -> HoldRow | None:
+    """What else a hold covers than one message."""
+    if not isinstance(event, SendHeld) or event.scope.kind == "message":
+        return None
+    scope = event.scope
+    return HoldRow(
+        event.workspace_id,
+        scope.kind,
+        scope.id,
+        event.event_id,
+        event.occurred_at,
+        event.cause,
+        event.since,
+        event.until,
+    )
 
 
 async def write_inbound(connection: Connection, records: Sequence[Record[MessageReceived]], people: People) -> None:
@@ -393,22 +417,23 @@ def write_of(topic: Topic, people: People, progress: Progress) -> Write:
     personal = _PERSONAL_WRITES.get(topic)
     if personal is not None:
         return _knowing(personal, people)
-    if topic in WRITES:
-        return WRITES[topic]
-    write = write_holds if topic is Topic.SEND_HELD else write_events
-    return lambda connection, records: write(connection, records, partial(progress.note, topic))
+    return WRITES.get(topic) or partial(write_events, progress=progress)
 
 
 def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], people: People) -> None:
-    """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered."""
+    """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered.
+
+    What tells of messages is written in one transaction: seven events of each come within some seconds."""
     progress = Progress(runtime.metrics)
+    joint = runtime.joint(_handler(partial(write_events, progress=progress), applied))
     for topic in Topic:
         if topic is Topic.PERSON_ERASING:
             runtime.stage(topic, parser_of(topic), on_erasing(Service.MESSAGE_LOG, people.erase, again=True))
-            continue
-        visible = progress.visible if topic is Topic.STATUS_UPDATED else None
-        handler = _handler(topic, write_of(topic, people, progress), applied)
-        runtime.stage(topic, parser_of(topic), handler, on_committed=visible)
+        elif topic in WRITES or topic in _PERSONAL_WRITES:
+            runtime.stage(topic, parser_of(topic), _handler(write_of(topic, people, progress), applied))
+        else:
+            visible = progress.visible if topic is Topic.STATUS_UPDATED else None
+            runtime.stage(topic, parser_of(topic), joint, on_committed=visible)
 
 
 def _knowing(write: PersonalWrite, people: People) -> Write:
@@ -418,10 +443,11 @@ def _knowing(write: PersonalWrite, people: People) -> Write:
     return knowing
 
 
-def _handler(topic: Topic, write: Write, applied: Callable[[Topic, datetime], None]) -> Handle[Any]:
+def _handler(write: Write, applied: Callable[[Topic, datetime], None]) -> Handle[Any]:
     async def handle(connection: Connection, records: Sequence[Record[Any]]) -> Sequence[Outgoing]:
         await write(connection, records)
-        applied(topic, records[-1].at)
+        for topic, at in {record.topic: record.at for record in records}.items():
+            applied(topic, at)
         return ()
 
     return handle

@@ -1,10 +1,11 @@
 """The projection's tables: one statement per table and batch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from asyncpg import Record as Row
@@ -23,6 +24,10 @@ MessageKey = tuple[str, str]
 PARTITIONED = {"event": "occurred_at", "webhook": "received_at", "webhook_part": "received_at"}
 DAYS_AHEAD = 3
 PRUNE_BATCH = 5000
+# Between so many records, whoever else waits for the process gets a turn.
+AT_ONCE = 200
+ROWS_AT_ONCE = 500
+T = TypeVar("T")
 
 
 def _model_as_json(value: Any) -> Any:
@@ -36,11 +41,6 @@ def _model_of_json(kind: type[Any], value: Any) -> Any:
 
 _ENCODER, _DECODER = Encoder(enc_hook=_model_as_json), Decoder(MessageState, dec_hook=_model_of_json)
 
-_CLAIM_MESSAGES = """
-insert into message (workspace_id, message_id)
-select * from unnest($1::text[], $2::text[])
-on conflict do nothing
-"""
 _LOCK_MESSAGES = """
 select m.workspace_id, m.message_id, m.state, m.erased_at
 from unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
@@ -73,11 +73,17 @@ _COLUMNS = {
 }
 _SET = ", ".join(f"{name} = n.{name}" for name in _COLUMNS)
 _ARRAYS = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMNS.values(), start=3))
+_ADD_MESSAGES = f"""
+insert into message (workspace_id, message_id, {", ".join(_COLUMNS)})
+select * from unnest($1::text[], $2::text[], {_ARRAYS})
+on conflict do nothing
+returning workspace_id, message_id
+"""  # noqa: S608 - only names from the table above
 _UPDATE_MESSAGES = f"""
 update message m set changed_by = pg_current_xact_id()::text::bigint, {_SET}
 from unnest($1::text[], $2::text[], {_ARRAYS}) as n(workspace_id, message_id, {", ".join(_COLUMNS)})
 where m.workspace_id = n.workspace_id and m.message_id = n.message_id
-"""  # noqa: S608 - only names from the table above
+"""  # noqa: S608 - as above
 
 
 _SEE_CODES = """
@@ -94,48 +100,72 @@ def state_of(stored: bytes) -> MessageState:
     return _DECODER.decode(stored)
 
 
-# What was told of a message, its state before (None: nothing was known), and after.
-Changed = Callable[[MessageState, MessageState | None, MessageState], None]
+class Fold(NamedTuple):
+    """What became of a message's state; before: None, nothing was known."""
+
+    key: MessageKey
+    before: MessageState | None
+    after: MessageState
 
 
 async def fold_messages(
-    connection: Connection, told: Mapping[MessageKey, MessageState], changed_to: Changed | None = None
+    connection: Connection, told: Mapping[MessageKey, MessageState], note: Callable[[Fold], None] | None = None
 ) -> set[MessageKey]:
-    """Join what a batch told into the stored states; returns the messages whose person is erased. `changed_to` is told
-    each change.
+    """Join what a batch told into the stored states; returns the messages whose person is erased. `note` is called
+    with each change.
 
-    Several stages meet on one message: the row is claimed, then locked in order of its key, then joined.
+    Replicas meet on one message: rows are locked in order of their key before those that aren't there are added, so
+    that none waits for another in a circle. What another adds or forgets meanwhile is looked for again.
     """
-    if not told:
-        return set()
-    keys = sorted(told)
-    columns = ([workspace for workspace, _ in keys], [message for _, message in keys])
-    rows = await _claim(connection, *columns)
-    changed: dict[MessageKey, MessageState] = {}
     without_person: set[MessageKey] = set()
+    left = sorted(told)
+    while left:
+        folds = await _fold_into(await connection.fetch(_LOCK_MESSAGES, *map(list, zip(*left, strict=True))), told)
+        changed = [fold for fold in folds if fold.after != fold.before]
+        for some in _parts_of(changed):
+            await connection.execute(_UPDATE_MESSAGES, *_rows_of(some))
+        there = {fold.key for fold in folds}
+        new = [Fold(key, None, told[key]) for key in left if key not in there]
+        added = await _add_messages(connection, new)
+        changed += [fold for fold in new if fold.key in added]
+        if note is not None:
+            for fold in changed:
+                note(fold)
+        without_person |= {fold.key for fold in (*folds, *changed) if fold.after.erased}
+        left = [fold.key for fold in new if fold.key not in added]
+    return without_person
+
+
+async def _fold_into(rows: Iterable[Row], told: Mapping[MessageKey, MessageState]) -> list[Fold]:
+    folds: list[Fold] = []
     for row in rows:
         key = (row["workspace_id"], row["message_id"])
         before = None if row["state"] is None else state_of(row["state"])
         after = told[key] if before is None else merge(before, told[key])
         if row["erased_at"] is not None:
             after = merge(after, erased(row["erased_at"]))
-        if after.erased:
-            without_person.add(key)
-        if after != before:
-            changed[key] = after
-            if changed_to is not None:
-                changed_to(told[key], before, after)
-    await _update_messages(connection, changed)
-    return without_person
+        folds.append(Fold(key, before, after))
+        if len(folds) % AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return folds
 
 
-async def _claim(connection: Connection, workspaces: list[str], messages: list[str]) -> list[Row]:
-    while True:
-        await connection.execute(_CLAIM_MESSAGES, workspaces, messages)
-        rows: list[Row] = await connection.fetch(_LOCK_MESSAGES, workspaces, messages)
-        # One that was forgotten between the two (forgetting.py) is claimed again.
-        if len(rows) == len(messages):
-            return rows
+async def _add_messages(connection: Connection, folds: Sequence[Fold]) -> set[MessageKey]:
+    """Returns those that weren't there."""
+    added: set[MessageKey] = set()
+    for some in _parts_of(folds):
+        rows = await connection.fetch(_ADD_MESSAGES, *_rows_of(some))
+        added |= {(row["workspace_id"], row["message_id"]) for row in rows}
+    return added
+
+
+def _rows_of(folds: Iterable[Fold]) -> Iterator[list[Any]]:
+    return map(list, zip(*((*fold.key, *_columns_of(fold.after)) for fold in folds), strict=True))
+
+
+def _parts_of(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """In parts whose making doesn't hold up whoever else waits for the process."""
+    return (rows[first : first + ROWS_AT_ONCE] for first in range(0, len(rows), ROWS_AT_ONCE))
 
 
 _WITHOUT_PERSON = """
@@ -150,12 +180,6 @@ async def without_person(connection: Connection, keys: Iterable[MessageKey]) -> 
     asked = sorted(keys)
     rows = await connection.fetch(_WITHOUT_PERSON, [key[0] for key in asked], [key[1] for key in asked])
     return {(row["workspace_id"], row["message_id"]) for row in rows}
-
-
-async def _update_messages(connection: Connection, states: Mapping[MessageKey, MessageState]) -> None:
-    if states:
-        rows = [(*key, *_columns_of(state)) for key, state in states.items()]
-        await connection.execute(_UPDATE_MESSAGES, *map(list, zip(*rows, strict=True)))
 
 
 async def see_codes(connection: Connection, codes: Set[tuple[str, str]]) -> None:
@@ -230,9 +254,8 @@ on conflict do nothing
 
 
 async def add_events(connection: Connection, rows: Sequence[EventRow]) -> None:
-    if rows:
-        ordered = sorted(rows, key=lambda row: (row.occurred_at, row.event_id))
-        await connection.execute(_ADD_EVENTS, *map(list, zip(*ordered, strict=True)))
+    for some in _parts_of(sorted(rows, key=lambda row: (row.occurred_at, row.event_id))):
+        await connection.execute(_ADD_EVENTS, *map(list, zip(*some, strict=True)))
 
 
 _DEAD_LETTERS_KNOWN = """

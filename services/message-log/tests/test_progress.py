@@ -8,11 +8,10 @@ from uuid import uuid4
 import pytest
 from message_log.decide import Fact, MessageState, Verdict, Waiting, merge
 from message_log.group_lag import GROUPS, Behind, Ends, Reading, behind
-from message_log.progress import Progress, decision_seconds, steps_of
-from sendwhy.events import Status, reason
+from message_log.progress import Progress, decides, decision_seconds, steps_of
+from sendwhy.events import SendRejected, Status, reason
 from sendwhy.metrics import METRICS, OTHER, SENDERS_MAX, Metric, Metrics
 from sendwhy.reasons import ReasonCode, Service
-from sendwhy.topics import Topic
 
 START = datetime(2026, 11, 22, 10, tzinfo=UTC)
 
@@ -49,7 +48,7 @@ def fed(*told: MessageState) -> Metrics:
     state: MessageState | None = None
     for one in told:
         before, state = state, one if state is None else merge(state, one)
-        progress.note(Topic.STATUS_UPDATED, one, before, state)
+        progress.note(one, None, before, state)
     return metrics
 
 
@@ -90,7 +89,7 @@ def test_a_flood_of_senders_makes_no_flood_of_series() -> None:
     for number in range(2000):
         code = list(ReasonCode)[number % len(ReasonCode)]
         before, told = requested(str(number)), refused(Service.DISPATCHER, code)
-        progress.note(Topic.SEND_REJECTED, told, before, merge(before, told))
+        progress.note(told, None, before, merge(before, told))
     series = dict(metrics.counted())
     assert {metric: n for metric, n in series.items() if n > METRICS[metric].series_max} == {}
     named = [
@@ -104,26 +103,39 @@ def test_a_flood_of_senders_makes_no_flood_of_series() -> None:
 
 
 DECISIONS = [
-    pytest.param(Topic.SEND_FUNDED, passed(4), 4.0, id="billing let it pass"),
-    pytest.param(Topic.SEND_REJECTED, refused(Service.CONSENT, ReasonCode.CONTACT_HAS_NO_PHONE), 3.0, id="consent"),
-    pytest.param(Topic.SEND_REJECTED, refused(Service.BILLING, ReasonCode.INSUFFICIENT_CREDITS), 3.0, id="billing"),
-    pytest.param(Topic.SEND_REJECTED, refused(Service.DISPATCHER, ReasonCode.META_ERROR), None, id="dispatcher later"),
-    pytest.param(Topic.SEND_CONSENTED, passed(1), None, id="consent let it pass: billing is still to say"),
+    pytest.param(passed(4), after(4), 4.0, id="billing let it pass"),
+    pytest.param(refused(Service.CONSENT, ReasonCode.CONTACT_HAS_NO_PHONE), after(3), 3.0, id="a gate refused it"),
+    pytest.param(passed(1), None, None, id="consent let it pass: billing is still to say"),
 ]
 
 
-@pytest.mark.parametrize(("topic", "told", "seconds"), DECISIONS)
+@pytest.mark.parametrize(("told", "decided_at", "seconds"), DECISIONS)
 def test_a_decision_is_the_first_gates_refusal_or_the_place_in_the_queue(
-    topic: Topic, told: MessageState, seconds: float | None
+    told: MessageState, decided_at: datetime | None, seconds: float | None
 ) -> None:
-    assert decision_seconds(topic, told, merge(requested(), told)) == seconds
-    assert decision_seconds(topic, told, told) is None, "the request is not known"
+    assert decision_seconds(decided_at, told, merge(requested(), told)) == seconds
+    assert decision_seconds(decided_at, told, told) is None, "the request is not known"
 
 
 def test_a_recalled_message_was_decided_before() -> None:
     told = refused(Service.CONSENT, ReasonCode.CUSTOMER_IS_NOT_OPTED_IN, 3600)
     state = merge(merge(requested(), passed()), told)
-    assert decision_seconds(Topic.SEND_REJECTED, told, state) is None
+    assert decision_seconds(after(3600), told, state) is None
+
+
+@pytest.mark.parametrize(
+    ("service", "is_decision"), [(Service.CONSENT, True), (Service.BILLING, True), (Service.DISPATCHER, False)]
+)
+def test_gates_decide_and_the_dispatcher_refuses_later(service: Service, is_decision: bool) -> None:
+    event = SendRejected(
+        event_id=uuid4(),
+        occurred_at=START,
+        message_id="m1",
+        workspace_id="acme",
+        service=service,
+        reason=reason(ReasonCode.META_ERROR, "because"),
+    )
+    assert decides(event) is is_decision
 
 
 def expiring(seconds: float) -> MessageState:
