@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 TOPIC = Topic.SEND_CANCELLED
 # One that doesn't read this topic: a real service of another test would be in the same consumer group.
 SERVICE = Service.BILLING
+# A stage with a transaction of its own, or one with others'.
+JOINTLY = pytest.mark.parametrize("jointly", [False, True], ids=["alone", "jointly"])
 SCHEMA = "create table seen (message_id text primary key, note text check (note <> 'refused'));"
 
 
@@ -41,6 +43,7 @@ class World:
     seen_calls: int = 0
     fail_with: list[BaseException] = field(default_factory=list)
     publish: list[Outgoing] = field(default_factory=list)
+    jointly: bool = False
 
     async def handle(self, connection: Connection, records: Sequence[Record[SendCancelled]]) -> Sequence[Outgoing]:
         self.seen_calls += 1
@@ -58,7 +61,8 @@ class World:
 
     def app(self) -> FastAPI:
         runtime = Runtime(SERVICE, self.settings)
-        runtime.stage(TOPIC, parse_json(SendCancelled), self.handle)
+        handle = runtime.joint(self.handle) if self.jointly else self.handle
+        runtime.stage(TOPIC, parse_json(SendCancelled), handle)
         return runtime.make_api("test")
 
     @asynccontextmanager
@@ -160,7 +164,9 @@ async def test_a_header_that_is_no_text_loses_no_batch(world: World, header: byt
         await until(both)
 
 
-async def test_a_record_that_the_database_refuses_is_found_by_halving(world: World) -> None:
+@JOINTLY
+async def test_a_record_that_the_database_refuses_is_found_by_halving(world: World, jointly: bool) -> None:
+    world.jointly = jointly
     good = [world.cancel(f"m{number}") for number in range(30)]
     await world.send(*good[:17], world.cancel("poison", "refused"), *good[17:])
 
@@ -173,7 +179,9 @@ async def test_a_record_that_the_database_refuses_is_found_by_halving(world: Wor
     assert [letter.value for letter in letters] == [world.cancel("poison", "refused")]
 
 
-async def test_a_record_that_our_code_can_not_handle_holds_up_nobody_for_ever(world: World) -> None:
+@JOINTLY
+async def test_a_record_that_our_code_can_not_handle_holds_up_nobody_for_ever(world: World, jointly: bool) -> None:
+    world.jointly = jointly
     good = [world.cancel(f"m{number}") for number in range(5)]
     await world.send(*good[:2], world.cancel("poison", "a bug"), *good[2:])
 
@@ -186,10 +194,12 @@ async def test_a_record_that_our_code_can_not_handle_holds_up_nobody_for_ever(wo
     assert [letter.value for letter in letters] == [world.cancel("poison", "a bug")]
 
 
+@JOINTLY
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), asyncio.CancelledError(), asyncpg.DeadlockDetectedError("x")])
 async def test_a_failing_batch_is_tried_again_and_a_stray_cancel_kills_nobody(
-    world: World, error: BaseException
+    world: World, error: BaseException, jointly: bool
 ) -> None:
+    world.jointly = jointly
     world.fail_with = [error, error]
     await world.send(world.cancel("a"))
 
