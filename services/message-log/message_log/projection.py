@@ -411,6 +411,11 @@ _PERSONAL_WRITES: dict[Topic, PersonalWrite] = {
 }
 
 
+def is_joint(topic: Topic) -> bool:
+    """Whether it is written with others in one transaction: what tells of messages, seven events of each in seconds."""
+    return topic not in WRITES and topic not in _PERSONAL_WRITES and topic is not Topic.PERSON_ERASING
+
+
 def write_of(topic: Topic, people: People, progress: Progress) -> Write:
     """What writes a batch of a topic, and counts in `progress` what changes by it; an order to erase is carried out by
     `people.erase`."""
@@ -421,19 +426,17 @@ def write_of(topic: Topic, people: People, progress: Progress) -> Write:
 
 
 def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], people: People) -> None:
-    """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered.
-
-    What tells of messages is written in one transaction: seven events of each come within some seconds."""
+    """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered."""
     progress = Progress(runtime.metrics)
     joint = runtime.joint(_handler(partial(write_events, progress=progress), applied))
     for topic in Topic:
         if topic is Topic.PERSON_ERASING:
             runtime.stage(topic, parser_of(topic), on_erasing(Service.MESSAGE_LOG, people.erase, again=True))
-        elif topic in WRITES or topic in _PERSONAL_WRITES:
-            runtime.stage(topic, parser_of(topic), _handler(write_of(topic, people, progress), applied))
-        else:
+        elif is_joint(topic):
             visible = progress.visible if topic is Topic.STATUS_UPDATED else None
             runtime.stage(topic, parser_of(topic), joint, on_committed=visible)
+        else:
+            runtime.stage(topic, parser_of(topic), _handler(write_of(topic, people, progress), applied))
 
 
 def _knowing(write: PersonalWrite, people: People) -> Write:

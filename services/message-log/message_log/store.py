@@ -300,6 +300,9 @@ select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::
                      $8::jsonb[])
 on conflict do nothing
 """
+# A sender that becomes known adopts what came before (`set_senders`), which it would not see beside this transaction.
+_SENDERS_STAY = "select pg_advisory_xact_lock_shared(hashtext('senders'))"
+_SENDERS_CHANGE = "select pg_advisory_xact_lock(hashtext('senders'))"
 _ADD_PARTS = """
 insert into webhook_part (webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id)
 select n.webhook_id, n.received_at, n.position, n.kind,
@@ -330,6 +333,7 @@ async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> No
         for n, p in enumerate(r.parts)
     ]
     if parts:
+        await connection.execute(_SENDERS_STAY)
         await connection.execute(_ADD_PARTS, *map(list, zip(*parts, strict=True)))
 
 
@@ -493,6 +497,7 @@ where t.sender_id is null and t.waba_id = owner.waba_id and t.workspace_id is di
 
 
 async def set_senders(connection: Connection, senders: Sequence[SenderRow], gone: Sequence[str]) -> None:
+    await connection.execute(_SENDERS_CHANGE)
     last = {sender.sender_id: sender for sender in senders}
     if gone:
         await connection.execute("delete from sender where sender_id = any($1::text[])", sorted(gone))

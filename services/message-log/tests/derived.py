@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 from message_log.erasures import People
 from message_log.progress import Progress
-from message_log.projection import parser_of, write_of
+from message_log.projection import is_joint, parser_of, write_of
 from message_log.rebuild import DERIVED
 from message_log.settings import MessageLogSettings
 from message_log_builders import PRIVACY_KEY, WORKSPACE, after, consented, event_id, held, rejected, requested, status
@@ -289,7 +289,8 @@ def _unreadable(workspace: str) -> list[Outgoing]:
     return [letter, letter, Outgoing(Topic.DEAD_LETTERS, None, b"\xff", ())]
 
 
-Queues = dict[tuple[Topic, int], deque[Record[Any]]]
+Place = tuple[Topic, int]
+Queues = dict[Place, deque[Record[Any]]]
 
 
 def placed(sent: Iterable[Outgoing]) -> Queues:
@@ -304,20 +305,32 @@ def placed(sent: Iterable[Outgoing]) -> Queues:
 
 
 async def fold(connection: asyncpg.Connection, queues: Queues, chance: Random) -> None:
-    """Read the topics as they come: each partition in its order, in batches of any size, now and then twice."""
+    """Read the topics as they come: each partition in its order, in batches of any size, now and then twice; those that
+    are written jointly now and then with others."""
     left = {place: deque(queue) for place, queue in queues.items()}
     while left:
         place = chance.choice(sorted(left))
-        queue = left[place]
-        batch = [queue.popleft() for _ in range(min(len(queue), chance.randint(1, 6)))]
+        places = [place]
+        if is_joint(place[0]):
+            places += [
+                other for other in sorted(left) if is_joint(other[0]) and other != place and chance.random() < 0.2
+            ]
+        batches = {place: _taken(left, place, chance) for place in places}
         for _ in range(chance.choice([1, 1, 2])):
-            await _handle(connection, place[0], batch)
-        if not queue:
-            del left[place]
+            await _handle(connection, place[0], [record for batch in batches.values() for record in batch])
+
+
+def _taken(left: dict[Place, deque[Record[None]]], place: Place, chance: Random) -> list[Record[None]]:
+    queue = left[place]
+    batch = [queue.popleft() for _ in range(min(len(queue), chance.randint(1, 6)))]
+    if not queue:
+        del left[place]
+    return batch
 
 
 async def _handle(connection: asyncpg.Connection, topic: Topic, batch: Sequence[Record[None]]) -> None:
-    good = [parsed for record in batch if (parsed := _parsed(topic, record)) is not None]
+    """`topic`: of one of the records, and of all if they aren't written jointly."""
+    good = [parsed for record in batch if (parsed := _parsed(record)) is not None]
     async with connection.transaction():
         if topic is Topic.PERSON_ERASING:
             for record in good:
@@ -326,9 +339,9 @@ async def _handle(connection: asyncpg.Connection, topic: Topic, batch: Sequence[
             await write_of(topic, PEOPLE, PROGRESS)(connection, good)
 
 
-def _parsed(topic: Topic, record: Record[None]) -> Record[Any] | None:
+def _parsed(record: Record[None]) -> Record[Any] | None:
     try:
-        event = parser_of(topic)(record)
+        event = parser_of(record.topic)(record)
     except ValidationError:
         return None
     return Record(

@@ -7,7 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 import asyncpg
 import pytest
 from message_log import queries, store
-from message_log.store import EventRow, HoldRow, SenderRow
+from message_log.deliveries import Part
+from message_log.store import EventRow, HoldRow, SenderRow, WebhookRow
 from message_log_builders import event_id
 from sendwhy.tenancy import within
 
@@ -142,3 +143,30 @@ async def test_a_free_sender_ends_holds_of_its_own_workspace_only(connection: as
     ]
     await store.set_senders(connection, senders, [])
     assert [row[0] for row in await connection.fetch("select workspace_id from hold_now")] == ["other"]
+
+
+@pytest.mark.parametrize("first", ["webhook", "sender"])
+async def test_a_webhook_that_comes_beside_its_sender_gets_its_workspace(
+    fresh_database: str, connection: asyncpg.Connection, first: str
+) -> None:
+    other = await asyncpg.connect(fresh_database)
+    part = Part("status sent", None, "1001", "waba-1", "wamid.A", None)
+    webhook = WebhookRow(event_id("raw"), NOON, "meta", None, None, 2, b"{}", (part,))
+
+    async def add(place: asyncpg.Connection, what: str) -> None:
+        if what == "webhook":
+            await store.add_webhooks(place, [webhook])
+        else:
+            await store.set_senders(place, [SenderRow("1001", "acme", "waba-1", 1, True, None)], [])
+
+    coming = connection.transaction()
+    await coming.start()
+    await add(connection, first)
+    beside = asyncio.create_task(add(other, "sender" if first == "webhook" else "webhook"))
+    async with asyncio.timeout(10):
+        while not await connection.fetchval("select exists (select from pg_locks where not granted)"):
+            await asyncio.sleep(0.01)
+    await coming.commit()
+    await beside
+    await other.close()
+    assert await connection.fetchval("select workspace_id from webhook_part") == "acme"
