@@ -174,16 +174,15 @@ class Told:
         self.codes: set[tuple[str, str]] = set()
         self.decided_at: dict[MessageKey, datetime] = {}
 
-    def add(self, record: Record[Any]) -> None:
+    def add(self, record: Record[Any], row: EventRow) -> None:
         state = tells(record.event, record.at)
-        workspace_id, message_id = _link(record.event, "workspace_id"), _link(record.event, "message_id")
-        if state is None or workspace_id is None:
+        if state is None or row.workspace_id is None:
             return
         code = store.calling_code(state)
         if code is not None:
-            self.codes.add((workspace_id, code))
-        if message_id is not None:
-            key = (workspace_id, message_id)
+            self.codes.add((row.workspace_id, code))
+        if row.message_id is not None:
+            key = (row.workspace_id, row.message_id)
             self.states[key] = merge(self.states[key], state) if key in self.states else state
             if decides(record.event):
                 self.decided_at.setdefault(key, record.at)
@@ -197,8 +196,9 @@ async def write_events(
     rows: list[EventRow] = []
     for number, record in enumerate(records):
         if record.event is not None:
-            told.add(record)
-            rows.append(event_row(record, record.event))
+            row = event_row(record, record.event)
+            told.add(record, row)
+            rows.append(row)
         if number % store.AT_ONCE == 0:
             await asyncio.sleep(0)
     # A cancel tells nothing of its message, and may name who asked for it.
