@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -315,7 +314,7 @@ class Driver:
             row,
             len(due),
             [
-                replace(go, token_tag=row.token_tag, is_probe=is_probe, reached_at=reached.get(go.due.message.key))
+                Go(go.due, go.attempt, go.category, row.token_tag, is_probe, reached.get(go.due.message.key))
                 for go in going
             ],
         )
