@@ -106,11 +106,12 @@ async def test_once_a_message_is_found_accepted_its_receipts_ask_nothing(desk: D
         asked.append(query.query)
 
     async def hear(*message_ids: str) -> int:
+        # asyncpg tells its loggers at the loop's next turn.
+        await asyncio.sleep(0)
         asked.clear()
         await desk.stages.on_statuses(
             desk.connection, [record(Topic.STATUS_UPDATED, receipt(one)) for one in message_ids]
         )
-        # asyncpg tells its loggers at the loop's next turn.
         await asyncio.sleep(0)
         return len(asked)
 
