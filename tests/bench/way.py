@@ -26,6 +26,7 @@ from consent.stages import Stages as Consent
 from cryptography.fernet import Fernet
 from dispatcher.settings import Settings as DispatcherSettings
 from dispatcher.stages import Stages as Dispatcher
+from dispatcher.stages import funded_of
 from dispatcher.store import NewSender, put_sender
 from message_log import projection
 from message_log.erasures import People
@@ -36,7 +37,6 @@ from sendwhy.events import (
     CustomerUpdated,
     SendConsented,
     SenderUpdated,
-    SendFunded,
     SendRequested,
     Status,
     StatusUpdated,
@@ -46,7 +46,7 @@ from sendwhy.events import (
 )
 from sendwhy.kafka import Producer
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import migrate
+from sendwhy.postgres import leave_as_it_is, migrate
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
 from sendwhy.stage import Handle, Parse, Record, Stage, parse_json, parse_state
@@ -180,7 +180,7 @@ class Way:
             **_common(), privacy_key=SecretStr(KEY), token_encryption_key=SecretStr(Fernet.generate_key().decode())
         )
         stages = Dispatcher(cast("Any", self), settings, cast("Any", self), lambda: datetime.now(UTC))
-        return self.line(Service.DISPATCHER, Topic.SEND_FUNDED, parse_json(SendFunded), stages.on_funded)
+        return self.line(Service.DISPATCHER, Topic.SEND_FUNDED, funded_of, stages.on_funded)
 
     def webhook_ingest(self) -> dict[Topic, Line]:
         tagger = Tagger(KEY)
@@ -406,6 +406,6 @@ async def desk(
             stack.push_async_callback(admin.execute, f"drop database {name} with (force)")
             url = urlsplit(postgres)._replace(path=f"/{name}").geturl()
             await migrate(url, Path(importlib.import_module(module).__file__ or "").parent / "migrations")
-            pool = asyncpg.create_pool(url, min_size=1, max_size=1, init=init)
+            pool = asyncpg.create_pool(url, min_size=1, max_size=1, init=init, reset=leave_as_it_is)
             pools[service] = await stack.enter_async_context(pool)
         yield Desk(crowd, pools, around)

@@ -47,10 +47,11 @@ class Allowance:
     def judge(self, one: Due, known: Facts, now: datetime) -> Verdict | None:
         """None for what may go and finds no more room: it stays as it is."""
         message = one.message
+        is_reached = message.phone in self.reached
         facts = replace(
             known,
             pair_wait=timedelta(seconds=self.pairs.wait_seconds(message.phone, self.clock())),
-            tier=replace(self.tier, already_reached=message.phone in self.reached),
+            tier=replace(self.tier, already_reached=True) if is_reached else self.tier,
         )
         verdict = decide(message, facts, now)
         if not isinstance(verdict, Send):

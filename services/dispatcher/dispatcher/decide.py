@@ -133,7 +133,8 @@ class Message:
 
     @property
     def key(self) -> tuple[str, str]:
-        return self.funded.workspace_id, self.funded.message_id
+        request = self.funded.request
+        return request.workspace_id, request.message_id
 
     def waited(self, now: datetime) -> float:
         """Seconds since it was to go out: since the request, or the moment that it named."""

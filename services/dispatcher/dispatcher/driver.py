@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -111,6 +110,7 @@ class Driver:
         self._some_wait_for_tier = True
         self._starts = Starts(sender_id, budget, clock, self._call, self._not_started)
         self._commit_is_unsure = False
+        self._opened: tuple[bytes, str | None, Access] | None = None
         self._blame = Blame()
         self._looked_at: Sequence[Due] = ()
         self._allowance: Allowance | None = None
@@ -314,7 +314,7 @@ class Driver:
             row,
             len(due),
             [
-                replace(go, token_tag=row.token_tag, is_probe=is_probe, reached_at=reached.get(go.due.message.key))
+                Go(go.due, go.attempt, go.category, row.token_tag, is_probe, reached.get(go.due.message.key))
                 for go in going
             ],
         )
@@ -433,8 +433,11 @@ class Driver:
         return [Marked(go, access, marked_at) for go in going]
 
     def _access(self, row: SenderRow) -> Access:
-        token = self._vault.open(row.sender.workspace_id, self.sender_id, row.token)
-        return self._vault.access(token, row.app_id)
+        # Decrypted once, and anew when another token or app is set.
+        if self._opened is None or self._opened[:2] != (row.token, row.app_id):
+            token = self._vault.open(row.sender.workspace_id, self.sender_id, row.token)
+            self._opened = (row.token, row.app_id, self._vault.access(token, row.app_id))
+        return self._opened[2]
 
     async def _call(self, marked: Marked) -> None:
         metrics = self._runtime.metrics

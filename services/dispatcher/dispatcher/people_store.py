@@ -53,15 +53,26 @@ async def note_inbound_read(connection: Connection, read_until: Mapping[int, dat
     )
 
 
+_CONTACTS = """
+select c.workspace_id, c.contact_id, c.body from contact c
+join unnest($1::text[], $2::text[]) as asked(workspace_id, contact_id)
+  on c.workspace_id = asked.workspace_id and c.contact_id = asked.contact_id
+"""
+_UNSUBSCRIBED = f"{_CONTACTS} where c.marketing_state <> 'SUBSCRIBED'"
+
+
 async def contacts(connection: Connection, keys: Iterable[Key]) -> dict[Key, ContactUpdated]:
+    return await _contacts(connection, keys, _CONTACTS)
+
+
+async def unsubscribed(connection: Connection, keys: Iterable[Key]) -> dict[Key, ContactUpdated]:
+    """Those of these contacts that are not subscribed: few, of all whom messages go to."""
+    return await _contacts(connection, keys, _UNSUBSCRIBED)
+
+
+async def _contacts(connection: Connection, keys: Iterable[Key], statement: str) -> dict[Key, ContactUpdated]:
     asked = list(dict.fromkeys(keys))
-    rows = await connection.fetch(
-        "select c.workspace_id, c.contact_id, c.body from contact c"
-        " join unnest($1::text[], $2::text[]) as asked(workspace_id, contact_id)"
-        " on c.workspace_id = asked.workspace_id and c.contact_id = asked.contact_id",
-        [key[0] for key in asked],
-        [key[1] for key in asked],
-    )
+    rows = await connection.fetch(statement, [key[0] for key in asked], [key[1] for key in asked])
     return {(row["workspace_id"], row["contact_id"]): ContactUpdated.model_validate_json(row["body"]) for row in rows}
 
 

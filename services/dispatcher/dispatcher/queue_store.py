@@ -43,7 +43,8 @@ def message_of(row: Row, paused_at: datetime | None = None, cancelled_by: str | 
 @value_class
 class NewMessage:
     """A message as it enters the queue. `state` is "rejected" where it can't even wait (no sender, cancelled), and
-    "unknown" where it was handled before a backup was restored. `lined`: in its campaign's own line."""
+    "unknown" where it was handled before a backup was restored. `lined`: in its campaign's own line. `body`: its
+    send.funded as it came; None: as the message has it."""
 
     message: Message
     campaign_id: str | None
@@ -51,6 +52,7 @@ class NewMessage:
     outcome: str | None
     trace: bytes | None
     lined: bool = False
+    body: bytes | None = None
 
 
 _ADD_MESSAGES = """
@@ -104,7 +106,7 @@ async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> se
         [row.message.queued_at for row in ordered],
         [row.state for row in ordered],
         [row.outcome for row in ordered],
-        [one.to_json() for one in funded],
+        [row.body or row.message.funded.to_json() for row in ordered],
         [row.trace for row in ordered],
         [f"c{row.campaign_id}" if row.lined else "" for row in ordered],
         [template_name(one.name, one.language.code) if (one := row.message.template) else None for row in ordered],
@@ -360,6 +362,21 @@ async def finish_unknown(connection: Connection, outcomes: Mapping[Key, str]) ->
         [key[1] for key in keys],
         [outcomes[key] for key in keys],
     )
+
+
+_ACCEPTED = """
+select m.workspace_id, m.message_id from message m
+join unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
+  on m.workspace_id = asked.workspace_id and m.message_id = asked.message_id
+where m.state = 'accepted'
+"""
+
+
+async def accepted(connection: Connection, keys: Iterable[Key]) -> set[Key]:
+    """Those of these messages that Meta is known to have taken, which is for ever."""
+    asked = sorted(keys)
+    rows = await connection.fetch(_ACCEPTED, [key[0] for key in asked], [key[1] for key in asked])
+    return {(row["workspace_id"], row["message_id"]) for row in rows}
 
 
 _TAKEN_BY_WEBHOOK = f"""

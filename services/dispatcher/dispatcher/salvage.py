@@ -3,6 +3,7 @@ it is told of, cancelled and expires as any other. It is never sent like that.""
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -24,6 +25,8 @@ from sendwhy.events import (
 from sendwhy.stage import fields_of
 
 UNREADABLE = "unreadable"
+# A message is mostly claimed moments after it came, by the process that has read it then: the same bytes, parsed once.
+KEPT_PARSED, KEPT_BYTES_MAX = 1_000, 4_096
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 _OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, JsonValue]])
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
@@ -35,10 +38,20 @@ _BOOL = TypeAdapter(bool)
 T = TypeVar("T")
 
 
+def parsed(body: bytes) -> SendFunded:
+    """Raises ValidationError."""
+    return _kept(body) if len(body) <= KEPT_BYTES_MAX else SendFunded.model_validate_json(body)
+
+
+@lru_cache(KEPT_PARSED)
+def _kept(body: bytes) -> SendFunded:
+    return SendFunded.model_validate_json(body)
+
+
 def read(body: bytes, workspace_id: str, message_id: str, queued_at: datetime) -> tuple[SendFunded, str | None]:
     """The message and, where it had to be salvaged, why ("field: what is wrong", without values)."""
     try:
-        return SendFunded.model_validate_json(body), None
+        return parsed(body), None
     except ValidationError as error:
         return _salvaged(body, workspace_id, message_id, queued_at), "; ".join(fields_of(error)[:3])
 

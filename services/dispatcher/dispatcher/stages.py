@@ -27,7 +27,7 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic, source_header
 
-from dispatcher import announce, holding, people_store, queue_store, recovery_store, reporting, store, sweeps
+from dispatcher import announce, holding, people_store, queue_store, recovery_store, reporting, salvage, store, sweeps
 from dispatcher.answers import HoldScope, verdict
 from dispatcher.decide import (
     CAMPAIGN,
@@ -46,6 +46,7 @@ from dispatcher.erasures import CAP, Eraser, forget_phones, of_erased
 from dispatcher.fleet import Fleet
 from dispatcher.holds import WEBHOOK, Refusal
 from dispatcher.queue_store import NewMessage
+from dispatcher.receipts import Accepted, Receipt, receipt_of
 from dispatcher.settings import Settings
 from dispatcher.store import Key, SenderRow
 from dispatcher.windows import opened_by
@@ -56,10 +57,17 @@ _OUR_SOURCE = source_header(Service.DISPATCHER)
 _STATUS = parse_json(StatusUpdated)
 
 
-def status_of_others(record: Record[None]) -> StatusUpdated | None:
+def funded_of(record: Record[None]) -> SendFunded:
+    return salvage.parsed(record.value or b"")
+
+
+def status_of_others(record: Record[None]) -> StatusUpdated | Receipt | None:
     """A status that somebody else tells; None for one of ours, which isn't read: that is one for every message."""
     if record.header("ce_source") == _OUR_SOURCE:
         return None
+    receipt = receipt_of(record.value or b"")
+    if receipt is not None:
+        return receipt
     told: StatusUpdated = _STATUS(record)
     return told
 
@@ -68,10 +76,11 @@ class Stages:
     def __init__(self, runtime: Runtime, settings: Settings, fleet: Fleet, clock: Callable[[], datetime]) -> None:
         self._runtime, self._settings, self._fleet, self._clock = runtime, settings, fleet, clock
         self._tagger = Tagger(settings.privacy_key.get_secret_value())
+        self._accepted = Accepted()
 
     def register(self) -> None:
         stage = self._runtime.stage
-        stage(Topic.SEND_FUNDED, parse_json(SendFunded), self.on_funded)
+        stage(Topic.SEND_FUNDED, funded_of, self.on_funded)
         stage(Topic.SEND_CANCELLED, parse_json(SendCancelled), self.on_cancelled)
         stage(Topic.CONTACT_UPDATED, parse_state(ContactUpdated), self.on_contacts)
         stage(Topic.MESSAGE_RECEIVED, parse_json(MessageReceived), self.on_inbound)
@@ -105,8 +114,9 @@ class Stages:
         for key, record in events.items():
             row = senders.get((record.event.workspace_id, record.event.request.sender_id))
             message = _queued(record, row, categories)
+            body = record.value
             if key in aliases and not message.is_erased:
-                message = replace(message, funded=redacted(message.funded, aliases[key]))
+                message, body = replace(message, funded=redacted(message.funded, aliases[key])), None
             campaign = campaigns.get((message.funded.workspace_id, _campaign(message) or ""))
             why = self._refusal(message, row, cancelled.get(key), campaign)
             state = _first_state(record, message, why, parked, now)
@@ -118,6 +128,7 @@ class Stages:
                     outcome=state if state == "recalled" else why.code if why else None,
                     trace=record.trace,
                     lined=campaign is not None and campaign.lined,
+                    body=body,
                 )
             )
             if new[-1].state == "rejected" and why:
@@ -280,8 +291,7 @@ class Stages:
     async def _recall(self, connection: Connection, told: Sequence[Key]) -> None:
         """Take out what waits for these people, by the states that stand: one that was told may be an old repeat."""
         now = self._clock()
-        known = await people_store.contacts(connection, told)
-        standing = {key: one for key, one in known.items() if one.marketing_state is not MarketingState.SUBSCRIBED}
+        standing = await people_store.unsubscribed(connection, told)
         if not standing:
             return
         announcements = []
@@ -311,29 +321,34 @@ class Stages:
     # --- status.updated ---
 
     async def on_statuses(
-        self, connection: Connection, records: Sequence[Record[StatusUpdated | None]]
+        self, connection: Connection, records: Sequence[Record[StatusUpdated | Receipt | None]]
     ) -> Sequence[Outgoing]:
         events = [record.event for record in records if record.event is not None]
-        told: dict[Key, StatusUpdated] = {}
+        told: dict[Key, StatusUpdated | Receipt] = {}
         capped: dict[Key, datetime] = {}
         for event in events:
             if event.service is Service.DISPATCHER or event.message_id is None or event.workspace_id is None:
                 continue
             key = (event.workspace_id, event.message_id)
-            if event.provider_message_id and (key not in told or event.occurred_at < told[key].occurred_at):
+            is_news = event.provider_message_id and key not in self._accepted
+            if is_news and (key not in told or event.occurred_at < told[key].occurred_at):
                 told[key] = event
-            if event.reason and event.reason.code is ReasonCode.MARKETING_CAP_REACHED:
+            if isinstance(event, StatusUpdated) and _is_capped(event):
                 capped[key] = event.occurred_at + CAP
         # Senders are locked before messages, as everywhere.
-        await self._hold_senders(connection, events)
+        await self._hold_senders(connection, [event for event in events if isinstance(event, StatusUpdated)])
         if told:
             await self._taken(connection, told)
         if capped:
             await people_store.set_caps(connection, capped)
         return []
 
-    async def _taken(self, connection: Connection, told: dict[Key, StatusUpdated]) -> None:
-        wamids = {key: event.provider_message_id or "" for key, event in told.items()}
+    async def _taken(self, connection: Connection, told: Mapping[Key, StatusUpdated | Receipt]) -> None:
+        accepted = await queue_store.accepted(connection, told)
+        self._accepted.add(accepted)
+        wamids = {key: event.provider_message_id or "" for key, event in told.items() if key not in accepted}
+        if not wamids:
+            return
         taken = await queue_store.taken_by_webhook(connection, wamids)
         ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
         now = self._clock()
@@ -415,6 +430,10 @@ def _person(message: Message) -> Key:
 
 def _campaign(message: Message) -> str | None:
     return message.funded.request.origin.id
+
+
+def _is_capped(event: StatusUpdated) -> bool:
+    return event.reason is not None and event.reason.code is ReasonCode.MARKETING_CAP_REACHED
 
 
 def _received_at(record: Record[Any]) -> datetime | None:

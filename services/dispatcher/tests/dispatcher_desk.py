@@ -71,7 +71,7 @@ class Desk:
 
 def record(topic: Topic, event: Any, *, received_at: str | None = None) -> Record[Any]:
     headers = () if received_at is None else (("received_at", received_at.encode()),)
-    return Record(event, topic, 0, 0, datetime.now(UTC), None, None, headers)
+    return Record(event, topic, 0, 0, datetime.now(UTC), None, event and event.to_json(), headers)
 
 
 @asynccontextmanager

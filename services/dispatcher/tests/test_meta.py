@@ -209,12 +209,52 @@ async def test_a_whole_answer_is_taken() -> None:
         whole(gzip.compress(OK), b"Content-Encoding: gzip\r\n"),
         whole(OK).replace(b"application/json", b"text/html; charset=utf-16"),
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n" + whole(OK),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(OK), OK),
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + OK,
+        b"HTTP/1.0 200 OK\r\n\r\n" + OK,
     ],
-    ids=["gzip", "wrong charset", "information before it"],
+    ids=["gzip", "wrong charset", "information before it", "in chunks", "to the end", "HTTP/1.0"],
 )
 async def test_a_whole_answer_is_taken_in_any_wrapping(answer: bytes) -> None:
     async with server(says(answer)) as url:
         assert await call(url) == Taken("wamid.A")
+
+
+async def test_calls_one_after_the_other_share_a_connection() -> None:
+    made: list[int] = []
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        made.append(1)
+        while True:
+            await read_request(reader)
+            writer.write(WHOLE)
+
+    async with server(answers) as url:
+        meta = meta_at(url)
+        try:
+            assert [await send(meta, lambda: True) for _ in range(3)] == [Taken("wamid.A")] * 3
+        finally:
+            await meta.close()
+    assert made == [1]
+
+
+async def test_what_is_written_is_one_plain_request() -> None:
+    head, _, body = (await request_as_written()).partition(b"\r\n\r\n")
+    line, *headers = head.split(b"\r\n")
+    told = {name.lower(): value for name, _, value in (one.partition(b": ") for one in headers)}
+    assert line == b"POST /v25.0/100000000000001/messages HTTP/1.1"
+    assert len(told) == len(headers)
+    assert (told[b"authorization"], told[b"content-type"]) == (b"Bearer token", b"application/json")
+    assert (told[b"content-length"], body) == (b"%d" % len(BODY), BODY)
+    assert told[b"host"].startswith(b"127.0.0.1:")
+
+
+async def test_a_token_with_a_line_end_writes_no_header_of_its_own() -> None:
+    async with server(says(WHOLE)) as url:
+        meta = meta_at(url)
+        outcome = await meta.send("1", Access("token\r\nX: y"), BODY, attempt=1, may_start=lambda: True)
+        await meta.close()
+    assert outcome == MaybeTaken("ValueError")
 
 
 async def test_a_refusal_with_retry_after_waits_for_that_long() -> None:

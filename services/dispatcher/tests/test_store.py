@@ -98,6 +98,37 @@ async def test_a_webhook_proves_an_unknown_outcome_taken_and_says_accepted_once(
     assert await desk.outbox() == ["status.updated m1"]
 
 
+async def test_once_a_message_is_found_accepted_its_receipts_ask_nothing(desk: Desk) -> None:
+    await desk.queue("m1", "m2")
+    asked: list[str] = []
+
+    def hears(query: Any) -> None:
+        asked.append(query.query)
+
+    async def hear(*message_ids: str) -> int:
+        # asyncpg tells its loggers at the loop's next turn.
+        await asyncio.sleep(0)
+        asked.clear()
+        await desk.stages.on_statuses(
+            desk.connection, [record(Topic.STATUS_UPDATED, receipt(one)) for one in message_ids]
+        )
+        await asyncio.sleep(0)
+        return len(asked)
+
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    desk.connection.add_query_logger(hears)
+    # It waits and was never called: whatever this is of, the same may come of a call.
+    assert await hear("m1") == 2
+    await desk.claim(fence)
+    assert await hear("m1") > 2
+    assert await desk.states() == {"m1": "accepted", "m2": "in_flight"}
+    assert [await hear("m1"), await hear("m1")] == [1, 0]
+    assert await hear("m1", "m2") > 2
+    assert await desk.states() == {"m1": "accepted", "m2": "accepted"}
+    assert await desk.outbox() == ["status.updated m1", "status.updated m2"]
+
+
 async def test_a_webhook_ends_the_retries_of_what_meta_took_all_the_same(desk: Desk) -> None:
     await desk.queue("m1", "m2")
     fence = await queue_store.take_over(desk.connection, SENDER.sender_id)

@@ -1,0 +1,40 @@
+"""What a connection is when it goes back to the pool."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from sendwhy.postgres import connect_pool
+
+pytestmark = pytest.mark.postgres
+
+
+async def test_a_connection_goes_back_without_a_word(fresh_database: str) -> None:
+    pool = await connect_pool(fresh_database, service="test", size=1)
+    said: list[str] = []
+
+    def hears(query: Any) -> None:
+        said.append(query.query)
+
+    async with pool.acquire() as connection:
+        connection.add_query_logger(hears)
+    for _ in range(2):
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("set local lock_timeout = '1s'")
+    # asyncpg tells its loggers at the loop's next turn.
+    await asyncio.sleep(0)
+    assert said == 2 * ["BEGIN;", "set local lock_timeout = '1s'", "COMMIT;"]
+    async with pool.acquire() as connection:
+        assert await connection.fetchval("show lock_timeout") == "10s"
+    await pool.close()
+
+
+async def test_what_is_left_open_is_undone(fresh_database: str) -> None:
+    pool = await connect_pool(fresh_database, service="test", size=1)
+    async with pool.acquire() as connection:
+        await connection.execute("begin")
+        await connection.execute("create table half_done ()")
+    async with pool.acquire() as connection:
+        assert not connection.is_in_transaction()
+        assert await connection.fetchval("select to_regclass('half_done')") is None
+    await pool.close()
