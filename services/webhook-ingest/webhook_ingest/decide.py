@@ -102,6 +102,11 @@ class Message:
     def key(self) -> MessageKey:
         return self.sender_id, self.wamid
 
+    @property
+    def is_told_of(self) -> bool:
+        """Whether any status but `accepted` has been judged: each lifts the rank, or stands beside it as `failed`."""
+        return self.rank > RANKS[Status.ACCEPTED] or self.failed
+
 
 @value_class
 class Seen:

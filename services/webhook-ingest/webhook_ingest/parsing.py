@@ -250,7 +250,7 @@ async def _apply_statuses(
     if not told:
         return
     messages = await store.lock_messages(connection, (entry.key for entry in told), told[0].delivery.at)
-    seen = await store.seen_statuses(connection, messages)
+    seen = await store.seen_statuses(connection, [key for key, message in messages.items() if message.is_told_of])
     verdict = judge_statuses(told, messages, seen, replayed_at=None if replayed is None else replayed.at)
     outcome.verdict = verdict
     if replayed is not None:
