@@ -112,7 +112,7 @@ class Line:
     async def feed(self, records: Sequence[Outgoing]) -> list[Outgoing]:
         self.out = []
         batch = tuple(self._record(one) for one in records)
-        await self._handler(cast("Any", type("Message", (), {"raw_message": batch})))
+        await self._handler(batch)
         return self.out
 
     def _record(self, one: Outgoing) -> ConsumerRecord[Any, Any]:

@@ -180,13 +180,8 @@ BUGS = (
             Change(
                 INGEST,
                 "door.py",
-                "            await self._gathering.keep("
-                "Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True))\n",
-                "            task = asyncio.create_task(\n"
-                "                self._record(Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers))\n"
-                "            )\n"
-                "            self._tasks.add(task)\n"
-                "            task.add_done_callback(self._tasks.discard)\n",
+                "        self._told.append(told)\n",
+                "        told(None)\n",
             ),
         ),
     ),

@@ -15,7 +15,8 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, ClassVar
+from functools import partial
+from typing import Annotated, Any, ClassVar, Protocol
 
 import uvicorn
 from fastapi import Depends, FastAPI, Header, Request, Response
@@ -23,7 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from sendwhy.access import Role, Token, find_token
 from sendwhy.postgres import Connection
@@ -100,6 +101,13 @@ def position_of(cursor: str) -> str:
     return position
 
 
+class AtOnce(Protocol):
+    """An app's `at_once`: takes a request whose body came with its head, without a task and ASGI's messages, and
+    answers it once, later. False: it goes the usual way."""
+
+    def __call__(self, scope: Scope, body: bytes, answer: Callable[[Response], None]) -> bool: ...
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """Ends connections whose request head or body doesn't arrive in time, or costs more than a body of its size may.
 
@@ -116,6 +124,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._at_once: AtOnce | None = getattr(self.app, "at_once", None)
+        # A request whose head is here, and whose body may come with the same data.
+        self._held: RequestResponseCycle | None = None
+        self._is_at_head = False
         self._in_head = True
         self._is_begun = False
         self._finished = 0
@@ -147,6 +159,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         finished = self._finished
         super().data_received(data)
+        if self._held is not None:
+            self._begin(self._held)
         if self._finished != finished and not self._is_begun:
             # Whole requests and nothing else, as nearly always: no timer is needed.
             return
@@ -173,7 +187,40 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = self._body_bytes = self._earned_bytes = self._wire_bytes = 0
         self._disarm()
         self._waiting.pop(self, None)
+        self._is_at_head = True
         super().on_headers_complete()
+        self._is_at_head = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # Not what has waited for an earlier answer.
+        if self._at_once is None or not self._is_at_head or cycle.waiting_for_100_continue:
+            super()._start_asgi_task(cycle, app)
+        else:
+            self._held = cycle
+
+    def _begin(self, cycle: RequestResponseCycle) -> None:
+        self._held = None
+        scope: Any = cycle.scope
+        is_whole = not cycle.more_body and not self.flow.write_paused
+        answer = partial(self._answer, cycle)
+        if self._at_once is None or not is_whole or not self._at_once(scope, bytes(cycle.body), answer):
+            super()._start_asgi_task(cycle, self.app)
+
+    def _answer(self, cycle: RequestResponseCycle, response: Response) -> None:
+        """In one piece what the cycle's own `send` writes in two."""
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        cycle.response_started = cycle.response_complete = True
+        headers = [*cycle.default_headers, *response.raw_headers]
+        if any(name == b"connection" for name, _ in headers):
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        self.transport.write(b"".join((STATUS_LINE[response.status_code], *lines, b"\r\n", response.body)))
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -186,6 +233,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._wire_bytes = 0
         self._finished += 1
         super().on_message_complete()
+        if self._held is not None:
+            self._begin(self._held)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

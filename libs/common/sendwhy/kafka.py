@@ -100,6 +100,8 @@ def make_broker(settings: KafkaSettings) -> KafkaBroker:
         ack_policy=AckPolicy.MANUAL,
         security=_security(settings),
         client_id=f"sendwhy-{settings.replica}",
+        # Else each batch would be looked up in FastStream's context by a thread of its own, and validated.
+        apply_types=False,
         logger=None,
         graceful_timeout=STOP_TIMEOUT_SECONDS,
     )
@@ -303,11 +305,10 @@ def without_pauses(subscriber: BatchSubscriber) -> None:
     subscriber.get_msg = get_msg  # type: ignore[method-assign] # a subscriber is made by its broker, of its own class
 
 
-async def undecoded(message: KafkaMessage) -> bytes:
-    """FastStream decoder to go with it; the usual one reads all records again, and one that isn't async is called in a
-    thread."""
-    body: bytes = message.body
-    return body
+async def undecoded(message: KafkaMessage) -> Any:
+    """FastStream decoder to go with it: a handler is given the batch itself. The usual one reads all records again, and
+    one that isn't async is called in a thread."""
+    return message.raw_message
 
 
 def lag_of(positions: Iterable[tuple[int, int]]) -> int:

@@ -16,7 +16,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from asyncpg import PostgresError
-from faststream.kafka import KafkaBroker, KafkaMessage
+from faststream.kafka import KafkaBroker
 from pydantic import ValidationError
 
 from sendwhy.joint import Joint
@@ -175,8 +175,8 @@ class Stage(Generic[T]):
         without_pauses(subscriber)
 
         @subscriber
-        async def on_batch(message: KafkaMessage) -> None:
-            await self._on_batch(message.raw_message, subscriber.consumer)
+        async def on_batch(batch: tuple[ConsumerRecord[Any, Any], ...]) -> None:
+            await self._on_batch(batch, subscriber.consumer)
 
         self._subscriber = subscriber
 

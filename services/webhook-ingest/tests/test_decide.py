@@ -100,6 +100,8 @@ class Book:
         verdict = self.judge(raw, offset, replayed_at)
         self.messages |= verdict.messages
         self.seen |= verdict.seen
+        # What was told of others is not looked for (`parsing.apply`).
+        assert all(self.messages[key[:2]].is_told_of for key in self.seen)
         return [event for _, event in verdict.events] + self._join(verdict)
 
     def judge(self, raw: bytes, offset: int = 0, replayed_at: datetime | None = None) -> Verdict:

@@ -18,7 +18,7 @@ from sendwhy.metrics import Metrics
 from sendwhy.reasons import Service
 from sendwhy.topics import MAX_WEBHOOK_BYTES, Outgoing, Topic
 from starlette.types import Message
-from webhook_ingest.door import REFUSED_PER_SECOND, Budget, Door
+from webhook_ingest.door import REFUSED_PER_SECOND, Budget, Door, Gathering
 from webhook_ingest.room import PATIENCE_SECONDS, Room
 from webhook_ingest.settings import Settings
 
@@ -193,6 +193,84 @@ async def test_what_is_refused_by_its_head_is_refused_before_its_body_comes(
         assert house.topics.records == []
 
 
+def whole(body: bytes = BODY, *, version: str = "1.1", headers: bytes = b"") -> bytes:
+    """A signed webhook, to be written at once."""
+    head = f"POST /webhooks/meta HTTP/{version}\r\nHost: a\r\nContent-Length: {len(body)}\r\n".encode()
+    return head + b"X-Hub-Signature-256: " + signature(body).encode() + b"\r\n" + headers + b"\r\n" + body
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "stays"),
+    [("1.1", b"", True), ("1.1", b"Connection: close\r\n", False), ("1.0", b"", False)],
+)
+async def test_a_webhook_gets_the_same_answer_whether_it_comes_at_once_or_not(
+    version: str, headers: bytes, stays: bool
+) -> None:
+    request = whole(version=version, headers=headers)
+    async with opened() as house:
+        answers = []
+        for cut in (len(request), len(request) - 1):
+            house.topics.open.clear()
+            reader, writer = await house.connect(request[:cut])
+            # The rest of it is not read together with this.
+            await until(lambda: house.room.places == 1)
+            writer.write(request[cut:])
+            house.topics.open.set()
+            answers.append((await answer_of(reader)).splitlines())
+            if stays:
+                writer.write(request)
+                assert (await answer_of(reader)).startswith(b"HTTP/1.1 200")
+            else:
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+            writer.close()
+        heads = [sorted(line for line in answer if not line.startswith(b"date:")) for answer in answers]
+        assert heads[0] == heads[1]
+        assert house.kept == [BODY] * (4 if stays else 2)
+        assert house.counted("received") == len(house.kept)
+        assert (house.room.places, house.room.bytes) == (0, 0)
+
+
+async def test_webhooks_in_one_piece_are_answered_in_their_order() -> None:
+    bodies = [b'{"number":%d}' % number for number in range(5)]
+    wrong = whole(b"{}").replace(b"sha256=", b"sha256=0")
+    async with opened() as house:
+        pieces = [*map(whole, bodies[:2]), wrong, *map(whole, bodies[2:])]
+        reader, writer = await house.connect(b"".join(pieces))
+        codes = [(await answer_of(reader)).split()[1] for _ in pieces]
+        assert codes == [b"200", b"200", b"401", b"200", b"200", b"200"]
+        assert house.kept == bodies
+        await until(lambda: len(house.topics.on(Topic.WEBHOOK_REFUSED)) == 1)
+        writer.close()
+
+
+async def test_whoever_leaves_before_the_answer_leaves_room() -> None:
+    async with opened(places=1) as house:
+        house.topics.open.clear()
+        _, writer = await house.connect(whole())
+        await until(lambda: house.topics.waiting == 1)
+        assert (await house.ask(whole(b"{}"))).startswith(b"HTTP/1.1 503")
+        writer.close()
+        house.topics.open.set()
+        await until(lambda: house.room.places == 0)
+        assert (await house.ask(whole(b"{}"))).startswith(b"HTTP/1.1 200")
+        assert house.kept == [BODY, b"{}"]
+
+
+async def test_what_kafka_does_not_take_is_refused_on_a_connection_that_stays() -> None:
+    async with opened() as house:
+        house.topics.is_away = True
+        reader, writer = await house.connect(whole())
+        answer = (await answer_of(reader)).lower()
+        assert answer.startswith(b"http/1.1 503")
+        assert b"retry-after: 5" in answer
+        assert b"application/problem+json" in answer
+        assert house.counted("unavailable") == 1
+        house.topics.is_away = False
+        writer.write(whole())
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
 async def test_a_packed_body_with_a_right_signature_is_refused_as_well() -> None:
     async with opened() as house:
         assert (await house.post(gzip.compress(BODY), headers=b"Content-Encoding: gzip\r\n")).startswith(
@@ -316,6 +394,55 @@ async def test_of_what_comes_together_none_is_taken_for_kept_if_kafka_is_away() 
         answers = await asyncio.gather(*(house.post() for _ in range(5)))
         assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
         assert house.topics.records == []
+
+
+class Slow:
+    """Kafka that takes each batch when it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[bytes | None]] = []
+        self.taken: list[asyncio.Event] = []
+        self.told: list[bytes] = []
+
+    async def publish(self, records: Sequence[Outgoing], *, timeout_seconds: float) -> None:
+        self.batches.append([record.key for record in records])
+        self.taken.append(taken := asyncio.Event())
+        await taken.wait()
+
+    def keep(self, gathering: Gathering, name: bytes) -> None:
+        gathering.keep(
+            Outgoing(Topic.WEBHOOK_RECEIVED, name, b"", anywhere=True), lambda _error: self.told.append(name)
+        )
+
+
+async def test_while_kafka_has_not_taken_one_batch_the_next_one_grows() -> None:
+    kafka = Slow()
+    gathering = Gathering(kafka.publish, gathered_seconds=0, waited_seconds=3600)
+    kafka.keep(gathering, b"a")
+    await until(lambda: kafka.batches == [[b"a"]])
+    for name in (b"b", b"c", b"d"):
+        kafka.keep(gathering, name)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert kafka.batches == [[b"a"]]
+    kafka.taken[0].set()
+    await until(lambda: kafka.batches == [[b"a"], [b"b", b"c", b"d"]])
+    assert kafka.told == [b"a"]
+    kafka.taken[1].set()
+    await until(lambda: kafka.told == [b"a", b"b", b"c", b"d"])
+
+
+async def test_a_batch_that_is_stuck_holds_up_none_that_come_later() -> None:
+    kafka = Slow()
+    gathering = Gathering(kafka.publish, gathered_seconds=0, waited_seconds=0.01)
+    for number, name in enumerate((b"a", b"b", b"c")):
+        kafka.keep(gathering, name)
+        await until(lambda expected=number + 1: len(kafka.batches) == expected)
+    kafka.taken[2].set()
+    kafka.taken[1].set()
+    await until(lambda: kafka.told == [b"c", b"b"])
+    kafka.taken[0].set()
+    await until(lambda: kafka.told == [b"c", b"b", b"a"])
 
 
 async def test_what_the_end_of_the_process_leaves_inside_is_a_503() -> None:

@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_webhooks import AT, NUMBER, T0, WABA, body, callback, delivery, status, statuses, value
-from sendwhy.events import CustomerUpdated, Inbound, MessageReceived, SenderReported, TemplateReported
+from sendwhy.events import (
+    CustomerUpdated,
+    Inbound,
+    MessageReceived,
+    SenderReported,
+    StatusUpdated,
+    TemplateReported,
+)
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import MAX_DEAD_LETTER_BYTES
 from webhook_ingest.decide import status_event
@@ -319,7 +326,8 @@ def check_accounts(payload: Any) -> None:
     assert all(number >= 0 for number in Counter(reading.unknown).values())
     for element in reading.elements:
         if isinstance(element, StatusTold):
-            status_event(element, AT, "acme", "m-1").to_json()
+            event = status_event(element, AT, "acme", "m-1")
+            assert StatusUpdated.model_validate(dict(event)).to_json() == event.to_json()
         elif isinstance(element, Report):
             type(element.event).model_validate_json(element.event.to_json())
         if not isinstance(element, Unreadable):

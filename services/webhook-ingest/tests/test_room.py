@@ -77,6 +77,19 @@ def test_whoever_was_turned_out_counts_no_more_even_if_all_of_it_comes_at_that_m
     assert (guests.room.places, guests.room.bytes) == (1, 20)
 
 
+def test_what_is_here_as_a_whole_counts_and_makes_room_like_all_else() -> None:
+    guests = Guests(2, 100)
+    assert guests.room.admit(60, 0)
+    assert guests.enter("a", 40)
+    assert not guests.room.admit(1, 0)
+    assert guests.room.admit(40, LATER)
+    assert guests.out == ["a"]
+    assert not guests.enter("b", 1, LATER * 2)
+    guests.room.release(60)
+    guests.room.release(40)
+    assert (guests.room.places, guests.room.bytes) == (0, 0)
+
+
 STEPS = st.lists(
     st.tuples(st.sampled_from(["enter", "grow", "arrived", "leave"]), st.integers(0, 9), st.integers(0, 60))
 )

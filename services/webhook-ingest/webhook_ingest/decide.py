@@ -102,6 +102,11 @@ class Message:
     def key(self) -> MessageKey:
         return self.sender_id, self.wamid
 
+    @property
+    def is_told_of(self) -> bool:
+        """Whether any status but `accepted` has been judged: each lifts the rank, or stands beside it as `failed`."""
+        return self.rank > RANKS[Status.ACCEPTED] or self.failed
+
 
 @value_class
 class Seen:
@@ -177,7 +182,8 @@ def judge_statuses(
     verdict = Verdict()
     state = dict(messages)
     for entry in told:
-        state[entry.key] = _identify(state.get(entry.key, Message(*entry.key)), entry)
+        key = entry.key
+        state[key] = _identify(state[key] if key in state else Message(*key), entry)
     verdict.identified = [
         key
         for key, message in state.items()
@@ -186,7 +192,7 @@ def judge_statuses(
     told_by = {(*key[:3], stands.partition, stands.offset) for key, stands in seen.items()} if replayed_at else set()
     done: set[StatusKey] = set()
     for entry in told:
-        status_key = entry.status_key
+        key, status_key = entry.key, entry.status_key
         stands = seen.get(status_key)
         place = entry.delivery.place
         # What stands is its own record's to say again, which may come behind another's in a batch that is read again.
@@ -197,13 +203,13 @@ def judge_statuses(
         if is_first and stands is None:
             corrects = replayed_at is not None and (*status_key[:3], *place) in told_by
             observed_at = replayed_at if corrects and replayed_at is not None else entry.delivery.at
-            state[entry.key] = _judge(entry, state[entry.key], observed_at, verdict)
+            state[key] = _judge(entry, state[key], observed_at, verdict)
             continue
         if is_first and stands is not None and replayed_at is None:
-            verdict.events.append((entry.delivery, _repeated(entry, state[entry.key], stands)))
+            verdict.events.append((entry.delivery, _repeated(entry, state[key], stands)))
         verdict.applied[entry.status.status, "stale"] += 1
         # A repeat may tell of an earlier moment.
-        state[entry.key] = climb(state[entry.key], entry.status.status, entry.status.occurred_at)
+        state[key] = climb(state[key], entry.status.status, entry.status.occurred_at)
     verdict.messages = {key: message for key, message in state.items() if message != messages.get(key)}
     return verdict
 
@@ -293,7 +299,16 @@ def climb(message: Message, status: Status, at: datetime) -> Message:
         delivered_at = at if delivered_at is None else min(at, delivered_at)
     if rank <= message.rank and delivered_at == message.delivered_at:
         return message
-    return replace(message, rank=max(message.rank, rank), delivered_at=delivered_at)
+    return Message(
+        message.sender_id,
+        message.wamid,
+        message.workspace_id,
+        message.message_id,
+        max(message.rank, rank),
+        message.failed,
+        delivered_at,
+        message.silence,
+    )
 
 
 def status_event(
@@ -301,7 +316,8 @@ def status_event(
 ) -> StatusUpdated:
     """The event; its id tells apart what was understood, and what was known of the message when it went out."""
     number = told.origin.number
-    return StatusUpdated(
+    # What Meta told was checked where it was read, all else where we stored it.
+    return StatusUpdated.of_checked(
         event_id=_status_id((number or "", told.wamid, told.status, told.reading), workspace_id, message_id),
         occurred_at=told.occurred_at,
         observed_at=observed_at,

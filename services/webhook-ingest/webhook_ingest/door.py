@@ -9,9 +9,9 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, Protocol
 from urllib.parse import parse_qsl
 
@@ -32,8 +32,8 @@ from webhook_ingest.room import Place, Room
 from webhook_ingest.settings import Settings
 
 ACK_TIMEOUT_SECONDS = 4.0
-# Meta asks for an answer within 250 ms.
-GATHERED_SECONDS = 0.02
+# Meta asks for an answer within 250 ms. Each batch takes Kafka a flush, a millisecond of CPU.
+GATHERED_SECONDS, WAITED_SECONDS = 0.05, 0.1
 RETRY_AFTER_SECONDS = 5
 # Deliveries inside at once, coming or waiting for Kafka. At 3,000/s a thousand is a third of a second: whoever comes
 # on top would wait longer than Meta likes, and is better told to come again.
@@ -57,9 +57,12 @@ SHOPIFY_HEADERS: Mapping[bytes, str] = {
 }
 _SIGNATURES = {"meta": b"x-hub-signature-256", "shopify": b"x-shopify-hmac-sha256"}
 _FRAMING = (b"content-length", b"content-encoding", b"transfer-encoding")
+_USUAL = {b"content-length", _SIGNATURES["meta"]}
 _READ = frozenset({*_FRAMING, *_SIGNATURES.values(), *SHOPIFY_HEADERS})
 # Compared where a workspace is unknown, so that the answer takes as long as a wrong signature's.
 _NOBODYS_SECRET = (b"no workspace has this secret",)
+
+_NOT_KEPT = (PublishError, KafkaError, TimeoutError, OSError)
 
 log = structlog.get_logger("sendwhy")
 
@@ -169,27 +172,46 @@ class Publish(Protocol):
     async def __call__(self, records: Sequence[Outgoing], *, timeout_seconds: float) -> None: ...
 
 
+Told = Callable[[Exception | None], None]
+
+
 class Gathering:
-    """What comes within GATHERED_SECONDS goes to Kafka as one batch, which it flushes to disk once."""
+    """What comes within GATHERED_SECONDS goes to Kafka as one batch, which it flushes to disk once. While it has not
+    taken the one before, the next one goes on growing, for WAITED_SECONDS at most: what is stuck holds up nobody else.
+    """
 
-    def __init__(self, publish: Publish) -> None:
+    def __init__(
+        self,
+        publish: Publish,
+        gathered_seconds: float = GATHERED_SECONDS,
+        waited_seconds: float = WAITED_SECONDS,
+    ) -> None:
         self._publish = publish
+        self._gathered_seconds, self._waited_seconds = gathered_seconds, waited_seconds
         self._records: list[Outgoing] = []
-        self._kept: asyncio.Task[None] | None = None
+        self._told: list[Told] = []
+        self._last: asyncio.Task[None] | None = None
 
-    async def keep(self, record: Outgoing) -> None:
-        """Returns once Kafka has it; raises what publishing raises, for all that were gathered."""
-        if self._kept is None:
-            self._kept = asyncio.create_task(self._publish_gathered())
-            # Whoever waited for it may be gone.
-            self._kept.add_done_callback(lambda kept: kept.cancelled() or kept.exception())
+    def keep(self, record: Outgoing, told: Told) -> None:
+        """`told` is called once Kafka has it, or with what publishing raised for all that were gathered."""
+        if not self._records:
+            self._last = asyncio.create_task(self._publish_gathered(self._last))
         self._records.append(record)
-        await asyncio.shield(self._kept)
+        self._told.append(told)
 
-    async def _publish_gathered(self) -> None:
-        await asyncio.sleep(GATHERED_SECONDS)
-        records, self._records, self._kept = self._records, [], None
-        await self._publish(records, timeout_seconds=ACK_TIMEOUT_SECONDS)
+    async def _publish_gathered(self, before: asyncio.Task[None] | None) -> None:
+        await asyncio.sleep(self._gathered_seconds)
+        if before is not None and not before.done():
+            await asyncio.wait([before], timeout=self._waited_seconds)
+        records, waiting = self._records, self._told
+        self._records, self._told = [], []
+        failed = None
+        try:
+            await self._publish(records, timeout_seconds=ACK_TIMEOUT_SECONDS)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are to know
+            failed = error
+        for told in waiting:
+            told(failed)
 
 
 class Door:
@@ -220,6 +242,32 @@ class Door:
             await self._open(post_of("shopify", workspace, scope["headers"]), scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def at_once(self, scope: Scope, body: bytes, answer: Callable[[Response], None]) -> bool:
+        """Take a webhook of Meta's that is signed and came whole, as nearly all do (`sendwhy.http.AtOnce`)."""
+        if scope["path"] != META_PATH or scope["method"] != "POST":
+            return False
+        started = time.monotonic()
+        post = post_of("meta", "", scope["headers"])
+        if post.repeated or post.headers.keys() != _USUAL:
+            return False
+        signed = self._signed_meta(post, body)
+        if signed is None or not self._room.admit(len(body), started):
+            return False
+
+        def told(error: Exception | None) -> None:
+            self._room.release(len(body))
+            if error is None:
+                result, response = "received", _TAKEN
+            else:
+                result, response = "unavailable", _AWAY
+                self._log_not_kept(error)
+            self._counter(post.source, result).inc()
+            self._seconds[post.source].observe(time.monotonic() - started)
+            answer(response)
+
+        self._gathering.keep(_record_of(body, signed), told)
+        return True
 
     async def _open(self, post: Post, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST":
@@ -320,21 +368,19 @@ class Door:
         return (("source", b"shopify"), ("workspace_id", post.workspace.encode()), *told)
 
     async def _keep(self, body: bytes, signed: Headers) -> None:
-        digest = hashlib.sha256(body).hexdigest().encode()
-        headers = (
-            *signed,
-            ("received_at", datetime.now(UTC).isoformat().encode()),
-            ("delivery_id", digest),
-            ("content-type", b"application/json"),
-        )
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gathering.keep(_record_of(body, signed), partial(_resolve, kept))
         try:
-            await self._gathering.keep(Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True))
-        except (PublishError, KafkaError, TimeoutError, OSError) as error:
-            unlogged = self._logged.take(time.monotonic())
-            if unlogged is not None:
-                what = "webhooks were not kept, their senders repeat them"
-                log.warning(what, count=unlogged + 1, error=describe(error))
+            await kept
+        except _NOT_KEPT as error:
+            self._log_not_kept(error)
             raise Refused(_AWAY, "unavailable") from error
+
+    def _log_not_kept(self, error: Exception) -> None:
+        unlogged = self._logged.take(time.monotonic())
+        if unlogged is not None:
+            what = "webhooks were not kept, their senders repeat them"
+            log.warning(what, count=unlogged + 1, error=describe(error))
 
     def _record_refusal(self, post: Post, body: bytes) -> None:
         """Put a trace of the refused delivery on webhook.refused, without making the answer wait."""
@@ -358,8 +404,29 @@ class Door:
     async def _record(self, record: Outgoing) -> None:
         try:
             await self._publish([record], timeout_seconds=ACK_TIMEOUT_SECONDS)
-        except (PublishError, KafkaError, TimeoutError, OSError) as error:
+        except _NOT_KEPT as error:
             log.warning("a refused webhook was not recorded", error=describe(error))
+
+
+def _record_of(body: bytes, signed: Headers) -> Outgoing:
+    digest = hashlib.sha256(body).hexdigest().encode()
+    headers = (
+        *signed,
+        ("received_at", datetime.now(UTC).isoformat().encode()),
+        ("delivery_id", digest),
+        ("content-type", b"application/json"),
+    )
+    return Outgoing(Topic.WEBHOOK_RECEIVED, digest, body, headers, anywhere=True)
+
+
+def _resolve(kept: "asyncio.Future[None]", error: Exception | None) -> None:
+    if kept.done():
+        # Whoever waited for it is gone.
+        return
+    if error is None:
+        kept.set_result(None)
+    else:
+        kept.set_exception(error)
 
 
 class Budget:

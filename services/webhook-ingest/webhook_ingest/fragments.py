@@ -79,6 +79,7 @@ STATUS_KEYS = frozenset(
         "parent_recipient_user_id", "recipient_participant_parent_user_id",
     }
 )  # fmt: skip
+PLAIN_KEYS = STATUS_KEYS - {"errors"}
 MESSAGE_TYPES = frozenset(
     {
         "text", "image", "video", "audio", "document", "sticker", "location", "contacts", "reaction", "button",
@@ -98,6 +99,7 @@ KNOWN_FIELDS = TEMPLATE_FIELDS | {
     "smb_message_echoes", "user_preferences",
 }  # fmt: skip
 
+_NUMBER = re.compile("[0-9]{5,20}")
 _CALLBACK = re.compile(r"sw1:([A-Za-z0-9_\-]{1,64}):([A-Za-z0-9._:\-]{1,128})")
 
 
@@ -125,8 +127,10 @@ class _MetaReader:
         entries = whole.get("entry") if isinstance(whole, dict) else None
         if not isinstance(whole, dict) or not isinstance(entries, list):
             raise ValueError("the body is no object with a list `entry`")
-        elements = (*self._of_entries(entries), *self._besides({}, whole, "body", BODY_KEYS))
-        return Reading(elements, self.unknown, self.errors)
+        elements = [*self._of_entries(entries)]
+        if not whole.keys() <= BODY_KEYS:
+            elements.append(self._besides({}, whole, "body", BODY_KEYS))
+        return Reading(tuple(elements), self.unknown, self.errors)
 
     def _of_entries(self, entries: list[JsonValue]) -> Iterator[Element]:
         for entry in entries:
@@ -136,14 +140,14 @@ class _MetaReader:
                 continue
             for change in list_of(entry["changes"]):
                 yield from self._of_change(entry, change)
-            yield from self._besides(entry, entry, "entry", ENTRY_KEYS)
+            if not entry.keys() <= ENTRY_KEYS:
+                yield self._besides(entry, entry, "entry", ENTRY_KEYS)
 
-    def _besides(self, entry: Fragment, level: Fragment, name: str, known: frozenset[str]) -> Iterator[Element]:
+    def _besides(self, entry: Fragment, level: Fragment, name: str, known: frozenset[str]) -> Element:
         """What a level holds beside the keys that we know: Meta may put anything there tomorrow."""
-        if not level.keys() <= known:
-            rest: Fragment = {key: part for key, part in level.items() if key not in known}
-            self.unknown["field"] += 1
-            yield self._guarded(_MetaReader._left_over, _Change(entry, name, {}), name, rest)
+        rest: Fragment = {key: part for key, part in level.items() if key not in known}
+        self.unknown["field"] += 1
+        return self._guarded(_MetaReader._left_over, _Change(entry, name, {}), name, rest)
 
     def _of_change(self, entry: Fragment, change: JsonValue) -> Iterator[Element]:
         self._spend()
@@ -160,10 +164,12 @@ class _MetaReader:
                 yield self._guarded(self._readers[key], place, key, item)
         if not told:
             yield self._guarded(_MetaReader._report, place, place.field, value)
-        elif rest := {key: part for key, part in value.items() if key not in told and key not in SHARED_KEYS}:
+        elif not value.keys() <= SHARED_KEYS.union(told):
+            rest: Fragment = {key: part for key, part in value.items() if key not in told and key not in SHARED_KEYS}
             self.unknown["field"] += 1
             yield self._guarded(_MetaReader._left_over, place, place.field, rest)
-        yield from self._besides(entry, change, "change", CHANGE_KEYS)
+        if not change.keys() <= CHANGE_KEYS:
+            yield self._besides(entry, change, "change", CHANGE_KEYS)
 
     def _guarded(self, reader: "_Reader", place: "_Change", key: str, item: JsonValue) -> Element:
         self._spend()
@@ -194,14 +200,10 @@ class _MetaReader:
         if status is None or place.field == "calls" or item.get("type") in OTHER_STATUS_TYPES:
             self.unknown["status"] += 1
             return self._as_report(place, key, item)
-        failed = status is Status.FAILED
-        why, is_new = reason_of(item.get("errors")) if failed else (None, False)
-        self.unknown["code"] += is_new
+        why = self._why(item) if status is Status.FAILED else None
         callback = _CALLBACK.fullmatch(str(item.get("biz_opaque_callback_data")))
         pricing, conversation = _whole_object(item, "pricing"), _whole_object(item, "conversation")
-        extra = {name: part for name, part in item.items() if name not in STATUS_KEYS}
-        self.unknown["field"] += bool(extra)
-        extra |= _odd_parts(item, failed=failed)
+        extra = self._extra(item, failed=status is Status.FAILED)
         return StatusTold(
             origin=place.origin(key, item),
             wamid=wamid_of(item),
@@ -214,6 +216,19 @@ class _MetaReader:
             conversation=conversation,
             extra=extra or None,
         )
+
+    def _why(self, item: Fragment) -> Reason:
+        why, is_new = reason_of(item.get("errors"))
+        self.unknown["code"] += is_new
+        return why
+
+    def _extra(self, item: Fragment, *, failed: bool) -> Fragment:
+        """What a status holds that Sendwhy doesn't know, and what stands where something else belongs."""
+        if item.keys() <= PLAIN_KEYS and _is_fine(item.get("pricing")) and _is_fine(item.get("conversation")):
+            return {}
+        extra = {name: part for name, part in item.items() if name not in STATUS_KEYS}
+        self.unknown["field"] += bool(extra)
+        return extra | _odd_parts(item, failed=failed)
 
     def _message(self, place: "_Change", key: str, item: Fragment) -> Element:
         kind = line(item.get("type"), 64)
@@ -376,10 +391,15 @@ class _Change:
         self.time = entry.get("time")
         metadata = object_of(value.get("metadata"))
         number = identifier(metadata.get("phone_number_id")) or ""
-        self.number = number if re.fullmatch("[0-9]{5,20}", number) else None
+        self.number = number if _NUMBER.fullmatch(number) else None
         self.display = line(metadata.get("display_phone_number"), 32)
-        self._contacts = [contact for contact in list_of(value.get("contacts")) if isinstance(contact, dict)]
+        self._contacts: list[Fragment] = []
         self._by_id: dict[str, Fragment] = {}
+        if "contacts" in value:
+            self._know(list_of(value["contacts"]))
+
+    def _know(self, contacts: list[JsonValue]) -> None:
+        self._contacts = [contact for contact in contacts if isinstance(contact, dict)]
         for contact in self._contacts:
             for given in (contact.get("wa_id"), contact.get("user_id")):
                 if known := identifier(given):

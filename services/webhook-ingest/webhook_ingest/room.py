@@ -39,6 +39,18 @@ class Room:
         self.bytes += size
         return place
 
+    def admit(self, size: int, now: float) -> bool:
+        """Whether there is room for a delivery that is here as a whole; it leaves by `release`."""
+        if not self._make_room(1, size, now):
+            return False
+        self.places += 1
+        self.bytes += size
+        return True
+
+    def release(self, size: int) -> None:
+        self.places -= 1
+        self.bytes -= size
+
     def grow(self, place: Place, size: int, now: float) -> bool:
         """Whether a body that announced nothing may go on to `size` bytes."""
         more = size - place.size

@@ -134,6 +134,8 @@ select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::int[],
 
 async def seen_statuses(connection: Connection, keys: Iterable[MessageKey]) -> dict[StatusKey, Seen]:
     wanted = list(keys)
+    if not wanted:
+        return {}
     rows = await connection.fetch(_SEEN, [key[0] for key in wanted], [key[1] for key in wanted])
     return {
         (row["sender_id"], row["wamid"], row["status"], row["reading"]): Seen(

@@ -138,7 +138,11 @@ def list_of(value: JsonValue) -> list[JsonValue]:
 
 def line(value: JsonValue, length: int) -> str | None:
     """A one-line text without control characters, cut to `length`; None for anything else."""
-    return _CONTROL.sub(" ", value).strip()[:length] or None if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    # Nothing that is printable is a control character.
+    text = value if value.isprintable() else _CONTROL.sub(" ", value)
+    return text.strip()[:length] or None
 
 
 def text_of(value: JsonValue) -> str | None:
