@@ -7,6 +7,9 @@ PACKAGES := libs/common/sendwhy $(filter-out %/tests/,$(wildcard services/*/*/ t
 # One run each: their test modules have the same names.
 TESTS := $(wildcard libs/*/tests services/*/tests tools/*/tests tests/*/) tests/conftest.py tests/system_packages.py
 
+# Where no bytecode is kept, each of the thousand processes that tests start compiles its libraries anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test faults fuzz bench check audit sbom setup format docs clean
 
 demo: setup  ## sample requests through the whole product: make demo ARGS="--exit --report out.json"
