@@ -15,11 +15,11 @@ export PYTHONDONTWRITEBYTECODE =
 demo: setup  ## sample requests through the whole product: make demo ARGS="--exit --report out.json"
 	$(RUN)sendwhy demo $(ARGS)
 
-test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium, two files at a time: they mostly wait
+test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium, three files at a time: they mostly wait
 	$(PYTHON) tests/system_packages.py
 	$(RUN)sendwhy fetch
 	$(RUN)python tests/e2e/former.py
-	$(RUN)pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN)pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: setup  ## faults over the whole system: make faults ARGS="--minutes 60 --seed 7 --scenarios pg-frozen,meta-cuts"
 	$(PYTHON) tests/system_packages.py
