@@ -102,7 +102,9 @@ async def test_postgres_survives_a_kill_of_its_first_process(state_dir: Path) ->
     async with Postgres(state_dir) as postgres:
         async with connected(postgres.url) as connection:
             asked = [f"current_setting('{name}') as {name}" for name in SETTINGS]
-            assert dict(await connection.fetchrow(f"select {', '.join(asked)}")) == SETTINGS
+            row = await connection.fetchrow(f"select {', '.join(asked)}")
+            assert row is not None
+            assert dict(row) == SETTINGS
             await connection.execute("create table kept as select 42 as answer")
         await postgres.process.kill()
         await postgres.start()
