@@ -7,16 +7,19 @@ PACKAGES := libs/common/sendwhy $(filter-out %/tests/,$(wildcard services/*/*/ t
 # One run each: their test modules have the same names.
 TESTS := $(wildcard libs/*/tests services/*/tests tools/*/tests tests/*/) tests/conftest.py tests/system_packages.py
 
+# Where no bytecode is kept, each of the thousand processes that tests start compiles its libraries anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test faults fuzz bench check audit sbom setup format docs clean
 
 demo: setup  ## sample requests through the whole product: make demo ARGS="--exit --report out.json"
 	$(RUN)sendwhy demo $(ARGS)
 
-test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium, two files at a time: they mostly wait
+test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium, three files at a time: they mostly wait
 	$(PYTHON) tests/system_packages.py
 	$(RUN)sendwhy fetch
 	$(RUN)python tests/e2e/former.py
-	$(RUN)pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN)pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: setup  ## faults over the whole system: make faults ARGS="--minutes 60 --seed 7 --scenarios pg-frozen,meta-cuts"
 	$(PYTHON) tests/system_packages.py

@@ -14,18 +14,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  # no py.typed
 
 READY_SECONDS = 240
 # What a killed dispatcher leaves in flight is told as unknown after this; else after 10 minutes.
 SETTINGS = {"SENDWHY_UNKNOWN_OUTCOME_SECONDS": "30"}
 STOP_SECONDS = 60
 # Begun first: at the end no process waits for another that has minutes to go.
-LONGEST = "test_faults.py"
+LONGEST = ("tests/faults/test_faults.py", "tests/e2e", "services/message-log/tests", "tests/e2e/test_replicas.py")
+# Folders whose files one process runs, since they share what takes long to start: a stack, a message log.
+TOGETHER = {"tests/e2e", "services/message-log/tests"}
+APART = {f"tests/e2e/test_{name}.py" for name in ("guides", "recovery", "replicas", "upgrade")}
 SERVICES = ["consent", "billing", "dispatcher", "webhook-ingest", "message-log"]
 
 
+class ByWhatTheyShare(LoadFileScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
+
+
+def unit_of(nodeid: str) -> str:
+    """What one process runs as a whole: a file, or a folder's files."""
+    file = nodeid.partition("::")[0]
+    folder = file.rpartition("/")[0]
+    return folder if folder in TOGETHER and file not in APART else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWhatTheyShare:
+    return ByWhatTheyShare(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name != LONGEST)
+    places = {unit: place for place, unit in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(unit_of(item.nodeid), len(places)))
 
 
 @pytest.fixture(scope="session")

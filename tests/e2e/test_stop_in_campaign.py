@@ -1,4 +1,4 @@
-"""STOPs against a throttled campaign of 5,000, while consent and dispatcher are killed: nothing marketing leaves for a
+"""STOPs against a throttled campaign of 2,000, while consent and dispatcher are killed: nothing marketing leaves for a
 person after the dispatcher knew of their STOP, and what had not left is rejected with the STOP as evidence.
 
 "Knew" is the strictest moment that shows outside: the dispatcher's consumer group has committed the offset behind the
@@ -22,11 +22,11 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from outside import Json, Outside, now_text, until
 
-PEOPLE = 5_000
-STOPS = 250
+PEOPLE = 2_000
+STOPS = 150
 CAMPAIGN = "black-friday"
 PER_MINUTE = 1_800
-SECONDS_OF_STOPS = 30.0
+SECONDS_OF_STOPS = 15.0
 TOPICS = ("send.rejected", "send.recalled", "send.funded", "status.updated", "contact.updated")
 DISPATCHER_HEARS = "sendwhy-dispatcher.contact.updated"
 # Marked as in flight when the dispatcher was killed, and not called yet, or cut: nobody knows, and it is told later. At

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).parent / "run.py"
-SEED = 20261126
+# With it no two strike together of which one keeps the other from being done.
+SEED = 20261127
 SCENARIOS = (
     "replica-killed",
     "service-gone",
@@ -33,7 +34,7 @@ SCENARIOS = (
 @pytest.mark.timeout(2400)
 def test_nothing_is_lost_doubled_or_stuck_under_faults(tmp_path: Path) -> None:
     command = [sys.executable, str(RUN), "--seed", str(SEED), "--faults", str(len(SCENARIOS)), "--brief"]
-    command += ["--scenarios", ",".join(SCENARIOS), "--pairs", "0", "--rate", "12", "--people", "40"]
+    command += ["--scenarios", ",".join(SCENARIOS), "--pairs", "1", "--rate", "12", "--people", "40"]
     # CI's machine may be busy with other tests: what is promised in seconds is not judged here.
     command += ["--stop-seconds", "400"]
     done = subprocess.run(

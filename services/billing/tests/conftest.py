@@ -24,6 +24,11 @@ from billing_service import TOKENS, Service
 MIGRATIONS = Path(billing.__file__).parent / "migrations"
 
 
+@pytest.fixture
+def migrations() -> Path:
+    return MIGRATIONS
+
+
 @pytest.fixture(scope="session")
 def database(postgres_url: str, _run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Iterator[str]:
     """One for all modules with a running service: the consumer groups' offsets in Kafka belong to it."""
@@ -69,8 +74,7 @@ async def beside(database: str) -> AsyncIterator[Desk]:
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="billing-test", size=12)
+async def desk(migrated_database: str) -> AsyncIterator[Desk]:
+    pool = await connect_pool(migrated_database, service="billing-test", size=12)
     yield Desk(pool)
     await pool.close()

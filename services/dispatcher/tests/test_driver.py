@@ -7,12 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
-import dispatcher
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import holding, people_store, queue_store, store
@@ -32,13 +30,12 @@ from dispatcher_cases import PHONE, SENDER, TEMPLATE, contact, funded, text_cont
 from pydantic import SecretStr
 from sendwhy.events import ContactUpdated, MarketingState, MetaError, PersonErasing, Purpose, Resolved, reason
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.postgres import connect_pool, unpublished
 from sendwhy.privacy import alias_of
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
-MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
 KEY = SecretStr(Fernet.generate_key().decode())
 VAULT = TokenVault(KEY)
 
@@ -138,9 +135,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def world(fresh_database: str) -> AsyncIterator[World]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
+async def world(migrated_database: str) -> AsyncIterator[World]:
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
     sealed = VAULT.seal("acme", SENDER.sender_id, "token")
     life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1)}
     talk = funded(text_content(), purpose=Purpose.CONVERSATION).model_copy(update=life)
@@ -156,7 +152,7 @@ async def world(fresh_database: str) -> AsyncIterator[World]:
         )
         message = Message(talk, SENDER.sender_id, Lane.CONVERSATION, utc_now())
         await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
-    yield World(fresh_database, pool)
+    yield World(migrated_database, pool)
     await pool.close()
 
 

@@ -1,12 +1,10 @@
 """Erasure in the dispatcher: nothing that waits goes out, and nothing that is kept names the person."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
-import dispatcher
 import pytest
 from dispatcher import people_store, queue_store, tier_store
 from dispatcher.decide import Recall, decide
@@ -34,7 +32,6 @@ from sendwhy.stage import Record
 from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
-MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
 ACME = NewSender(SENDER.sender_id, "acme", "300", "200", None, True, b"sealed")
 KEY = "a key of tests only"
 CANARIES = ("5512345678", '"c-1"', "Ines")

@@ -21,9 +21,9 @@ from dispatcher.store import NewSender, TemplateRow
 from dispatcher.windows import Window
 from dispatcher_cases import PHONE, SENDER, TEMPLATE, contact, funded, template_content, text_content
 from sendwhy.events import MarketingState, Purpose, Resolved, reason
-from sendwhy.postgres import Connection, connect_pool, migrate
+from sendwhy.postgres import Connection, connect_pool
 from sendwhy.reasons import ReasonCode
-from test_driver import MIGRATIONS, VAULT, World
+from test_driver import VAULT, World
 
 HOUR = timedelta(hours=1)
 OTHER = "+447700900142"
@@ -31,16 +31,15 @@ Change = Callable[[Connection, World], Awaitable[None]]
 
 
 @pytest.fixture
-async def world(fresh_database: str) -> AsyncIterator[World]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
+async def world(migrated_database: str) -> AsyncIterator[World]:
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
     new = NewSender(SENDER.sender_id, "acme", "300", "200", None, True, VAULT.seal("acme", SENDER.sender_id, "token"))
     async with pool.acquire() as connection:
         await store.put_sender(connection, new, utc_now())
         await save_template(connection)
         await store.mark_synced(connection, "acme", "300", utc_now() - HOUR)
         await connection.execute("update sender set messaging_limit = 2")
-    yield World(fresh_database, pool)
+    yield World(migrated_database, pool)
     await pool.close()
 
 

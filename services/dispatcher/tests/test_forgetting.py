@@ -47,11 +47,11 @@ async def test_what_is_over_goes_in_steps_and_what_has_no_outcome_stays_however_
     assert await prune_messages(desk.connection, NOW, at_once=2) == 0
 
 
-async def test_what_somebody_works_on_is_passed_over_and_goes_the_next_time(desk: Desk, fresh_database: str) -> None:
+async def test_what_somebody_works_on_is_passed_over_and_goes_the_next_time(desk: Desk, migrated_database: str) -> None:
     past = KEEP_MESSAGES + HOUR
     for message_id in ("worked-on", "over"):
         await ended(desk, message_id, "rejected", past, past)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
     async with pool.acquire() as other:
         async with other.transaction():
             await queue_store.lock_messages(other, [("acme", "worked-on")])

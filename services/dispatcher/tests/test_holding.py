@@ -180,15 +180,14 @@ class Company:
 
 
 @pytest.fixture
-async def company(fresh_database: str) -> AsyncIterator[Company]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
+async def company(migrated_database: str) -> AsyncIterator[Company]:
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
     async with pool.acquire() as connection:
         for sender_id, (workspace, waba, portfolio, token) in NUMBERS.items():
             sealed = VAULT.seal(workspace, sender_id, token)
             new = NewSender(sender_id, workspace, waba, portfolio, None, sender_id == ONE, sealed, token_tag(token))
             await store.put_sender(connection, new, utc_now())
-    yield Company(fresh_database, pool)
+    yield Company(migrated_database, pool)
     await pool.close()
 
 

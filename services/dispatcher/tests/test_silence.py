@@ -9,9 +9,9 @@ from dispatcher.fleet import Fleet
 from dispatcher.lease import SILENCE_ENDS_TRANSACTIONS, TRANSACTION_SECONDS
 from dispatcher.results import utc_now
 from dispatcher_cases import SENDER
-from dispatcher_desk import ACME, MIGRATIONS
+from dispatcher_desk import ACME
 from pydantic import SecretStr
-from sendwhy.postgres import SERVER_SETTINGS, migrate
+from sendwhy.postgres import SERVER_SETTINGS
 
 pytestmark = pytest.mark.postgres
 
@@ -27,12 +27,11 @@ class Replica:
 
 
 @pytest.mark.parametrize("froze", ["between two statements", "with a statement half told"])
-async def test_another_takes_over_from_who_froze_within_a_transaction(fresh_database: str, froze: str) -> None:
-    await migrate(fresh_database, MIGRATIONS)
-    replica = Replica(fresh_database)
+async def test_another_takes_over_from_who_froze_within_a_transaction(migrated_database: str, froze: str) -> None:
+    replica = Replica(migrated_database)
     frozen, other = await replica.lock_connection(), await replica.lock_connection()
     claiming = await asyncpg.connect(
-        fresh_database, server_settings={**SERVER_SETTINGS, **SILENCE_ENDS_TRANSACTIONS}, timeout=10
+        migrated_database, server_settings={**SERVER_SETTINGS, **SILENCE_ENDS_TRANSACTIONS}, timeout=10
     )
     await store.put_sender(other, ACME, utc_now())
     assert await Fleet._take_over(frozen, SENDER.sender_id) == 1

@@ -187,10 +187,10 @@ async def test_a_stop_that_came_first_takes_out_what_comes_later(desk: Desk) -> 
     assert await desk.states() == {"m1": "recalled"}
 
 
-async def test_a_stop_and_its_message_cannot_miss_each_other(desk: Desk, fresh_database: str) -> None:
+async def test_a_stop_and_its_message_cannot_miss_each_other(desk: Desk, migrated_database: str) -> None:
     """Whoever comes second finds the other: the state is stored while the message comes in, or the other way round."""
     for message_id, funded_first in (("m1", True), ("m2", False)):
-        other = Desk(await asyncpg.connect(fresh_database))
+        other = Desk(await asyncpg.connect(migrated_database))
         version = 2 if funded_first else 3
         stopped = [record(Topic.CONTACT_UPDATED, contact(MarketingState.UNSUBSCRIBED, version=version))]
 
@@ -309,11 +309,11 @@ async def test_a_cancel_that_comes_beside_its_request_is_seen_before_the_call(de
     assert await desk.due() == {"m1": "upstream", "m2": "campaign"}
 
 
-async def test_a_throttled_campaign_is_cancelled_beside_its_driver(desk: Desk, fresh_database: str) -> None:
+async def test_a_throttled_campaign_is_cancelled_beside_its_driver(desk: Desk, migrated_database: str) -> None:
     campaign = ("acme", "black-friday")
     await queue_store.put_throttle(desk.connection, *campaign, 1, None)
     await desk.queue("m1", "m2")
-    driver = await asyncpg.connect(fresh_database)
+    driver = await asyncpg.connect(migrated_database)
     sweep = Sweep("acme", Kind.CANCEL_CAMPAIGN, "black-friday", "operator Ana", utc_now())
 
     async def cancel() -> int:

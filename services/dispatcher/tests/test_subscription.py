@@ -4,11 +4,9 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
-import dispatcher
 import httpx
 import pytest
 from cryptography.fernet import Fernet
@@ -23,11 +21,10 @@ from pydantic import SecretStr
 from sendwhy import problems
 from sendwhy.access import parse_tokens
 from sendwhy.events import MetaError
-from sendwhy.postgres import Connection, connect_pool, migrate
+from sendwhy.postgres import Connection, connect_pool
 from sendwhy.tenancy import within
 
 pytestmark = pytest.mark.postgres
-MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
 VAULT = TokenVault(SecretStr(Fernet.generate_key().decode()))
 SENDER, OURS = "15550100", "400"
 
@@ -57,9 +54,8 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
+async def desk(migrated_database: str) -> AsyncIterator[Desk]:
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
     desk = Desk(pool)
     await desk.put()
     yield desk

@@ -5,11 +5,9 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
-import dispatcher
 import httpx
 import pytest
 from cryptography.fernet import Fernet
@@ -39,12 +37,11 @@ from sendwhy.events import (
     event_id_of,
     reason,
 )
-from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.postgres import connect_pool, unpublished
 from sendwhy.reasons import ReasonCode
 from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
-MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
 VAULT = TokenVault(SecretStr(Fernet.generate_key().decode()))
 BODY = [{"type": "BODY", "text": "Hola {{1}}"}]
 SALE = ("autumn_sale", "es_MX")
@@ -140,9 +137,8 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
+async def desk(migrated_database: str) -> AsyncIterator[Desk]:
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
     token = VAULT.seal("acme", SENDER.sender_id, "token")
     async with pool.acquire() as connection:
         new = NewSender(SENDER.sender_id, "acme", "300", "200", None, True, token)

@@ -8,8 +8,7 @@ import pytest
 from dispatcher import erasures, tier_store
 from dispatcher.decide import Lane
 from dispatcher.tier_store import DAY
-from dispatcher_desk import MIGRATIONS
-from sendwhy.postgres import Connection, connect_pool, migrate
+from sendwhy.postgres import Connection, connect_pool
 
 pytestmark = pytest.mark.postgres
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -17,9 +16,8 @@ PORTFOLIO = "200"
 
 
 @pytest.fixture
-async def connection(fresh_database: str) -> AsyncIterator[Connection]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
+async def connection(migrated_database: str) -> AsyncIterator[Connection]:
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
     async with pool.acquire() as connection:
         yield connection
     await pool.close()

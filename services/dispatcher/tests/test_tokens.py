@@ -5,12 +5,10 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import dispatcher
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import store
@@ -24,11 +22,10 @@ from dispatcher.tokens import Access, TokenUnreadable, TokenVault, token_tag
 from pydantic import SecretStr, ValidationError
 from sendwhy import logs
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate
+from sendwhy.postgres import connect_pool
 from sendwhy.reasons import Service
 from sendwhy.settings import parse_secrets
 
-MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
 TOKEN, SECRET = "CanaryTokenThatNobodyMayEverSee0123456789", "CanarySecretOfTheApp"
 PROOF = hmac.digest(SECRET.encode(), TOKEN.encode(), "sha256").hex()
 SENDER = "100000000000001"
@@ -106,9 +103,8 @@ class Rotation:
 
 
 @pytest.fixture
-async def rotation(fresh_database: str) -> AsyncIterator[Rotation]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="dispatcher-test")
+async def rotation(migrated_database: str) -> AsyncIterator[Rotation]:
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
     yield Rotation(pool)
     await pool.close()
 

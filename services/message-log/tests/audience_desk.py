@@ -7,11 +7,9 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
-import message_log
 from cryptography.fernet import Fernet
 from fastapi import APIRouter, FastAPI, Request
 from message_log import api, audience_api, audience_pages, login_pages, message_pages
@@ -29,7 +27,7 @@ from sendwhy import problems
 from sendwhy.acting import Acting
 from sendwhy.events import Gate, Purpose, Resolved, reason
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate
+from sendwhy.postgres import connect_pool
 from sendwhy.reasons import ReasonCode, Service
 
 R = ReasonCode
@@ -159,7 +157,6 @@ def line(message_id: str, contact: str | None = None, **changes: Any) -> Json:
 
 @asynccontextmanager
 async def open_audience(database_url: str) -> AsyncIterator[Audience]:
-    await migrate(database_url, Path(message_log.__file__ or "").parent / "migrations")
     pool = await connect_pool(database_url, service="audience-test", size=4)
     keys = SecretStr(Fernet.generate_key().decode())
     deciders = Deciders()

@@ -30,7 +30,6 @@ from message_log_builders import PRIVACY_KEY, TOKENS
 from other_services import ACTING_KEY, Others, others_serving
 from sendwhy.kafka import Producer, create_topics
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import migrate
 from sendwhy.reasons import Service
 from sendwhy.settings import KafkaSettings
 from sendwhy.topics import Outgoing
@@ -112,10 +111,14 @@ class MessageLog:
 
 
 @pytest.fixture
-async def connection(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
+def migrations() -> Path:
+    return Path(package.__file__ or "").parent / "migrations"
+
+
+@pytest.fixture
+async def connection(migrated_database: str) -> AsyncIterator[asyncpg.Connection]:
     """To a database of its own with the log's tables, beside any service."""
-    await migrate(fresh_database, Path(package.__file__ or "").parent / "migrations")
-    connection = await asyncpg.connect(fresh_database)
+    connection = await asyncpg.connect(migrated_database)
     yield connection
     await connection.close()
 

@@ -7,13 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import httpx
-import message_log
 import uvicorn
 from cryptography.fernet import Fernet
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -41,7 +39,7 @@ from sendwhy import problems, tenancy
 from sendwhy.acting import Acting
 from sendwhy.events import ContactUpdated, Inbound, MessageReceived, TemplateUpdated, Wire
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate, unpublished
+from sendwhy.postgres import connect_pool, unpublished
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
 from sendwhy.topics import Topic, outgoing
@@ -224,7 +222,6 @@ def settings_of_desk(database_url: str, keys: SecretStr, **urls: str) -> Message
 
 @asynccontextmanager
 async def open_desk(database_url: str) -> AsyncIterator[Desk]:
-    await migrate(database_url, Path(message_log.__file__ or "").parent / "migrations")
     pool = await connect_pool(database_url, service="pages-test", size=4)
     async with pool.acquire() as connection:
         await store.set_senders(connection, [SenderRow(SENDER, WORKSPACE, WABA, 1, True, after(0))], [])

@@ -5,13 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import httpx
-import message_log
 from cryptography.fernet import Fernet
 from fastapi import FastAPI, Request
 from message_log import (
@@ -37,7 +35,7 @@ from sendwhy import problems
 from sendwhy.acting import Acting
 from sendwhy.events import ContactUpdated, MarketingState, TemplateUpdated, Wire
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate
+from sendwhy.postgres import connect_pool
 from sendwhy.reasons import Service
 from sendwhy.topics import Topic
 
@@ -167,7 +165,6 @@ def template(name: str = "autumn_sale", category: str = "MARKETING", waba: str =
 
 @asynccontextmanager
 async def open_desk(database_url: str) -> AsyncIterator[Desk]:
-    await migrate(database_url, Path(message_log.__file__ or "").parent / "migrations")
     pool = await connect_pool(database_url, service="people-test", size=4)
     async with pool.acquire() as connection:
         await store.set_senders(connection, [SenderRow(SENDER, WORKSPACE, WABA, 1, True, after(0))], [])

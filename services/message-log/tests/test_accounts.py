@@ -2,29 +2,24 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
-import message_log
 import pytest
 from message_log import accounts
 from message_log.login import Person
 from message_log_builders import ADMIN, VIEWER, WORKSPACE
 from sendwhy.access import Role, Token
-from sendwhy.postgres import migrate
 
-MIGRATIONS = Path(message_log.__file__ or "").parent / "migrations"
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 PASSWORD = "correct horse battery"
 SAME_SITE = {"sec-fetch-site": "same-origin"}
 
 
 @pytest.fixture
-async def database(fresh_database: str) -> AsyncIterator[asyncpg.Connection]:
-    await migrate(fresh_database, MIGRATIONS)
-    connection = await asyncpg.connect(fresh_database)
+async def database(migrated_database: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(migrated_database)
     await accounts.save(connection, "ana", PASSWORD, {"acme": Role.OPERATOR}, "admin")
     yield connection
     await connection.close()

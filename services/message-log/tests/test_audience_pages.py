@@ -25,8 +25,8 @@ SCRIPT = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Audience]:
-    async with open_audience(fresh_database) as desk:
+async def desk(migrated_database: str) -> AsyncIterator[Audience]:
+    async with open_audience(migrated_database) as desk:
         yield desk
 
 

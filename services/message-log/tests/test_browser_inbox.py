@@ -19,11 +19,11 @@ R = ReasonCode
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
+async def desk(migrated_database: str) -> AsyncIterator[Desk]:
     robot = Origin(kind=OriginKind.AUTOMATION, id="cart", name="Cart", node_id="welcome")
     agent = Origin(kind=OriginKind.INBOX, thread_id="shopify:7712", agent="ana")
     content = {"type": "text", "text": {"body": "On its way"}}
-    async with open_desk(fresh_database) as desk:
+    async with open_desk(migrated_database) as desk:
         await desk.tell(
             *(requested(message_id=f"b-{n}", requested_at=NOW) for n in range(4)),
             rejected(R.CUSTOMER_IS_NOT_OPTED_IN, message_id="b-0"),

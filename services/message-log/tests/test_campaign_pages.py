@@ -49,8 +49,8 @@ KEPT: dict[str, Any] = {
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    async with open_desk(fresh_database) as desk:
+async def desk(migrated_database: str) -> AsyncIterator[Desk]:
+    async with open_desk(migrated_database) as desk:
         desk.dispatcher.answers = {"campaigns/sale": KEPT, "queue": {"items": []}}
         yield desk
 

@@ -38,8 +38,8 @@ def refusal(code: ReasonCode) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    async with open_desk(fresh_database) as opened:
+async def desk(migrated_database: str) -> AsyncIterator[Desk]:
+    async with open_desk(migrated_database) as opened:
         await opened.know(template())
         opened.others.answers = dict(ANSWERS)
         yield opened

@@ -9,11 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
-import message_log
 import pytest
 from cryptography.fernet import Fernet
 from fastapi import APIRouter, FastAPI, Request
@@ -57,7 +55,7 @@ from sendwhy import problems
 from sendwhy.acting import Acting
 from sendwhy.events import Origin, OriginKind, SendRequested, Status, To
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate
+from sendwhy.postgres import connect_pool
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import TOPICS
 
@@ -116,7 +114,6 @@ class Opened(Desk):
 
 @asynccontextmanager
 async def open_desk(database_url: str) -> AsyncIterator[Opened]:
-    await migrate(database_url, Path(message_log.__file__ or "").parent / "migrations")
     pool = await connect_pool(database_url, service="diagnostics-test", size=4)
     async with pool.acquire() as connection:
         await store.set_senders(connection, [SenderRow(SENDER, WORKSPACE, "300", 1, True, after(0))], [])
@@ -173,8 +170,8 @@ def _install(desk: Opened, runtime: Any, settings: MessageLogSettings, services:
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Opened]:
-    async with open_desk(fresh_database) as opened:
+async def desk(migrated_database: str) -> AsyncIterator[Opened]:
+    async with open_desk(migrated_database) as opened:
         await opened.know(
             template("hello_world", "UTILITY", "Hello"), template("order_update", "UTILITY", "Order {{1}} is here")
         )

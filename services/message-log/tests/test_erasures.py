@@ -144,9 +144,8 @@ class Log:
 
 
 @pytest.fixture
-async def log(fresh_database: str) -> AsyncIterator[Log]:
-    await migrate(fresh_database, Path(message_log.__file__ or "").parent / "migrations")
-    connection = await asyncpg.connect(fresh_database)
+async def log(migrated_database: str) -> AsyncIterator[Log]:
+    connection = await asyncpg.connect(migrated_database)
     yield Log(connection)
     await connection.close()
 

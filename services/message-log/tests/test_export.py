@@ -6,11 +6,9 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
-import message_log
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -22,7 +20,7 @@ from pydantic import HttpUrl, SecretStr
 from sendwhy import problems
 from sendwhy.acting import Acting
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate
+from sendwhy.postgres import connect_pool
 from sendwhy.reasons import Service
 from sendwhy.tenancy import within
 
@@ -67,9 +65,8 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    await migrate(fresh_database, Path(message_log.__file__ or "").parent / "migrations")
-    pool = await connect_pool(fresh_database, service="export-test", size=2)
+async def desk(migrated_database: str) -> AsyncIterator[Desk]:
+    pool = await connect_pool(migrated_database, service="export-test", size=2)
     others = Others()
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -78,7 +75,7 @@ async def desk(fresh_database: str) -> AsyncIterator[Desk]:
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     settings = MessageLogSettings(
         kafka_bootstrap_servers="nowhere:9092",
-        database_url=SecretStr(fresh_database),
+        database_url=SecretStr(migrated_database),
         privacy_key=SecretStr("a key of tests only"),
         api_tokens=SecretStr(TOKENS),
         consent_url=HttpUrl(f"{url}/consent"),

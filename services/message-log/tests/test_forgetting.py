@@ -67,10 +67,10 @@ async def test_the_mark_of_an_erasure_outlives_its_message(connection: asyncpg.C
 
 
 async def test_what_is_told_of_a_message_while_it_is_forgotten_is_not_lost(
-    fresh_database: str, connection: asyncpg.Connection
+    migrated_database: str, connection: asyncpg.Connection
 ) -> None:
     await tell(connection, "m1", requested(), status(Status.DELIVERED))
-    pruning = await asyncpg.connect(fresh_database)
+    pruning = await asyncpg.connect(migrated_database)
     going = pruning.transaction()
     await going.start()
     # Locked, so that the fold passes the claim of a row that is there, and waits at its lock.

@@ -40,8 +40,8 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    async with open_desk(fresh_database) as desk:
+async def desk(migrated_database: str) -> AsyncIterator[Desk]:
+    async with open_desk(migrated_database) as desk:
         await desk.know(
             ContactUpdated(
                 event_id=uuid4(),

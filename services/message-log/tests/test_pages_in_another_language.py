@@ -124,8 +124,8 @@ NAMES = frozenset(
 
 
 @pytest.fixture
-async def desk(fresh_database: str, tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(fresh_database) as desk:
+async def desk(migrated_database: str, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with open_desk(migrated_database) as desk:
         desk.pages.languages = pseudo_language(tmp_path)
         desk.others.answers = ANSWERS | {
             "dispatcher campaigns/sale": (200, KEPT),

@@ -2,12 +2,10 @@
 
 import asyncio
 from datetime import timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import asyncpg
-import message_log
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from derived import dump, everything, fold, placed, recalled
@@ -17,7 +15,6 @@ from sendwhy.topics import TOPICS, Topic, outgoing
 
 pytestmark = pytest.mark.postgres
 ERASING = Topic.PERSON_ERASING
-MIGRATIONS = Path(message_log.__file__ or "").parent / "migrations"
 # Emptied together, they are as a new database for a tenth of the time.
 FOLDED = (*rebuild.DERIVED, "erased_person")
 
@@ -47,11 +44,11 @@ async def test_any_order_between_the_topics_tells_the_same(connection: asyncpg.C
 
 @pytest.mark.parametrize("topic", [Topic.DEAD_LETTERS, Topic.SEND_CANCELLED])
 async def test_what_is_being_added_while_its_person_is_erased_keeps_no_body(
-    connection: asyncpg.Connection, fresh_database: str, topic: Topic
+    connection: asyncpg.Connection, migrated_database: str, topic: Topic
 ) -> None:
     queues = placed(everything(0))
     added, orders = ({place: queues[place] for place in queues if place[0] is one} for one in (topic, ERASING))
-    other = await asyncpg.connect(fresh_database)
+    other = await asyncpg.connect(migrated_database)
     async with other.transaction():
         await fold(other, added, Random(0))
         erasing = asyncio.create_task(fold(connection, orders, Random(0)))

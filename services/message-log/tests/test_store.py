@@ -48,9 +48,9 @@ async def test_what_came_before_its_partition_moves_into_it(connection: asyncpg.
 
 
 async def test_a_row_that_comes_while_its_partition_is_made_is_in_it(
-    fresh_database: str, connection: asyncpg.Connection
+    migrated_database: str, connection: asyncpg.Connection
 ) -> None:
-    stage = await asyncpg.connect(fresh_database)
+    stage = await asyncpg.connect(migrated_database)
     coming = stage.transaction()
     await coming.start()
     await store.add_events(stage, [row("now", NOON - timedelta(days=1))])
@@ -83,10 +83,10 @@ async def test_past_retention_goes(connection: asyncpg.Connection) -> None:
     await store.prune(connection, NOON)
 
 
-async def test_what_one_answer_reads_is_of_one_moment(fresh_database: str, connection: asyncpg.Connection) -> None:
+async def test_what_one_answer_reads_is_of_one_moment(migrated_database: str, connection: asyncpg.Connection) -> None:
     await store.keep_partitions(connection, DAYS, TODAY)
     async with (
-        asyncpg.create_pool(fresh_database, min_size=1, max_size=1) as pool,
+        asyncpg.create_pool(migrated_database, min_size=1, max_size=1) as pool,
         within(pool, None, None, snapshot=True) as reading,
     ):
         assert await queries.read_message(reading, "acme", "m-1") is None

@@ -26,6 +26,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ingest_service import Ingest
 from sendwhy.kafka import create_topics
 from sendwhy.settings import KafkaSettings
+from webhook_ingest.app import MIGRATIONS
+
+
+@pytest.fixture
+def migrations() -> Path:
+    return MIGRATIONS
 
 
 @pytest.fixture(scope="session")

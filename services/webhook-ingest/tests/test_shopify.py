@@ -8,10 +8,9 @@ from datetime import timedelta
 import asyncpg
 import pytest
 from ingest_webhooks import AT
-from sendwhy.postgres import connect_pool, migrate
+from sendwhy.postgres import connect_pool
 from sendwhy.reasons import Service
 from webhook_ingest import parsing, shopify
-from webhook_ingest.app import MIGRATIONS
 from webhook_ingest.elements import Delivery
 
 pytestmark = pytest.mark.postgres
@@ -20,9 +19,8 @@ TOLD = Delivery("shopify", "acme", BODY, AT, 0, 5, "customers/update", None, "ev
 
 
 @pytest.fixture
-async def pool(fresh_database: str) -> AsyncIterator[asyncpg.Pool]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service=Service.WEBHOOK_INGEST)
+async def pool(migrated_database: str) -> AsyncIterator[asyncpg.Pool]:
+    pool = await connect_pool(migrated_database, service=Service.WEBHOOK_INGEST)
     yield pool
     await pool.close()
 

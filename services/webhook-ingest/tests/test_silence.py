@@ -11,12 +11,11 @@ from ingest_webhooks import AT, NUMBER, WABA, WORKSPACE, status, statuses
 from pydantic import SecretStr
 from sendwhy.kafka import Producer, create_topics
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import connect_pool, migrate, store_reached
+from sendwhy.postgres import connect_pool, store_reached
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.topics import Outgoing, Topic
 from webhook_ingest import store
-from webhook_ingest.app import MIGRATIONS
 from webhook_ingest.parsing import Beat
 from webhook_ingest.settings import Settings
 from webhook_ingest.silence import READ_WITHIN, UNANSWERED_MIN, WHAT_TO_DO, Cause, SenderFacts, silence_of_sender
@@ -91,9 +90,8 @@ def test_beats_of_a_number_are_joined() -> None:
 
 
 @pytest.fixture
-async def connection(fresh_database: str) -> AsyncIterator[Any]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="webhook-ingest-test", size=2)
+async def connection(migrated_database: str) -> AsyncIterator[Any]:
+    pool = await connect_pool(migrated_database, service="webhook-ingest-test", size=2)
     async with pool.acquire() as connection:
         yield connection
     await pool.close()
@@ -163,18 +161,17 @@ class Running:
 
 @pytest.mark.kafka
 @pytest.mark.postgres
-async def test_the_watch_finds_out_whose_fault_it_is(kafka_bootstrap: str, fresh_database: str) -> None:
-    await migrate(fresh_database, MIGRATIONS)
+async def test_the_watch_finds_out_whose_fault_it_is(kafka_bootstrap: str, migrated_database: str) -> None:
     configured = Settings(
         kafka_bootstrap_servers=kafka_bootstrap,
-        database_url=SecretStr(fresh_database),
+        database_url=SecretStr(migrated_database),
         api_tokens=SecretStr("viewer-1:viewer:acme"),
         meta_app_secrets=SecretStr("700:the-secret-of-tests"),
         meta_verify_token=SecretStr("the-token-of-tests"),
         privacy_key=SecretStr("a key of tests only"),
     )
     await create_topics(configured)
-    pool = await connect_pool(fresh_database, service="webhook-ingest-test", size=4)
+    pool = await connect_pool(migrated_database, service="webhook-ingest-test", size=4)
     running, now = Running(pool, configured), datetime.now(UTC)
     watch = Watch(cast("Runtime", running), configured, Pulse())
     producer = Producer(configured, running.metrics)

@@ -34,13 +34,12 @@ from sendwhy.events import (
     To,
     event_id_of,
 )
-from sendwhy.postgres import connect_pool, migrate
+from sendwhy.postgres import connect_pool
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic
 from webhook_ingest import erasures, parsing, store
-from webhook_ingest.app import MIGRATIONS
 from webhook_ingest.elements import Delivery
 from webhook_ingest.receipts import fail_overdue
 
@@ -144,9 +143,8 @@ def errors_of(records: Sequence[Any]) -> list[str]:
 
 
 @pytest.fixture
-async def desk(fresh_database: str) -> AsyncIterator[Desk]:
-    await migrate(fresh_database, MIGRATIONS)
-    pool = await connect_pool(fresh_database, service="webhook-ingest-test", size=12)
+async def desk(migrated_database: str) -> AsyncIterator[Desk]:
+    pool = await connect_pool(migrated_database, service="webhook-ingest-test", size=12)
     yield Desk(pool)
     await pool.close()
 

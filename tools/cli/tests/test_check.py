@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def fake() -> Iterator[FakeLog]:
     server = FakeLog()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield server
     server.shutdown()

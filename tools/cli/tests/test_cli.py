@@ -93,7 +93,7 @@ def write_stack(folder: Path, *, message_log: str, kafka: str = "127.0.0.1:1", t
 @pytest.fixture
 def message_log() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeMessageLog)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

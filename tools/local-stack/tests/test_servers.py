@@ -85,10 +85,26 @@ async def test_postgres_keeps_its_data_and_its_port_over_a_restart(state_dir: Pa
             assert await connection.fetchval("select answer from kept") == 42
 
 
+SETTINGS = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "max_connections": "200",
+    "server_encoding": "UTF8",
+    "listen_addresses": "127.0.0.1",
+    "password_encryption": "scram-sha-256",
+}
+
+
 @pytest.mark.postgres
 async def test_postgres_survives_a_kill_of_its_first_process(state_dir: Path) -> None:
+    """And has the settings that the guarantees lean on."""
     async with Postgres(state_dir) as postgres:
         async with connected(postgres.url) as connection:
+            asked = [f"current_setting('{name}') as {name}" for name in SETTINGS]
+            row = await connection.fetchrow(f"select {', '.join(asked)}")
+            assert row is not None
+            assert dict(row) == SETTINGS
             await connection.execute("create table kept as select 42 as answer")
         await postgres.process.kill()
         await postgres.start()
@@ -115,24 +131,6 @@ async def test_a_role_connects_to_its_own_database_only(state_dir: Path) -> None
 async def test_a_database_name_is_a_plain_word(name: str, state_dir: Path) -> None:
     with pytest.raises(ValueError, match="not a plain database name"):
         await Postgres(state_dir).ensure_database(name)
-
-
-@pytest.mark.postgres
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("fsync", "on"),
-        ("full_page_writes", "on"),
-        ("synchronous_commit", "on"),
-        ("max_connections", "200"),
-        ("server_encoding", "UTF8"),
-        ("listen_addresses", "127.0.0.1"),
-        ("password_encryption", "scram-sha-256"),
-    ],
-)
-async def test_settings_that_the_guarantees_lean_on(setting: str, value: str, fresh_database: str) -> None:
-    async with connected(fresh_database) as connection:
-        assert await connection.fetchval("select current_setting($1)", setting) == value
 
 
 @pytest.mark.postgres

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,15 +144,25 @@ def template_body(to: str, name: str = "hello_world", **more: Any) -> dict[str, 
     return {"messaging_product": "whatsapp", "to": to, "type": "template", "template": template, **more}
 
 
+class Beside(uvicorn.Server):
+    """Leaves the signals to the other server, which ends when it ends: the last of two would put back the first's."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 @asynccontextmanager
-async def serving(server: uvicorn.Server) -> AsyncIterator[int]:
-    task = asyncio.create_task(server.serve())
+async def serving(*servers: uvicorn.Server) -> AsyncIterator[list[int]]:
+    """The ports at which they serve. They end together: each takes a moment to notice that it should."""
+    tasks = [asyncio.create_task(server.serve()) for server in servers]
     async with asyncio.timeout(60):
-        while not server.started:  # noqa: ASYNC110 - uvicorn tells of its start by this flag only
+        while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn tells of its start by this flag only
             await asyncio.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    await task
+    yield [server.servers[0].sockets[0].getsockname()[1] for server in servers]
+    for server in servers:
+        server.should_exit = True
+    await asyncio.gather(*tasks)
 
 
 @asynccontextmanager
@@ -160,13 +170,11 @@ async def running_meta() -> AsyncIterator[Meta]:
     receiver = Receiver()
     app = Starlette(routes=[Route("/hook", receiver.hook, methods=["GET", "POST"])])
     config = uvicorn.Config(app, port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-    async with serving(uvicorn.Server(config)) as hook_port:
+    async with serving(Beside(config), make_server(Seed(), "127.0.0.1", 0)) as (hook_port, port):
         receiver.url = f"http://127.0.0.1:{hook_port}/hook"
-        async with serving(make_server(Seed(), "127.0.0.1", 0)) as port:
-            base = f"http://127.0.0.1:{port}"
-            async with httpx.AsyncClient(base_url=base, timeout=10, trust_env=False) as client:
-                meta = Meta(client, receiver, port)
-                await meta.settings()
-                await meta.control("PUT", f"accounts/{WABA}", {"templates": TEMPLATES})
-                await meta.number()
-                yield meta
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as client:
+            meta = Meta(client, receiver, port)
+            await meta.settings()
+            await meta.control("PUT", f"accounts/{WABA}", {"templates": TEMPLATES})
+            await meta.number()
+            yield meta
