@@ -34,14 +34,17 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Bug:
     """`scenarios` provoke it: any of them, by the nemesis' names ("" for the workload alone). `invariants`: what the
-    judge finds broken then, at least one of them. `rate`: requests a second that it takes to show."""
+    judge finds broken then, at least one of them. `pace`: messages a second that each number may, where a bug shows
+    only once a number has all that it can do; `calm`: seconds after each fault, where it breaks what is promised in
+    calm."""
 
     name: str
     what: str
     scenarios: tuple[str, ...]
     invariants: tuple[str, ...]
     changes: tuple[Change, ...]
-    rate: float = 15
+    pace: int = 80
+    calm: float = 0
 
 
 BUGS = (
@@ -257,6 +260,7 @@ BUGS = (
             ),
             Change(COMMON, "service.py", "PRUNE_SECONDS = 600.0\n", "PRUNE_SECONDS = 5.0\n"),
         ),
+        calm=60,
     ),
     Bug(
         "ladder-by-arrival",
@@ -279,8 +283,8 @@ BUGS = (
         "lock-from-the-pool",
         "the driver's lock is given back at once, as asyncpg's pool does, and nobody looks at the fence: both replicas"
         " drive every sender",
-        ("meta-down", "meta-slow"),
-        ("I11", "I15"),
+        ("",),
+        ("I11",),
         (
             Change(
                 DISPATCHER,
@@ -303,12 +307,13 @@ BUGS = (
                 "from sender where sender_id = $1 and $2::bigint is not null for share",
             ),
         ),
-        rate=100,
+        pace=2,
+        calm=60,
     ),
     Bug(
         "pace-not-kept",
         "calls start as fast as they are claimed",
-        ("meta-down",),
+        ("in-flight-flood",),
         ("I11",),
         (
             Change(
@@ -318,13 +323,13 @@ BUGS = (
                 "        return 100 if saved < 1e9 else 0\n",
             ),
         ),
-        rate=100,
+        pace=3,
     ),
     Bug(
         "late-calls",
         "what was marked in flight is called however late: a process that was frozen calls when it wakes",
-        ("zombie-stage", "driver-asleep", "service-frozen"),
-        ("I9", "I11", "I15"),
+        ("driver-asleep",),
+        ("I9",),
         (
             Change(
                 DISPATCHER,
@@ -339,6 +344,7 @@ BUGS = (
                 "        return True\n",
             ),
         ),
+        pace=3,
     ),
     Bug(
         "released-and-captured",
@@ -367,6 +373,7 @@ BUGS = (
                 '_LOCK_ACCOUNTS = _ACCOUNTS + " order by workspace_id"\n',
             ),
         ),
+        calm=30,
     ),
     Bug(
         "dead-letter-without-bytes",
@@ -399,7 +406,7 @@ BUGS = (
     Bug(
         "stop-stays-outside",
         "the dispatcher never learns of a STOP: what waits then is sent",
-        ("meta-down", "meta-429", "meta-refuses", "in-flight-flood", ""),
+        ("",),
         ("I12",),
         (
             Change(
@@ -411,6 +418,7 @@ BUGS = (
                 "        )\n",
             ),
         ),
+        calm=75,
     ),
     Bug(
         "replayed-start-believed",

@@ -279,10 +279,6 @@ def _never_recovered(run: Making) -> None:
     _of(run, Recovered).lag_zero_seconds = None
 
 
-def _needed_a_hand(run: Making) -> None:
-    _of(run, Recovered).by_hand = 1
-
-
 def _found_by_the_rig(run: Making) -> None:
     run.enter(150, Checked(invariant="I13", what="tables", count=9, violations=["inbound differs"]))
 
@@ -337,7 +333,6 @@ MUTATIONS: list[tuple[str, Spoil]] = [
     ("I12", _resubscribed),
     ("I13", _found_by_the_rig),
     ("I14", _never_recovered),
-    ("I14", _needed_a_hand),
     ("I15", _unknown_for_nothing),
 ]
 
