@@ -276,8 +276,11 @@ class Nemesis:
 
     async def _settle(self, rig: Rig, load: Workload) -> None:
         began = time.monotonic()
-        await rig.ready()
-        ready = time.monotonic() - began
+        ready = None
+        # A process that never comes back is for the judge to tell.
+        with contextlib.suppress(AssertionError):
+            await rig.ready()
+            ready = time.monotonic() - began
         left = await Quiet(rig, load.tenants, self._say).wait(self.plan.quiet_seconds)
         quiet = None if left else time.monotonic() - began
         self._journal.write(
