@@ -435,8 +435,9 @@ BUGS = (
             Change(
                 INGEST,
                 "parsing.py",
-                "    return new if replayed is not None else new | repeated\n",
-                "    return new | repeated | set(told)\n",
+                "        elif replayed is None:\n"
+                "            fresh += [one for place, one in told.items() if place == stands.get(event_id)]\n",
+                "        else:\n            fresh.append(_first(told))\n",
             ),
         ),
     ),

@@ -155,6 +155,13 @@ def test_a_status_stands_once_and_its_own_record_repeats_it() -> None:
     assert book.post(statuses(status("sent")), offset=5) == first
 
 
+def test_a_status_is_repeated_by_its_own_record_behind_another_that_tells_it_too() -> None:
+    book = Book(KNOWN)
+    first = book.post(statuses(status("sent")), offset=5)
+    told = [one for offset in (4, 5, 5) for one in sort(statuses(status("sent")), offset=offset).told]
+    assert [event for _, event in judge_statuses(told, book.messages, book.seen).events] == first
+
+
 def test_a_record_repeats_what_it_said_while_the_message_was_unknown() -> None:
     book = Book()
     first = book.post(statuses(status("sent")), offset=5)
@@ -171,7 +178,8 @@ def test_foreign_elements_are_kept_whole_and_not_applied() -> None:
 
 
 def test_an_unknown_number_names_no_workspace() -> None:
-    (entry,) = sort(statuses(status("read", **callback("m-1")), number="99999999", waba="5")).unclaimed.values()
+    (told,) = sort(statuses(status("read", **callback("m-1")), number="99999999", waba="5")).unclaimed.values()
+    (entry,) = told.values()
     assert isinstance(entry.event, StatusUpdated)
     assert (entry.event.message_id, entry.event.workspace_id, entry.event.sender_id) == (None, None, "99999999")
 
@@ -411,5 +419,5 @@ def test_of_an_account_whose_app_nobody_told_no_report_is_believed_but_the_only_
 
 def test_a_number_that_has_moved_to_an_account_that_nobody_knows_still_speaks() -> None:
     moved = value(errors=[{"code": 130429}])
-    (told,) = sort(body(moved, waba="88")).reports.values()
+    ((told,),) = (one.values() for one in sort(body(moved, waba="88")).reports.values())
     assert getattr(told[1], "sender_id", None) == NUMBER

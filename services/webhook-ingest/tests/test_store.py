@@ -171,6 +171,18 @@ async def test_a_record_read_again_says_the_same(desk: Desk) -> None:
     assert await desk.post(raw, 8) == []
 
 
+async def test_a_record_read_again_behind_another_with_the_same_says_it_again(desk: Desk) -> None:
+    """A process that dies before it has published what it stored: its batch is read again, beside others."""
+    await desk.know()
+    raw = statuses(status("sent", **callback("m-1")))
+    message = body(value(messages=[MESSAGE]))
+    unknown = statuses(status("sent"), number="99999999", waba="5")
+    for first, again in ((raw, 8), (message, 18), (unknown, 28)):
+        told = await desk.post(first, again)
+        assert len(told) == 1
+        assert await desk.read([delivery(first, again - 1), delivery(first, again), delivery(first, again)]) == told
+
+
 async def test_a_status_that_came_before_accepted_is_told_again_with_its_message(desk: Desk) -> None:
     await desk.know()
     (orphan,) = await desk.post(statuses(status("delivered")))

@@ -1,7 +1,7 @@
 """What to make of what was told, given what is known: pure. Whose an element is, which statuses are new, where a
 message stands on the ladder, and what a replay changes."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from sendwhy.events import (
 from sendwhy.reasons import Service
 from sendwhy.values import value_class
 
-from webhook_ingest.elements import Delivery, Element, Origin, Report, StatusTold
+from webhook_ingest.elements import Delivery, Element, Origin, Place, Report, StatusTold
 
 # accepted < sent < delivered < read <= played; `failed` stands beside the ladder.
 RANKS: Mapping[Status, int] = {
@@ -189,14 +189,16 @@ def judge_statuses(
         status_key = entry.status_key
         stands = seen.get(status_key)
         place = entry.delivery.partition, entry.delivery.offset
-        is_first = status_key not in done
-        done.add(status_key)
+        # Where another record stands before the one that told it, it still is that one's to repeat.
+        is_first = status_key not in done and (stands is None or (stands.partition, stands.offset) == place)
+        if is_first:
+            done.add(status_key)
         if is_first and stands is None:
             corrects = replayed_at is not None and (*status_key[:3], *place) in told_by
             observed_at = replayed_at if corrects and replayed_at is not None else entry.delivery.at
             state[entry.key] = _judge(entry, state[entry.key], observed_at, verdict)
             continue
-        if is_first and stands is not None and replayed_at is None and (stands.partition, stands.offset) == place:
+        if is_first and stands is not None and replayed_at is None:
             verdict.events.append((entry.delivery, _repeated(entry, state[entry.key], stands)))
         verdict.applied[entry.status.status, "stale"] += 1
         # A repeat may tell of an earlier moment.
@@ -361,11 +363,11 @@ class Unclaimed:
 
 @dataclass(slots=True)
 class Sorted:
-    """A batch's elements by what is done with them."""
+    """A batch's elements by what is done with them. `reports`, `unclaimed`: by event, by each record that tells it."""
 
     told: list[Told] = field(default_factory=list)
-    reports: dict[UUID, tuple[Delivery, Event]] = field(default_factory=dict)
-    unclaimed: dict[UUID, Unclaimed] = field(default_factory=dict)
+    reports: dict[UUID, dict[Place, tuple[Delivery, Event]]] = field(default_factory=lambda: defaultdict(dict))
+    unclaimed: dict[UUID, dict[Place, Unclaimed]] = field(default_factory=lambda: defaultdict(dict))
     foreign: list[tuple[Delivery, Origin]] = field(default_factory=list)
 
 
@@ -418,7 +420,7 @@ def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result
         result.told.append(Told(delivery, element, owner.workspace_id))
     elif isinstance(element, Report) and _may_go_out(element, owner):
         report = addressed(element, owner.workspace_id)
-        result.reports.setdefault(report.event_id, (delivery, report))
+        result.reports[report.event_id].setdefault(delivery.place, (delivery, report))
     else:
         event = (
             status_event(element, delivery.at, None, None)
@@ -426,7 +428,7 @@ def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result
             else addressed(element, None)
         )
         entry = Unclaimed(delivery, event, origin.number, origin.waba, origin.alone())
-        result.unclaimed.setdefault(event.event_id, entry)
+        result.unclaimed[event.event_id].setdefault(delivery.place, entry)
 
 
 def _may_go_out(report: Report, owner: Owner) -> bool:

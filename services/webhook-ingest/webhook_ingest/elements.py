@@ -17,6 +17,9 @@ from webhook_ingest.values import JSON, Fragment, object_of
 READING_BYTES = 16
 
 
+Place = tuple[int, int]  # (partition, offset) on webhook.received
+
+
 @value_class
 class Delivery:
     """One signed POST. `signer` is the app's id (Meta) or the workspace (Shopify), `at` when Kafka stored it,
@@ -31,6 +34,10 @@ class Delivery:
     topic: str = ""
     trace: bytes | None = None
     event_id: str = ""
+
+    @property
+    def place(self) -> Place:
+        return self.partition, self.offset
 
 
 @value_class

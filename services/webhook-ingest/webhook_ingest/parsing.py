@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -24,13 +25,14 @@ from webhook_ingest.decide import (
     MessageKey,
     Sorted,
     Told,
+    Unclaimed,
     Verdict,
     changes_of,
     joined,
     judge_statuses,
     sort_out,
 )
-from webhook_ingest.elements import Delivery, Element, StatusTold, Unreadable
+from webhook_ingest.elements import Delivery, Element, Place, StatusTold, Unreadable
 from webhook_ingest.erasures import recipient_of
 from webhook_ingest.fragments import read
 
@@ -38,6 +40,7 @@ CLAIM_LIMIT = 500
 _OUR_SOURCE = source_header(Service.WEBHOOK_INGEST)
 
 log = structlog.get_logger("sendwhy")
+T = TypeVar("T")
 
 
 @value_class
@@ -156,10 +159,8 @@ async def apply(
     sorted_out = sort_out(elements, senders, apps, None if replayed is None else replayed.workspace_id)
     outcome.beats = _beats(elements, sorted_out)
     await _apply_statuses(connection, sorted_out.told, outcome, replayed)
-    reports = await _fresh_reports(connection, sorted_out, replayed)
-    unclaimed = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else set()
-    events = [*outcome.verdict.events, *(told for event_id, told in sorted_out.reports.items() if event_id in reports)]
-    claimable = [one for event_id, one in sorted_out.unclaimed.items() if event_id in unclaimed]
+    events = [*outcome.verdict.events, *await _fresh_reports(connection, sorted_out, replayed)]
+    claimable = await _fresh_unclaimed(connection, sorted_out)
     events += [(one.delivery, one.event) for one in claimable if one.is_told]
     outcome.publish += [_outgoing(event, delivery.trace) for delivery, event in events]
     outcome.publish += [
@@ -172,7 +173,7 @@ async def apply(
 def _count_unclaimed(sorted_out: Sorted, outcome: Outcome) -> None:
     if sorted_out.unclaimed:
         outcome.unknown["sender"] += len(sorted_out.unclaimed)
-    for entry in sorted_out.unclaimed.values():
+    for entry in map(_first, sorted_out.unclaimed.values()):
         if isinstance(entry.event, StatusUpdated):
             outcome.verdict.applied[entry.event.status, "unknown_message"] += 1
 
@@ -194,13 +195,39 @@ def _beats(elements: Sequence[tuple[Delivery, Element]], sorted_out: Sorted) -> 
     return beats
 
 
-async def _fresh_reports(connection: Connection, sorted_out: Sorted, replayed: Replayed | None) -> AbstractSet[UUID]:
+async def _fresh_reports(
+    connection: Connection, sorted_out: Sorted, replayed: Replayed | None
+) -> list[tuple[Delivery, Event]]:
     """The reports that are to go out: each once, and again only if its own record is read again."""
     if not sorted_out.reports:
-        return set()
-    told = {event_id: delivery for event_id, (delivery, _) in sorted_out.reports.items()}
-    new, repeated = await store.add_reports(connection, told)
-    return new if replayed is not None else new | repeated
+        return []
+    firsts = {event_id: _first(told)[0] for event_id, told in sorted_out.reports.items()}
+    new, stands = await store.add_reports(connection, firsts)
+    fresh = []
+    for event_id, told in sorted_out.reports.items():
+        if event_id in new:
+            fresh.append(_first(told))
+        elif replayed is None:
+            fresh += [one for place, one in told.items() if place == stands.get(event_id)]
+    return fresh
+
+
+async def _fresh_unclaimed(connection: Connection, sorted_out: Sorted) -> list[Unclaimed]:
+    """What was told of unknown numbers and is to go out: what is new, or told by this very record."""
+    if not sorted_out.unclaimed:
+        return []
+    firsts = {event_id: _first(told) for event_id, told in sorted_out.unclaimed.items()}
+    stands = await store.add_unclaimed(connection, firsts)
+    return [
+        one
+        for event_id, told in sorted_out.unclaimed.items()
+        for place, one in told.items()
+        if place == stands.get(event_id)
+    ]
+
+
+def _first(told: Mapping[Place, T]) -> T:
+    return next(iter(told.values()))
 
 
 async def _read_all(deliveries: Sequence[Delivery], outcome: Outcome) -> list[tuple[Delivery, Element]]:

@@ -12,7 +12,7 @@ from sendwhy.events import SenderUpdated, StatusUpdated
 from sendwhy.postgres import Connection
 
 from webhook_ingest.decide import Message, MessageKey, Seen, Sender, StatusKey, Unclaimed
-from webhook_ingest.elements import Delivery
+from webhook_ingest.elements import Delivery, Place
 from webhook_ingest.silence import Awaited
 
 # The dedupe memory must outlive what Kafka may replay and Meta may still tell (design.md, "How a stage works").
@@ -166,8 +166,8 @@ returning event_id
 _REPORT_PLACES = "select event_id, kafka_partition, kafka_offset from seen_report where event_id = any($1)"
 
 
-async def add_reports(connection: Connection, reports: Mapping[UUID, Delivery]) -> tuple[set[UUID], set[UUID]]:
-    """Remember what was told beside statuses; returns what is new, and what stands and was told by this very record."""
+async def add_reports(connection: Connection, reports: Mapping[UUID, Delivery]) -> tuple[set[UUID], dict[UUID, Place]]:
+    """Remember what was told beside statuses; returns what is new, and of all else which record told it."""
     rows = sorted(reports.items(), key=lambda row: row[0])
     added = await connection.fetch(
         _ADD_REPORTS,
@@ -179,16 +179,11 @@ async def add_reports(connection: Connection, reports: Mapping[UUID, Delivery]) 
     new = {row["event_id"] for row in added}
     # A second statement: within the first one a row that was committed meanwhile would not be visible.
     stored = await connection.fetch(_REPORT_PLACES, [event_id for event_id in reports if event_id not in new])
-    return new, _told_by_same(stored, reports)
+    return new, _places(stored)
 
 
-def _told_by_same(rows: Iterable[Record], deliveries: Mapping[UUID, Delivery]) -> set[UUID]:
-    return {
-        row["event_id"]
-        for row in rows
-        for delivery in [deliveries[row["event_id"]]]
-        if (row["kafka_partition"], row["kafka_offset"]) == (delivery.partition, delivery.offset)
-    }
+def _places(rows: Iterable[Record]) -> dict[UUID, Place]:
+    return {row["event_id"]: (row["kafka_partition"], row["kafka_offset"]) for row in rows}
 
 
 _ACCEPT = """
@@ -250,9 +245,8 @@ on conflict do nothing
 _UNCLAIMED_PLACES = "select event_id, kafka_partition, kafka_offset from unclaimed where event_id = any($1)"
 
 
-async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaimed]) -> set[UUID]:
-    """Keep what was told about unknown numbers and accounts; returns what is to go out: new, or told by this
-    very record."""
+async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaimed]) -> dict[UUID, Place]:
+    """Keep what was told about unknown numbers and accounts; returns which record told each of it."""
     rows = sorted(unclaimed.items(), key=lambda row: row[0])
     await connection.execute(
         _ADD_UNCLAIMED,
@@ -265,8 +259,7 @@ async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaim
         [entry.body for _, entry in rows],
         [entry.waba for _, entry in rows],
     )
-    stored = await connection.fetch(_UNCLAIMED_PLACES, list(unclaimed))
-    return _told_by_same(stored, {event_id: entry.delivery for event_id, entry in unclaimed.items()})
+    return _places(await connection.fetch(_UNCLAIMED_PLACES, list(unclaimed)))
 
 
 # An app_id that the dispatcher wasn't told speaks for nobody unless there is only one app.
