@@ -436,9 +436,8 @@ BUGS = (
             Change(
                 INGEST,
                 "parsing.py",
-                "        elif replayed is None:\n"
-                "            fresh += [one for place, one in told.items() if place == stands.get(event_id)]\n",
-                "        else:\n            fresh.append(_first(told))\n",
+                "        next((told for told in several if told[0].place == places.get(event_id)), None)\n",
+                "        several[0]\n",
             ),
         ),
     ),

@@ -1,7 +1,7 @@
 """What to make of what was told, given what is known: pure. Whose an element is, which statuses are new, where a
 message stands on the ladder, and what a replay changes."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from sendwhy.events import (
 from sendwhy.reasons import Service
 from sendwhy.values import value_class
 
-from webhook_ingest.elements import Delivery, Element, Origin, Place, Report, StatusTold
+from webhook_ingest.elements import Delivery, Element, Origin, Report, StatusTold
 
 # accepted < sent < delivered < read <= played; `failed` stands beside the ladder.
 RANKS: Mapping[Status, int] = {
@@ -188,10 +188,11 @@ def judge_statuses(
     for entry in told:
         status_key = entry.status_key
         stands = seen.get(status_key)
-        place = entry.delivery.partition, entry.delivery.offset
-        # Where another record stands before the one that told it, it still is that one's to repeat.
-        is_first = status_key not in done and (stands is None or (stands.partition, stands.offset) == place)
-        if is_first:
+        place = entry.delivery.place
+        # What stands is its own record's to say again, which may come behind another's in a batch that is read again.
+        is_its_own = stands is None or (stands.partition, stands.offset) == place
+        is_first = is_its_own and status_key not in done
+        if is_its_own:
             done.add(status_key)
         if is_first and stands is None:
             corrects = replayed_at is not None and (*status_key[:3], *place) in told_by
@@ -363,11 +364,12 @@ class Unclaimed:
 
 @dataclass(slots=True)
 class Sorted:
-    """A batch's elements by what is done with them. `reports`, `unclaimed`: by event, by each record that tells it."""
+    """A batch's elements by what is done with them. Of what is told by several deliveries all are kept: only the one
+    that told it first may say it again, and in a batch that is read again it may stand behind the others."""
 
     told: list[Told] = field(default_factory=list)
-    reports: dict[UUID, dict[Place, tuple[Delivery, Event]]] = field(default_factory=lambda: defaultdict(dict))
-    unclaimed: dict[UUID, dict[Place, Unclaimed]] = field(default_factory=lambda: defaultdict(dict))
+    reports: dict[UUID, list[tuple[Delivery, Event]]] = field(default_factory=dict)
+    unclaimed: dict[UUID, list[Unclaimed]] = field(default_factory=dict)
     foreign: list[tuple[Delivery, Origin]] = field(default_factory=list)
 
 
@@ -420,7 +422,7 @@ def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result
         result.told.append(Told(delivery, element, owner.workspace_id))
     elif isinstance(element, Report) and _may_go_out(element, owner):
         report = addressed(element, owner.workspace_id)
-        result.reports[report.event_id].setdefault(delivery.place, (delivery, report))
+        result.reports.setdefault(report.event_id, []).append((delivery, report))
     else:
         event = (
             status_event(element, delivery.at, None, None)
@@ -428,7 +430,7 @@ def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result
             else addressed(element, None)
         )
         entry = Unclaimed(delivery, event, origin.number, origin.waba, origin.alone())
-        result.unclaimed[event.event_id].setdefault(delivery.place, entry)
+        result.unclaimed.setdefault(event.event_id, []).append(entry)
 
 
 def _may_go_out(report: Report, owner: Owner) -> bool:

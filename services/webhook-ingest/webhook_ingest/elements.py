@@ -17,9 +17,6 @@ from webhook_ingest.values import JSON, Fragment, object_of
 READING_BYTES = 16
 
 
-Place = tuple[int, int]  # (partition, offset) on webhook.received
-
-
 @value_class
 class Delivery:
     """One signed POST. `signer` is the app's id (Meta) or the workspace (Shopify), `at` when Kafka stored it,
@@ -36,7 +33,7 @@ class Delivery:
     event_id: str = ""
 
     @property
-    def place(self) -> Place:
+    def place(self) -> tuple[int, int]:
         return self.partition, self.offset
 
 

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -25,14 +24,13 @@ from webhook_ingest.decide import (
     MessageKey,
     Sorted,
     Told,
-    Unclaimed,
     Verdict,
     changes_of,
     joined,
     judge_statuses,
     sort_out,
 )
-from webhook_ingest.elements import Delivery, Element, Place, StatusTold, Unreadable
+from webhook_ingest.elements import Delivery, Element, StatusTold, Unreadable
 from webhook_ingest.erasures import recipient_of
 from webhook_ingest.fragments import read
 
@@ -40,7 +38,6 @@ CLAIM_LIMIT = 500
 _OUR_SOURCE = source_header(Service.WEBHOOK_INGEST)
 
 log = structlog.get_logger("sendwhy")
-T = TypeVar("T")
 
 
 @value_class
@@ -160,8 +157,11 @@ async def apply(
     outcome.beats = _beats(elements, sorted_out)
     await _apply_statuses(connection, sorted_out.told, outcome, replayed)
     events = [*outcome.verdict.events, *await _fresh_reports(connection, sorted_out, replayed)]
-    claimable = await _fresh_unclaimed(connection, sorted_out)
-    events += [(one.delivery, one.event) for one in claimable if one.is_told]
+    places = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else {}
+    for event_id, several in sorted_out.unclaimed.items():
+        claimable = next((one for one in several if one.delivery.place == places.get(event_id)), None)
+        if claimable is not None and claimable.is_told:
+            events.append((claimable.delivery, claimable.event))
     outcome.publish += [_outgoing(event, delivery.trace) for delivery, event in events]
     outcome.publish += [
         _put_aside(delivery, origin.alone(), "foreign", outcome) for delivery, origin in sorted_out.foreign
@@ -173,7 +173,7 @@ async def apply(
 def _count_unclaimed(sorted_out: Sorted, outcome: Outcome) -> None:
     if sorted_out.unclaimed:
         outcome.unknown["sender"] += len(sorted_out.unclaimed)
-    for entry in map(_first, sorted_out.unclaimed.values()):
+    for entry, *_ in sorted_out.unclaimed.values():
         if isinstance(entry.event, StatusUpdated):
             outcome.verdict.applied[entry.event.status, "unknown_message"] += 1
 
@@ -201,33 +201,13 @@ async def _fresh_reports(
     """The reports that are to go out: each once, and again only if its own record is read again."""
     if not sorted_out.reports:
         return []
-    firsts = {event_id: _first(told)[0] for event_id, told in sorted_out.reports.items()}
-    new, stands = await store.add_reports(connection, firsts)
-    fresh = []
-    for event_id, told in sorted_out.reports.items():
-        if event_id in new:
-            fresh.append(_first(told))
-        elif replayed is None:
-            fresh += [one for place, one in told.items() if place == stands.get(event_id)]
-    return fresh
-
-
-async def _fresh_unclaimed(connection: Connection, sorted_out: Sorted) -> list[Unclaimed]:
-    """What was told of unknown numbers and is to go out: what is new, or told by this very record."""
-    if not sorted_out.unclaimed:
-        return []
-    firsts = {event_id: _first(told) for event_id, told in sorted_out.unclaimed.items()}
-    stands = await store.add_unclaimed(connection, firsts)
-    return [
-        one
-        for event_id, told in sorted_out.unclaimed.items()
-        for place, one in told.items()
-        if place == stands.get(event_id)
+    new, places = await store.add_reports(connection, {one: told[0][0] for one, told in sorted_out.reports.items()})
+    said = [
+        next((told for told in several if told[0].place == places.get(event_id)), None)
+        for event_id, several in sorted_out.reports.items()
+        if replayed is None or event_id in new
     ]
-
-
-def _first(told: Mapping[Place, T]) -> T:
-    return next(iter(told.values()))
+    return [told for told in said if told is not None]
 
 
 async def _read_all(deliveries: Sequence[Delivery], outcome: Outcome) -> list[tuple[Delivery, Element]]:

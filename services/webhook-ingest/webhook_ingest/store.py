@@ -12,7 +12,7 @@ from sendwhy.events import SenderUpdated, StatusUpdated
 from sendwhy.postgres import Connection
 
 from webhook_ingest.decide import Message, MessageKey, Seen, Sender, StatusKey, Unclaimed
-from webhook_ingest.elements import Delivery, Place
+from webhook_ingest.elements import Delivery
 from webhook_ingest.silence import Awaited
 
 # The dedupe memory must outlive what Kafka may replay and Meta may still tell (design.md, "How a stage works").
@@ -166,8 +166,10 @@ returning event_id
 _REPORT_PLACES = "select event_id, kafka_partition, kafka_offset from seen_report where event_id = any($1)"
 
 
-async def add_reports(connection: Connection, reports: Mapping[UUID, Delivery]) -> tuple[set[UUID], dict[UUID, Place]]:
-    """Remember what was told beside statuses; returns what is new, and of all else which record told it."""
+async def add_reports(
+    connection: Connection, reports: Mapping[UUID, Delivery]
+) -> tuple[set[UUID], dict[UUID, tuple[int, int]]]:
+    """Remember what was told beside statuses; returns what is new, and for all of it which record told it first."""
     rows = sorted(reports.items(), key=lambda row: row[0])
     added = await connection.fetch(
         _ADD_REPORTS,
@@ -176,13 +178,11 @@ async def add_reports(connection: Connection, reports: Mapping[UUID, Delivery]) 
         [delivery.offset for _, delivery in rows],
         [delivery.at for _, delivery in rows],
     )
-    new = {row["event_id"] for row in added}
     # A second statement: within the first one a row that was committed meanwhile would not be visible.
-    stored = await connection.fetch(_REPORT_PLACES, [event_id for event_id in reports if event_id not in new])
-    return new, _places(stored)
+    return {row["event_id"] for row in added}, _places(await connection.fetch(_REPORT_PLACES, list(reports)))
 
 
-def _places(rows: Iterable[Record]) -> dict[UUID, Place]:
+def _places(rows: Iterable[Record]) -> dict[UUID, tuple[int, int]]:
     return {row["event_id"]: (row["kafka_partition"], row["kafka_offset"]) for row in rows}
 
 
@@ -245,9 +245,11 @@ on conflict do nothing
 _UNCLAIMED_PLACES = "select event_id, kafka_partition, kafka_offset from unclaimed where event_id = any($1)"
 
 
-async def add_unclaimed(connection: Connection, unclaimed: Mapping[UUID, Unclaimed]) -> dict[UUID, Place]:
-    """Keep what was told about unknown numbers and accounts; returns which record told each of it."""
-    rows = sorted(unclaimed.items(), key=lambda row: row[0])
+async def add_unclaimed(
+    connection: Connection, unclaimed: Mapping[UUID, Sequence[Unclaimed]]
+) -> dict[UUID, tuple[int, int]]:
+    """Keep what was told about unknown numbers and accounts; returns which record told it first."""
+    rows = [(event_id, unclaimed[event_id][0]) for event_id in sorted(unclaimed)]
     await connection.execute(
         _ADD_UNCLAIMED,
         [event_id for event_id, _ in rows],
