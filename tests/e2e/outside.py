@@ -117,6 +117,9 @@ class Outside:
             "quality_rating": "GREEN",
             "messages_per_second": per_second,
         }
+        if per_second < 80:
+            # No level of Meta's has a name for it.
+            number["throughput_level"] = per_second
         await self.sim("PUT", f"/numbers/{self.sender_id}", number)
         sender = {
             "access_token": f"token-{self.sender_id}",

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from history import (
     FaultBegan,
@@ -302,7 +302,7 @@ def _gather_requests(facts: Facts) -> None:
         request = Request(
             *_seen(record, event), str(purpose), to.get("contact_id"), to.get("phone"), seconds(event.get("expires_at"))
         )
-        facts.requests.setdefault((workspace, message_id), request)
+        _keep_earliest(facts.requests, (workspace, message_id), request)
     for record in facts.history.records("send.requested"):
         facts.digests[_place(record)] = sha256(record.value)
 
@@ -315,30 +315,41 @@ def _gather_judged(facts: Facts) -> None:
     for topic, into in (("send.consented", facts.consented), ("send.funded", facts.funded)):
         for record, event in _events(facts, topic):
             request = _object(event.get("request"))
-            into.setdefault((request["workspace_id"], request["message_id"]), Seen(*_seen(record, event)))
+            _keep_earliest(into, (request["workspace_id"], request["message_id"]), Seen(*_seen(record, event)))
+
+
+S = TypeVar("S", bound=Seen)
+K = TypeVar("K")
+
+
+def _keep_earliest(into: dict[K, S], key: K, seen: S) -> None:
+    """A topic is read partition by partition, and once partitions were added a repeat may stand on an earlier one."""
+    known = into.get(key)
+    if known is None or seen.at < known.at:
+        into[key] = seen
 
 
 def _gather_told(facts: Facts) -> None:
-    known: set[str] = set()
+    rejections: dict[tuple[Key, str], Rejection] = {}
     for record, event in _events(facts, "send.rejected"):
-        if event["event_id"] not in known:
-            known.add(event["event_id"])
-            why = event["reason"]
-            called_at = seconds(_object(why.get("evidence")).get("called_at"))
-            facts.rejections[event["workspace_id"], event["message_id"]].append(
-                Rejection(*_seen(record, event), why["code"], event["service"], called_at)
-            )
+        why = event["reason"]
+        called_at = seconds(_object(why.get("evidence")).get("called_at"))
+        rejection = Rejection(*_seen(record, event), why["code"], event["service"], called_at)
+        _keep_earliest(rejections, ((event["workspace_id"], event["message_id"]), rejection.event_id), rejection)
+    for (key, _), rejection in rejections.items():
+        facts.rejections[key].append(rejection)
+    statuses: dict[tuple[Key, str], StatusTold] = {}
     for record, event in _events(facts, "status.updated"):
         wamid = event.get("provider_message_id")
         if wamid and event["service"] != "dispatcher":
             facts.by_wamid[wamid].add(event["status"])
-        if event.get("message_id") is None or event["event_id"] in known:
+        if event.get("message_id") is None:
             continue
-        known.add(event["event_id"])
         code = _object(event.get("reason")).get("code")
-        facts.statuses[event["workspace_id"], event["message_id"]].append(
-            StatusTold(*_seen(record, event), event["status"], event["service"], wamid, code)
-        )
+        status = StatusTold(*_seen(record, event), event["status"], event["service"], wamid, code)
+        _keep_earliest(statuses, ((event["workspace_id"], event["message_id"]), status.event_id), status)
+    for (key, _), status in statuses.items():
+        facts.statuses[key].append(status)
     for _, event in _events(facts, "message.received"):
         facts.inbound.add(event["wamid"])
         if event.get("phone"):

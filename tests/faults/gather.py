@@ -1,12 +1,14 @@
 """The last look at a run: once all is quiet, everything that the judge reads is written into the run's folder."""
 
 import asyncio
+import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from actions import Tenant
@@ -131,12 +133,20 @@ async def _book(rig: Rig, what: str, folder: Path) -> None:
 
 
 async def _api(tenant: Tenant, folder: Path) -> None:
-    write_api(folder, "messages", tenant.workspace, await _pages(tenant, "message-log", "/messages"))
-    write_api(folder, "ledger", tenant.workspace, await _pages(tenant, "billing", "/ledger"))
-    write_api(folder, "account", tenant.workspace, await tenant.ok("GET", "billing", "/account"))
-    write_api(folder, "queue", tenant.workspace, await tenant.ok("GET", "dispatcher", "/queue"))
-    sender = await tenant.ok("GET", "dispatcher", f"/senders/{tenant.sender_id}")
-    write_api(folder, "senders", tenant.workspace, [sender])
+    async def senders() -> list[Json]:
+        return [await tenant.ok("GET", "dispatcher", f"/senders/{tenant.sender_id}")]
+
+    reads: dict[str, Coroutine[Any, Any, Any]] = {
+        "messages": _pages(tenant, "message-log", "/messages"),
+        "ledger": _pages(tenant, "billing", "/ledger"),
+        "account": tenant.ok("GET", "billing", "/account"),
+        "queue": tenant.ok("GET", "dispatcher", "/queue"),
+        "senders": senders(),
+    }
+    for what, read in reads.items():
+        # What a service that never came back doesn't tell is missing, and judged so.
+        with contextlib.suppress(httpx.HTTPError, AssertionError):
+            write_api(folder, what, tenant.workspace, await read)
 
 
 async def _pages(tenant: Tenant, service: str, path: str) -> list[Json]:
@@ -153,8 +163,9 @@ async def _pages(tenant: Tenant, service: str, path: str) -> list[Json]:
 async def _metrics(rig: Rig, folder: Path) -> None:
     (folder / "metrics").mkdir(exist_ok=True)
     for name in rig.processes():
-        told = await rig.http.get(f"{rig.url(name)}/metrics")
-        (folder / "metrics" / f"{name}.txt").write_text(told.text)
+        with contextlib.suppress(httpx.HTTPError):
+            told = await rig.http.get(f"{rig.url(name)}/metrics")
+            (folder / "metrics" / f"{name}.txt").write_text(told.text)
 
 
 def keep_logs(rig: Rig, folder: Path) -> None:

@@ -246,15 +246,13 @@ class Healed(Entry):
 
 
 class Recovered(Entry):
-    """After healing (`what` heal) or a fault (its id). None: never, within what was waited. `by_hand`: processes that
-    the rig had to start or resume itself, though nothing but Sendwhy's own supervisor should have had to."""
+    """After healing (`what` heal) or a fault (its id). None: never, within what was waited."""
 
     kind: Literal["recovered"] = "recovered"
     what: str = "heal"
     ready_seconds: float | None
     lag_zero_seconds: float | None
     bound_seconds: float
-    by_hand: int = 0
 
 
 class Quiesced(Entry):

@@ -173,14 +173,14 @@ def _differences(live: Json | None, rebuilt: Json | None) -> dict[str, list[Any]
 
 
 def recovery(facts: Facts, finding: Finding) -> None:
-    """After healing, ready and without lag within the bound, and no process needed a hand."""
+    """After each fault and after healing, ready and without lag within the bound, by itself: the rig takes back its
+    faults and no more."""
     for one in facts.history.of(Recovered):
         finding.count("recoveries")
         for what, took in (("ready", one.ready_seconds), ("lag 0", one.lag_zero_seconds)):
             in_time = took is not None and took <= one.bound_seconds
             told = "never" if took is None else f"after {took:.1f} s"
             finding.expect(in_time, f"{what} {told}, within {one.bound_seconds:.0f} s wanted", one.what, at=one.at)
-        finding.expect(one.by_hand == 0, f"{one.by_hand} processes needed a hand", one.what, at=one.at)
 
 
 # With each what it must have looked at to say anything.

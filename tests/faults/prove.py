@@ -25,6 +25,7 @@ PUBLISHED = HERE.parents[1] / "docs" / "planted-bugs.json"
 # A message that a bug has lost will never have its outcome: no use waiting long for it.
 QUIET_SECONDS = 120
 RUN_SECONDS = 1500
+STOP_SECONDS = 15
 # Where the load alone provokes the bug, what strikes must be harmless.
 HARMLESS = "meta-slow"
 
@@ -67,7 +68,8 @@ def parse() -> argparse.Namespace:
         "--tries", type=int, default=3, help="runs, each with another seed, before a bug counts as missed"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--faults", type=int, default=3)
+    parser.add_argument("--faults", type=int, help="how many (default: each scenario twice)")
+    parser.add_argument("--rate", type=float, default=15, help="requests a second")
     parser.add_argument("--people", type=int, default=60)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "sendwhy-proofs")
@@ -75,7 +77,7 @@ def parse() -> argparse.Namespace:
 
 
 def prove(group: Sequence[Bug], told: argparse.Namespace) -> list[Proof]:
-    scenarios = sorted({name or HARMLESS for one in group for name in one.scenarios})
+    scenarios = sorted({name for one in group for name in one.scenarios if name}) or [HARMLESS]
     names = [one.name for one in group]
     proofs = [
         Proof(one.name, one.what, scenarios, list(one.invariants), beside=[name for name in names if name != one.name])
@@ -99,9 +101,17 @@ def _run(group: Sequence[Bug], told: argparse.Namespace, proofs: Sequence[Proof]
         # PostgreSQL's and other users read it too.
         Path(place).chmod(0o755)
         path = str(planted(group, Path(place)))
-        rate = max(one.rate for one in group)
-        options = ["--seed", str(seed), "--scenarios", ",".join(proofs[0].scenarios), "--faults", str(told.faults)]
-        options += ["--rate", str(rate), "--people", str(told.people), "--replicas", str(told.replicas)]
+        pace, calm = min(one.pace for one in group), max(one.calm for one in group)
+        options = [
+            "--seed",
+            str(seed),
+            "--scenarios",
+            ",".join(proofs[0].scenarios),
+            "--faults",
+            str(told.faults or 2 * len(proofs[0].scenarios)),
+        ]
+        options += ["--rate", str(told.rate), "--people", str(told.people), "--replicas", str(told.replicas)]
+        options += ["--pace", str(pace), "--stop-seconds", str(STOP_SECONDS), *(["--pause", str(calm)] if calm else [])]
         options += ["--no-rebuild", "--quiet-seconds", str(QUIET_SECONDS), "--folder", str(folder)]
         command = [sys.executable, str(HERE / "run.py"), *options]
         with (folder / "run.log").open("wb") as log:

@@ -55,8 +55,6 @@ class Rig:
     settings: dict[str, str] = field(default_factory=dict)
     no_small_disk: str = ""
     fronts: dict[str, Balancer] = field(default_factory=dict)
-    by_hand: int = 0
-    """Processes that had to be started or resumed by the rig, though the supervisor should have."""
 
     def __post_init__(self) -> None:
         self.state = StateDir(self.state_dir)

@@ -25,6 +25,7 @@ sys.path.append(str(HERE.parent / "e2e"))
 
 from nemesis import PAUSE_SECONDS, QUIET_SECONDS, Nemesis, Plan  # noqa: E402 - only now can they be found
 from scenarios import SCENARIOS  # noqa: E402
+from workload import PER_SECOND  # noqa: E402
 
 console = Console(highlight=False, soft_wrap=True)
 RUNS = HERE.parents[1] / ".state" / "faults"
@@ -42,6 +43,7 @@ def parse() -> argparse.Namespace:
         "--pause", type=float, help="seconds of calm after each turn (default: up to 3), for what is promised in calm"
     )
     parser.add_argument("--rate", type=float, default=30, help="requests a second")
+    parser.add_argument("--pace", type=int, default=PER_SECOND, help="messages a second that each number may")
     parser.add_argument("--people", type=int, default=120, help="of each of the four workspaces")
     parser.add_argument("--replicas", type=int, default=2, choices=(1, 2, 3))
     parser.add_argument("--stop-seconds", type=float, default=30, help="bound from a STOP to the last call, in calm")
@@ -83,6 +85,7 @@ def main() -> int:
         minutes=told.minutes,
         faults=told.faults,
         rate=told.rate,
+        pace=told.pace,
         people=told.people,
         replicas=told.replicas,
         pairs=told.pairs,

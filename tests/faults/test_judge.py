@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -279,10 +280,6 @@ def _never_recovered(run: Making) -> None:
     _of(run, Recovered).lag_zero_seconds = None
 
 
-def _needed_a_hand(run: Making) -> None:
-    _of(run, Recovered).by_hand = 1
-
-
 def _found_by_the_rig(run: Making) -> None:
     run.enter(150, Checked(invariant="I13", what="tables", count=9, violations=["inbound differs"]))
 
@@ -337,7 +334,6 @@ MUTATIONS: list[tuple[str, Spoil]] = [
     ("I12", _resubscribed),
     ("I13", _found_by_the_rig),
     ("I14", _never_recovered),
-    ("I14", _needed_a_hand),
     ("I15", _unknown_for_nothing),
 ]
 
@@ -378,6 +374,15 @@ def test_a_number_whose_way_to_meta_was_hit_is_not_judged_for_its_pace() -> None
     hit = _of(run, FaultBegan).model_copy(update={"fault": "f2", "target": "dispatcher->meta"})
     run.enter(155, hit)
     assert "I11" not in judge(run.history()).red
+
+
+def test_a_repeat_that_is_read_first_is_not_the_first() -> None:
+    run = good_run()
+    for topic in ("send.requested", "send.consented", "send.funded", "status.updated", "send.rejected"):
+        records = run.topics[topic]
+        late = [replace(one, partition=0, timestamp=one.timestamp + 60_000) for one in records]
+        run.topics[topic] = [*late, *(replace(one, partition=1) for one in records)]
+    assert {"I9", "I10"}.isdisjoint(judge(run.history()).red)
 
 
 def test_an_answer_that_came_too_late_explains_an_unknown_outcome() -> None:

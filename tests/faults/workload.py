@@ -30,7 +30,7 @@ from poison import POISONS
 from rig import Rig
 
 WORKSPACES = 4
-PER_SECOND_MAX = 80
+PER_SECOND = 80
 # The last workspace runs out of credits again and again.
 CREDITS = (100_000, 100_000, 100_000, 150)
 TOP_UPS = (500, 500, 500, 40)
@@ -81,13 +81,15 @@ EVERY_SECONDS = {"speak": 1.0, "consent": 2.0, "top_up": 3.0, "poison": 4.0, "ho
 
 @dataclass
 class Workload:
-    """`rate`: requests a second of all workspaces together. `people`: of each workspace."""
+    """`rate`: requests a second of all workspaces together. `people`: of each workspace. `pace`: messages a second that
+    each number may."""
 
     rig: Rig
     journal: Journal
     seed: int
     rate: float
     people: int
+    pace: int = PER_SECOND
 
     def __post_init__(self) -> None:
         self._actions = Actions(self.rig, self.journal, self.seed)
@@ -128,13 +130,13 @@ class Workload:
         self._bury_canaries()
 
     async def _set_up(self, tenant: Tenant, credits: int, hook: str) -> None:
-        await tenant.set_up(credits=0, per_second=PER_SECOND_MAX, webhook_url=hook)
+        await tenant.set_up(credits=0, per_second=self.pace, webhook_url=hook)
         self.journal.write(
             Sender(
                 workspace_id=tenant.workspace,
                 sender_id=tenant.sender_id,
                 portfolio_id=f"p{tenant.waba_id}",
-                messages_per_second=PER_SECOND_MAX,
+                messages_per_second=self.pace,
                 messaging_limit=100_000,
             )
         )

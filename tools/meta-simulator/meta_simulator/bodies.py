@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from meta_simulator.components import Plan, plan_of
 from meta_simulator.errors import Json
@@ -54,6 +54,8 @@ class Number(Body):
     webhook_url: str | None = None
     quality_rating: Literal["GREEN", "YELLOW", "RED", "UNKNOWN"] = "GREEN"
     messages_per_second: PositiveFloat = 80
+    throughput_level: Literal["STANDARD", "HIGH"] | PositiveInt | None = None
+    """What a GET tells; None: by `messages_per_second`. A number stands for a rate that no level's name stands for."""
     require_appsecret_proof: bool = False
 
 

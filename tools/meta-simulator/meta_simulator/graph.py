@@ -115,7 +115,7 @@ def _number(world: World, line: Line) -> Json:
         "quality_rating": number.quality_rating,
         "quality_score": {"score": number.quality_rating},
         "platform_type": "CLOUD_API",
-        "throughput": {"level": "HIGH" if rate >= 1000 else "STANDARD"},
+        "throughput": {"level": number.throughput_level or ("HIGH" if rate >= 1000 else "STANDARD")},
         "webhook_configuration": {"application": number.webhook_url or ""},
         "account_mode": "LIVE",
         "name_status": "APPROVED",

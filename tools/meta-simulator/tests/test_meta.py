@@ -93,6 +93,21 @@ async def test_throughput_above_the_numbers_rate_is_refused(meta: Meta) -> None:
     assert 130429 in codes
 
 
+@pytest.mark.parametrize(
+    ("settings", "level"),
+    [
+        ({}, "STANDARD"),
+        ({"messages_per_second": 1000}, "HIGH"),
+        ({"messages_per_second": 3}, "STANDARD"),
+        ({"messages_per_second": 3, "throughput_level": 3}, 3),
+    ],
+)
+async def test_a_number_tells_its_throughput(meta: Meta, settings: Any, level: object) -> None:
+    await meta.number(**settings)
+    told = (await meta.get(f"{NUMBER}?fields=throughput")).json()
+    assert told["throughput"] == {"level": level}
+
+
 async def test_the_46th_message_at_once_to_a_person_is_refused(meta: Meta) -> None:
     codes = [_code(await meta.send_template(PERSON)) for _ in range(46)]
     assert codes == [None] * 45 + [131056]
