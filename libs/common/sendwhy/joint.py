@@ -18,6 +18,8 @@ from sendwhy.values import value_class
 
 # After a rest, what comes waits this long for company; at work as long as the last turn took, and no longer than this.
 PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.02, 1.0
+# A stage that has so many records has more of them waiting: nothing is gained by waiting for others.
+MANY_RECORDS = 1_000
 
 Act = Callable[[Connection, Sequence[Any]], Awaitable[Sequence[Outgoing]]]
 
@@ -65,7 +67,9 @@ class Joint:
                 began = time.monotonic()
                 await self._turn(parts)
                 self._ended = time.monotonic()
-                self._pause = min(max(self._ended - began, PAUSE_SECONDS), PAUSE_SECONDS_MAX)
+                has_many = any(len(part.records) >= MANY_RECORDS for part in parts)
+                took = PAUSE_SECONDS if has_many else self._ended - began
+                self._pause = min(max(took, PAUSE_SECONDS), PAUSE_SECONDS_MAX)
         finally:
             self._turns = None
             for part in (*parts, *self._parts):
