@@ -228,7 +228,7 @@ class Stage(Generic[T]):
                 event = self._parse(record)
             except ValidationError as error:
                 bad.append(Unreadable(record, "unreadable", fields_of(error)))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 bad.append(Unreadable(record, "unreadable", (str(error)[:200],)))
             else:
                 good.append(with_event(record, event))

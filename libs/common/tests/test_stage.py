@@ -44,6 +44,7 @@ class World:
     fail_with: list[BaseException] = field(default_factory=list)
     publish: list[Outgoing] = field(default_factory=list)
     jointly: bool = False
+    parse: Callable[[Record[None]], SendCancelled] = field(default_factory=lambda: parse_json(SendCancelled))
 
     async def handle(self, connection: Connection, records: Sequence[Record[SendCancelled]]) -> Sequence[Outgoing]:
         self.seen_calls += 1
@@ -62,7 +63,7 @@ class World:
     def app(self) -> FastAPI:
         runtime = Runtime(SERVICE, self.settings)
         handle = runtime.joint(self.handle) if self.jointly else self.handle
-        runtime.stage(TOPIC, parse_json(SendCancelled), handle)
+        runtime.stage(TOPIC, self.parse, handle)
         return runtime.make_api("test")
 
     @asynccontextmanager
@@ -134,6 +135,25 @@ async def dead_letters(bootstrap: str, workspace: str) -> list[Any]:
     # Of our stage: others may read the same topic in this session.
     ours = [record for record in found if dict(record.headers).get("service") == Service.BILLING.encode()]
     return [record for record in ours if workspace.encode() in record.value]
+
+
+async def test_a_record_that_is_nested_too_deeply_for_its_parser_is_put_aside(world: World) -> None:
+    def parse(record: Record[None]) -> SendCancelled:
+        # As msgspec does: no ValueError.
+        if b"deep" in (record.value or b""):
+            raise RecursionError
+        return SendCancelled.model_validate_json(record.value or b"")
+
+    await world.send(world.cancel("a"), world.cancel("deep"), world.cancel("b"))
+    world.parse = parse
+
+    async def both() -> bool:
+        return await world.seen() == {"a", "b"}
+
+    async with world.running():
+        await until(both)
+    letters = await dead_letters(world.settings.kafka_bootstrap_servers, world.workspace)
+    assert [letter.value for letter in letters] == [world.cancel("deep")]
 
 
 async def test_one_unreadable_record_is_put_aside_and_its_neighbours_go_on(world: World) -> None:

@@ -55,7 +55,7 @@ def receipt_of(body: bytes) -> Receipt | None:
     """None where it is more than a receipt, or nothing that can be read."""
     try:
         receipt = _RECEIPT.decode(body)
-    except (DecodeError, UnicodeDecodeError):
+    except (DecodeError, UnicodeDecodeError, RecursionError):
         return None
     in_bounds = EARLIEST <= receipt.occurred_at <= LATEST and EARLIEST <= receipt.observed_at <= LATEST
     return receipt if in_bounds else None

@@ -93,6 +93,11 @@ def test_what_is_no_object_is_no_receipt() -> None:
         assert receipt_of(body) is None
 
 
+def test_what_is_nested_too_deeply_is_no_receipt() -> None:
+    plain = StatusUpdated(**PLAIN).to_json()
+    assert receipt_of(plain[:-1] + b',"deep":' + b"[" * 5_000 + b"]" * 5_000 + b"}") is None
+
+
 def test_of_accepted_messages_the_last_ones_are_known() -> None:
     known = Accepted(most=2)
     known.add([("acme", "m1"), ("acme", "m2")])

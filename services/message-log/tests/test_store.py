@@ -147,9 +147,9 @@ async def test_a_free_sender_ends_holds_of_its_own_workspace_only(connection: as
 
 @pytest.mark.parametrize("first", ["webhook", "sender"])
 async def test_a_webhook_that_comes_beside_its_sender_gets_its_workspace(
-    fresh_database: str, connection: asyncpg.Connection, first: str
+    migrated_database: str, connection: asyncpg.Connection, first: str
 ) -> None:
-    other = await asyncpg.connect(fresh_database)
+    other = await asyncpg.connect(migrated_database)
     part = Part("status sent", None, "1001", "waba-1", "wamid.A", None)
     webhook = WebhookRow(event_id("raw"), NOON, "meta", None, None, 2, b"{}", (part,))
 
