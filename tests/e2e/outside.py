@@ -104,7 +104,10 @@ class Outside:
 
     # --- setting up, as contract.md's table has it ---
 
-    async def set_up(self, *, credits: int = 1000, per_second: int = 80, webhook_url: str | None = None) -> None:
+    async def set_up(
+        self, *, credits: int = 1000, per_second: int = 80, is_told: bool = False, webhook_url: str | None = None
+    ) -> None:
+        """`is_told`: Meta tells the rate `per_second` as it is; else by the name of a level, 80 or 1,000."""
         account = {"portfolio_id": f"p{self.waba_id}", "messaging_limit": 100_000, "templates": TEMPLATES}
         await self.sim("PUT", f"/accounts/{self.waba_id}", account)
         number = {
@@ -117,8 +120,7 @@ class Outside:
             "quality_rating": "GREEN",
             "messages_per_second": per_second,
         }
-        if per_second < 80:
-            # No level of Meta's has a name for it.
+        if is_told:
             number["throughput_level"] = per_second
         await self.sim("PUT", f"/numbers/{self.sender_id}", number)
         sender = {

@@ -130,7 +130,7 @@ class Workload:
         self._bury_canaries()
 
     async def _set_up(self, tenant: Tenant, credits: int, hook: str) -> None:
-        await tenant.set_up(credits=0, per_second=self.pace, webhook_url=hook)
+        await tenant.set_up(credits=0, per_second=self.pace, is_told=self.pace < 80, webhook_url=hook)
         self.journal.write(
             Sender(
                 workspace_id=tenant.workspace,
