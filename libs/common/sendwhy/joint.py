@@ -19,7 +19,7 @@ from sendwhy.values import value_class
 # After a rest, what comes waits this long for company; at work as long as the last turn took, and no longer than this.
 PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.02, 1.0
 # A stage that has so many records has more of them waiting: nothing is gained by waiting for others.
-MANY_RECORDS = 1_000
+MANY_RECORDS = 500
 
 Act = Callable[[Connection, Sequence[Any]], Awaitable[Sequence[Outgoing]]]
 

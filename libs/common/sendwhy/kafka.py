@@ -30,7 +30,7 @@ STOP_TIMEOUT_SECONDS = 10
 REBUILD_PAUSE_SECONDS = 1
 BATCH_MAX_RECORDS = 500
 # The more records meet in a transaction of several stages, the fewer rows are written twice (joint.py).
-JOINT_MAX_RECORDS = 2_000
+JOINT_MAX_RECORDS = 1_000
 # Fewer are left to the producer, which may put them together with others'.
 BATCHED_FROM = 16
 # How long an idle subscriber waits before it looks whether its group is well; a record ends the wait at once.

@@ -428,13 +428,17 @@ def write_of(topic: Topic, people: People, progress: Progress) -> Write:
 def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], people: People) -> None:
     """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered."""
     progress = Progress(runtime.metrics)
-    joint = runtime.joint(_handler(partial(write_events, progress=progress), applied))
+    write = _handler(partial(write_events, progress=progress), applied)
+    # Two, so that one works while the other waits for the database. What becomes of a message comes when what led to
+    # its call is written.
+    before, after = runtime.joint(write), runtime.joint(write)
     for topic in Topic:
         if topic is Topic.PERSON_ERASING:
             runtime.stage(topic, parser_of(topic), on_erasing(Service.MESSAGE_LOG, people.erase, again=True))
         elif is_joint(topic):
-            visible = progress.visible if topic is Topic.STATUS_UPDATED else None
-            runtime.stage(topic, parser_of(topic), joint, on_committed=visible)
+            is_after = topic is Topic.STATUS_UPDATED
+            visible = progress.visible if is_after else None
+            runtime.stage(topic, parser_of(topic), after if is_after else before, on_committed=visible)
         else:
             runtime.stage(topic, parser_of(topic), _handler(write_of(topic, people, progress), applied))
 
