@@ -204,7 +204,8 @@ class Stage(Generic[T]):
         if self._failures < TRIES_BEFORE_BLAME:
             self._refuse_flood(len(bad), len(records))
         aside: list[Outgoing] = []
-        publish = await self._transact_jointly(good, bad, records, aside)
+        is_done = await self._is_done_jointly(good, records)
+        publish = [] if is_done else await self._transact(good, bad, records, aside)
         if self._on_committed is not None:
             self._on_committed(good)
         self._refuse_flood(len(aside), len(records))
@@ -244,23 +245,17 @@ class Stage(Generic[T]):
             for entry in bad
         ]
 
-    async def _transact_jointly(
-        self,
-        good: Sequence[Record[T]],
-        bad: Sequence[Unreadable],
-        records: Sequence[Record[Any]],
-        aside: list[Outgoing],
-    ) -> list[Outgoing]:
-        if self._joint is not None:
-            try:
-                await self._joint.take_part(good, _next_offsets(records))
-            except Exception as error:
-                if _passes(error):
-                    raise
-                # Whose records are to blame is found out by each stage alone.
-            else:
-                return []
-        return await self._transact(good, bad, records, aside)
+    async def _is_done_jointly(self, good: Sequence[Record[T]], records: Sequence[Record[Any]]) -> bool:
+        """False where there is no Joint, or it failed: whose records are to blame is found out by each stage alone."""
+        if self._joint is None:
+            return False
+        try:
+            await self._joint.take_part(good, _next_offsets(records))
+        except Exception as error:
+            if _passes(error):
+                raise
+            return False
+        return True
 
     async def _transact(
         self,
