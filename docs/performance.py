@@ -52,10 +52,15 @@ def _pace(told: Told) -> str:
     head = ("phase", "messages", "messages/s", "webhooks/s", "webhook answers p50 / p99", "over 1 s", "CPU a message")
     machine = told["machine"]
     where = (
-        f"`{told['command']}`, commit {told['commit']}, {told['made']}, {machine['cpus']} cores, {machine['system']}."
+        f"`{told['command']}`, commit {told['commit']}, {told['made']}, {machine['cpus']} cores, {machine['system']}, "
+        f"Python {machine['python']}{_loop(machine)}."
     )
     died = f" **Died meanwhile: {', '.join(told['restarted'])}.**" if told["restarted"] else ""
     return f"{where}{died}\n\n{_rows((*head, 'missing / called twice', 'load average'), rows())}"
+
+
+def _loop(machine: Told) -> str:
+    return f" ({machine['python_loop_ms']} ms a loop)" if "python_loop_ms" in machine else ""
 
 
 def _cpu(told: Told) -> str:

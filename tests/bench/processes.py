@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 
 Seconds = dict[str, float]
-WATCH_SECONDS = 2.0
+# The kernel walks all pages for each look: at 2 s that is a twentieth of a core.
+WATCH_SECONDS = 5.0
 # It has started all others, who stand for themselves.
 SUPERVISOR = "sendwhy up"
 

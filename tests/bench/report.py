@@ -43,6 +43,7 @@ def command(arguments: Sequence[str]) -> str:
 def show(told: Told) -> None:
     machine = told["machine"]
     console.print(f"{told['command']}   commit {told['commit']}, {told['made']}, {machine['cpus']} cores, ", end="")
+    console.print(f"Python {machine['python']} ({machine['python_loop_ms']} ms a loop), ", end="")
     console.print(f"load average at the end {machine['load']}")
     if told["restarted"]:
         console.print(f"[red]died meanwhile: {', '.join(told['restarted'])}: these figures are worth nothing[/red]")

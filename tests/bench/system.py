@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -109,8 +110,18 @@ class System:
 
 @contextlib.asynccontextmanager
 async def running(shape: Shape, state: Path | None = None) -> AsyncIterator[System]:
-    """The system, ready and set up. Its log stands in the state directory."""
-    state = state or Path(tempfile.mkdtemp(prefix="sendwhy-bench-"))
+    """The system, ready and set up. Its log stands beside the state directory; of both nothing stays after a run that
+    went well, which are gigabytes, unless they were asked for."""
+    where = state or Path(tempfile.mkdtemp(prefix="sendwhy-bench-"))
+    async with _running(shape, where) as system:
+        yield system
+    if state is None:
+        await asyncio.to_thread(shutil.rmtree, where)
+        where.with_suffix(".log").unlink()
+
+
+@contextlib.asynccontextmanager
+async def _running(shape: Shape, state: Path) -> AsyncIterator[System]:
     meta_options = ["--latency", str(shape.latency_ms), "--batch", str(shape.batch)]
     replicas = [f"--replicas={service}={count}" for service, count in (shape.replicas or {}).items()]
     async with _process([sys.executable, str(HERE / "lean_meta.py"), *meta_options]) as meta:
