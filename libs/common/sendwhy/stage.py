@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
-from asyncpg import PostgresError
+from asyncpg import PostgresError, UniqueViolationError
 from faststream.kafka import KafkaBroker
 from pydantic import ValidationError
 
@@ -287,6 +287,9 @@ class Stage(Generic[T]):
     def _blames_a_record(self, error: Exception) -> bool:
         """The database refuses a record's data; or our own code still fails on it after some tries, and its neighbours
         need not wait for that to be mended. Whatever else the database says is about all records."""
+        if isinstance(error, UniqueViolationError):
+            # Two wrote the same at once: the next try finds what the other wrote.
+            return self._failures >= TRIES_BEFORE_BLAME
         if isinstance(error, DATA_ERRORS):
             return True
         return self._failures >= TRIES_BEFORE_BLAME and not _passes(error) and not isinstance(error, PostgresError)

@@ -215,7 +215,15 @@ async def test_a_record_that_our_code_can_not_handle_holds_up_nobody_for_ever(wo
 
 
 @JOINTLY
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), asyncio.CancelledError(), asyncpg.DeadlockDetectedError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("a bug"),
+        asyncio.CancelledError(),
+        asyncpg.DeadlockDetectedError("x"),
+        asyncpg.UniqueViolationError("two at once"),
+    ],
+)
 async def test_a_failing_batch_is_tried_again_and_a_stray_cancel_kills_nobody(
     world: World, error: BaseException, jointly: bool
 ) -> None:

@@ -398,15 +398,20 @@ async def taken_by_webhook(connection: Connection, told: Mapping[Key, str]) -> l
     return [(message_of(row), row["trace"]) for row in rows]
 
 
+# Each row is locked by a query of its own, in the order of the keys. A join of the two, sorted and then locked, loses
+# rows that another transaction changes meanwhile: PostgreSQL (18.4) looks at their new version only in the partition
+# that the join looked into last.
 _LOCK_WAITING = f"""
-select {MESSAGE_COLUMNS} from message m
-join unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
-  on m.workspace_id = asked.workspace_id and m.message_id = asked.message_id
-where m.state = 'waiting' order by m.workspace_id, m.message_id for update of m
+select {MESSAGE_COLUMNS} from unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
+cross join lateral (
+    select * from message
+    where workspace_id = asked.workspace_id and message_id = asked.message_id and state = 'waiting'
+    for update
+) m
 """  # noqa: S608 - a constant
 
-_LOCK_MESSAGES = _LOCK_WAITING.replace("where m.state = 'waiting' order by", "order by")
-_READ_MESSAGES = _LOCK_MESSAGES.replace("for update of m", "")
+_LOCK_MESSAGES = _LOCK_WAITING.replace("and state = 'waiting'", "")
+_READ_MESSAGES = _LOCK_MESSAGES.replace("for update", "")
 
 _LOCK_WAITING_OF_CONTACTS = f"""
 select {MESSAGE_COLUMNS} from message m
@@ -418,8 +423,13 @@ order by m.workspace_id, m.message_id for update of m
 
 
 async def lock_waiting(connection: Connection, keys: Sequence[Key]) -> list[Message]:
-    rows = await connection.fetch(_LOCK_WAITING, [key[0] for key in keys], [key[1] for key in keys])
-    return [message_of(row) for row in rows]
+    return [message_of(row) for row in await connection.fetch(_LOCK_WAITING, *_in_order(keys))]
+
+
+def _in_order(keys: Iterable[Key]) -> tuple[list[str], list[str]]:
+    """In which all lock messages, so that nobody waits for somebody who waits for them."""
+    ordered = sorted(set(keys))
+    return [key[0] for key in ordered], [key[1] for key in ordered]
 
 
 @value_class
@@ -439,7 +449,7 @@ async def lock_messages(connection: Connection, keys: Sequence[Key]) -> list[Loc
 async def read_messages(
     connection: Connection, keys: Sequence[Key], *, statement: str = _READ_MESSAGES
 ) -> list[Locked]:
-    rows = await connection.fetch(statement, [key[0] for key in keys], [key[1] for key in keys])
+    rows = await connection.fetch(statement, *_in_order(keys))
     return [Locked(message_of(row), row["state"], row["trace"]) for row in rows]
 
 

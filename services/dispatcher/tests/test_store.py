@@ -1,9 +1,10 @@
 """The queue on real PostgreSQL: one driver, one result a try, and nothing that was out is sent again."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import permutations
 from typing import Any
 
 import asyncpg
@@ -397,3 +398,26 @@ async def test_a_campaign_tells_its_throttle_its_pause_and_what_of_it_waits(desk
     assert (told.per_minute, told.per_day, told.paused_at, told.cancelled_at) == (600, None, NOW, None)
     assert [(one.waiting_for, one.messages) for one in told.waiting] == [("turn", 2)]
     assert (await read_campaign(desk.connection, ("other", "black-friday"))).waiting == []
+
+
+@pytest.mark.parametrize("lock", [queue_store.lock_waiting, queue_store.lock_messages])
+async def test_who_waited_for_a_message_gets_it_as_it_is_then(
+    desk: Desk, migrated_database: str, lock: Callable[..., Coroutine[Any, Any, list[Any]]]
+) -> None:
+    """Also with a row of another partition beside it, by the plan that large tables have."""
+    keys = [("acme", f"m{number}") for number in range(6)]
+    await desk.queue(*(message_id for _, message_id in keys))
+    other = await asyncpg.connect(migrated_database)
+    await other.execute("set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off")
+    for pair in permutations(keys, 2):
+        async with desk.connection.transaction():
+            await lock(desk.connection, pair[:1])
+            waits = asyncio.create_task(lock(other, pair))
+            while not await desk.connection.fetchval(_IS_BLOCKED, other.get_server_pid()):
+                await asyncio.sleep(0.001)
+            await desk.connection.execute("update message set not_before = now() where message_id = $1", pair[0][1])
+        assert len(await waits) == len(pair)
+    await other.close()
+
+
+_IS_BLOCKED = "select cardinality(pg_blocking_pids($1)) > 0"

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import Any
 
 import asyncpg
@@ -34,12 +36,13 @@ from sendwhy.events import (
     To,
     event_id_of,
 )
-from sendwhy.postgres import connect_pool
+from sendwhy.postgres import Connection, connect_pool
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic
 from webhook_ingest import erasures, parsing, store
+from webhook_ingest.decide import Message, MessageKey
 from webhook_ingest.elements import Delivery
 from webhook_ingest.receipts import fail_overdue
 
@@ -222,6 +225,32 @@ async def test_batches_of_the_same_messages_at_once_say_each_status_once(desk: D
     batches = [statuses(*(status("sent", wamid) for wamid in order)) for order in [wamids, wamids[::-1]] * 4]
     said = await asyncio.gather(*(desk.post(raw, offset) for offset, raw in enumerate(batches)))
     assert sorted(event.provider_message_id for events in said for event in events) == sorted(wamids)
+
+
+async def test_who_waited_for_a_message_sees_it_as_it_is_then(desk: Desk) -> None:
+    """Also with a row of another partition beside it, by the plan that large tables have."""
+    wamids = [f"wamid.{number}" for number in range(8)]
+    async with desk.pool.acquire() as one, desk.pool.acquire() as other:
+        await other.execute("set enable_hashjoin = off; set enable_mergejoin = off; set enable_seqscan = off")
+        for wamid, beside in permutations(wamids, 2):
+            keys = [(NUMBER, wamid), (NUMBER, beside)]
+            await store.lock_messages(one, keys, AT)
+            async with one.transaction():
+                (changed,) = (await store.lock_messages(one, keys[:1], AT)).values()
+                waits = asyncio.create_task(_locked(other, keys))
+                await _until_it_waits(one, other)
+                await store.save_messages(one, [replace(changed, rank=changed.rank + 1)])
+            assert (await waits)[NUMBER, wamid].rank == changed.rank + 1
+
+
+async def _locked(connection: Connection, keys: Sequence[MessageKey]) -> Mapping[MessageKey, Message]:
+    async with connection.transaction():
+        return await store.lock_messages(connection, keys, AT)
+
+
+async def _until_it_waits(one: Connection, other: Connection) -> None:
+    while not await one.fetchval("select cardinality(pg_blocking_pids($1)) > 0", other.get_server_pid()):
+        await asyncio.sleep(0.001)
 
 
 async def test_what_an_unknown_number_says_waits_for_its_sender(desk: Desk) -> None:

@@ -75,12 +75,15 @@ insert into message (sender_id, wamid, prune_after)
 select *, $3::timestamptz from unnest($1::text[], $2::text[])
 on conflict do nothing
 """
+# Each row is locked by a query of its own, in the order of the keys. A join of the two, sorted and then locked, loses
+# rows that another transaction changes meanwhile: PostgreSQL (18.4) looks at their new version only in the partition
+# that the join looked into last.
 _LOCK_MESSAGES = """
 select m.sender_id, m.wamid, m.workspace_id, m.message_id, m.rank, m.failed, m.delivered_at, m.silence
 from unnest($1::text[], $2::text[]) as asked(sender_id, wamid)
-join message m using (sender_id, wamid)
-order by m.sender_id, m.wamid
-for update of m
+cross join lateral (
+    select * from message where sender_id = asked.sender_id and wamid = asked.wamid for update
+) m
 """
 
 
