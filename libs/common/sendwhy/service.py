@@ -37,7 +37,7 @@ from sendwhy.connections import (
 )
 from sendwhy.http import Authenticated, BodyLimit, is_ending, serve
 from sendwhy.joint import Act, Joint
-from sendwhy.kafka import Producer, PublishError, TopicsMissing, make_broker
+from sendwhy.kafka import FETCH_WAIT_MS, REST_SECONDS, Producer, PublishError, TopicsMissing, make_broker
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
 from sendwhy.metrics import Metric, Metrics
@@ -136,8 +136,11 @@ class Runtime:
         *,
         on_unreadable: HandleUnreadable | None = None,
         on_committed: Committed[T] | None = None,
+        rest_seconds: float = REST_SECONDS,
+        fetch_wait_ms: int = FETCH_WAIT_MS,
     ) -> None:
-        """Consume `topic` in this service's group for it; see stage.py for what handlers get and give."""
+        """Consume `topic` in this service's group for it; see stage.py for what handlers get and give, kafka.py for
+        what the times mean."""
         stage = Stage(
             topic,
             parse,
@@ -148,6 +151,8 @@ class Runtime:
             metrics=self.metrics,
             on_unreadable=on_unreadable,
             on_committed=on_committed,
+            rest_seconds=rest_seconds,
+            fetch_wait_ms=fetch_wait_ms,
         )
         stage.subscribe(self._broker)
         self.stages.append(stage)

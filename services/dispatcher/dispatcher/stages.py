@@ -83,7 +83,8 @@ class Stages:
         stage(Topic.SEND_FUNDED, funded_of, self.on_funded)
         stage(Topic.SEND_CANCELLED, parse_json(SendCancelled), self.on_cancelled)
         stage(Topic.CONTACT_UPDATED, parse_state(ContactUpdated), self.on_contacts)
-        stage(Topic.MESSAGE_RECEIVED, parse_json(MessageReceived), self.on_inbound)
+        # `note_inbound_read` asks each second how far this is read.
+        stage(Topic.MESSAGE_RECEIVED, parse_json(MessageReceived), self.on_inbound, fetch_wait_ms=500)
         stage(Topic.STATUS_UPDATED, status_of_others, self.on_statuses)
         stage(Topic.TEMPLATE_REPORTED, parse_json(TemplateReported), self.on_template_reports)
         stage(Topic.SENDER_REPORTED, parse_json(SenderReported), self.on_sender_reports)

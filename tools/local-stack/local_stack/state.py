@@ -21,8 +21,8 @@ from local_stack.errors import StackError, WrongUseError
 PORTS = range(20_000, 32_000)
 HANDOVER_SECONDS = 20.0
 
-# What the state directories of this process have chosen, with the claim on it (`_claim`), until the process ends.
-_claims: dict[int, tuple[Path, socket.socket]] = {}
+# The ports that state directories of this process have claimed (`_claim`), until it ends.
+_claims: dict[int, Path] = {}
 
 
 def port_is_free(port: int) -> bool:
@@ -105,9 +105,9 @@ class StateDir:
 
     def _can_have(self, port: int) -> bool:
         """Whether the port is free and, from now on, claimed for this directory."""
-        if port not in _claims and (claim := _claim(port)) is not None:
-            _claims[port] = (self.path, claim)
-        return port in _claims and _claims[port][0] == self.path and port_is_free(port)
+        if port not in _claims and _claim(port):
+            _claims[port] = self.path
+        return _claims.get(port) == self.path and port_is_free(port)
 
     def secret(self, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
         with self._one_writer():
@@ -146,16 +146,17 @@ class StateDir:
         return descriptor
 
 
-def _claim(port: int) -> socket.socket | None:
-    """Holds the port for a server that isn't there yet; None if somebody else does. By its number in UDP, which no
+def _claim(port: int) -> bool:
+    """Holds the port for a server that isn't there yet; False if somebody else does. By its number in UDP, which no
     server of ours listens to: one holder on the whole machine, and none once the holding process has ended."""
     claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         claim.bind(("127.0.0.1", port))
     except OSError:
         claim.close()
-        return None
-    return claim
+        return False
+    claim.detach()
+    return True
 
 
 def _try_lock(descriptor: int) -> bool:
