@@ -162,6 +162,8 @@ class Stage(Generic[T]):
         self._on_committed = on_committed
         self._service, self._pool, self._producer, self._metrics = service, pool, producer, metrics
         self._failures = 0
+        # As far as this replica knows; Kafka may know of more.
+        self._committed: dict[TopicPartition, int] = {}
         self.last_progress = time.monotonic()
         metrics.inc(Metric.DEAD_LETTERS, 0, topic=topic, error="unreadable")
         metrics.inc(Metric.COMMIT_FAILURES, 0, stage=self.name)
@@ -323,6 +325,7 @@ class Stage(Generic[T]):
         try:
             if offsets:
                 await asyncio.wait_for(consumer.commit(offsets), 30)
+                self._committed |= offsets
         except (KafkaError, TimeoutError) as error:
             # The group moved on: whoever has the partition now repeats the batch, which changes nothing.
             self._metrics.inc(Metric.COMMIT_FAILURES, stage=self.name)
@@ -376,8 +379,11 @@ class Stage(Generic[T]):
             return {}
         now = datetime.now(UTC)
         ends = await asyncio.wait_for(consumer.end_offsets(assigned), 15)
-        handled = {place: await asyncio.wait_for(consumer.committed(place), 15) or 0 for place in assigned}
-        return {place.partition: now for place in assigned if handled[place] >= ends[place]}
+        for place in assigned:
+            # Another replica may have gone further while it had the partition.
+            if self._committed.get(place, 0) < ends[place]:
+                self._committed[place] = await asyncio.wait_for(consumer.committed(place), 15) or 0
+        return {place.partition: now for place in assigned if self._committed.get(place, 0) >= ends[place]}
 
     def excuse(self) -> None:
         """It can't move: the time until now doesn't count against it."""

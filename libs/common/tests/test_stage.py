@@ -272,6 +272,20 @@ async def test_partitions_that_were_added_are_read_from_the_beginning_too(world:
         assert await consumer.committed(added) == 0
 
 
+async def test_a_stage_tells_of_each_partition_once_all_of_it_is_handled(world: World) -> None:
+    async with world.running() as runtime:
+        (stage,) = runtime.stages
+
+        async def is_all_read() -> bool:
+            return set(await stage.read_until()) == set(range(TOPICS[TOPIC].partitions))
+
+        await until(is_all_read)
+        for message_id in ("one", "two"):
+            await world.send(world.cancel(message_id))
+            await until(is_all_read)
+            assert message_id in await world.seen()
+
+
 async def test_what_was_committed_and_never_published_is_published_by_the_sweep(world: World) -> None:
     event = SendCancelled(workspace_id=world.workspace, message_id="from-the-outbox")
     connection = await asyncpg.connect(world.settings.database_url.get_secret_value())
