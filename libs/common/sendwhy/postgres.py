@@ -5,20 +5,25 @@ Nothing here wraps a transaction in a timeout of ours: cancelling during COMMIT 
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from asyncpg.protocol import protocol
 
 from sendwhy.tenancy import guard_rows, read_rights
 from sendwhy.topics import Outgoing, Topic
 from sendwhy.values import value_class
 
 Connection = asyncpg.Connection | PoolConnectionProxy
+_PARAMETER = re.compile(r"\$(\d+)")
 COMMON_MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x53454E44
 SERVER_SETTINGS = {
@@ -51,6 +56,12 @@ DATA_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.UntranslatableCharacterError,
     UnicodeEncodeError,
 )
+
+
+# What is passed for an array. asyncpg asks of every element whether it is an array too, by two abstract classes, whose
+# answers take as long as the rest of the element: some hundreds for each message on its way.
+_ARRAYS: tuple[type, ...] = (list, tuple, set, frozenset, range, type({}.keys()), type({}.values()))
+protocol.IterableABC = _ARRAYS  # type: ignore[attr-defined] # compiled, and read anew at each use
 
 
 async def connect_pool(
@@ -109,6 +120,28 @@ async def _apply(connection: asyncpg.Connection, file: Path, applied_digest: str
         await connection.execute(script.decode())
         await connection.execute("insert into migration (name, digest) values ($1, $2)", file.name, digest)
     return True
+
+
+# An insert, update or delete with its values.
+Write = tuple[str, Sequence[Any]]
+
+
+async def write_together(connection: Connection, *writes: Write) -> None:
+    """Several statements in one go; none sees what another does, and no row may be written by two of them."""
+    values = [value for _, each in writes for value in each]
+    await connection.execute(_together(tuple(statement for statement, _ in writes)), *values)
+
+
+@cache
+def _together(statements: tuple[str, ...]) -> str:
+    parts: list[str] = []
+    taken = 0
+    for name, statement in enumerate(statements):
+        numbers = [int(number) for number in _PARAMETER.findall(statement)]
+        shifted = _PARAMETER.sub(lambda found, by=taken: f"${int(found[1]) + by}", statement)  # type: ignore[misc]
+        parts.append(f"write_{name} as ({shifted})")
+        taken += max(numbers)
+    return f"with {', '.join(parts)} select"
 
 
 @value_class

@@ -329,11 +329,8 @@ class Runtime:
                 stage.excuse()
             log.error("Kafka can't be used", fault=str(await self._why_kafka_is_silent()))
             return
-        for stage in self.stages:
-            try:
-                await stage.watch()
-            except PASSING_ERRORS as error:
-                log.warning("a consumer's position is not known", stage=stage.name, error=describe(error))
+        # At once: each waits until Kafka has answered what its consumer asks already, which may take seconds.
+        await asyncio.gather(*map(_watch_stage, self.stages))
         still = [stage.name for stage in self.stages if stage.stands_still]
         if still and await self.producer.answers():
             log.error("a consumer stands still while records wait, the process ends", stages=still)
@@ -489,6 +486,13 @@ class Runtime:
             async with self._consumer_of(topic) as consumer:
                 consumer.assign(list(places))
                 await consumer.commit(places)
+
+
+async def _watch_stage(stage: Stage[Any]) -> None:
+    try:
+        await stage.watch()
+    except PASSING_ERRORS as error:
+        log.warning("a consumer's position is not known", stage=stage.name, error=describe(error))
 
 
 async def _close_pool(pool: asyncpg.Pool) -> None:
