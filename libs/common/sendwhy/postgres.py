@@ -16,7 +16,6 @@ from uuid import UUID
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
-from asyncpg.protocol import protocol
 
 from sendwhy.tenancy import guard_rows, read_rights
 from sendwhy.topics import Outgoing, Topic
@@ -56,12 +55,6 @@ DATA_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.UntranslatableCharacterError,
     UnicodeEncodeError,
 )
-
-
-# What is passed for an array. asyncpg asks of every element whether it is an array too, by two abstract classes, whose
-# answers take as long as the rest of the element: some hundreds for each message on its way.
-_ARRAYS: tuple[type, ...] = (list, tuple, set, frozenset, range, type({}.keys()), type({}.values()))
-protocol.IterableABC = _ARRAYS  # type: ignore[attr-defined] # compiled, and read anew at each use
 
 
 async def connect_pool(

@@ -1,7 +1,6 @@
 """What a connection is when it goes back to the pool."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
@@ -39,33 +38,6 @@ async def test_what_is_left_open_is_undone(fresh_database: str) -> None:
     async with pool.acquire() as connection:
         assert not connection.is_in_transaction()
         assert await connection.fetchval("select to_regclass('half_done')") is None
-    await pool.close()
-
-
-class OddArray:
-    """What asyncpg takes for an array by itself, since it can be counted and walked through."""
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[int]:
-        return iter([1])
-
-
-async def test_arrays_are_told_by_their_types(fresh_database: str) -> None:
-    pool = await connect_pool(fresh_database, service="test", size=1)
-    async with pool.acquire() as connection:
-        texts = ["a", "", None, "{b}"]
-        assert await connection.fetchval("select $1::text[]", texts) == texts
-        assert await connection.fetchval("select $1::int[]", [[1, 2], [3, 4]]) == [[1, 2], [3, 4]]
-        by_key = {"a": 1}
-        for array in (texts[:1], ("a",), {"a"}, frozenset("a"), by_key.keys()):
-            assert await connection.fetchval("select $1::text[]", array) == ["a"]
-        for numbers in (range(1, 2), by_key.values()):
-            assert await connection.fetchval("select $1::int[]", numbers) == [1]
-        # Else asyncpg has changed, and the walk through abstract classes is back.
-        with pytest.raises(asyncpg.DataError):
-            await connection.fetchval("select $1::int[]", OddArray())
     await pool.close()
 
 
