@@ -4,6 +4,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -34,7 +35,17 @@ JOINT_MAX_RECORDS = 1_000
 # Fewer are left to the producer, which may put them together with others'.
 BATCHED_FROM = 16
 # How long an idle subscriber waits before it looks whether its group is well; a record ends the wait at once.
-BATCH_TIMEOUT_MS = 1000
+BATCH_TIMEOUT_MS = 2000
+# How long Kafka keeps a question open to which it has no record yet; what else a consumer asks waits for its end (as
+# `Stage.read_until` does). Some sixty idle consumers that ask twice a second burn a tenth of a core, and Kafka two.
+FETCH_WAIT_MS = 2000
+# Nothing waits for aiokafka's look at whether there is something to do: all that it looks for also wakes it.
+FETCHER_WAKES_MS = 2000
+# From a batch to the next one, while fewer records come than fit into one. Each takes statements, a commit and
+# questions to Kafka that cost as much as dozens of records.
+REST_SECONDS = 0.05
+# For what nobody waits for: it follows what a message's way has told already.
+UNHURRIED_SECONDS = 0.5
 
 log = structlog.get_logger("sendwhy")
 
@@ -294,13 +305,27 @@ async def as_it_came(batch: tuple[ConsumerRecord[Any, Any], ...]) -> KafkaMessag
     return KafkaMessage(batch, b"", consumer=FAKE_CONSUMER)
 
 
-def without_pauses(subscriber: BatchSubscriber) -> None:
-    """Poll again at once after a poll that brought nothing. FastStream's own sleeps then, for as long as it has waited:
-    records that come meanwhile wait too, and with short waits 19 idle subscribers burn some 3 % of a core."""
+def in_turns(subscriber: BatchSubscriber, rest_seconds: float = REST_SECONDS) -> None:
+    """Ask Kafka only when the last batch is done and its rest is over, for all partitions at once (ADR 47).
+
+    aiokafka by itself asks for the partitions that a batch has emptied while that is being handled, and is answered
+    with the first record that comes: the next batch is that one record, and what comes to other partitions meanwhile
+    waits for the end of the question (a long one, where these are quiet). FastStream's own way also sleeps after a
+    poll that brought nothing, for as long as it has waited.
+    """
+    begins = 0.0
 
     async def get_msg(consumer: AIOKafkaConsumer) -> tuple[ConsumerRecord[Any, Any], ...]:
+        nonlocal begins
+        await asyncio.sleep(max(0.0, begins - time.monotonic()))
+        consumer.resume(*consumer.paused())
         found = await consumer.getmany(timeout_ms=subscriber.batch_timeout_ms, max_records=subscriber.max_records)
-        return tuple(chain.from_iterable(found.values()))
+        # At once: after the next await aiokafka would have asked.
+        consumer.pause(*consumer.assignment())
+        batch = tuple(chain.from_iterable(found.values()))
+        is_full = subscriber.max_records is not None and len(batch) >= subscriber.max_records
+        begins = time.monotonic() + rest_seconds if batch and not is_full else 0.0
+        return batch
 
     subscriber.get_msg = get_msg  # type: ignore[method-assign] # a subscriber is made by its broker, of its own class
 

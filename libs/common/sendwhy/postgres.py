@@ -5,10 +5,13 @@ Nothing here wraps a transaction in a timeout of ours: cancelling during COMMIT 
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -19,6 +22,7 @@ from sendwhy.topics import Outgoing, Topic
 from sendwhy.values import value_class
 
 Connection = asyncpg.Connection | PoolConnectionProxy
+_PARAMETER = re.compile(r"\$(\d+)")
 COMMON_MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x53454E44
 SERVER_SETTINGS = {
@@ -109,6 +113,28 @@ async def _apply(connection: asyncpg.Connection, file: Path, applied_digest: str
         await connection.execute(script.decode())
         await connection.execute("insert into migration (name, digest) values ($1, $2)", file.name, digest)
     return True
+
+
+# An insert, update or delete with its values.
+Write = tuple[str, Sequence[Any]]
+
+
+async def write_together(connection: Connection, *writes: Write) -> None:
+    """Several statements in one go; none sees what another does, and no row may be written by two of them."""
+    values = [value for _, each in writes for value in each]
+    await connection.execute(_together(tuple(statement for statement, _ in writes)), *values)
+
+
+@cache
+def _together(statements: tuple[str, ...]) -> str:
+    parts: list[str] = []
+    taken = 0
+    for name, statement in enumerate(statements):
+        numbers = [int(number) for number in _PARAMETER.findall(statement)]
+        shifted = _PARAMETER.sub(lambda found, by=taken: f"${int(found[1]) + by}", statement)  # type: ignore[misc]
+        parts.append(f"write_{name} as ({shifted})")
+        taken += max(numbers)
+    return f"with {', '.join(parts)} select"
 
 
 @value_class

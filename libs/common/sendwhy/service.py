@@ -37,7 +37,7 @@ from sendwhy.connections import (
 )
 from sendwhy.http import Authenticated, BodyLimit, is_ending, serve
 from sendwhy.joint import Act, Joint
-from sendwhy.kafka import Producer, PublishError, TopicsMissing, make_broker
+from sendwhy.kafka import FETCH_WAIT_MS, REST_SECONDS, Producer, PublishError, TopicsMissing, make_broker
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
 from sendwhy.metrics import Metric, Metrics
@@ -136,8 +136,11 @@ class Runtime:
         *,
         on_unreadable: HandleUnreadable | None = None,
         on_committed: Committed[T] | None = None,
+        rest_seconds: float = REST_SECONDS,
+        fetch_wait_ms: int = FETCH_WAIT_MS,
     ) -> None:
-        """Consume `topic` in this service's group for it; see stage.py for what handlers get and give."""
+        """Consume `topic` in this service's group for it; see stage.py for what handlers get and give, kafka.py for
+        what the times mean."""
         stage = Stage(
             topic,
             parse,
@@ -148,6 +151,8 @@ class Runtime:
             metrics=self.metrics,
             on_unreadable=on_unreadable,
             on_committed=on_committed,
+            rest_seconds=rest_seconds,
+            fetch_wait_ms=fetch_wait_ms,
         )
         stage.subscribe(self._broker)
         self.stages.append(stage)
@@ -324,11 +329,8 @@ class Runtime:
                 stage.excuse()
             log.error("Kafka can't be used", fault=str(await self._why_kafka_is_silent()))
             return
-        for stage in self.stages:
-            try:
-                await stage.watch()
-            except PASSING_ERRORS as error:
-                log.warning("a consumer's position is not known", stage=stage.name, error=describe(error))
+        # At once: each waits until Kafka has answered what its consumer asks already, which may take seconds.
+        await asyncio.gather(*map(_watch_stage, self.stages))
         still = [stage.name for stage in self.stages if stage.stands_still]
         if still and await self.producer.answers():
             log.error("a consumer stands still while records wait, the process ends", stages=still)
@@ -484,6 +486,13 @@ class Runtime:
             async with self._consumer_of(topic) as consumer:
                 consumer.assign(list(places))
                 await consumer.commit(places)
+
+
+async def _watch_stage(stage: Stage[Any]) -> None:
+    try:
+        await stage.watch()
+    except PASSING_ERRORS as error:
+        log.warning("a consumer's position is not known", stage=stage.name, error=describe(error))
 
 
 async def _close_pool(pool: asyncpg.Pool) -> None:

@@ -1,18 +1,21 @@
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid5
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from sendwhy.events import (
     CONTENT_TYPES,
+    EARLIEST,
+    LATEST,
     SendRejected,
     SendRequested,
     Status,
     StatusUpdated,
+    TemplateContent,
     To,
     Wire,
     event_id_of,
@@ -101,6 +104,56 @@ def test_nothing_lies_more_than_thirty_days_ahead(field: str) -> None:
 def test_every_content_type_passes(kind: str) -> None:
     request = read(content={"type": kind, kind: [{}] if kind == "contacts" else {"id": "1"}})
     assert (request.template, request.template_id) == (None, None)
+
+
+LINES = st.one_of(st.text(max_size=20), st.sampled_from(["x" * 16, "x" * 17, "x" * 512, "x" * 513, "a\x7f", "a\n"]))
+ODD = st.one_of(st.none(), st.booleans(), st.integers(), LINES, st.just([]), st.just({}))
+LANGUAGES = st.one_of(ODD, st.fixed_dictionaries({}, optional={"code": st.one_of(LINES, ODD), "more": ODD}))
+COMPONENTS = st.one_of(ODD, st.lists(st.one_of(st.just({}), ODD), max_size=2), st.sampled_from([[{}] * 64, [{}] * 65]))
+
+
+@given(
+    st.fixed_dictionaries({}, optional={"name": st.one_of(LINES, ODD), "language": LANGUAGES, "components": COMPONENTS})
+)
+@example({"name": "a", "language": {"code": "en"}, "components": [{}] * 64})
+@example({"name": "a", "language": {"code": "en"}, "components": [{}] * 65})
+def test_a_template_passes_in_a_request_if_its_model_reads_it(template: dict[str, Any]) -> None:
+    try:
+        TemplateContent.model_validate(template)
+        is_read = True
+    except ValidationError:
+        is_read = False
+    try:
+        read(content={"type": "template", "template": template})
+        passes = True
+    except ValidationError:
+        passes = False
+    assert passes == is_read
+
+
+@given(
+    st.one_of(
+        st.datetimes(datetime(1990, 1, 1), datetime(2110, 1, 1)),  # noqa: DTZ001 - the offset is added
+        st.sampled_from([EARLIEST, LATEST]).flatmap(
+            lambda edge: st.timedeltas(timedelta(days=-1), timedelta(days=1)).map(
+                lambda by: edge.replace(tzinfo=None) + by
+            )
+        ),
+    ),
+    st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(
+        lambda by: timezone(timedelta(minutes=by // timedelta(minutes=1)))
+    ),
+)
+@example(EARLIEST.replace(tzinfo=None), UTC)
+@example(LATEST.replace(tzinfo=None), UTC)
+def test_a_moment_is_in_utc_and_between_the_bounds(naive: datetime, zone: timezone) -> None:
+    moment = naive.replace(tzinfo=zone)
+    if EARLIEST <= moment <= LATEST:
+        told = read(requested_at=moment.isoformat()).requested_at
+        assert (told, told and told.tzinfo) == (moment, UTC)
+    else:
+        with pytest.raises(ValidationError, match="must lie between 2000 and 2100"):
+            read(requested_at=moment.isoformat())
 
 
 def test_values_are_not_in_error_messages() -> None:

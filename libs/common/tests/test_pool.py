@@ -3,8 +3,9 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
-from sendwhy.postgres import connect_pool
+from sendwhy.postgres import connect_pool, write_together
 
 pytestmark = pytest.mark.postgres
 
@@ -37,4 +38,25 @@ async def test_what_is_left_open_is_undone(fresh_database: str) -> None:
     async with pool.acquire() as connection:
         assert not connection.is_in_transaction()
         assert await connection.fetchval("select to_regclass('half_done')") is None
+    await pool.close()
+
+
+async def test_several_writes_go_as_one_statement(fresh_database: str) -> None:
+    pool = await connect_pool(fresh_database, service="test", size=1)
+    async with pool.acquire() as connection:
+        await connection.execute(
+            "create table one (n int); create table other (n int, m text); insert into one values (0)"
+        )
+        await write_together(
+            connection,
+            ("insert into other select n, $2 from unnest($1::int[]) n", ([1, 2], "x")),
+            ("update one set n = $1", (7,)),
+        )
+        assert await connection.fetchval("select n from one") == 7
+        assert [tuple(row) for row in await connection.fetch("select n, m from other")] == [(1, "x"), (2, "x")]
+        await connection.execute("create unique index on other (n)")
+        again = ("insert into other (n) select unnest($1::int[])", ([1],))
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await write_together(connection, ("update one set n = $1", (8,)), again)
+        assert await connection.fetchval("select n from one") == 7
     await pool.close()

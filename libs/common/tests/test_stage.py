@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy.events import SendCancelled
-from sendwhy.kafka import Producer, PublishError, create_topics, make_broker, without_pauses
+from sendwhy.kafka import Producer, PublishError, as_it_came, create_topics, in_turns, make_broker, undecoded
 from sendwhy.metrics import Metrics
 from sendwhy.partitions import partition_of
 from sendwhy.postgres import Connection, add_to_outbox, migrate, prune
@@ -280,6 +280,20 @@ async def test_partitions_that_were_added_are_read_from_the_beginning_too(world:
         assert await consumer.committed(added) == 0
 
 
+async def test_a_stage_tells_of_each_partition_once_all_of_it_is_handled(world: World) -> None:
+    async with world.running() as runtime:
+        (stage,) = runtime.stages
+
+        async def is_all_read() -> bool:
+            return set(await stage.read_until()) == set(range(TOPICS[TOPIC].partitions))
+
+        await until(is_all_read)
+        for message_id in ("one", "two"):
+            await world.send(world.cancel(message_id))
+            await until(is_all_read)
+            assert message_id in await world.seen()
+
+
 async def test_what_was_committed_and_never_published_is_published_by_the_sweep(world: World) -> None:
     event = SendCancelled(workspace_id=world.workspace, message_id="from-the-outbox")
     connection = await asyncpg.connect(world.settings.database_url.get_secret_value())
@@ -322,21 +336,90 @@ async def test_many_records_at_once_arrive_each_where_its_key_stands(world: Worl
         assert [value for _, value in there] == wanted
 
 
-async def test_an_idle_subscriber_polls_again_at_once() -> None:
-    hour_ms = 3_600_000
+HOUR_MS = 3_600_000
+
+
+class Asked:
+    """Stands for a consumer of the partitions a and b, and tells what was asked of it, in which order."""
+
+    def __init__(self, *answers: dict[str, list[str]]) -> None:
+        self.calls: list[str] = []
+        self._answers = iter(answers)
+
+    def assignment(self) -> set[str]:
+        return {"a", "b"}
+
+    def paused(self) -> set[str]:
+        return {"a"}
+
+    def pause(self, *places: str) -> None:
+        self.calls.append(f"pause {sorted(places)}")
+
+    def resume(self, *places: str) -> None:
+        self.calls.append(f"resume {sorted(places)}")
+
+    async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[str, list[str]]:
+        assert (timeout_ms, max_records) == (HOUR_MS, 3)
+        self.calls.append("getmany")
+        return next(self._answers)
+
+
+def subscriber_in_turns(rest_seconds: float) -> Any:
     broker = make_broker(KafkaSettings(kafka_bootstrap_servers="localhost:1"))
-    subscriber = broker.subscriber(TOPIC, group_id="g", batch=True, max_records=7, batch_timeout_ms=hour_ms)
-    without_pauses(subscriber)
-    asked: list[tuple[int, int]] = []
+    subscriber = broker.subscriber(TOPIC, group_id="g", batch=True, max_records=3, batch_timeout_ms=HOUR_MS)
+    in_turns(subscriber, rest_seconds)
+    return subscriber
 
-    class Consumer:
-        async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[str, list[str]]:
-            asked.append((timeout_ms, max_records))
-            return {} if len(asked) == 1 else {"one": ["a", "b"], "other": ["c"]}
 
-    got: list[Any] = [await subscriber.get_msg(Consumer()) for _ in range(2)]
-    assert got == [(), ("a", "b", "c")]
-    assert asked == [(hour_ms, 7)] * 2
+async def test_an_idle_subscriber_and_one_that_is_behind_poll_again_at_once() -> None:
+    subscriber = subscriber_in_turns(rest_seconds=3600)
+    consumer = Asked({}, {"a": ["1", "2"], "b": ["3"]}, {"a": ["4"]})
+    got = [await subscriber.get_msg(consumer) for _ in range(3)]
+    assert got == [(), ("1", "2", "3"), ("4",)]
+    assert consumer.calls == ["resume ['a']", "getmany", "pause ['a', 'b']"] * 3
+
+
+async def test_a_batch_that_was_not_full_is_followed_by_a_rest() -> None:
+    subscriber = subscriber_in_turns(rest_seconds=3600)
+    consumer = Asked({"a": ["1", "2"]})
+    await subscriber.get_msg(consumer)
+    asked = list(consumer.calls)
+    resting = asyncio.create_task(subscriber.get_msg(consumer))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert consumer.calls == asked
+    resting.cancel()
+
+
+async def test_no_partition_waits_until_a_question_about_the_others_ends(world: World) -> None:
+    """Each question stays open for half a minute: records that had to wait for the end of one would come too late."""
+    broker = make_broker(world.settings)
+    subscriber = broker.subscriber(
+        TOPIC, group_id=uuid.uuid4().hex, batch=True, max_records=3, parser=as_it_came, decoder=undecoded,
+        auto_offset_reset="latest", fetch_max_wait_ms=30_000, consumer_timeout_ms=30_000,
+    )  # fmt: skip
+    in_turns(subscriber, 0.0)
+    came: set[bytes] = set()
+
+    @subscriber
+    async def on_batch(batch: tuple[Any, ...]) -> None:
+        came.update(record.value for record in batch)
+
+    producer = AIOKafkaProducer(bootstrap_servers=world.settings.kafka_bootstrap_servers)
+    async with producer, broker:
+        await subscriber.start()
+        consumer = subscriber.consumer
+        assert consumer is not None
+        await until(lambda: _assigned(consumer))
+        for place in sorted(consumer.assignment()):
+            await consumer.seek_to_end(place)
+        async with asyncio.timeout(25):
+            for turn in range(6):
+                values = {f"{world.workspace} {turn} {n}".encode() for n in range(7)}
+                for value in values:
+                    await producer.send_and_wait(TOPIC, value, partition=turn % 2)
+                while not values <= came:
+                    await asyncio.sleep(0.02)
 
 
 async def test_a_refused_record_does_not_poison_the_producer(world: World) -> None:

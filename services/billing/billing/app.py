@@ -4,6 +4,7 @@ from fastapi import FastAPI
 from sendwhy.erasure import on_erasing
 from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
 from sendwhy.events import PersonErasing, SendConsented, SenderUpdated, SendRejected, StatusUpdated, TemplateUpdated
+from sendwhy.kafka import UNHURRIED_SECONDS
 from sendwhy.metrics import Metric
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
@@ -25,8 +26,8 @@ def make_app(settings: BillingSettings) -> FastAPI:
     runtime = Runtime(Service.BILLING, settings)
     runtime.stage(Topic.SEND_CONSENTED, parse_json(SendConsented), Funder(runtime.metrics).on_consented)
     settler = Settler(runtime.metrics)
-    runtime.stage(Topic.STATUS_UPDATED, parse_json(StatusUpdated), settler.on_status)
-    runtime.stage(Topic.SEND_REJECTED, parse_json(SendRejected), settler.on_rejected)
+    runtime.stage(Topic.STATUS_UPDATED, parse_json(StatusUpdated), settler.on_status, rest_seconds=UNHURRIED_SECONDS)
+    runtime.stage(Topic.SEND_REJECTED, parse_json(SendRejected), settler.on_rejected, rest_seconds=UNHURRIED_SECONDS)
     runtime.stage(Topic.TEMPLATE_UPDATED, parse_state(TemplateUpdated), on_template)
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), on_sender)
 

@@ -18,7 +18,7 @@ from sendwhy.events import (
     event_id_of,
 )
 from sendwhy.metrics import Metric, Metrics
-from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of
+from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of, write_together
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic, outgoing
@@ -170,7 +170,7 @@ def _decision(
     refusal = funding.refused.get(event.message_id)
     verdict: SendFunded | SendRejected
     if refusal is None:
-        verdict = SendFunded(
+        verdict = SendFunded.of_checked(
             event_id=event_id_of(str(event.event_id), "send.funded"),
             occurred_at=at,
             request=event.request,
@@ -207,9 +207,10 @@ def _decision(
 async def store_fundings(
     connection: Connection, fundings: Mapping[str, Funding], decisions: Sequence[Decision], at: datetime
 ) -> None:
-    await store.save_tallies(connection, {workspace: funding.tallies for workspace, funding in fundings.items()})
+    tallies = store.tallies_saved({workspace: funding.tallies for workspace, funding in fundings.items()})
     entries = [entry for workspace in sorted(fundings) for entry in fundings[workspace].entries]
     if not entries:
+        await write_together(connection, tallies)
         return
     kept_until = {(decision.workspace_id, decision.message_id): decision.prune_after for decision in decisions}
     new = [
@@ -217,9 +218,13 @@ async def store_fundings(
         for entry in entries
         if entry.charge is not None
     ]
-    await store.add_entries(connection, entries, at=at)
-    await store.add_charges(connection, new)
-    await store.save_accounts(connection, [funding.account for funding in fundings.values() if funding.entries])
+    await write_together(
+        connection,
+        tallies,
+        store.entries_added(entries, at=at),
+        store.charges_added(new),
+        store.accounts_saved([funding.account for funding in fundings.values() if funding.entries]),
+    )
 
 
 class Settler:
@@ -267,11 +272,12 @@ class Settler:
             for settlement in settled
             for message_id, charge in settlement.changed.items()
         }
-        if changed:
-            await store.save_charges(connection, changed)
+        writes = [store.charges_saved(changed)] if changed else []
         if entries:
-            await store.add_entries(connection, entries, at=at)
-            await store.save_accounts(connection, [settlement.account for settlement in settled if settlement.entries])
+            booked = [settlement.account for settlement in settled if settlement.entries]
+            writes += [store.entries_added(entries, at=at), store.accounts_saved(booked)]
+        if writes:
+            await write_together(connection, *writes)
         differs = {
             (key, kind): stands
             for key, charge in changed.items()
@@ -321,9 +327,11 @@ async def note_alerts(
     """Count what was booked; store and count the thresholds reached from each account as it was to what the entries
     made of it."""
     states = list(states)
+    booked: Counter[str] = Counter()
     for entry in (entry for _, _, entries in states for entry in entries):
-        credits = abs(entry.amount) if entry.charge is None else entry.charge.price.credits
-        metrics.inc(Metric.CREDITS_BOOKED, credits, entry=entry.kind)
+        booked[entry.kind] += abs(entry.amount) if entry.charge is None else entry.charge.price.credits
+    for kind, credits in booked.items():
+        metrics.inc(Metric.CREDITS_BOOKED, credits, entry=kind)
     reached = [
         alert
         for before, after, entries in states

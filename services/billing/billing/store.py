@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 from sendwhy.events import AccountUpdated, Moment, Price, SenderUpdated, TemplateUpdated, Wire, event_id_of
-from sendwhy.postgres import Connection, MessageKey
+from sendwhy.postgres import Connection, MessageKey, Write, write_together
 from sendwhy.values import value_class
 
 from billing.decide import Account, Charge, Entry, Kind, OriginKey, PriceRow, Tally
@@ -99,8 +99,11 @@ async def lock_or_open_accounts(connection: Connection, workspaces: Iterable[str
 
 
 async def save_accounts(connection: Connection, changed: Sequence[Account]) -> None:
-    await connection.execute(
-        _SAVE_ACCOUNTS,
+    await write_together(connection, accounts_saved(changed))
+
+
+def accounts_saved(changed: Sequence[Account]) -> Write:
+    return _SAVE_ACCOUNTS, (
         [account.workspace_id for account in changed],
         [account.balance for account in changed],
         [account.reserved for account in changed],
@@ -111,9 +114,12 @@ async def save_accounts(connection: Connection, changed: Sequence[Account]) -> N
 
 
 async def add_entries(connection: Connection, entries: Sequence[Entry], *, at: datetime) -> None:
+    await write_together(connection, entries_added(entries, at=at))
+
+
+def entries_added(entries: Sequence[Entry], *, at: datetime) -> Write:
     charges = [entry.charge for entry in entries]
-    await connection.execute(
-        _ADD_ENTRIES,
+    return _ADD_ENTRIES, (
         [entry.workspace_id for entry in entries],
         [entry.version for entry in entries],
         [entry.kind.value for entry in entries],
@@ -144,10 +150,9 @@ class NewCharge:
     prune_after: datetime
 
 
-async def add_charges(connection: Connection, new: Sequence[NewCharge]) -> None:
+def charges_added(new: Sequence[NewCharge]) -> Write:
     charges = [row.charge for row in new]
-    await connection.execute(
-        _ADD_CHARGES,
+    return _ADD_CHARGES, (
         [row.workspace_id for row in new],
         [charge.message_id for charge in charges],
         [charge.price.credits for charge in charges],
@@ -199,9 +204,8 @@ def _meta(row: asyncpg.Record) -> MetaPricing | None:
     )
 
 
-async def save_charges(connection: Connection, changed: Mapping[MessageKey, Charge]) -> None:
-    await connection.execute(
-        _SAVE_CHARGES,
+def charges_saved(changed: Mapping[MessageKey, Charge]) -> Write:
+    return _SAVE_CHARGES, (
         [workspace_id for workspace_id, _ in changed],
         [message_id for _, message_id in changed],
         [",".join(sorted(charge.booked)) for charge in changed.values()],
@@ -244,10 +248,9 @@ async def tallies_of(connection: Connection, origins: Iterable[tuple[str, Origin
     return found
 
 
-async def save_tallies(connection: Connection, tallies: Mapping[str, Mapping[OriginKey, Tally]]) -> None:
+def tallies_saved(tallies: Mapping[str, Mapping[OriginKey, Tally]]) -> Write:
     rows = [(workspace, *key, tally) for workspace, each in tallies.items() for key, tally in each.items()]
-    await connection.execute(
-        _SAVE_TALLIES,
+    return _SAVE_TALLIES, (
         [workspace for workspace, _, _, _ in rows],
         [kind for _, kind, _, _ in rows],
         [name or "" for _, _, name, _ in rows],

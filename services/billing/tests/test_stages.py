@@ -1,6 +1,7 @@
 """billing's handlers on a real PostgreSQL: what is stored, under repeats, twins and many writers."""
 
 import asyncio
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -114,22 +115,20 @@ async def test_a_batch_is_one_statement_a_table(desk: Desk) -> None:
         for batch in range(2):
             records = [record(consented(f"m{batch}-{n}", "wv"[n % 2], content=TEMPLATE)) for n in range(500)]
             statements.clear()
-            with connection.query_logger(lambda query: statements.append(" ".join(query.query.split()[:3]))):
+            with connection.query_logger(lambda query: statements.append(query.query)):
                 async with connection.transaction():
                     await desk.on_consented(connection, records)
-    assert [line for line in statements if not line.endswith(";")] == [
-        "select workspace_id, balance,",
-        "select d.workspace_id, d.message_id,",
-        "select e.workspace_id, e.message_id,",
-        "select workspace_id, category,",
-        "select distinct on",
-        "select t.workspace_id, t.origin_kind,",
-        "insert into tally",
-        "insert into ledger",
-        "insert into charge",
-        "update account a",
-        "insert into decision",
-        "select a.balance, a.last_top_up,",
+    told = [re.split(r"write_\d as \(", line) for line in statements if not line.endswith(";")]
+    assert [[" ".join(part.split()[:3]) for part in parts] for parts in told] == [
+        ["select workspace_id, balance,"],
+        ["select d.workspace_id, d.message_id,"],
+        ["select e.workspace_id, e.message_id,"],
+        ["select workspace_id, category,"],
+        ["select distinct on"],
+        ["select t.workspace_id, t.origin_kind,"],
+        ["with", "insert into tally", "insert into ledger", "insert into charge", "update account a"],
+        ["insert into decision"],
+        ["select a.balance, a.last_top_up,"],
     ]
     assert await desk.balance() == 500
 

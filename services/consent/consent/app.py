@@ -15,6 +15,7 @@ from sendwhy.events import (
     StatusUpdated,
     TemplateUpdated,
 )
+from sendwhy.kafka import UNHURRIED_SECONDS
 from sendwhy.metrics import Metric
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
@@ -41,8 +42,8 @@ def make_app(settings: Settings) -> FastAPI:
     runtime.stage(Topic.SEND_RECALLED, parse_json(SendRecalled), stages.on_recalled)
     runtime.stage(Topic.MESSAGE_RECEIVED, parse_json(MessageReceived), stages.on_message)
     runtime.stage(Topic.CUSTOMER_UPDATED, parse_json(CustomerUpdated), stages.on_customer)
-    runtime.stage(Topic.STATUS_UPDATED, parse_stopped(StatusUpdated), stages.on_stopped)
-    runtime.stage(Topic.SEND_REJECTED, parse_stopped(SendRejected), stages.on_stopped)
+    for topic, kind in ((Topic.STATUS_UPDATED, StatusUpdated), (Topic.SEND_REJECTED, SendRejected)):
+        runtime.stage(topic, parse_stopped(kind), stages.on_stopped, rest_seconds=UNHURRIED_SECONDS)
     runtime.stage(Topic.TEMPLATE_UPDATED, parse_state(TemplateUpdated), stages.on_template)
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), stages.on_sender)
     runtime.stage(Topic.PERSON_ERASED, parse_json(PersonErased), erasures.on_reports)

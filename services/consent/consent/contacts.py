@@ -18,6 +18,8 @@ from consent.fields import NOTHING, FieldChange, Fields, PhoneSetter, is_other_n
 
 SUBSCRIBED, UNSUBSCRIBED = MarketingState.SUBSCRIBED, MarketingState.UNSUBSCRIBED
 GENERATED_ID_PREFIX = "wa-"
+# People's and contacts' own ids are UUIDs.
+OWN_ID_LENGTH = 36
 ERASURE = "erasure"
 _SEVERITY: Mapping[MarketingState, int] = {
     MarketingState.SUBSCRIBED: 0,
@@ -123,6 +125,12 @@ class Contact:
         return marks_of(self.key.workspace_id, self.key.contact_id, self.fields)
 
     @property
+    def own_ids(self) -> tuple[Mark, Mark]:
+        """The person's and the contact's own id, by either of which a contact may be asked for."""
+        workspace_id = self.key.workspace_id
+        return Mark(workspace_id, "contact", str(self.person.id)), Mark(workspace_id, "contact", str(self.uid))
+
+    @property
     def is_generated(self) -> bool:
         return self.key.contact_id.startswith(GENERATED_ID_PREFIX)
 
@@ -157,9 +165,9 @@ def _event_id(key: Key, version: int) -> UUID:
 
 def marks_of(workspace_id: str, contact_id: str | None, fields: Fields) -> tuple[Mark, ...]:
     """The identities that these fields hold; first the id itself."""
-    others = [("contact", name) for name in fields.external_ids if name != contact_id]
-    named = (("contact", contact_id), ("phone", fields.phone_key), ("user", fields.user_id), *others)
-    return tuple(Mark(workspace_id, kind, value) for kind, value in named if value)
+    named = [("contact", contact_id), ("phone", fields.phone_key), ("user", fields.user_id)]
+    named += [("contact", name) for name in fields.external_ids if name != contact_id]
+    return tuple([Mark(workspace_id, kind, value) for kind, value in named if value])
 
 
 @value_class

@@ -249,7 +249,7 @@ def decide(completed: Completed, facts: Facts, now: datetime) -> SendConsented |
     if verdict.failure is not None:
         cause = f"{request.workspace_id}/{request.message_id}"
         return rejected(request, verdict.failure, cause=cause, sender_id=facts.sender_id, now=now)
-    return SendConsented(
+    return SendConsented.of_checked(
         event_id=event_id_of(f"{request.workspace_id}/{request.message_id}", "send.consented"),
         occurred_at=now,
         request=request,

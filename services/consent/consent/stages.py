@@ -35,7 +35,7 @@ from sendwhy.stage import Parse, Record, Unreadable
 from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
 
 from consent import erasures, keyword_store, people, store
-from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Entry, Mark, Origin, Word, latest
+from consent.contacts import OWN_ID_LENGTH, UNSUBSCRIBED, Book, Change, Contact, Entry, Mark, Origin, Word, latest
 from consent.decide import (
     Completed,
     Facts,
@@ -84,11 +84,12 @@ class Surroundings:
         waba = self.wabas.get((workspace, sender_id)) if sender_id else None
         template = request.template_id
         category = self.categories.get((waba, *template)) if waba and template else None
-        contact = self.contact_of(request)
+        named = self.named(request)
+        contact = self._reached(request, named)
         return Facts(
             contact=contact,
             standing=contact.word if contact else None,
-            veto=self._veto(request),
+            veto=self._veto(request, named),
             sender_id=sender_id,
             category=category.upper() if category else None,
             may_say_transactional=workspace in self.believed_workspaces,
@@ -98,7 +99,9 @@ class Surroundings:
     def contact_of(self, request: SendRequested) -> Contact | None:
         """Whom the message reaches: the contact named; where that one has no phone, the one that the phone given
         belongs to, since the dispatcher finds what waits for whoever says STOP by this contact."""
-        named = self.named(request)
+        return self._reached(request, self.named(request))
+
+    def _reached(self, request: SendRequested, named: Contact | None) -> Contact | None:
         if named is None or named.fields.phone is not None:
             return named
         return self._likeliest(phone_marks_of(request)) or named
@@ -109,11 +112,12 @@ class Surroundings:
 
     def _likeliest(self, marks: Iterable[Mark]) -> Contact | None:
         found = [contact for mark in marks for contact in self.contacts.get(mark, ())]
+        if len(found) == 1:
+            return found[0]
         return min(found, key=people.by_likelihood, default=None)
 
-    def _veto(self, request: SendRequested) -> Word | None:
+    def _veto(self, request: SendRequested, named: Contact | None) -> Word | None:
         """The no of whoever has the phone given, where that is used; else the one of who is named without a phone."""
-        named = self.named(request)
         if named is not None and named.fields.phone is not None:
             return None
         marks = phone_marks_of(request)
@@ -144,9 +148,10 @@ async def surroundings_of(
     asked = {mark for one in requests for mark in marks_of_request(one)}
     found = await people.with_phones_of_persons(connection, await store.contacts_named(connection, asked))
     contacts: dict[Mark, list[Contact]] = {}
+    own_ids_asked = any(len(mark.value) == OWN_ID_LENGTH for mark in asked)
     for contact in found:
-        own_ids = (Mark(contact.key.workspace_id, "contact", str(uid)) for uid in (contact.person.id, contact.uid))
-        for mark in {*contact.marks, *own_ids} & asked:
+        marks = {*contact.marks, *contact.own_ids} if own_ids_asked else set(contact.marks)
+        for mark in marks & asked:
             contacts.setdefault(mark, []).append(contact)
     remembered = await _add_given_phones(connection, tagger, requests, contacts)
     senders = await store.senders_of(connection, {request.workspace_id for request in requests})

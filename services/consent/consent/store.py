@@ -14,7 +14,19 @@ from sendwhy.events import MarketingState, SenderUpdated, TemplateUpdated
 from sendwhy.postgres import Connection, MessageKey
 
 from consent import erasures
-from consent.contacts import GENERATED_ID_PREFIX, Book, Change, Contact, Entry, Key, Mark, Memory, Person, Word
+from consent.contacts import (
+    GENERATED_ID_PREFIX,
+    OWN_ID_LENGTH,
+    Book,
+    Change,
+    Contact,
+    Entry,
+    Key,
+    Mark,
+    Memory,
+    Person,
+    Word,
+)
 from consent.fields import Fields, PhoneSetter
 
 MAX_HOPS = 64
@@ -257,7 +269,7 @@ async def contacts_of_persons(connection: Connection, contacts: Iterable[Contact
 
 def _as_uuid(text: str) -> UUID | None:
     try:
-        return UUID(text) if len(text) == 36 else None
+        return UUID(text) if len(text) == OWN_ID_LENGTH else None
     except ValueError:
         return None
 
@@ -445,9 +457,10 @@ def _setter(row: asyncpg.Record) -> PhoneSetter | None:
 
 
 def _word_in(row: asyncpg.Record, prefix: str) -> Word | None:
+    if (state := row[f"{prefix}_state"]) is None:
+        return None
     own = row[f"{prefix}_own"] if prefix.endswith("firm") else False
-    state, at, source, proof = (row[f"{prefix}_{name}"] for name in ("state", "at", "source", "proof"))
-    return _word(state, at, source, proof, own=own)
+    return _word(state, row[f"{prefix}_at"], row[f"{prefix}_source"], row[f"{prefix}_proof"], own=own)
 
 
 def _word(

@@ -53,6 +53,9 @@ from dispatcher.windows import opened_by
 
 STOP_IS_NEWS = timedelta(hours=1)
 CANCEL_STEPS_AT_ONCE = 5
+# Four records for each message, of which nearly all are receipts that change nothing: the few that hold a number or
+# settle what was open can wait so long.
+STATUS_REST_SECONDS = 0.2
 _OUR_SOURCE = source_header(Service.DISPATCHER)
 _STATUS = parse_json(StatusUpdated)
 
@@ -83,8 +86,9 @@ class Stages:
         stage(Topic.SEND_FUNDED, funded_of, self.on_funded)
         stage(Topic.SEND_CANCELLED, parse_json(SendCancelled), self.on_cancelled)
         stage(Topic.CONTACT_UPDATED, parse_state(ContactUpdated), self.on_contacts)
-        stage(Topic.MESSAGE_RECEIVED, parse_json(MessageReceived), self.on_inbound)
-        stage(Topic.STATUS_UPDATED, status_of_others, self.on_statuses)
+        # `note_inbound_read` asks each second how far this is read.
+        stage(Topic.MESSAGE_RECEIVED, parse_json(MessageReceived), self.on_inbound, fetch_wait_ms=500)
+        stage(Topic.STATUS_UPDATED, status_of_others, self.on_statuses, rest_seconds=STATUS_REST_SECONDS)
         stage(Topic.TEMPLATE_REPORTED, parse_json(TemplateReported), self.on_template_reports)
         stage(Topic.SENDER_REPORTED, parse_json(SenderReported), self.on_sender_reports)
         erase = Eraser(self._clock, self._runtime.publish_soon).erase

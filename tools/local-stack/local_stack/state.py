@@ -21,6 +21,9 @@ from local_stack.errors import StackError, WrongUseError
 PORTS = range(20_000, 32_000)
 HANDOVER_SECONDS = 20.0
 
+# The ports that state directories of this process have claimed (`_claim`), until it ends.
+_claims: dict[int, Path] = {}
+
 
 def port_is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -76,19 +79,35 @@ class StateDir:
         temporary.replace(self.path / name)
 
     def ports(self, *names: str) -> dict[str, int]:
-        """The ports of these listeners: those of the last run where still free, else new ones."""
+        """The ports of these listeners: those of the last run where still free, else new ones.
+
+        No other stack of this machine chooses them while this process lives, started or not.
+        """
         with self._one_writer():
             remembered = self.read_json("ports.json")
             taken = {port for name, port in remembered.items() if name not in names}
             chosen: dict[str, int] = {}
             for name in names:
                 port = remembered.get(name)
-                if not isinstance(port, int) or port in taken or not port_is_free(port):
-                    port = _free_port(taken)
+                if not isinstance(port, int) or port in taken or not self._can_have(port):
+                    port = self._free_port(taken)
                 chosen[name] = port
                 taken.add(port)
             self.write_json("ports.json", remembered | chosen)
         return chosen
+
+    def _free_port(self, taken: set[int]) -> int:
+        for _ in range(200):
+            port = random.choice(PORTS)
+            if port not in taken and port not in _claims and self._can_have(port):
+                return port
+        raise StackError(f"found no free port between {PORTS.start} and {PORTS.stop} on 127.0.0.1")
+
+    def _can_have(self, port: int) -> bool:
+        """Whether the port is free and, from now on, claimed for this directory."""
+        if port not in _claims and _claim(port):
+            _claims[port] = self.path
+        return _claims.get(port) == self.path and port_is_free(port)
 
     def secret(self, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
         with self._one_writer():
@@ -127,12 +146,17 @@ class StateDir:
         return descriptor
 
 
-def _free_port(taken: set[int]) -> int:
-    for _ in range(200):
-        port = random.choice(PORTS)
-        if port not in taken and port_is_free(port):
-            return port
-    raise StackError(f"found no free port between {PORTS.start} and {PORTS.stop} on 127.0.0.1")
+def _claim(port: int) -> bool:
+    """Holds the port for a server that isn't there yet; False if somebody else does. By its number in UDP, which no
+    server of ours listens to: one holder on the whole machine, and none once the holding process has ended."""
+    claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        claim.bind(("127.0.0.1", port))
+    except OSError:
+        claim.close()
+        return False
+    claim.detach()
+    return True
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,27 @@ def test_a_taken_port_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
         second = StateDir(tmp_path).ports("kafka", "postgres")
     assert second["kafka"] != first["kafka"]
     assert second["postgres"] == first["postgres"]
+
+
+def test_a_chosen_port_is_nobody_elses_before_its_server_listens(tmp_path: Path) -> None:
+    mine = StateDir(tmp_path / "mine").ports("kafka")
+    other = tmp_path / "other"
+    StateDir(other).write_json("ports.json", mine)
+    asking = f"from local_stack.state import *; print(StateDir(Path({str(other)!r})).ports('kafka')['kafka'])"
+    elsewhere = subprocess.run([sys.executable, "-c", asking], check=True, capture_output=True, text=True)
+    assert int(elsewhere.stdout) != mine["kafka"]
+    StateDir(other).write_json("ports.json", mine)
+    assert StateDir(other).ports("kafka") != mine
+    assert StateDir(tmp_path / "mine").ports("kafka") == mine
+
+
+def test_a_port_is_free_again_once_its_process_has_ended(tmp_path: Path) -> None:
+    asking = f"from local_stack.state import *; print(StateDir(Path({str(tmp_path)!r})).ports('kafka')['kafka'])"
+    chosen = [
+        subprocess.run([sys.executable, "-c", asking], check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert chosen[0] == chosen[1]
 
 
 def test_a_secret_stays_and_is_its_owners_alone(tmp_path: Path) -> None:
