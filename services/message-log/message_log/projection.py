@@ -40,7 +40,7 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Handle, Parse, Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
-from message_log import store
+from message_log import plain, store
 from message_log.decide import MessageState, merge, tells
 from message_log.deliveries import parts_of
 from message_log.erasures import People
@@ -82,6 +82,11 @@ _JSON_TOPICS: dict[Topic, type[Wire]] = {
     Topic.PERSON_ERASING: PersonErasing,
     Topic.PERSON_ERASED: PersonErased,
 }
+_PLAIN_TOPICS: dict[Topic, Callable[[bytes], Any]] = {
+    Topic.SEND_CONSENTED: plain.consented_of,
+    Topic.SEND_FUNDED: plain.funded_of,
+    Topic.STATUS_UPDATED: plain.receipt_of,
+}
 _STATE_TOPICS: dict[Topic, type[Event]] = {
     Topic.CONTACT_UPDATED: ContactUpdated,
     Topic.TEMPLATE_UPDATED: TemplateUpdated,
@@ -113,8 +118,11 @@ def _ids_in(topic: str | None, body: bytes | None) -> tuple[str | None, str | No
     return None, None
 
 
-def parse_request(record: Record[None]) -> SendRequested | None:
+def parse_request(record: Record[None]) -> SendRequested | plain.Request | None:
     """None for an unreadable request: putting it aside is consent's, who also answers it."""
+    request = plain.request_of(record.value or b"")
+    if request is not None:
+        return request
     try:
         return SendRequested.model_validate_json(record.value or b"")
     except ValidationError:
@@ -125,23 +133,36 @@ def as_it_came(_record: Record[None]) -> None:
     return None
 
 
+def _parse_plain(read: Callable[[bytes], Any], model: type[Wire]) -> Parse[Any]:
+    """The model reads what is not plain."""
+    otherwise = parse_json(model)
+
+    def parse(record: Record[None]) -> Any:
+        return read(record.value or b"") or otherwise(record)
+
+    return parse
+
+
 @cache
-def _names_of(kind: type[Wire]) -> frozenset[str]:
+def _names_of(kind: type[Wire | plain.Plain]) -> frozenset[str]:
     # Asked for by a name that it doesn't have, a model looks in three places before it says so.
-    return frozenset(name for name in _LINKS if name in kind.model_fields or hasattr(kind, name))
+    named = kind.model_fields if issubclass(kind, Wire) else ()
+    return frozenset(name for name in _LINKS if name in named or hasattr(kind, name))
 
 
 _LINKS = ("event_id", "workspace_id", "message_id", "provider_message_id", "wamid", "service")
 
 
-def _link(event: Wire, name: str) -> Any:
+def _link(event: Wire | plain.Plain, name: str) -> Any:
     return getattr(event, name) if name in _names_of(type(event)) else None
 
 
-def event_row(record: Record[Any], event: Wire) -> EventRow:
+def event_row(record: Record[Any], event: Wire | plain.Plain) -> EventRow:
     """The event as a row. A request and a cancel have no event_id: their place in the log is as good."""
+    if isinstance(event, plain.Receipt):
+        return _row_of_receipt(record, event)
     event_id: UUID = _link(event, "event_id") or event_id_of(record.place, str(record.topic))
-    occurred_at = event.occurred_at if isinstance(event, Event) else record.at
+    occurred_at = event.occurred_at if isinstance(event, Event | plain.Consented) else record.at
     workspace_id: str | None = _link(event, "workspace_id")
     message_id: str | None = _link(event, "message_id") if workspace_id else None
     return EventRow(
@@ -156,7 +177,17 @@ def event_row(record: Record[Any], event: Wire) -> EventRow:
     )
 
 
-def kind_of(topic: Topic, event: Wire) -> str:
+def _row_of_receipt(record: Record[Any], event: plain.Receipt) -> EventRow:
+    """The most of all rows."""
+    workspace_id = event.workspace_id
+    message_id = event.message_id if workspace_id else None
+    wamid, said = event.provider_message_id, event.service
+    return EventRow(
+        event.event_id, event.occurred_at, workspace_id, message_id, wamid, said, event.status, record.value
+    )
+
+
+def kind_of(topic: Topic, event: Wire | plain.Plain) -> str:
     """The word for it in a timeline: a status, what was done to the send (requested, held …), else the topic."""
     if isinstance(event, StatusUpdated):
         return event.status
@@ -178,7 +209,7 @@ class Told:
         state = tells(record.event, record.at)
         if state is None or row.workspace_id is None:
             return
-        code = store.calling_code(state)
+        code = store.calling_code(state.known("phone"))
         if code is not None:
             self.codes.add((row.workspace_id, code))
         if row.message_id is not None:
@@ -230,7 +261,7 @@ def _bare(row: EventRow, without_person: Set[MessageKey]) -> EventRow:
     return row._replace(body=None) if is_bare else row
 
 
-def _hold_row(event: Wire | None) -> HoldRow | None:
+def _hold_row(event: Wire | plain.Plain | None) -> HoldRow | None:
     """What else a hold covers than one message."""
     if not isinstance(event, SendHeld) or event.scope.kind == "message":
         return None
@@ -396,6 +427,8 @@ WRITES: dict[Topic, Write] = {
 
 
 def parser_of(topic: Topic) -> Parse[Any]:
+    if topic in _PLAIN_TOPICS:
+        return _parse_plain(_PLAIN_TOPICS[topic], _JSON_TOPICS[topic])
     if topic in _STATE_TOPICS:
         return parse_state(_STATE_TOPICS[topic])
     if topic in _JSON_TOPICS:
