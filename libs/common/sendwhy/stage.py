@@ -215,6 +215,8 @@ class Stage(Generic[T]):
         self._metrics.observe(Metric.STAGE_BATCH, len(records), stage=self.name)
         waited = [(now - record.at).total_seconds() for record in records]
         self._metrics.observe(Metric.STAGE_SECONDS, *waited, stage=self.name)
+        if self._joint is not None:
+            await self._joint.rest()
 
     @staticmethod
     def _refuse_flood(bad: int, records: int) -> None:

@@ -192,15 +192,15 @@ def _reader(kind: type[T], is_plain: Callable[[T], bool]) -> Callable[[bytes], T
 
 def _is_in_bounds(moment: datetime | None) -> bool:
     """Of a time in another zone than UTC the model makes one of UTC."""
-    return moment is None or moment.tzinfo is UTC and EARLIEST <= moment <= LATEST
+    return moment is None or (moment.tzinfo is UTC and EARLIEST <= moment <= LATEST)
 
 
 def _is_plain_request(request: Request) -> bool:
     requested_at, send_at, expires_at = request.requested_at, request.send_at, request.expires_at
     return (
         _is_in_bounds(requested_at)
-        and (send_at is None or _is_in_bounds(send_at) and _is_within_the_horizon(send_at, requested_at))
-        and (expires_at is None or _is_in_bounds(expires_at) and _is_within_the_horizon(expires_at, requested_at))
+        and (send_at is None or (_is_in_bounds(send_at) and _is_within_the_horizon(send_at, requested_at)))
+        and (expires_at is None or (_is_in_bounds(expires_at) and _is_within_the_horizon(expires_at, requested_at)))
         and _is_somebody(request.to)
         and _is_of_its_type(request.content)
         and _are_metadata(bytes(request.metadata))
@@ -237,7 +237,7 @@ def _is_somebody(to: To) -> bool:
 
 def _is_of_its_type(content: _Content) -> bool:
     kind = content.type
-    return kind == "template" and content.template is not UNSET or kind == "text" and content.text is not UNSET
+    return (kind == "template" and content.template is not UNSET) or (kind == "text" and content.text is not UNSET)
 
 
 def _are_metadata(told: bytes) -> bool:

@@ -245,6 +245,12 @@ async def write_events(
     await store.set_holds(connection, [hold for record in records if (hold := _hold_row(record.event)) is not None])
 
 
+async def write_jointly(connection: Connection, records: Sequence[Record[Any]], progress: Progress) -> None:
+    """What tells of messages, and the deliveries that it was read from."""
+    await write_events(connection, [one for one in records if one.topic is not Topic.WEBHOOK_RECEIVED], progress)
+    await write_webhooks(connection, [one for one in records if one.topic is Topic.WEBHOOK_RECEIVED])
+
+
 async def _without_person(connection: Connection, rows: Sequence[EventRow], folded: Set[MessageKey]) -> set[MessageKey]:
     """Of the messages that these rows name, but for those that the batch folds: whose person is erased. Nobody more is
     until the transaction ends: folding has erasures wait at the message's row, for a row that is added nothing does."""
@@ -420,7 +426,6 @@ WRITES: dict[Topic, Write] = {
     Topic.SENDER_UPDATED: write_senders,
     Topic.TEMPLATE_UPDATED: write_states,
     Topic.ACCOUNT_UPDATED: write_states,
-    Topic.WEBHOOK_RECEIVED: write_webhooks,
     Topic.WEBHOOK_REFUSED: write_webhooks,
     Topic.DEAD_LETTERS: write_dead_letters,
 }
@@ -445,7 +450,8 @@ _PERSONAL_WRITES: dict[Topic, PersonalWrite] = {
 
 
 def is_joint(topic: Topic) -> bool:
-    """Whether it is written with others in one transaction: what tells of messages, seven events of each in seconds."""
+    """Whether it is written with others in one transaction: seven events and three deliveries of each message, within
+    seconds."""
     return topic not in WRITES and topic not in _PERSONAL_WRITES and topic is not Topic.PERSON_ERASING
 
 
@@ -455,13 +461,13 @@ def write_of(topic: Topic, people: People, progress: Progress) -> Write:
     personal = _PERSONAL_WRITES.get(topic)
     if personal is not None:
         return _knowing(personal, people)
-    return WRITES.get(topic) or partial(write_events, progress=progress)
+    return WRITES.get(topic) or partial(write_jointly, progress=progress)
 
 
 def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], people: People) -> None:
     """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered."""
     progress = Progress(runtime.metrics)
-    write = _handler(partial(write_events, progress=progress), applied)
+    write = _handler(partial(write_jointly, progress=progress), applied)
     # Two, so that one works while the other waits for the database. What becomes of a message comes when what led to
     # its call is written.
     before, after = runtime.joint(write), runtime.joint(write)
