@@ -23,6 +23,7 @@ from sendwhy.joint import Joint
 from sendwhy.kafka import (
     BATCH_MAX_RECORDS,
     BATCH_TIMEOUT_MS,
+    FETCH_BYTES,
     JOINT_MAX_RECORDS,
     Producer,
     PublishError,
@@ -167,6 +168,7 @@ class Stage(Generic[T]):
             batch=True,
             max_records=BATCH_MAX_RECORDS if self._joint is None else JOINT_MAX_RECORDS,
             batch_timeout_ms=BATCH_TIMEOUT_MS,
+            max_partition_fetch_bytes=FETCH_BYTES,
             auto_offset_reset="earliest",
             parser=as_it_came,
             decoder=undecoded,

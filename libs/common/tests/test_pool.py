@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 from sendwhy.postgres import connect_pool
 
@@ -37,4 +38,16 @@ async def test_what_is_left_open_is_undone(fresh_database: str) -> None:
     async with pool.acquire() as connection:
         assert not connection.is_in_transaction()
         assert await connection.fetchval("select to_regclass('half_done')") is None
+    await pool.close()
+
+
+async def test_arrays_are_lists_or_tuples_and_nothing_else(fresh_database: str) -> None:
+    pool = await connect_pool(fresh_database, service="test", size=1)
+    for given in ([], ["a", None, "é"], ("a",), [["a", "b"], ["c", None]]):
+        told = await pool.fetchval("select $1::text[]", given)
+        assert told == list(given)
+    assert await pool.fetchval("select $1::jsonb[]", ['{"a": [1]}']) == ['{"a": [1]}']
+    for wrong in ({"a"}, {"a": 1}, "a", iter(["a"])):
+        with pytest.raises(asyncpg.DataError):
+            await pool.fetchval("select $1::text[]", wrong)
     await pool.close()
