@@ -12,15 +12,16 @@ from typing import Any
 
 import asyncpg
 
+from sendwhy.kafka import BATCH_MAX_RECORDS
 from sendwhy.postgres import Connection, Position, store_reached
 from sendwhy.topics import Outgoing
 from sendwhy.values import value_class
 
 # What comes waits this long for company.
 PAUSE_SECONDS = 0.02
-# After a turn of so many records as they come in a steady flow, its stages rest. A stage that had many has more of them
-# waiting: nothing is gained by a rest.
-FLOW_RECORDS, MANY_RECORDS, REST_SECONDS = 20, 500, 0.25
+# After a turn of so many records as come in a steady flow, its stages rest; not where one had as many as it reads at
+# once, and has more of them waiting.
+FLOW_RECORDS, REST_SECONDS = 20, 0.25
 
 Act = Callable[[Connection, Sequence[Any]], Awaitable[Sequence[Outgoing]]]
 
@@ -71,7 +72,7 @@ class Joint:
                 parts, self._parts = self._parts, []
                 await self._turn(parts)
                 sizes = [len(part.records) for part in parts]
-                is_flow = sum(sizes) >= FLOW_RECORDS and max(sizes) < MANY_RECORDS
+                is_flow = sum(sizes) >= FLOW_RECORDS and max(sizes) < BATCH_MAX_RECORDS
                 self._rest_until = time.monotonic() + REST_SECONDS if is_flow else 0.0
         finally:
             self._turns = None
