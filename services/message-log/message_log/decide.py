@@ -225,6 +225,8 @@ def fold(states: Iterable[MessageState]) -> MessageState:
 
 
 def _join(one: dict[K, T], other: dict[K, T], choose: Callable[[T, T], T]) -> dict[K, T]:
+    if not one or not other:
+        return one or other
     both = dict(one)
     for name, value in other.items():
         both[name] = choose(both[name], value) if name in both else value

@@ -144,25 +144,24 @@ def _parse_plain(read: Callable[[bytes], Any], model: type[Wire]) -> Parse[Any]:
 
 
 @cache
-def _names_of(kind: type[Wire | plain.Plain]) -> frozenset[str]:
+def _names_of(kind: type[Wire]) -> frozenset[str]:
     # Asked for by a name that it doesn't have, a model looks in three places before it says so.
-    named = kind.model_fields if issubclass(kind, Wire) else ()
-    return frozenset(name for name in _LINKS if name in named or hasattr(kind, name))
+    return frozenset(name for name in _LINKS if name in kind.model_fields or hasattr(kind, name))
 
 
 _LINKS = ("event_id", "workspace_id", "message_id", "provider_message_id", "wamid", "service")
 
 
-def _link(event: Wire | plain.Plain, name: str) -> Any:
+def _link(event: Wire, name: str) -> Any:
     return getattr(event, name) if name in _names_of(type(event)) else None
 
 
 def event_row(record: Record[Any], event: Wire | plain.Plain) -> EventRow:
     """The event as a row. A request and a cancel have no event_id: their place in the log is as good."""
-    if isinstance(event, plain.Receipt):
-        return _row_of_receipt(record, event)
+    if isinstance(event, plain.Plain):
+        return _plain_row(record, event)
     event_id: UUID = _link(event, "event_id") or event_id_of(record.place, str(record.topic))
-    occurred_at = event.occurred_at if isinstance(event, Event | plain.Consented) else record.at
+    occurred_at = event.occurred_at if isinstance(event, Event) else record.at
     workspace_id: str | None = _link(event, "workspace_id")
     message_id: str | None = _link(event, "message_id") if workspace_id else None
     return EventRow(
@@ -177,17 +176,23 @@ def event_row(record: Record[Any], event: Wire | plain.Plain) -> EventRow:
     )
 
 
-def _row_of_receipt(record: Record[Any], event: plain.Receipt) -> EventRow:
-    """The most of all rows."""
-    workspace_id = event.workspace_id
-    message_id = event.message_id if workspace_id else None
-    wamid, said = event.provider_message_id, event.service
-    return EventRow(
-        event.event_id, event.occurred_at, workspace_id, message_id, wamid, said, event.status, record.value
-    )
+def _plain_row(record: Record[Any], event: plain.Plain) -> EventRow:
+    """The same of what the most of all rows are."""
+    topic, body = record.topic, record.value
+    if isinstance(event, plain.Receipt):
+        workspace_id = event.workspace_id
+        message_id = event.message_id if workspace_id else None
+        wamid, said = event.provider_message_id, event.service
+        return EventRow(event.event_id, event.occurred_at, workspace_id, message_id, wamid, said, event.status, body)
+    if isinstance(event, plain.Request):
+        request, event_id, occurred_at = event, event_id_of(record.place, topic), record.at
+    else:
+        request, event_id, occurred_at = event.request, event.event_id, event.occurred_at
+    speaker, kind = SPEAKERS[topic], topic.removeprefix("send.")
+    return EventRow(event_id, occurred_at, request.workspace_id, request.message_id, None, speaker, kind, body)
 
 
-def kind_of(topic: Topic, event: Wire | plain.Plain) -> str:
+def kind_of(topic: Topic, event: Wire) -> str:
     """The word for it in a timeline: a status, what was done to the send (requested, held …), else the topic."""
     if isinstance(event, StatusUpdated):
         return event.status
