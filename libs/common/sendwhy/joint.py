@@ -36,10 +36,14 @@ class _Part:
 
 
 class Joint:
-    """The handler of several stages, which all publish nothing: `handle` gets the records of all that take part."""
+    """The handler of several stages, which all publish nothing: `handle` gets the records of all that take part.
+    `max_records`: how many each of them reads at once; all are in memory until the turn's end."""
 
-    def __init__(self, handle: Act, *, group: str, pool: Callable[[], asyncpg.Pool]) -> None:
-        self.handle, self._group, self._pool = handle, group, pool
+    def __init__(
+        self, handle: Act, *, group: str, pool: Callable[[], asyncpg.Pool], max_records: int = BATCH_MAX_RECORDS
+    ) -> None:
+        self.handle, self.max_records = handle, max_records
+        self._group, self._pool = group, pool
         self._parts: list[_Part] = []
         self._turns: asyncio.Task[None] | None = None
         self._rest_until = 0.0
@@ -72,7 +76,7 @@ class Joint:
                 parts, self._parts = self._parts, []
                 await self._turn(parts)
                 sizes = [len(part.records) for part in parts]
-                is_flow = sum(sizes) >= FLOW_RECORDS and max(sizes) < BATCH_MAX_RECORDS
+                is_flow = sum(sizes) >= FLOW_RECORDS and max(sizes) < self.max_records
                 self._rest_until = time.monotonic() + REST_SECONDS if is_flow else 0.0
         finally:
             self._turns = None

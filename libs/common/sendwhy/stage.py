@@ -165,7 +165,7 @@ class Stage(Generic[T]):
             self.topic,
             group_id=self.group,
             batch=True,
-            max_records=BATCH_MAX_RECORDS,
+            max_records=BATCH_MAX_RECORDS if self._joint is None else self._joint.max_records,
             batch_timeout_ms=BATCH_TIMEOUT_MS,
             max_partition_fetch_bytes=FETCH_BYTES,
             auto_offset_reset="earliest",

@@ -50,6 +50,8 @@ from message_log.store import EventRow, Fold, HoldRow, InboundRow, KnownState, M
 T = TypeVar("T")
 Write = Callable[[Connection, Sequence[Record[Any]]], Awaitable[None]]
 
+STATUSES_AT_ONCE = 1_000
+
 # Who speaks on a topic, where the event itself doesn't say it.
 SPEAKERS = {
     Topic.SEND_REQUESTED: "upstream",
@@ -474,8 +476,8 @@ def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], peopl
     progress = Progress(runtime.metrics)
     write = _handler(partial(write_jointly, progress=progress), applied)
     # Two, so that one works while the other waits for the database. What becomes of a message comes when what led to
-    # its call is written.
-    before, after = runtime.joint(write), runtime.joint(write)
+    # its call is written. The more statuses meet in a turn, the fewer rows are written anew by the next one.
+    before, after = runtime.joint(write), runtime.joint(write, max_records=STATUSES_AT_ONCE)
     for topic in Topic:
         if topic is Topic.PERSON_ERASING:
             runtime.stage(topic, parser_of(topic), on_erasing(Service.MESSAGE_LOG, people.erase, again=True))
