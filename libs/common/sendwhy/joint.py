@@ -1,8 +1,8 @@
 """One transaction for what several stages have read meanwhile (ADR 43).
 
 Where stages write the same rows, as the message log's do with the seven events of a message, each transaction of its
-own locks, reads, folds and writes a row anew. Together they do it once for all that has come, and the busier it is, the
-longer they gather, so that more of a row's events meet.
+own locks, reads, folds and writes a row anew. Together they do it once for all that has come. Where there is something
+to gather, stages rest before they read on, so that more of a row's events meet.
 """
 
 import asyncio
@@ -12,14 +12,16 @@ from typing import Any
 
 import asyncpg
 
+from sendwhy.kafka import BATCH_MAX_RECORDS
 from sendwhy.postgres import Connection, Position, store_reached
 from sendwhy.topics import Outgoing
 from sendwhy.values import value_class
 
-# After a rest, what comes waits this long for company; at work as long as the last turn took, and no longer than this.
-PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.02, 1.0
-# A stage that has so many records has more of them waiting: nothing is gained by waiting for others.
-MANY_RECORDS = 500
+# What comes waits this long for company.
+PAUSE_SECONDS = 0.02
+# After a turn of so many records as come in a steady flow, its stages rest; not where one had as many as it reads at
+# once, and has more of them waiting.
+FLOW_RECORDS, REST_SECONDS = 20, 0.25
 
 Act = Callable[[Connection, Sequence[Any]], Awaitable[Sequence[Outgoing]]]
 
@@ -34,13 +36,17 @@ class _Part:
 
 
 class Joint:
-    """The handler of several stages, which all publish nothing: `handle` gets the records of all that take part."""
+    """The handler of several stages, which all publish nothing: `handle` gets the records of all that take part.
+    `max_records`: how many each of them reads at once; all are in memory until the turn's end."""
 
-    def __init__(self, handle: Act, *, group: str, pool: Callable[[], asyncpg.Pool]) -> None:
-        self.handle, self._group, self._pool = handle, group, pool
+    def __init__(
+        self, handle: Act, *, group: str, pool: Callable[[], asyncpg.Pool], max_records: int = BATCH_MAX_RECORDS
+    ) -> None:
+        self.handle, self.max_records = handle, max_records
+        self._group, self._pool = group, pool
         self._parts: list[_Part] = []
         self._turns: asyncio.Task[None] | None = None
-        self._pause, self._ended = PAUSE_SECONDS, time.monotonic()
+        self._rest_until = 0.0
 
     async def take_part(self, records: Sequence[Any], next_offsets: dict[Position, int]) -> None:
         """Returns once these records are handled and committed with others'. Raises what handling any of them raises;
@@ -51,6 +57,10 @@ class Joint:
             self._turns = asyncio.create_task(self._take_turns())
         await part.done
 
+    async def rest(self) -> None:
+        """For a stage, before it reads on: what it read now would only wait."""
+        await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))
+
     async def close(self) -> None:
         """For when no stage runs any more."""
         if self._turns is not None:
@@ -58,18 +68,16 @@ class Joint:
 
     async def _take_turns(self) -> None:
         parts: list[_Part] = []
-        if time.monotonic() - self._ended > self._pause:
-            self._pause = PAUSE_SECONDS
         try:
             while self._parts:
-                await asyncio.sleep(self._pause)
+                # Stages that rest and one that didn't take part meet in the next turn.
+                await self.rest()
+                await asyncio.sleep(PAUSE_SECONDS)
                 parts, self._parts = self._parts, []
-                began = time.monotonic()
                 await self._turn(parts)
-                self._ended = time.monotonic()
-                has_many = any(len(part.records) >= MANY_RECORDS for part in parts)
-                took = PAUSE_SECONDS if has_many else self._ended - began
-                self._pause = min(max(took, PAUSE_SECONDS), PAUSE_SECONDS_MAX)
+                sizes = [len(part.records) for part in parts]
+                is_flow = sum(sizes) >= FLOW_RECORDS and max(sizes) < self.max_records
+                self._rest_until = time.monotonic() + REST_SECONDS if is_flow else 0.0
         finally:
             self._turns = None
             for part in (*parts, *self._parts):

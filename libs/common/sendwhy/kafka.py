@@ -30,8 +30,9 @@ PUBLISH_TIMEOUT_SECONDS = 20
 STOP_TIMEOUT_SECONDS = 10
 REBUILD_PAUSE_SECONDS = 1
 BATCH_MAX_RECORDS = 500
-# The more records meet in a transaction of several stages, the fewer rows are written twice (joint.py).
-JOINT_MAX_RECORDS = 1_000
+# Of one partition at once: aiokafka's own limit lets each of a service's consumers hold four times as much, read ahead
+# and not yet asked for. A larger record comes all the same, alone.
+FETCH_BYTES = 256 * 1024
 # Fewer are left to the producer, which may put them together with others'.
 BATCHED_FROM = 16
 # How long an idle subscriber waits before it looks whether its group is well; a record ends the wait at once.

@@ -16,12 +16,18 @@ from uuid import UUID
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from asyncpg.protocol import protocol
 
 from sendwhy.tenancy import guard_rows, read_rights
 from sendwhy.topics import Outgoing, Topic
 from sendwhy.values import value_class
 
 Connection = asyncpg.Connection | PoolConnectionProxy
+# What may be passed as an array. asyncpg asks two abstract classes of each element whether it is an array in its turn,
+# which takes a tenth of all that a stage does: two types answer in a third of the time.
+for _name in ("IterableABC", "SizedABC"):
+    setattr(protocol, _name, (list, tuple))
+
 _PARAMETER = re.compile(r"\$(\d+)")
 COMMON_MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x53454E44

@@ -37,7 +37,15 @@ from sendwhy.connections import (
 )
 from sendwhy.http import Authenticated, BodyLimit, is_ending, serve
 from sendwhy.joint import Act, Joint
-from sendwhy.kafka import FETCH_WAIT_MS, REST_SECONDS, Producer, PublishError, TopicsMissing, make_broker
+from sendwhy.kafka import (
+    BATCH_MAX_RECORDS,
+    FETCH_WAIT_MS,
+    REST_SECONDS,
+    Producer,
+    PublishError,
+    TopicsMissing,
+    make_broker,
+)
 from sendwhy.logs import describe
 from sendwhy.measured import Measured
 from sendwhy.metrics import Metric, Metrics
@@ -157,9 +165,9 @@ class Runtime:
         stage.subscribe(self._broker)
         self.stages.append(stage)
 
-    def joint(self, handle: Act) -> Joint:
+    def joint(self, handle: Act, *, max_records: int = BATCH_MAX_RECORDS) -> Joint:
         """A handler for several stages, which writes in one transaction what all of them have read (joint.py)."""
-        joint = Joint(handle, group=self.group, pool=lambda: self.pool)
+        joint = Joint(handle, group=self.group, pool=lambda: self.pool, max_records=max_records)
         self.at_end(joint.close)
         return joint
 

@@ -23,9 +23,9 @@ from sendwhy.joint import Joint
 from sendwhy.kafka import (
     BATCH_MAX_RECORDS,
     BATCH_TIMEOUT_MS,
+    FETCH_BYTES,
     FETCH_WAIT_MS,
     FETCHER_WAKES_MS,
-    JOINT_MAX_RECORDS,
     REST_SECONDS,
     Producer,
     PublishError,
@@ -173,10 +173,11 @@ class Stage(Generic[T]):
             self.topic,
             group_id=self.group,
             batch=True,
-            max_records=BATCH_MAX_RECORDS if self._joint is None else JOINT_MAX_RECORDS,
+            max_records=BATCH_MAX_RECORDS if self._joint is None else self._joint.max_records,
             batch_timeout_ms=BATCH_TIMEOUT_MS,
             fetch_max_wait_ms=self._fetch_wait_ms,
             consumer_timeout_ms=FETCHER_WAKES_MS,
+            max_partition_fetch_bytes=FETCH_BYTES,
             auto_offset_reset="earliest",
             parser=as_it_came,
             decoder=undecoded,
@@ -225,6 +226,8 @@ class Stage(Generic[T]):
         self._metrics.observe(Metric.STAGE_BATCH, len(records), stage=self.name)
         waited = [(now - record.at).total_seconds() for record in records]
         self._metrics.observe(Metric.STAGE_SECONDS, *waited, stage=self.name)
+        if self._joint is not None:
+            await self._joint.rest()
 
     @staticmethod
     def _refuse_flood(bad: int, records: int) -> None:

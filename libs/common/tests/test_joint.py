@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sendwhy.joint import Joint
+from sendwhy.joint import FLOW_RECORDS, Joint
 from sendwhy.postgres import Connection, load_reached, migrate
 from sendwhy.topics import Outgoing
 
@@ -59,6 +59,26 @@ async def test_what_comes_meanwhile_is_one_transaction(pool: asyncpg.Pool) -> No
     async with pool.acquire() as connection:
         reached = await load_reached(connection, GROUP)
     assert reached == {("one", 0): 1, ("b", 0): 7, ("c", 0): 7, ("d", 0): 7}
+
+
+async def test_stages_of_a_steady_flow_meet_in_the_next_turn(pool: asyncpg.Pool) -> None:
+    handler = Handler()
+    joint = Joint(handler, group=GROUP, pool=lambda: pool)
+    handler.held.clear()
+
+    async def stage(name: str) -> None:
+        await joint.take_part([f"{name} {number}" for number in range(FLOW_RECORDS)], {(name, 0): 1})
+        await joint.rest()
+        await joint.take_part([f"{name} again"], {(name, 0): 2})
+
+    one = asyncio.create_task(stage("one"))
+    await handler.entered.wait()
+    other = asyncio.create_task(stage("other"))
+    await asyncio.sleep(0)
+    handler.held.set()
+    await asyncio.gather(one, other)
+    written = await seen(pool)
+    assert written["one 0"] != written["other 0"] == written["one again"] != written["other again"]
 
 
 async def test_a_failed_turn_wrote_nothing_and_all_are_told(pool: asyncpg.Pool) -> None:

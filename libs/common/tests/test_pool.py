@@ -60,3 +60,15 @@ async def test_several_writes_go_as_one_statement(fresh_database: str) -> None:
             await write_together(connection, ("update one set n = $1", (8,)), again)
         assert await connection.fetchval("select n from one") == 7
     await pool.close()
+
+
+async def test_arrays_are_lists_or_tuples_and_nothing_else(fresh_database: str) -> None:
+    pool = await connect_pool(fresh_database, service="test", size=1)
+    for given in ([], ["a", None, "é"], ("a",), [["a", "b"], ["c", None]]):
+        told = await pool.fetchval("select $1::text[]", given)
+        assert told == list(given)
+    assert await pool.fetchval("select $1::jsonb[]", ['{"a": [1]}']) == ['{"a": [1]}']
+    for wrong in ({"a"}, {"a": 1}, "a", iter(["a"])):
+        with pytest.raises(asyncpg.DataError):
+            await pool.fetchval("select $1::text[]", wrong)
+    await pool.close()

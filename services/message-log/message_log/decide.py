@@ -11,7 +11,7 @@ from functools import reduce, singledispatch
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 from msgspec.structs import replace
 from pydantic import JsonValue
 from sendwhy.events import (
@@ -28,6 +28,8 @@ from sendwhy.events import (
     Wire,
 )
 from sendwhy.reasons import ReasonCode, Service
+
+from message_log import plain
 
 # consent stamps its INVALID_REQUEST with its own clock, Kafka the request with the broker's.
 CLOCK_SKEW = timedelta(seconds=60)
@@ -223,6 +225,8 @@ def fold(states: Iterable[MessageState]) -> MessageState:
 
 
 def _join(one: dict[K, T], other: dict[K, T], choose: Callable[[T, T], T]) -> dict[K, T]:
+    if not one or not other:
+        return one or other
     both = dict(one)
     for name, value in other.items():
         both[name] = choose(both[name], value) if name in both else value
@@ -275,31 +279,33 @@ def erased(moment: datetime) -> MessageState:
 
 
 @singledispatch
-def tells(event: Wire, at: datetime) -> MessageState | None:  # noqa: ARG001 - the other kinds use it
+def tells(event: Wire | plain.Plain, at: datetime) -> MessageState | None:  # noqa: ARG001 - the other kinds use it
     """What an event tells of its message; None where it tells nothing. `at`: when Kafka stored it."""
     return None
 
 
-@tells.register
-def _(event: SendRequested, at: datetime) -> MessageState:
-    facts = _facts_of_request(event, _RANK_REQUESTED, at)
-    times = {"expires_at": event.expiry(at).isoformat(), "send_at": _later(event.send_at, at)}
-    facts |= _facts(_RANK_REQUESTED, at, times)
-    return MessageState.at(at, facts=facts, requested_last=at)
+@tells.register(SendRequested)
+@tells.register(plain.Request)
+def _(event: SendRequested | plain.Request, at: datetime) -> MessageState:
+    known = _of_request(event)
+    known["expires_at"] = event.expiry(at).isoformat()
+    known["send_at"] = _later(event.send_at, at)
+    return MessageState.at(at, facts=_facts(_RANK_REQUESTED, at, known), requested_last=at)
 
 
-@tells.register
-def _(event: SendConsented, at: datetime) -> MessageState:
-    """Of send.funded too: its model is a SendConsented."""
-    told = _facts_of_request(event.request, _RANK_CONSENTED, event.occurred_at)
-    resolved = {
-        "contact_id": event.resolved.contact_id,
-        "phone": event.resolved.phone,
-        "purpose": event.resolved.purpose,
-        "expires_at": event.expires_at.isoformat(),
-        "send_at": _later(event.send_at, at),
-    }
-    return MessageState.at(at, facts=told | _facts(_RANK_CONSENTED, event.occurred_at, resolved), passed=True)
+@tells.register(SendConsented)
+@tells.register(plain.Consented)
+def _(event: SendConsented | plain.Consented, at: datetime) -> MessageState:
+    """Of send.funded too: it is a send.consented with a price."""
+    known, resolved = _of_request(event.request), event.resolved
+    if resolved.contact_id is not None:
+        known["contact_id"] = resolved.contact_id
+    if resolved.phone is not None:
+        known["phone"] = resolved.phone
+    known["purpose"] = resolved.purpose
+    known["expires_at"] = event.expires_at.isoformat()
+    known["send_at"] = _later(event.send_at, at)
+    return MessageState.at(at, facts=_facts(_RANK_CONSENTED, event.occurred_at, known), passed=True)
 
 
 @tells.register
@@ -326,7 +332,7 @@ def _(event: SendRecalled, at: datetime) -> MessageState | None:
 
 @tells.register
 def _(event: StatusUpdated, at: datetime) -> MessageState:
-    facts = _facts_echoed(event.to, event.origin, event.metadata or {}, event.occurred_at)
+    facts = _facts_echoed(event.to, event.origin, event.metadata, event.occurred_at)
     used = {"sender_id": event.sender_id, "wamid": event.provider_message_id}
     facts |= _facts(_RANK_SENDER_USED, event.occurred_at, used)
     if event.status is not Status.FAILED:
@@ -343,33 +349,45 @@ def _(event: StatusUpdated, at: datetime) -> MessageState:
     return MessageState.at(at, facts=facts, failed=verdict, passed=True)
 
 
+@tells.register
+def _(event: plain.Receipt, at: datetime) -> MessageState:
+    facts = _facts_echoed(event.to, event.origin, event.metadata, event.occurred_at)
+    used = {"sender_id": event.sender_id, "wamid": event.provider_message_id}
+    facts |= _facts(_RANK_SENDER_USED, event.occurred_at, used)
+    times = {} if event.status is Status.FAILED else {event.status: event.occurred_at}
+    return MessageState.at(at, facts=facts, times=times, passed=True)
+
+
 def _later(send_at: datetime | None, at: datetime) -> str | None:
     """A moment that had not come when it was told. Most requests have none, and it is kept for the others only."""
     return send_at.isoformat() if send_at is not None and send_at > at else None
 
 
-def _facts_of_request(request: SendRequested, rank: int, at: datetime) -> dict[str, Fact]:
+def _of_request(request: SendRequested | plain.Request) -> dict[str, JsonValue]:
+    content = request.content
     name, language = request.template_id or (None, None)
-    known: dict[str, JsonValue] = {
+    return {
         "contact_id": request.to.contact_id,
         "phone": request.to.phone,
         "origin": _origin(request.origin),
         "purpose": request.purpose,
         "sender_id": request.sender_id,
-        "content_type": request.content["type"],
+        "content_type": content["type"] if isinstance(content, dict) else content.type,
         "template": name,
         "language": language,
         "requested_at": request.requested_at.isoformat() if request.requested_at else None,
         "resend_of": request.resend_of,
-        "metadata": request.metadata or None,
+        "metadata": _metadata(request.metadata),
     }
-    return _facts(rank, at, known)
 
 
 def _facts_echoed(
-    to: To | None, origin: Origin | None, metadata: dict[str, JsonValue], at: datetime
+    to: To | plain.To | None,
+    origin: Origin | plain.Origin | None,
+    metadata: dict[str, JsonValue] | Raw | None,
+    at: datetime,
 ) -> dict[str, Fact]:
-    known: dict[str, JsonValue] = {"metadata": metadata or None}
+    known: dict[str, JsonValue] = {"metadata": _metadata(metadata)}
     if to is not None:
         known |= {"contact_id": to.contact_id, "phone": to.phone}
     if origin is not None:
@@ -377,8 +395,21 @@ def _facts_echoed(
     return _facts(_RANK_ECHOED, at, known)
 
 
-def _origin(origin: Origin) -> JsonValue:
-    return {name: str(value) for name, value in origin if value is not None}
+def _metadata(metadata: dict[str, JsonValue] | Raw | None) -> JsonValue:
+    return (plain.told_by(metadata) if isinstance(metadata, Raw) else metadata) or None
+
+
+def _origin(origin: Origin | plain.Origin) -> JsonValue:
+    told = {
+        "kind": origin.kind,
+        "id": origin.id,
+        "name": origin.name,
+        "node_id": origin.node_id,
+        "enrollment_id": origin.enrollment_id,
+        "thread_id": origin.thread_id,
+        "agent": origin.agent,
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
 
 
 def _facts(rank: int, at: datetime, known: dict[str, Any]) -> dict[str, Fact]:

@@ -13,9 +13,11 @@ from sendwhy.metrics import SENDERS_MAX, FirstFew, Metric, Metrics
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
 
+from message_log import plain
 from message_log.decide import MessageState, Verdict
 
 _RECEIPTS = (Status.ACCEPTED, Status.SENT, Status.DELIVERED, Status.READ)
+_FUNDED, _STATUSES = (SendFunded, plain.Funded), (StatusUpdated, plain.Receipt)
 _GATES = (Service.CONSENT, Service.BILLING)
 
 
@@ -41,9 +43,9 @@ def new_failure(before: MessageState | None, after: MessageState) -> Verdict | N
     return after.verdict if before is None or before.verdict is None else None
 
 
-def decides(event: Wire) -> bool:
+def decides(event: Wire | plain.Plain) -> bool:
     """Whether billing lets the message pass by it, or a gate refuses it."""
-    return isinstance(event, SendFunded) or (isinstance(event, SendRejected) and event.service in _GATES)
+    return isinstance(event, _FUNDED) or (isinstance(event, SendRejected) and event.service in _GATES)
 
 
 def decision_seconds(decided_at: datetime | None, told: MessageState, after: MessageState) -> float | None:
@@ -104,5 +106,5 @@ def seconds_until(now: datetime, records: Sequence[Record[Any]]) -> Iterator[flo
     """Of statuses from webhooks: how long ago their webhook came."""
     for record in records:
         event = record.event
-        if isinstance(event, StatusUpdated) and event.service is Service.WEBHOOK_INGEST:
+        if isinstance(event, _STATUSES) and event.service is Service.WEBHOOK_INGEST:
             yield max(0.0, (now - event.observed_at).total_seconds())

@@ -40,7 +40,7 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Handle, Parse, Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
-from message_log import store
+from message_log import plain, store
 from message_log.decide import MessageState, merge, tells
 from message_log.deliveries import parts_of
 from message_log.erasures import People
@@ -49,6 +49,8 @@ from message_log.store import EventRow, Fold, HoldRow, InboundRow, KnownState, M
 
 T = TypeVar("T")
 Write = Callable[[Connection, Sequence[Record[Any]]], Awaitable[None]]
+
+STATUSES_AT_ONCE = 1_000
 
 # Who speaks on a topic, where the event itself doesn't say it.
 SPEAKERS = {
@@ -82,6 +84,11 @@ _JSON_TOPICS: dict[Topic, type[Wire]] = {
     Topic.PERSON_ERASING: PersonErasing,
     Topic.PERSON_ERASED: PersonErased,
 }
+_PLAIN_TOPICS: dict[Topic, Callable[[bytes], Any]] = {
+    Topic.SEND_CONSENTED: plain.consented_of,
+    Topic.SEND_FUNDED: plain.funded_of,
+    Topic.STATUS_UPDATED: plain.receipt_of,
+}
 _STATE_TOPICS: dict[Topic, type[Event]] = {
     Topic.CONTACT_UPDATED: ContactUpdated,
     Topic.TEMPLATE_UPDATED: TemplateUpdated,
@@ -113,8 +120,11 @@ def _ids_in(topic: str | None, body: bytes | None) -> tuple[str | None, str | No
     return None, None
 
 
-def parse_request(record: Record[None]) -> SendRequested | None:
+def parse_request(record: Record[None]) -> SendRequested | plain.Request | None:
     """None for an unreadable request: putting it aside is consent's, who also answers it."""
+    request = plain.request_of(record.value or b"")
+    if request is not None:
+        return request
     try:
         return SendRequested.model_validate_json(record.value or b"")
     except ValidationError:
@@ -123,6 +133,16 @@ def parse_request(record: Record[None]) -> SendRequested | None:
 
 def as_it_came(_record: Record[None]) -> None:
     return None
+
+
+def _parse_plain(read: Callable[[bytes], Any], model: type[Wire]) -> Parse[Any]:
+    """The model reads what is not plain."""
+    otherwise = parse_json(model)
+
+    def parse(record: Record[None]) -> Any:
+        return read(record.value or b"") or otherwise(record)
+
+    return parse
 
 
 @cache
@@ -138,8 +158,10 @@ def _link(event: Wire, name: str) -> Any:
     return getattr(event, name) if name in _names_of(type(event)) else None
 
 
-def event_row(record: Record[Any], event: Wire) -> EventRow:
+def event_row(record: Record[Any], event: Wire | plain.Plain) -> EventRow:
     """The event as a row. A request and a cancel have no event_id: their place in the log is as good."""
+    if isinstance(event, plain.Plain):
+        return _plain_row(record, event)
     event_id: UUID = _link(event, "event_id") or event_id_of(record.place, str(record.topic))
     occurred_at = event.occurred_at if isinstance(event, Event) else record.at
     workspace_id: str | None = _link(event, "workspace_id")
@@ -154,6 +176,22 @@ def event_row(record: Record[Any], event: Wire) -> EventRow:
         kind_of(record.topic, event),
         record.value,
     )
+
+
+def _plain_row(record: Record[Any], event: plain.Plain) -> EventRow:
+    """The same of what the most of all rows are."""
+    topic, body = record.topic, record.value
+    if isinstance(event, plain.Receipt):
+        workspace_id = event.workspace_id
+        message_id = event.message_id if workspace_id else None
+        wamid, said = event.provider_message_id, event.service
+        return EventRow(event.event_id, event.occurred_at, workspace_id, message_id, wamid, said, event.status, body)
+    if isinstance(event, plain.Request):
+        request, event_id, occurred_at = event, event_id_of(record.place, topic), record.at
+    else:
+        request, event_id, occurred_at = event.request, event.event_id, event.occurred_at
+    speaker, kind = SPEAKERS[topic], topic.removeprefix("send.")
+    return EventRow(event_id, occurred_at, request.workspace_id, request.message_id, None, speaker, kind, body)
 
 
 def kind_of(topic: Topic, event: Wire) -> str:
@@ -178,7 +216,7 @@ class Told:
         state = tells(record.event, record.at)
         if state is None or row.workspace_id is None:
             return
-        code = store.calling_code(state)
+        code = store.calling_code(state.known("phone"))
         if code is not None:
             self.codes.add((row.workspace_id, code))
         if row.message_id is not None:
@@ -214,6 +252,12 @@ async def write_events(
     await store.set_holds(connection, [hold for record in records if (hold := _hold_row(record.event)) is not None])
 
 
+async def write_jointly(connection: Connection, records: Sequence[Record[Any]], progress: Progress) -> None:
+    """What tells of messages, and the deliveries that it was read from."""
+    await write_events(connection, [one for one in records if one.topic is not Topic.WEBHOOK_RECEIVED], progress)
+    await write_webhooks(connection, [one for one in records if one.topic is Topic.WEBHOOK_RECEIVED])
+
+
 async def _without_person(connection: Connection, rows: Sequence[EventRow], folded: Set[MessageKey]) -> set[MessageKey]:
     """Of the messages that these rows name, but for those that the batch folds: whose person is erased. Nobody more is
     until the transaction ends: folding has erasures wait at the message's row, for a row that is added nothing does."""
@@ -230,7 +274,7 @@ def _bare(row: EventRow, without_person: Set[MessageKey]) -> EventRow:
     return row._replace(body=None) if is_bare else row
 
 
-def _hold_row(event: Wire | None) -> HoldRow | None:
+def _hold_row(event: Wire | plain.Plain | None) -> HoldRow | None:
     """What else a hold covers than one message."""
     if not isinstance(event, SendHeld) or event.scope.kind == "message":
         return None
@@ -389,13 +433,14 @@ WRITES: dict[Topic, Write] = {
     Topic.SENDER_UPDATED: write_senders,
     Topic.TEMPLATE_UPDATED: write_states,
     Topic.ACCOUNT_UPDATED: write_states,
-    Topic.WEBHOOK_RECEIVED: write_webhooks,
     Topic.WEBHOOK_REFUSED: write_webhooks,
     Topic.DEAD_LETTERS: write_dead_letters,
 }
 
 
 def parser_of(topic: Topic) -> Parse[Any]:
+    if topic in _PLAIN_TOPICS:
+        return _parse_plain(_PLAIN_TOPICS[topic], _JSON_TOPICS[topic])
     if topic in _STATE_TOPICS:
         return parse_state(_STATE_TOPICS[topic])
     if topic in _JSON_TOPICS:
@@ -412,7 +457,8 @@ _PERSONAL_WRITES: dict[Topic, PersonalWrite] = {
 
 
 def is_joint(topic: Topic) -> bool:
-    """Whether it is written with others in one transaction: what tells of messages, seven events of each in seconds."""
+    """Whether it is written with others in one transaction: seven events and three deliveries of each message, within
+    seconds."""
     return topic not in WRITES and topic not in _PERSONAL_WRITES and topic is not Topic.PERSON_ERASING
 
 
@@ -422,16 +468,16 @@ def write_of(topic: Topic, people: People, progress: Progress) -> Write:
     personal = _PERSONAL_WRITES.get(topic)
     if personal is not None:
         return _knowing(personal, people)
-    return WRITES.get(topic) or partial(write_events, progress=progress)
+    return WRITES.get(topic) or partial(write_jointly, progress=progress)
 
 
 def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], people: People) -> None:
     """Consume every topic; `applied` is told the time of each batch's last record. Only erasures are answered."""
     progress = Progress(runtime.metrics)
-    write = _handler(partial(write_events, progress=progress), applied)
+    write = _handler(partial(write_jointly, progress=progress), applied)
     # Two, so that one works while the other waits for the database. What becomes of a message comes when what led to
-    # its call is written.
-    before, after = runtime.joint(write), runtime.joint(write)
+    # its call is written. The more statuses meet in a turn, the fewer rows are written anew by the next one.
+    before, after = runtime.joint(write), runtime.joint(write, max_records=STATUSES_AT_ONCE)
     for topic in Topic:
         if topic is Topic.PERSON_ERASING:
             runtime.stage(topic, parser_of(topic), on_erasing(Service.MESSAGE_LOG, people.erase, again=True))

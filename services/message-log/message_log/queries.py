@@ -180,6 +180,10 @@ class ReasonRow:
     count: int
 
 
+# What the index by origin begins with.
+_OF_ANY_KIND = f"m.origin_kind = any(array[{', '.join(repr(str(kind)) for kind in OriginKind)}])"
+
+
 class Where:
     """Conditions with their parameters, numbered as they are added. `hours`: those on the cells' hours in which such
     messages may be; `edges`: moments within whose hours not all messages fit."""
@@ -226,7 +230,8 @@ class Where:
     def _any_id(self, filters: Filters) -> str:
         value = filters.q or ""
         given = self.add(value)
-        tests = [f"m.{column} = {given}" for column in ("message_id", "wamid", "contact_id", "origin_id")]
+        tests = [f"m.{column} = {given}" for column in ("message_id", "wamid", "contact_id")]
+        tests.append(f"({_OF_ANY_KIND} and m.origin_id = {given})")
         digits = digits_of(value)
         if digits is not None and len(digits) >= 7:
             tests.append(f"m.phone = any({self.add(spellings(digits))}::text[])")
@@ -337,7 +342,9 @@ async def list_messages(
 
 
 _NAMES = f"select {_NAMED.format('$1', '$2')}"
-_KIND_OF_ORIGIN = "select origin_kind from message where workspace_id = $1 and origin_id = $2 limit 1"
+_KIND_OF_ORIGIN = f"""
+select m.origin_kind from message m where m.workspace_id = $1 and {_OF_ANY_KIND} and m.origin_id = $2 limit 1
+"""  # noqa: S608 - only the text above
 
 
 async def meant(connection: Connection, workspace: str, filters: Filters) -> Filters:

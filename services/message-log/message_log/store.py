@@ -188,9 +188,11 @@ async def see_codes(connection: Connection, codes: Set[tuple[str, str]]) -> None
         await connection.execute(_SEE_CODES, *map(list, zip(*sorted(codes), strict=True)))
 
 
-def calling_code(state: MessageState) -> str | None:
+_NO_ORIGIN: Mapping[str, Any] = {}
+
+
+def calling_code(phone: str | None) -> str | None:
     """Of a number in international form; one without a plus may begin with anything."""
-    phone = state.known("phone")
     return _code_of(digits_of(phone)) if phone and phone.startswith("+") else None
 
 
@@ -204,7 +206,8 @@ _code_of_start = lru_cache(maxsize=1024)(calling_code_of)
 
 def _columns_of(state: MessageState) -> tuple[Any, ...]:
     """The values of _COLUMNS, in their order."""
-    origin = state.known("origin") or {}
+    known = {name: fact.value for name, fact in state.facts.items()}.get
+    origin = known("origin", _NO_ORIGIN)
     verdict, waiting = state.verdict, state.waits
     return (
         bytes_of(state),
@@ -217,17 +220,17 @@ def _columns_of(state: MessageState) -> tuple[Any, ...]:
         origin.get("kind"),
         origin.get("id"),
         origin.get("node_id"),
-        state.known("contact_id"),
-        digits_of(state.known("phone")),
-        calling_code(state),
-        state.known("sender_id"),
-        state.known("template"),
-        state.known("purpose"),
-        state.known("wamid"),
+        known("contact_id"),
+        digits_of(known("phone")),
+        calling_code(known("phone")),
+        known("sender_id"),
+        known("template"),
+        known("purpose"),
+        known("wamid"),
         waiting.cause if waiting else None,
         waiting.since if waiting else None,
         waiting.until if waiting else None,
-        state.known("resend_of"),
+        known("resend_of"),
     )
 
 
@@ -254,7 +257,7 @@ on conflict do nothing
 
 
 async def add_events(connection: Connection, rows: Sequence[EventRow]) -> None:
-    for some in _parts_of(sorted(rows, key=lambda row: (row.occurred_at, row.event_id))):
+    for some in _parts_of(sorted(rows, key=lambda row: (row.occurred_at, row.event_id.int))):
         await connection.execute(_ADD_EVENTS, *map(list, zip(*some, strict=True)))
 
 
@@ -321,7 +324,7 @@ on conflict do nothing
 async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> None:
     if not rows:
         return
-    ordered = sorted(rows, key=lambda row: (row.received_at, row.webhook_id))
+    ordered = sorted(rows, key=lambda row: (row.received_at, row.webhook_id.int))
     values = [
         (r.webhook_id, r.received_at, r.source, r.app, r.refused, r.size, r.body, to_json(r.headers).decode())
         for r in ordered
