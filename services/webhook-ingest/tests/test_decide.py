@@ -88,6 +88,10 @@ def sort(raw: bytes, signer: str = APP, offset: int = 0) -> Sorted:
     return sort_out([(place, element) for element in read(place).elements], BY_ID, APPS)
 
 
+def events_of(verdict: Verdict) -> list[StatusUpdated]:
+    return [StatusUpdated.model_validate_json(record.value or b"") for record in verdict.publish]
+
+
 class Book:
     """A store of messages and statuses in memory, as the tables are one."""
 
@@ -102,7 +106,7 @@ class Book:
         self.seen |= verdict.seen
         # What was told of others is not looked for (`parsing.apply`).
         assert all(self.messages[key[:2]].is_told_of for key in self.seen)
-        return [event for _, event in verdict.events] + self._join(verdict)
+        return events_of(verdict) + self._join(verdict)
 
     def judge(self, raw: bytes, offset: int = 0, replayed_at: datetime | None = None) -> Verdict:
         return judge_statuses(sort(raw, offset=offset).told, self.messages, self.seen, replayed_at=replayed_at)
@@ -165,7 +169,7 @@ def test_what_a_record_said_first_is_said_again_wherever_it_stands_in_the_batch(
     first = book.post(statuses(status("delivered")), offset=6)
     again = [told for offset in order for told in sort(statuses(status("delivered")), offset=offset).told]
     verdict = judge_statuses(again, book.messages, book.seen)
-    assert [event for _, event in verdict.events] == first
+    assert events_of(verdict) == first
     assert verdict.seen == {}
 
 

@@ -100,8 +100,10 @@ class Outcome:
 def delivery_of(record: Record[None]) -> Delivery:
     """A record of webhook.received; its body is read later, so that bad bodies are ours to put aside. Raises
     ValueError where the headers, which the door wrote, are missing."""
-    source = (record.header("source") or b"").decode()
-    signer = (record.header("app_id") or record.header("workspace_id") or b"").decode()
+    # The first of a name counts.
+    headers = dict(reversed(record.headers))
+    source = (headers.get("source") or b"").decode()
+    signer = (headers.get("app_id") or headers.get("workspace_id") or b"").decode()
     if source not in ("meta", "shopify") or not signer:
         raise ValueError("headers: source and app_id or workspace_id: missing")
     return Delivery(
@@ -111,15 +113,15 @@ def delivery_of(record: Record[None]) -> Delivery:
         record.at,
         record.partition,
         record.offset,
-        _text(record.header("shopify_topic")),
-        record.trace,
-        _text(record.header("shopify_event_id")),
+        _text(headers.get("shopify_topic")),
+        headers.get("traceparent"),
+        _text(headers.get("shopify_event_id")),
     )
 
 
 def _text(header: bytes | None) -> str:
     # The database takes no NUL in a text.
-    return (header or b"").decode(errors="replace").replace("\0", "\ufffd")
+    return header.decode(errors="replace").replace("\0", "\ufffd") if header else ""
 
 
 def accepted_of(record: Record[None]) -> StatusUpdated | None:
@@ -158,12 +160,13 @@ async def apply(
     sorted_out = sort_out(elements, senders, apps, None if replayed is None else replayed.workspace_id)
     outcome.beats = _beats(elements, sorted_out)
     await _apply_statuses(connection, sorted_out.told, outcome, replayed)
-    events = [*outcome.verdict.events, *await _fresh_reports(connection, sorted_out, replayed)]
+    events = await _fresh_reports(connection, sorted_out, replayed)
     places = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else {}
     for event_id, several in sorted_out.unclaimed.items():
         claimable = next((one for one in several if one.delivery.place == places.get(event_id)), None)
         if claimable is not None and claimable.is_told:
             events.append((claimable.delivery, claimable.event))
+    outcome.publish += outcome.verdict.publish
     outcome.publish += [_outgoing(event, delivery.trace) for delivery, event in events]
     outcome.publish += [
         _put_aside(delivery, origin.alone(), "foreign", outcome) for delivery, origin in sorted_out.foreign
@@ -183,16 +186,18 @@ def _count_unclaimed(sorted_out: Sorted, outcome: Outcome) -> None:
 def _beats(elements: Sequence[tuple[Delivery, Element]], sorted_out: Sorted) -> dict[str, Beat]:
     """When each number was heard of; whose it is shows later, when somebody looks for a silent one."""
     foreign = {(origin.number, delivery.at) for delivery, origin in sorted_out.foreign}
-    beats: dict[str, Beat] = {}
+    # A batch's records have a few times, and what was told in them.
+    heard: set[tuple[str, datetime, datetime | None]] = set()
     for delivery, element in elements:
         number = None if isinstance(element, Unreadable) else element.origin.number
-        if number is None:
-            continue
-        if (number, delivery.at) in foreign:
-            beat = Beat(foreign_at=delivery.at)
+        if number is not None:
+            heard.add((number, delivery.at, element.occurred_at if isinstance(element, StatusTold) else None))
+    beats: dict[str, Beat] = {}
+    for number, at, told in heard:
+        if (number, at) in foreign:
+            beat = Beat(foreign_at=at)
         else:
-            told = element.occurred_at if isinstance(element, StatusTold) else None
-            beat = Beat(delivery.at, None if told is None else (delivery.at - told).total_seconds())
+            beat = Beat(at, None if told is None else (at - told).total_seconds())
         beats[number] = beats[number].with_later(beat) if number in beats else beat
     return beats
 
