@@ -136,6 +136,7 @@ class Runtime:
         *,
         on_unreadable: HandleUnreadable | None = None,
         on_committed: Committed[T] | None = None,
+        gathers: bool = False,
     ) -> None:
         """Consume `topic` in this service's group for it; see stage.py for what handlers get and give."""
         stage = Stage(
@@ -148,6 +149,7 @@ class Runtime:
             metrics=self.metrics,
             on_unreadable=on_unreadable,
             on_committed=on_committed,
+            gathers=gathers,
         )
         stage.subscribe(self._broker)
         self.stages.append(stage)

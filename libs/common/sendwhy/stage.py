@@ -39,6 +39,8 @@ from sendwhy.topics import Outgoing, Topic, utc_from_ms
 from sendwhy.values import value_class
 
 STANDSTILL_SECONDS = 60.0
+# Some 250 records: each batch takes a transaction and a commit, however few there are in it.
+GATHERED_BYTES = 256 * 1024
 # Bad records beyond this share of a large batch look like a bad deploy: stop instead of pouring all into dead.letters.
 DEAD_LETTER_SHARE_MAX = 0.5
 DEAD_LETTER_SHARE_BATCH_MIN = 200
@@ -131,7 +133,10 @@ class DeadLetterFlood(Exception):
 
 
 class Stage(Generic[T]):
-    """One topic, one consumer group, one handler: its own, or a Joint with other stages."""
+    """One topic, one consumer group, one handler: its own, or a Joint with other stages.
+
+    One that `gathers` is in no hurry: Kafka answers it when there is much to read, or after half a second.
+    """
 
     def __init__(  # noqa: PLR0913 - wired in one place
         self,
@@ -145,6 +150,7 @@ class Stage(Generic[T]):
         metrics: Metrics,
         on_unreadable: HandleUnreadable | None = None,
         on_committed: Committed[T] | None = None,
+        gathers: bool = False,
     ) -> None:
         self.topic = topic
         self.group = consumer_group(service, topic)
@@ -154,6 +160,7 @@ class Stage(Generic[T]):
         self._handle: Handle[T] = handle.handle if isinstance(handle, Joint) else handle
         self._parse, self._on_unreadable = parse, on_unreadable
         self._on_committed = on_committed
+        self._fetch_min_bytes = GATHERED_BYTES if gathers else 1
         self._service, self._pool, self._producer, self._metrics = service, pool, producer, metrics
         self._failures = 0
         self.last_progress = time.monotonic()
@@ -167,6 +174,7 @@ class Stage(Generic[T]):
             batch=True,
             max_records=BATCH_MAX_RECORDS if self._joint is None else JOINT_MAX_RECORDS,
             batch_timeout_ms=BATCH_TIMEOUT_MS,
+            fetch_min_bytes=self._fetch_min_bytes,
             auto_offset_reset="earliest",
             parser=as_it_came,
             decoder=undecoded,

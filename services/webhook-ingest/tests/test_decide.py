@@ -31,6 +31,7 @@ from sendwhy.reasons import ReasonCode
 from webhook_ingest.decide import (
     Change,
     Message,
+    MessageKey,
     Owner,
     Seen,
     Sender,
@@ -42,9 +43,11 @@ from webhook_ingest.decide import (
     changes_of,
     climb,
     followed,
+    is_to_be_saved,
     joined,
     judge_statuses,
     owner_of,
+    risen,
     sort_out,
 )
 from webhook_ingest.fragments import read
@@ -96,13 +99,22 @@ class Book:
     """A store of messages and statuses in memory, as the tables are one."""
 
     def __init__(self, *messages: Message) -> None:
-        self.messages = {message.key: message for message in messages}
+        self.rows = {message.key: message for message in messages}
         self.seen: dict[StatusKey, Seen] = {}
         self.joined: set[StatusKey] = set()
 
+    @property
+    def messages(self) -> dict[MessageKey, Message]:
+        return risen(self.rows, self.seen)
+
     def post(self, raw: bytes, offset: int = 0, replayed_at: datetime | None = None) -> list[StatusUpdated]:
         verdict = self.judge(raw, offset, replayed_at)
-        self.messages |= verdict.messages
+        before = self.messages
+        self.rows |= {
+            key: message
+            for key, message in verdict.messages.items()
+            if key not in before or is_to_be_saved(before[key], message)
+        }
         self.seen |= verdict.seen
         # What was told of others is not looked for (`parsing.apply`).
         assert all(self.messages[key[:2]].is_told_of for key in self.seen)
@@ -113,8 +125,8 @@ class Book:
 
     def accept(self, message_id: str = "m-1") -> list[StatusUpdated]:
         """The dispatcher's word: which message the wamid is."""
-        before = self.messages.get(KEY, Message(*KEY))
-        self.messages[KEY] = replace(before, workspace_id=WORKSPACE, message_id=message_id, rank=max(before.rank, 0))
+        before = self.rows.get(KEY, Message(*KEY))
+        self.rows[KEY] = replace(before, workspace_id=WORKSPACE, message_id=message_id, rank=max(before.rank, 0))
         return self._join(Verdict(identified=[KEY]))
 
     def _join(self, verdict: Verdict) -> list[StatusUpdated]:

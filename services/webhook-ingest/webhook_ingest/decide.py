@@ -169,6 +169,21 @@ class Verdict:
     failed: Counter[str] = field(default_factory=Counter)
 
 
+def risen(messages: Mapping[MessageKey, Message], seen: Iterable[StatusKey]) -> dict[MessageKey, Message]:
+    """The messages as high as any of their statuses: a row isn't written anew for what is told after `delivered`."""
+    told = dict(messages)
+    for sender_id, wamid, status, _ in seen:
+        message, rank = told[sender_id, wamid], RANKS.get(Status(status), NO_RANK)
+        if rank > message.rank:
+            told[sender_id, wamid] = replace(message, rank=rank)
+    return told
+
+
+def is_to_be_saved(before: Message, after: Message) -> bool:
+    """Whether more has changed than `risen` knows. Every other change is one of six indexes, too."""
+    return before.rank < RANK_DELIVERED or replace(after, rank=before.rank) != before
+
+
 def judge_statuses(
     told: Sequence[Told],
     messages: Mapping[MessageKey, Message],

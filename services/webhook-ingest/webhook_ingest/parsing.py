@@ -9,16 +9,17 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 import structlog
-from sendwhy.events import Event, SenderUpdated, Status, StatusUpdated
+from sendwhy.events import Event, SenderUpdated, StatusUpdated
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record, dead_letter
-from sendwhy.topics import Outgoing, Topic, outgoing, source_header
+from sendwhy.topics import Outgoing, Topic, outgoing
 from sendwhy.values import value_class
 
 from webhook_ingest import shopify, store
+from webhook_ingest.accepted import Accepted
 from webhook_ingest.decide import (
     Change,
     MessageKey,
@@ -26,8 +27,10 @@ from webhook_ingest.decide import (
     Told,
     Verdict,
     changes_of,
+    is_to_be_saved,
     joined,
     judge_statuses,
+    risen,
     sort_out,
 )
 from webhook_ingest.elements import Delivery, Element, StatusTold, Unreadable
@@ -37,7 +40,6 @@ from webhook_ingest.fragments import read
 CLAIM_LIMIT = 500
 # Some 2 ms of usual webhooks. A pause takes a third of what one of them does.
 READ_AT_ONCE_BYTES = 64 * 1024
-_OUR_SOURCE = source_header(Service.WEBHOOK_INGEST)
 
 log = structlog.get_logger("sendwhy")
 
@@ -122,22 +124,6 @@ def delivery_of(record: Record[None]) -> Delivery:
 def _text(header: bytes | None) -> str:
     # The database takes no NUL in a text.
     return header.decode(errors="replace").replace("\0", "\ufffd") if header else ""
-
-
-def accepted_of(record: Record[None]) -> StatusUpdated | None:
-    """An `accepted` of the dispatcher; None for all other statuses, of which those of ours, three for every message,
-    aren't read. Raises ValueError where its keys are missing."""
-    if record.header("ce_source") == _OUR_SOURCE:
-        return None
-    event = StatusUpdated.model_validate_json(record.value or b"")
-    if event.status is not Status.ACCEPTED or event.service is not Service.DISPATCHER:
-        return None
-    missing = [
-        name for name in ("workspace_id", "message_id", "sender_id", "provider_message_id") if not getattr(event, name)
-    ]
-    if missing:
-        raise ValueError(f"accepted without {', '.join(missing)}")
-    return event
 
 
 async def apply(
@@ -254,13 +240,16 @@ async def _apply_statuses(
 ) -> None:
     if not told:
         return
-    messages = await store.lock_messages(connection, (entry.key for entry in told), told[0].delivery.at)
-    seen = await store.seen_statuses(connection, [key for key, message in messages.items() if message.is_told_of])
+    locked = await store.lock_messages(connection, (entry.key for entry in told), told[0].delivery.at)
+    seen = await store.seen_statuses(connection, [key for key, message in locked.items() if message.is_told_of])
+    messages = risen(locked, seen)
     verdict = judge_statuses(told, messages, seen, replayed_at=None if replayed is None else replayed.at)
     outcome.verdict = verdict
     if replayed is not None:
         outcome.changes = changes_of(messages, seen, verdict)
-    await store.save_messages(connection, list(verdict.messages.values()))
+    changed = [message for key, message in verdict.messages.items() if is_to_be_saved(messages[key], message)]
+    if changed:
+        await store.save_messages(connection, changed)
     await store.add_seen(connection, verdict.seen)
     outcome.from_outbox += await _join(connection, verdict.identified, verdict)
 
@@ -282,16 +271,16 @@ def _outgoing(event: Event, trace: bytes | None) -> Outgoing:
     return outgoing(event, source=Service.WEBHOOK_INGEST, trace=trace)
 
 
-async def accept(connection: Connection, records: Sequence[Record[StatusUpdated | None]], tagger: Tagger) -> Outcome:
+async def accept(connection: Connection, records: Sequence[Record[Accepted | None]], tagger: Tagger) -> Outcome:
     """Register what Meta took; statuses that came before get their message."""
     accepted = {
-        (record.event.sender_id or "", record.event.provider_message_id or ""): record.event
+        (record.event.sender_id, record.event.provider_message_id): record.event
         for record in records
         if record.event is not None
     }
     outcome = Outcome()
     if accepted:
-        recipients = {key: recipient_of(tagger, event) for key, event in accepted.items()}
+        recipients = {key: recipient_of(tagger, told.workspace_id, told.to) for key, told in accepted.items()}
         await store.accept(connection, accepted, recipients)
         outcome.from_outbox = await _join(connection, list(accepted), outcome.verdict)
     return outcome
