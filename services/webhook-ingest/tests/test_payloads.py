@@ -339,11 +339,11 @@ def check_status(element: StatusTold) -> None:
     """What is written of it is the event, to the byte, and can be read again."""
     event = status_event(element, AT, "acme", "m-1")
     assert StatusUpdated.model_validate(dict(event)).to_json() == event.to_json()
-    for ids in ((None, None), ("acme", None), ("acme", "m-1")):
-        event = status_event(element, AT, *ids)
+    for workspace, message in ((None, None), ("acme", None), ("acme", "m-1")):
+        event = status_event(element, AT, workspace, message)
         for trace in (None, b"00-trace"):
             written = outgoing(event, source=Service.WEBHOOK_INGEST, trace=trace)
-            assert status_record(element, AT, *ids, trace) == written
+            assert status_record(element, AT, workspace, message, trace) == written
 
 
 JSON = st.recursive(
