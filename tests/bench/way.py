@@ -52,6 +52,7 @@ from sendwhy.reasons import Service
 from sendwhy.stage import Handle, Parse, Record, Stage, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic, outgoing
 from webhook_ingest import parsing
+from webhook_ingest.accepted import accepted_of
 
 APP, KEY = "400000000000001", "a key of benches only"
 FIRST_SENDER = 100000000000700
@@ -194,7 +195,7 @@ class Way:
         service = Service.WEBHOOK_INGEST
         return {
             Topic.WEBHOOK_RECEIVED: self.line(service, Topic.WEBHOOK_RECEIVED, parsing.delivery_of, on_webhooks),
-            Topic.STATUS_UPDATED: self.line(service, Topic.STATUS_UPDATED, parsing.accepted_of, on_statuses),
+            Topic.STATUS_UPDATED: self.line(service, Topic.STATUS_UPDATED, accepted_of, on_statuses),
             Topic.SENDER_UPDATED: self.line(
                 service, Topic.SENDER_UPDATED, parse_state(SenderUpdated), parsing.keep_senders
             ),

@@ -199,8 +199,8 @@ BUGS = (
             Change(
                 COMMON,
                 "events.py",
-                "    return UUID(int=int.from_bytes(digest[:16]) & ~_UUID_MARKS | _UUID5)\n",
-                "    return uuid4() if digest else UUID(int=0)\n",
+                "    digest[8] = digest[8] & 0x3F | 0x80\n",
+                "    digest[:6] = uuid4().bytes[:6]\n",
             ),
         ),
     ),

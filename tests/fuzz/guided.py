@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["webhook_ingest", "consent", "sendwhy"]
     from pydantic import ValidationError
     from sendwhy import events
     from webhook_ingest import fragments
-    from webhook_ingest.decide import sort_out, status_event
+    from webhook_ingest.decide import sort_out, status_event, status_record
     from webhook_ingest.elements import Delivery, StatusTold, Unreadable
 
 AT = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
@@ -86,6 +86,7 @@ def read_status(raw: bytes) -> None:
         if isinstance(element, StatusTold):
             event = status_event(element, AT, "acme", "m-1")
             assert events.StatusUpdated.model_validate_json(event.to_json()) == event
+            assert status_record(element, AT, "acme", "m-1", None).value == event.to_json()
 
 
 def read_event(raw: bytes) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from hashlib import sha1
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -51,8 +51,6 @@ MAX_METADATA_BYTES = 2 * 1024
 COMPONENTS_MAX = 64
 
 _NAMESPACE = UUID("6f1f0f0a-6d1c-5b8e-9c55-0a1d7b4c2e77")
-# Where version and variant stand in a UUID (RFC 9562), and what stands there in one of version 5.
-_UUID_MARKS, _UUID5 = 0xF000 << 64 | 0xC000 << 48, 0x5000 << 64 | 0x8000 << 48
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NO_LINE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -62,9 +60,22 @@ def event_id_of(cause: str, kind: str) -> UUID:
 
     The same cause and kind give the same id, so a repeated input re-emits the same event and consumers drop it.
     """
+    return UUID(int=int.from_bytes(_digest(cause, kind)))
+
+
+def event_id_text(cause: str, kind: str) -> str:
+    """`event_id_of` as its text, for what is written and not read: in half of the time."""
+    digits = _digest(cause, kind).hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _digest(cause: str, kind: str) -> bytearray:
     # As uuid5 makes it, in half of its time: some ten are made on a message's way.
-    digest = sha1(_NAMESPACE.bytes + f"{cause}/{kind}".encode(), usedforsecurity=False).digest()
-    return UUID(int=int.from_bytes(digest[:16]) & ~_UUID_MARKS | _UUID5)
+    digest = bytearray(sha1(_NAMESPACE.bytes + f"{cause}/{kind}".encode(), usedforsecurity=False).digest()[:16])
+    # Version and variant (RFC 9562).
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    return digest
 
 
 def _in_bounds(moment: datetime) -> datetime:
@@ -94,7 +105,10 @@ def _json_size_at_most(limit: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _milliseconds(moment: datetime) -> str:
+# A batch's records have one time, and what was told of them a few.
+@lru_cache(1024)
+def milliseconds(moment: datetime) -> str:
+    """A time as events have it."""
     in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     return in_utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -102,7 +116,7 @@ def _milliseconds(moment: datetime) -> str:
 Moment = Annotated[
     AwareDatetime,
     AfterValidator(_in_bounds),
-    PlainSerializer(_milliseconds, return_type=str, when_used="json"),
+    PlainSerializer(milliseconds, return_type=str, when_used="json"),
 ]
 _ONE_LINE = AfterValidator(_no_control_characters)
 # Lengths stand before it: behind a function of Python's, pydantic checks them in Python too.

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, Protocol
 
 import uvicorn
@@ -101,11 +101,35 @@ def position_of(cursor: str) -> str:
     return position
 
 
+HeaderList = list[tuple[bytes, bytes]]
+
+
 class AtOnce(Protocol):
     """An app's `at_once`: takes a request whose body came with its head, without a task and ASGI's messages, and
-    answers it once, later. False: it goes the usual way."""
+    answers it once, later. False: it goes the usual way. `target` as it stands on the wire, headers' names in lower
+    case."""
 
-    def __call__(self, scope: Scope, body: bytes, answer: Callable[[Response], None]) -> bool: ...
+    def __call__(
+        self, method: bytes, target: bytes, headers: HeaderList, body: bytes, answer: Callable[[Response], None]
+    ) -> bool: ...
+
+
+class _TakenAtOnce(RequestResponseCycle):
+    """What uvicorn's protocol asks of a request that is being answered, for one that was taken at once."""
+
+    message_event = asyncio.Event()
+    more_body = False
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.disconnected = self.response_complete = False
+
+
+@lru_cache(maxsize=16)
+def _whole_answer(response: Response, default_headers: tuple[tuple[bytes, bytes], ...], closes: bool) -> bytes:
+    headers = [*default_headers, *response.raw_headers, *([(b"connection", b"close")] if closes else [])]
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    return b"".join((STATUS_LINE[response.status_code], *lines, b"\r\n", response.body))
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -125,9 +149,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._at_once: AtOnce | None = getattr(self.app, "at_once", None)
-        # A request whose head is here, and whose body may come with the same data.
-        self._held: RequestResponseCycle | None = None
-        self._is_at_head = False
+        # The body of a request whose head is here, and whose whole may come with the same data.
+        self._held: list[bytes] | None = None
         self._in_head = True
         self._is_begun = False
         self._finished = 0
@@ -159,8 +182,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         finished = self._finished
         super().data_received(data)
+        if self._held is not None and self.transport.is_closing():
+            # What came after the head was no HTTP, and has been answered.
+            self._held = None
         if self._held is not None:
-            self._begin(self._held)
+            self._go_the_usual_way(self._held)
         if self._finished != finished and not self._is_begun:
             # Whole requests and nothing else, as nearly always: no timer is needed.
             return
@@ -180,61 +206,81 @@ class GuardedProtocol(HttpToolsProtocol):
             # The parser stops at it, and uvicorn answers 400.
             raise TooManyPipelined
         self._in_head = self._is_begun = True
-        super().on_message_begin()
+        if self._at_once is None:
+            super().on_message_begin()
+        else:
+            self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = self._body_bytes = self._earned_bytes = self._wire_bytes = 0
         self._disarm()
         self._waiting.pop(self, None)
-        self._is_at_head = True
-        super().on_headers_complete()
-        self._is_at_head = False
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        # Not what has waited for an earlier answer.
-        if self._at_once is None or not self._is_at_head or cycle.waiting_for_100_continue:
-            super()._start_asgi_task(cycle, app)
+        if self._at_once is None:
+            super().on_headers_complete()
+        elif self._may_be_taken_at_once():
+            self._held = []
         else:
-            self._held = cycle
+            self._go_the_usual_way([])
 
-    def _begin(self, cycle: RequestResponseCycle) -> None:
+    def _may_be_taken_at_once(self) -> bool:
+        # Other targets may be none at all, which uvicorn finds out while the parser can still say so.
+        is_plain = self.url.startswith(b"/") and self.url.isascii() and not self.expect_100_continue
+        return is_plain and (self.cycle is None or self.cycle.response_complete)
+
+    def _go_the_usual_way(self, held: list[bytes]) -> None:
+        """What uvicorn would have done by now: the parser still stands in this request."""
         self._held = None
-        scope: Any = cycle.scope
-        is_whole = not cycle.more_body and not self.flow.write_paused
-        answer = partial(self._answer, cycle)
-        if self._at_once is None or not is_whole or not self._at_once(scope, bytes(cycle.body), answer):
-            super()._start_asgi_task(cycle, self.app)
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
+        for body in held:
+            super().on_body(body)
 
-    def _answer(self, cycle: RequestResponseCycle, response: Response) -> None:
-        """In one piece what the cycle's own `send` writes in two."""
-        if cycle.disconnected or self.transport.is_closing():
+    def _take_at_once(self, held: list[bytes]) -> bool:
+        parser, at_once = self.parser, self._at_once
+        if at_once is None or self.flow.write_paused or parser.should_upgrade():
+            return False
+        body = held[0] if len(held) == 1 else b"".join(held)
+        keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
+        taken = _TakenAtOnce(keep_alive=keep_alive)
+        if not at_once(parser.get_method(), self.url, self.headers, body, partial(self._answer, taken)):
+            return False
+        self._held, self.cycle = None, taken
+        return True
+
+    def _answer(self, taken: RequestResponseCycle, response: Response) -> None:
+        """In one piece what a cycle's own `send` writes in two."""
+        if taken.disconnected or self.transport.is_closing():
             return
-        cycle.response_started = cycle.response_complete = True
-        headers = [*cycle.default_headers, *response.raw_headers]
-        if any(name == b"connection" for name, _ in headers):
-            cycle.keep_alive = False
-        elif not cycle.keep_alive:
-            headers.append((b"connection", b"close"))
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self.transport.write(b"".join((STATUS_LINE[response.status_code], *lines, b"\r\n", response.body)))
-        if not cycle.keep_alive:
+        taken.response_complete = True
+        defaults = tuple(self.server_state.default_headers)
+        closes = any(name == b"connection" for name, _ in (*defaults, *response.raw_headers))
+        self.transport.write(_whole_answer(response, defaults, not taken.keep_alive and not closes))
+        if closes or not taken.keep_alive:
             self.transport.close()
-        cycle.on_response()
+        self.on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         self._earned_bytes += len(body)
-        super().on_body(body)
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
 
     def on_message_complete(self) -> None:
         self._disarm()
         self._in_head, self._is_begun = True, False
         self._wire_bytes = 0
         self._finished += 1
-        super().on_message_complete()
         if self._held is not None:
-            self._begin(self._held)
+            if self._take_at_once(self._held):
+                return
+            self._go_the_usual_way(self._held)
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -139,7 +139,8 @@ class Producer:
             acks="all",
             enable_idempotence=True,
             linger_ms=5,
-            max_batch_size=128 * 1024,
+            # Room for all that the door gathers: Kafka flushes each batch of it.
+            max_batch_size=512 * 1024,
             max_request_size=MAX_DEAD_LETTER_BYTES,
             request_timeout_ms=10_000,
             partitioner=partition_of,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -38,6 +39,7 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024
 MAX_DEAD_LETTER_BYTES = 5 * 1024 * 1024
 
 Headers = tuple[tuple[str, bytes], ...]
+_JSON = ("content-type", b"application/json")
 
 
 class Topic(StrEnum):
@@ -194,6 +196,7 @@ def topic_of(model: type[Wire]) -> Topic:
     return _ROUTES[model][0]
 
 
+@cache
 def source_header(service: str) -> bytes:
     """The value of the header `ce_source`."""
     return f"/sendwhy/{service}".encode()
@@ -202,18 +205,36 @@ def source_header(service: str) -> bytes:
 def outgoing(event: Wire, *, source: str, trace: bytes | None = None) -> Outgoing:
     """The record that carries `event`, with CloudEvents 1.0 headers; `source` is the service, `trace` a traceparent."""
     topic, key_of = _ROUTES[type(event)]
-    headers: Headers = (("content-type", b"application/json"),)
+    key, body = key_of(event).encode(), event.to_json()
     if isinstance(event, Event):
-        headers += (
-            ("ce_specversion", b"1.0"),
-            ("ce_id", str(event.event_id).encode()),
-            ("ce_source", source_header(source)),
-            ("ce_type", f"sendwhy.{topic}.v1".encode()),
-            ("ce_time", event.occurred_at.isoformat().replace("+00:00", "Z").encode()),
-        )
-    if trace is not None:
-        headers += (("traceparent", trace),)
-    return Outgoing(topic, key_of(event).encode(), event.to_json(), headers)
+        return record_of_event(topic, key, body, str(event.event_id), event.occurred_at, source=source, trace=trace)
+    headers: Headers = (_JSON,) if trace is None else (_JSON, ("traceparent", trace))
+    return Outgoing(topic, key, body, headers)
+
+
+def record_of_event(
+    topic: Topic, key: bytes, body: bytes, event_id: str, occurred_at: datetime, *, source: str, trace: bytes | None
+) -> Outgoing:
+    """`outgoing` of an event that is written already."""
+    headers: Headers = (
+        _JSON,
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event_id.encode()),
+        ("ce_source", source_header(source)),
+        ("ce_type", _type_header(topic)),
+        ("ce_time", _time_header(occurred_at)),
+    )
+    return Outgoing(topic, key, body, headers if trace is None else (*headers, ("traceparent", trace)))
+
+
+@cache
+def _type_header(topic: Topic) -> bytes:
+    return f"sendwhy.{topic}.v1".encode()
+
+
+@lru_cache(1024)
+def _time_header(moment: datetime) -> bytes:
+    return moment.isoformat().replace("+00:00", "Z").encode()
 
 
 def tombstone(topic: Topic, key: str) -> Outgoing:

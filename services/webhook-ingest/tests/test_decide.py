@@ -31,6 +31,7 @@ from sendwhy.reasons import ReasonCode
 from webhook_ingest.decide import (
     Change,
     Message,
+    MessageKey,
     Owner,
     Seen,
     Sender,
@@ -42,9 +43,11 @@ from webhook_ingest.decide import (
     changes_of,
     climb,
     followed,
+    is_to_be_saved,
     joined,
     judge_statuses,
     owner_of,
+    risen,
     sort_out,
 )
 from webhook_ingest.fragments import read
@@ -88,29 +91,42 @@ def sort(raw: bytes, signer: str = APP, offset: int = 0) -> Sorted:
     return sort_out([(place, element) for element in read(place).elements], BY_ID, APPS)
 
 
+def events_of(verdict: Verdict) -> list[StatusUpdated]:
+    return [StatusUpdated.model_validate_json(record.value or b"") for record in verdict.publish]
+
+
 class Book:
     """A store of messages and statuses in memory, as the tables are one."""
 
     def __init__(self, *messages: Message) -> None:
-        self.messages = {message.key: message for message in messages}
+        self.rows = {message.key: message for message in messages}
         self.seen: dict[StatusKey, Seen] = {}
         self.joined: set[StatusKey] = set()
 
+    @property
+    def messages(self) -> dict[MessageKey, Message]:
+        return risen(self.rows, self.seen)
+
     def post(self, raw: bytes, offset: int = 0, replayed_at: datetime | None = None) -> list[StatusUpdated]:
         verdict = self.judge(raw, offset, replayed_at)
-        self.messages |= verdict.messages
+        before = self.messages
+        self.rows |= {
+            key: message
+            for key, message in verdict.messages.items()
+            if key not in before or is_to_be_saved(before[key], message)
+        }
         self.seen |= verdict.seen
         # What was told of others is not looked for (`parsing.apply`).
         assert all(self.messages[key[:2]].is_told_of for key in self.seen)
-        return [event for _, event in verdict.events] + self._join(verdict)
+        return events_of(verdict) + self._join(verdict)
 
     def judge(self, raw: bytes, offset: int = 0, replayed_at: datetime | None = None) -> Verdict:
         return judge_statuses(sort(raw, offset=offset).told, self.messages, self.seen, replayed_at=replayed_at)
 
     def accept(self, message_id: str = "m-1") -> list[StatusUpdated]:
         """The dispatcher's word: which message the wamid is."""
-        before = self.messages.get(KEY, Message(*KEY))
-        self.messages[KEY] = replace(before, workspace_id=WORKSPACE, message_id=message_id, rank=max(before.rank, 0))
+        before = self.rows.get(KEY, Message(*KEY))
+        self.rows[KEY] = replace(before, workspace_id=WORKSPACE, message_id=message_id, rank=max(before.rank, 0))
         return self._join(Verdict(identified=[KEY]))
 
     def _join(self, verdict: Verdict) -> list[StatusUpdated]:
@@ -165,7 +181,7 @@ def test_what_a_record_said_first_is_said_again_wherever_it_stands_in_the_batch(
     first = book.post(statuses(status("delivered")), offset=6)
     again = [told for offset in order for told in sort(statuses(status("delivered")), offset=offset).told]
     verdict = judge_statuses(again, book.messages, book.seen)
-    assert [event for _, event in verdict.events] == first
+    assert events_of(verdict) == first
     assert verdict.seen == {}
 
 

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
@@ -17,8 +18,8 @@ from sendwhy.kafka import PublishError
 from sendwhy.metrics import Metrics
 from sendwhy.reasons import Service
 from sendwhy.topics import MAX_WEBHOOK_BYTES, Outgoing, Topic
-from starlette.types import Message
-from webhook_ingest.door import REFUSED_PER_SECOND, Budget, Door, Gathering
+from starlette.types import Message, Receive, Scope, Send
+from webhook_ingest.door import ENOUGH, MANY, REFUSED_PER_SECOND, Budget, Door, Gathering
 from webhook_ingest.room import PATIENCE_SECONDS, Room
 from webhook_ingest.settings import Settings
 
@@ -66,8 +67,8 @@ class Topics:
 class House:
     """The door at `port`, and what it has published."""
 
-    def __init__(self, port: int, topics: Topics, metrics: Metrics, room: Room) -> None:
-        self.port, self.topics, self._metrics, self.room = port, topics, metrics, room
+    def __init__(self, port: int, topics: Topics, metrics: Metrics, room: Room, door: "Watched") -> None:
+        self.port, self.topics, self._metrics, self.room, self.door = port, topics, metrics, room, door
 
     @property
     def kept(self) -> list[bytes | None]:
@@ -115,7 +116,7 @@ async def until(found: object) -> None:
 async def opened(places: int = 100, size: int = 50 * 2**20) -> AsyncIterator[House]:
     topics, metrics = Topics(), Metrics(Service.WEBHOOK_INGEST)
     room = Room(places, size)
-    door = Door(FastAPI(), topics.publish, metrics, SETTINGS, room)
+    door = Watched(FastAPI(), topics.publish, metrics, SETTINGS, room)
     config = uvicorn.Config(
         door,
         host="127.0.0.1",
@@ -125,6 +126,8 @@ async def opened(places: int = 100, size: int = 50 * 2**20) -> AsyncIterator[Hou
         lifespan="off",
         log_config=None,
         access_log=False,
+        # As the house serves: else the door is wrapped, and takes nothing at once.
+        proxy_headers=False,
         timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
@@ -132,7 +135,7 @@ async def opened(places: int = 100, size: int = 50 * 2**20) -> AsyncIterator[Hou
     while not server.started:
         await asyncio.sleep(0.01)
     try:
-        yield House(server.servers[0].sockets[0].getsockname()[1], topics, metrics, room)
+        yield House(server.servers[0].sockets[0].getsockname()[1], topics, metrics, room, door)
     finally:
         topics.open.set()
         server.should_exit = True
@@ -228,6 +231,49 @@ async def test_a_webhook_gets_the_same_answer_whether_it_comes_at_once_or_not(
         assert house.kept == [BODY] * (4 if stays else 2)
         assert house.counted("received") == len(house.kept)
         assert (house.room.places, house.room.bytes) == (0, 0)
+
+
+class Watched(Door):
+    """Counts what comes by way of ASGI."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.asked = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked += 1
+        await super().__call__(scope, receive, send)
+
+
+async def test_a_webhook_that_came_whole_is_taken_without_asgi() -> None:
+    async with opened() as house:
+        assert (await house.ask(whole())).startswith(b"HTTP/1.1 200")
+        assert house.door.asked == 0
+        two = whole() + whole(b"{}")
+        reader, writer = await house.connect(two[:-1])
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200")
+        writer.write(two[-1:])
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200")
+        assert house.door.asked == 1
+        writer.close()
+    assert house.kept == [BODY, BODY, b"{}"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST http:///x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123",
+        META + SIGNED + b"Transfer-Encoding: chunked\r\n\r\nno length",
+    ],
+)
+async def test_what_is_no_http_is_answered_400_and_asked_of_nobody(request_: bytes) -> None:
+    async with opened() as house:
+        reader, writer = await house.connect(request_)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert answer.count(b"HTTP/1.1") == 1
+        assert house.door.asked == 0
+        writer.close()
 
 
 async def test_webhooks_in_one_piece_are_answered_in_their_order() -> None:
@@ -430,6 +476,21 @@ async def test_while_kafka_has_not_taken_one_batch_the_next_one_grows() -> None:
     assert kafka.told == [b"a"]
     kafka.taken[1].set()
     await until(lambda: kafka.told == [b"a", b"b", b"c", b"d"])
+
+
+@pytest.mark.parametrize(("first", "batches"), [(MANY - 1, [MANY - 1, 1]), (MANY, [MANY + 1]), (ENOUGH, [ENOUGH, 1])])
+async def test_many_wait_for_company_and_few_or_enough_do_not(first: int, batches: list[int]) -> None:
+    topics, told = Topics(), list[Exception | None]()
+    gathering = Gathering(topics.publish, gathered_seconds=0, waited_seconds=3600)
+    record = Outgoing(Topic.WEBHOOK_RECEIVED, b"", b"", anywhere=True)
+    for _ in range(first):
+        gathering.keep(record, told.append)
+    # The first sleep has begun, and ended.
+    for _ in range(2):
+        await asyncio.sleep(0)
+    gathering.keep(record, told.append)
+    await until(lambda: len(told) == first + 1)
+    assert topics.batches == batches
 
 
 async def test_a_batch_that_is_stuck_holds_up_none_that_come_later() -> None:

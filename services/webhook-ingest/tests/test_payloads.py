@@ -5,6 +5,7 @@ import copy
 import json
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from sendwhy.events import (
     TemplateReported,
 )
 from sendwhy.reasons import ReasonCode, Service
-from sendwhy.topics import MAX_DEAD_LETTER_BYTES
-from webhook_ingest.decide import status_event
-from webhook_ingest.elements import Delivery, Element, Reading, Report, StatusTold, Unreadable
-from webhook_ingest.fragments import ARRAYS, SHARED_KEYS, read
+from sendwhy.topics import MAX_DEAD_LETTER_BYTES, outgoing
+from webhook_ingest.decide import status_event, status_record
+from webhook_ingest.elements import Delivery, Element, Origin, Reading, Report, StatusTold, Unreadable
+from webhook_ingest.fragments import ARRAYS, PLAIN_KEYS, SHARED_KEYS, read, read_any
+from webhook_ingest.usual import receipt_of
 
 R = ReasonCode
 PERSON = "447700900142"
@@ -326,12 +328,22 @@ def check_accounts(payload: Any) -> None:
     assert all(number >= 0 for number in Counter(reading.unknown).values())
     for element in reading.elements:
         if isinstance(element, StatusTold):
-            event = status_event(element, AT, "acme", "m-1")
-            assert StatusUpdated.model_validate(dict(event)).to_json() == event.to_json()
+            check_status(element)
         elif isinstance(element, Report):
             type(element.event).model_validate_json(element.event.to_json())
         if not isinstance(element, Unreadable):
             element.origin.alone()
+
+
+def check_status(element: StatusTold) -> None:
+    """What is written of it is the event, to the byte, and can be read again."""
+    event = status_event(element, AT, "acme", "m-1")
+    assert StatusUpdated.model_validate(dict(event)).to_json() == event.to_json()
+    for workspace, message in ((None, None), ("acme", None), ("acme", "m-1")):
+        event = status_event(element, AT, workspace, message)
+        for trace in (None, b"00-trace"):
+            written = outgoing(event, source=Service.WEBHOOK_INGEST, trace=trace)
+            assert status_record(element, AT, workspace, message, trace) == written
 
 
 JSON = st.recursive(
@@ -394,3 +406,87 @@ def test_no_bytes_let_an_exception_escape(raw: bytes, source: Any) -> None:
     for topic in ("customers/update", "customers/redact", "shop/redact", "orders/paid"):
         with suppress(ValueError):
             read(Delivery(source, "acme", raw, AT, 0, 0, topic))
+
+
+RECEIPT = {**status("delivered", **callback("m-1")), "pricing": {"billable": True, "category": "utility"}}
+
+
+@pytest.mark.parametrize("key", sorted(PLAIN_KEYS - {"conversation", "type"}))
+def test_a_receipt_with_any_known_name_is_usual(key: str) -> None:
+    receipt = {**RECEIPT, key: RECEIPT.get(key, "GB.7")}
+    assert receipt_of(statuses(receipt), AT, bytes) is not None
+
+
+def is_read_alike(raw: bytes) -> None:
+    """As a usual webhook or not, it is read as the same, and kept as the same where it is kept."""
+    one, other = read(delivery(raw)), read_any(delivery(raw))
+    assert [told_of(element) for element in one.elements] == [told_of(element) for element in other.elements]
+    assert (+one.unknown, +one.errors) == (+other.unknown, +other.errors)
+
+
+def told_of(element: Element) -> Any:
+    if not isinstance(element, StatusTold):
+        return element
+    place = element.origin
+    return replace(element, origin=Origin("", None, "", {}, "", None)), (place.number, place.waba, place.alone())
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_a_usual_webhook_is_read_as_any_other(data: st.DataObject) -> None:
+    payload = json.loads(statuses(copy.deepcopy(RECEIPT)))
+    for _ in range(data.draw(st.integers(0, 2))):
+        container, key = data.draw(st.sampled_from(places_in(payload)))
+        match data.draw(st.sampled_from(["replace", "drop", "add"])):
+            case "replace":
+                container[key] = data.draw(JSON | st.sampled_from(ODD))
+            case "drop":
+                del container[key]
+            case _ if isinstance(container, dict):
+                container[data.draw(st.sampled_from([*PLAIN_KEYS, "errors", "time", "x"]))] = data.draw(JSON)
+    if _is_plain(payload):
+        with suppress(ValueError):
+            is_read_alike(json.dumps(payload, ensure_ascii=data.draw(st.booleans())).encode())
+
+
+ODD = [
+    "",
+    " 1",
+    "1 ",
+    "-1",
+    "1e3",
+    "9" * 30,
+    "1795340008.5",
+    "1795340008000",
+    "played",
+    "accepted",
+    "SENT",
+    "a\tb",
+    "\x7f",
+]
+
+
+@pytest.mark.parametrize(
+    "control", [b"\x00", b"\t", b"\n", b"\x7f", b"\xff", b"\\u0000", b"\\ud800", b"\\n", b"\xc3\xa9"]
+)
+@pytest.mark.parametrize("place", [b"wamid", b"sw1", b"1795", b"447700", b"utility", b"whatsapp"])
+def test_odd_bytes_anywhere_in_it_make_no_difference(control: bytes, place: bytes) -> None:
+    raw = statuses({**RECEIPT, "timestamp": "1795340008"})
+    is_read_alike(raw.replace(place, place + control))
+    is_read_alike(raw.replace(place, control + place))
+
+
+@pytest.mark.parametrize("payload", EXAMPLES)
+def test_an_example_is_read_alike(payload: Any) -> None:
+    is_read_alike(json.dumps(payload).encode())
+    is_read_alike(json.dumps(payload, separators=(",", ":")).encode())
+
+
+@pytest.mark.parametrize("seconds", [-1, 86_400, 86_401, 10**10])
+def test_a_time_ahead_of_ours_is_not_believed_in_a_usual_webhook_either(seconds: int) -> None:
+    is_read_alike(statuses({**RECEIPT, "timestamp": str(int(AT.timestamp()) + seconds)}))
+
+
+def test_the_receipts_among_the_examples_are_usual() -> None:
+    usual = sum(receipt_of(json.dumps(payload).encode(), AT, bytes) is not None for payload in EXAMPLES)
+    assert usual >= 5

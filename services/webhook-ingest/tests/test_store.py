@@ -42,6 +42,7 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic
 from webhook_ingest import erasures, parsing, store
+from webhook_ingest.accepted import accepted_of
 from webhook_ingest.decide import Message, MessageKey
 from webhook_ingest.elements import Delivery
 from webhook_ingest.receipts import fail_overdue
@@ -88,7 +89,7 @@ class Desk:
         )
         record = _record(Topic.STATUS_UPDATED, event.to_json())
         async with self.pool.acquire() as connection, connection.transaction():
-            outcome = await parsing.accept(connection, [record_with(record, parsing.accepted_of(record))], TAGGER)
+            outcome = await parsing.accept(connection, [record_with(record, accepted_of(record))], TAGGER)
         return _events([record for _, record in outcome.from_outbox])
 
     async def know(self, number: str = NUMBER, app: str | None = APP, version: int = 1) -> None:
@@ -508,18 +509,27 @@ async def test_pruning_forgets_only_what_cannot_come_back(desk: Desk) -> None:
             assert await connection.fetchval(f"select array_agg(wamid) from {table}") == ["wamid.B"]
 
 
-def test_an_accepted_without_its_keys_is_unreadable() -> None:
-    event = StatusUpdated(
-        event_id=event_id_of("a", "b"),
-        occurred_at=AT,
-        observed_at=AT,
-        message_id="m-1",
-        workspace_id=WORKSPACE,
-        service=Service.DISPATCHER,
-        status=Status.ACCEPTED,
-    )
-    with pytest.raises(ValueError, match="accepted without sender_id, provider_message_id"):
-        parsing.accepted_of(_record(Topic.STATUS_UPDATED, event.to_json()))
+async def test_what_comes_after_delivered_stands_by_its_status_alone(desk: Desk) -> None:
+    await desk.know()
+    await desk.accept("wamid.A", "m-1")
+    versions = "select ctid, rank from message"
+    async with desk.pool.acquire() as connection:
+        await desk.post(statuses(status("delivered")), offset=1)
+        before = await connection.fetch(versions)
+        (read,) = await desk.post(statuses(status("read")), offset=2)
+        assert await connection.fetch(versions) == before
+        # All the same it is known.
+        assert await desk.post(statuses(status("read")), offset=3) == []
+        assert await desk.post(statuses(status("read")), offset=2) == [read]
+        async with connection.transaction():
+            played = await parsing.apply(connection, [delivery(statuses(status("played", errors=[])), 4)], APPS)
+        assert played.verdict.applied == {("played", "yes"): 1}
+        async with connection.transaction():
+            late = await parsing.apply(connection, [delivery(statuses(status("delivered", pricing={})), 5)], APPS)
+        assert late.verdict.applied == {("delivered", "stale"): 1}
+        tag = TAGGER.of_person(WORKSPACE, contact_id="c-1")[0].hex()
+        rows = await connection.fetch(erasures._MESSAGES, WORKSPACE, [tag], 10)
+        assert [row["rank"] for row in rows] == [4]
 
 
 async def test_whom_a_message_was_for_is_a_tag_that_an_order_takes_away(desk: Desk) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from sendwhy.erasure import on_erasing
-from sendwhy.events import PersonErasing, SenderUpdated, StatusUpdated
+from sendwhy.events import PersonErasing, SenderUpdated
 from sendwhy.postgres import Connection
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
@@ -15,6 +15,7 @@ from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
 from webhook_ingest import api, erasures, lists, parsing, shopify, store
+from webhook_ingest.accepted import Accepted, accepted_of
 from webhook_ingest.door import Door
 from webhook_ingest.elements import Delivery
 from webhook_ingest.parsing import Outcome
@@ -51,9 +52,7 @@ def _add_stages(runtime: Runtime, settings: Settings, pulse: Pulse) -> None:
         outcome = await parsing.apply(connection, [record.event for record in records], apps)
         return _told(outcome)
 
-    async def on_statuses(
-        connection: Connection, records: Sequence[Record[StatusUpdated | None]]
-    ) -> Sequence[Outgoing]:
+    async def on_statuses(connection: Connection, records: Sequence[Record[Accepted | None]]) -> Sequence[Outgoing]:
         return _told(await parsing.accept(connection, records, tagger))
 
     def _told(outcome: Outcome) -> Sequence[Outgoing]:
@@ -62,7 +61,8 @@ def _add_stages(runtime: Runtime, settings: Settings, pulse: Pulse) -> None:
         return outcome.publish
 
     runtime.stage(Topic.WEBHOOK_RECEIVED, parsing.delivery_of, on_webhooks)
-    runtime.stage(Topic.STATUS_UPDATED, parsing.accepted_of, on_statuses)
+    # Whose a message is tells its webhook as well, nearly always; and of what is read here three quarters are ours.
+    runtime.stage(Topic.STATUS_UPDATED, accepted_of, on_statuses, rest_seconds=UNHURRIED_SECONDS)
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), parsing.keep_senders)
     erase = on_erasing(Service.WEBHOOK_INGEST, erasures.erase)
     runtime.stage(Topic.PERSON_ERASING, parse_json(PersonErasing), erase)

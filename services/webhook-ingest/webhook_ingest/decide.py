@@ -9,6 +9,8 @@ from datetime import datetime
 from enum import Enum
 from uuid import UUID
 
+from msgspec import Raw, Struct
+from msgspec.json import Encoder
 from sendwhy.events import (
     CustomerUpdated,
     Event,
@@ -16,11 +18,15 @@ from sendwhy.events import (
     Status,
     StatusUpdated,
     event_id_of,
+    event_id_text,
+    milliseconds,
 )
 from sendwhy.reasons import Service
+from sendwhy.topics import Outgoing, Topic, outgoing, record_of_event
 from sendwhy.values import value_class
 
-from webhook_ingest.elements import Delivery, Element, Origin, Report, StatusTold
+from webhook_ingest.elements import Delivery, Element, Origin, Report, StatusTold, Whole
+from webhook_ingest.values import JSON, Fragment
 
 # accepted < sent < delivered < read <= played; `failed` stands beside the ladder.
 RANKS: Mapping[Status, int] = {
@@ -132,11 +138,6 @@ class Told:
     def key(self) -> MessageKey:
         return self.status.origin.number or "", self.status.wamid
 
-    @property
-    def status_key(self) -> StatusKey:
-        status = self.status
-        return status.origin.number or "", status.wamid, status.status, status.reading
-
 
 @value_class
 class Shown:
@@ -157,14 +158,30 @@ class Change:
 
 @dataclass(slots=True)
 class Verdict:
-    """What a batch of statuses comes to. `identified` are messages whose message_id was not known before."""
+    """What a batch of statuses comes to, and the events of it. `identified` are messages whose message_id was not known
+    before."""
 
-    events: list[tuple[Delivery, StatusUpdated]] = field(default_factory=list)
+    publish: list[Outgoing] = field(default_factory=list)
     messages: dict[MessageKey, Message] = field(default_factory=dict)
     seen: dict[StatusKey, Seen] = field(default_factory=dict)
     identified: list[MessageKey] = field(default_factory=list)
     applied: Counter[tuple[str, str]] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+
+
+def risen(messages: Mapping[MessageKey, Message], seen: Iterable[StatusKey]) -> dict[MessageKey, Message]:
+    """The messages as high as any of their statuses: a row isn't written anew for what is told after `delivered`."""
+    told = dict(messages)
+    for sender_id, wamid, status, _ in seen:
+        message, rank = told[sender_id, wamid], RANKS.get(Status(status), NO_RANK)
+        if rank > message.rank:
+            told[sender_id, wamid] = replace(message, rank=rank)
+    return told
+
+
+def is_to_be_saved(before: Message, after: Message) -> bool:
+    """Whether more has changed than `risen` knows. Every other change is one of six indexes, too."""
+    return before.rank < RANK_DELIVERED or replace(after, rank=before.rank) != before
 
 
 def judge_statuses(
@@ -181,8 +198,8 @@ def judge_statuses(
     """
     verdict = Verdict()
     state = dict(messages)
-    for entry in told:
-        key = entry.key
+    keys = [entry.key for entry in told]
+    for key, entry in zip(keys, told, strict=True):
         state[key] = _identify(state[key] if key in state else Message(*key), entry)
     verdict.identified = [
         key
@@ -191,10 +208,10 @@ def judge_statuses(
     ]
     told_by = {(*key[:3], stands.partition, stands.offset) for key, stands in seen.items()} if replayed_at else set()
     done: set[StatusKey] = set()
-    for entry in told:
-        key, status_key = entry.key, entry.status_key
+    for key, entry in zip(keys, told, strict=True):
+        status, place = entry.status, entry.delivery.place
+        status_key = (*key, status.status, status.reading)
         stands = seen.get(status_key)
-        place = entry.delivery.place
         # What stands is its own record's to say again, which may come behind another's in a batch that is read again.
         is_its_own = stands is None or (stands.partition, stands.offset) == place
         is_first = is_its_own and status_key not in done
@@ -203,13 +220,13 @@ def judge_statuses(
         if is_first and stands is None:
             corrects = replayed_at is not None and (*status_key[:3], *place) in told_by
             observed_at = replayed_at if corrects and replayed_at is not None else entry.delivery.at
-            state[key] = _judge(entry, state[key], observed_at, verdict)
+            state[key] = _judge(entry, status_key, state[key], observed_at, verdict)
             continue
         if is_first and stands is not None and replayed_at is None:
-            verdict.events.append((entry.delivery, _repeated(entry, state[key], stands)))
-        verdict.applied[entry.status.status, "stale"] += 1
+            verdict.publish.append(_repeated(entry, state[key], stands))
+        verdict.applied[status.status, "stale"] += 1
         # A repeat may tell of an earlier moment.
-        state[key] = climb(state[key], entry.status.status, entry.status.occurred_at)
+        state[key] = climb(state[key], status.status, status.occurred_at)
     verdict.messages = {key: message for key, message in state.items() if message != messages.get(key)}
     return verdict
 
@@ -222,30 +239,32 @@ def _identify(message: Message, entry: Told) -> Message:
     return replace(message, workspace_id=callback[0], message_id=callback[1])
 
 
-def _repeated(entry: Told, message: Message, stands: Seen) -> StatusUpdated:
+def _repeated(entry: Told, message: Message, stands: Seen) -> Outgoing:
     if stands.body is not None:
-        return StatusUpdated.model_validate_json(stands.body)
-    return _event_of(entry, message, stands.observed_at)
+        event = StatusUpdated.model_validate_json(stands.body)
+        return outgoing(event, source=Service.WEBHOOK_INGEST, trace=entry.delivery.trace)
+    return _record_of(entry, message, stands.observed_at)
 
 
-def _event_of(entry: Told, message: Message, observed_at: datetime) -> StatusUpdated:
+def _record_of(entry: Told, message: Message, observed_at: datetime) -> Outgoing:
     workspace_id = message.workspace_id or entry.workspace_id
-    return status_event(entry.status, observed_at, workspace_id, message.message_id)
+    return status_record(entry.status, observed_at, workspace_id, message.message_id, entry.delivery.trace)
 
 
-def _judge(entry: Told, message: Message, observed_at: datetime, verdict: Verdict) -> Message:
+def _judge(entry: Told, status_key: StatusKey, message: Message, observed_at: datetime, verdict: Verdict) -> Message:
     told, delivery = entry.status, entry.delivery
-    event = _event_of(entry, message, observed_at)
-    verdict.events.append((delivery, event))
-    body = event.to_json() if event.message_id is None else None
-    code = None if event.reason is None else event.reason.code
-    verdict.seen[entry.status_key] = Seen(delivery.partition, delivery.offset, observed_at, code, body)
+    record = _record_of(entry, message, observed_at)
+    verdict.publish.append(record)
+    is_known = message.message_id is not None
+    code = None if told.reason is None else told.reason.code
+    body = None if is_known else record.value
+    verdict.seen[status_key] = Seen(delivery.partition, delivery.offset, observed_at, code, body)
     climbed = climb(message, told.status, told.occurred_at)
-    if event.message_id is None:
+    if not is_known:
         verdict.applied[told.status, "unknown_message"] += 1
         return climbed
     corrects = observed_at != delivery.at
-    applied = "corrected" if corrects else "yes" if climbed != message else "stale"
+    applied = "corrected" if corrects else "yes" if climbed is not message and climbed != message else "stale"
     verdict.applied[told.status, applied] += 1
     # Several readings of one failure (of two devices, or by a better parser) are one failed message.
     if code is not None and not message.failed:
@@ -318,7 +337,7 @@ def status_event(
     number = told.origin.number
     # What Meta told was checked where it was read, all else where we stored it.
     return StatusUpdated.of_checked(
-        event_id=_status_id((number or "", told.wamid, told.status, told.reading), workspace_id, message_id),
+        event_id=event_id_of(*_cause((number or "", told.wamid, told.status, told.reading), workspace_id, message_id)),
         occurred_at=told.occurred_at,
         observed_at=observed_at,
         message_id=message_id,
@@ -334,9 +353,72 @@ def status_event(
     )
 
 
-def _status_id(key: StatusKey, workspace_id: str | None, message_id: str | None) -> UUID:
+class _Status(Struct):
+    """A status as it is written: `StatusUpdated` for msgspec, by which it takes a fifth of the time. Same fields in the
+    same order, those of `accepted` always null."""
+
+    event_id: str
+    occurred_at: str
+    observed_at: str
+    message_id: str | None
+    workspace_id: str | None
+    sender_id: str | None
+    provider_message_id: str
+    service: Service
+    status: Status
+    reason: Raw | None
+    pricing: Raw | None
+    conversation: Raw | None
+    extra: Raw | None
+    to: None = None
+    origin: None = None
+    metadata: None = None
+    receipt_deadline: None = None
+    template_category: None = None
+
+
+_ENCODER = Encoder()
+
+
+def status_record(
+    told: StatusTold, observed_at: datetime, workspace_id: str | None, message_id: str | None, trace: bytes | None
+) -> Outgoing:
+    """The record that carries `status_event`, to the byte."""
+    number = told.origin.number
+    event_id = event_id_text(*_cause((number or "", told.wamid, told.status, told.reading), workspace_id, message_id))
+    body = _Status(
+        event_id,
+        milliseconds(told.occurred_at),
+        milliseconds(observed_at),
+        message_id,
+        workspace_id,
+        number,
+        told.wamid,
+        Service.WEBHOOK_INGEST,
+        told.status,
+        None if told.reason is None else Raw(told.reason.to_json()),
+        _written(told.pricing),
+        _written(told.conversation),
+        _written(told.extra),
+    )
+    return record_of_event(
+        Topic.STATUS_UPDATED,
+        (message_id or told.wamid).encode(),
+        _ENCODER.encode(body),
+        event_id,
+        told.occurred_at,
+        source=Service.WEBHOOK_INGEST,
+        trace=trace,
+    )
+
+
+def _written(part: Fragment | None) -> Raw | None:
+    return None if part is None else Raw(JSON.serializer.to_json(part))
+
+
+def _cause(key: StatusKey, workspace_id: str | None, message_id: str | None) -> tuple[str, str]:
     number, wamid, status, reading = key
-    return event_id_of(f"{number}/{wamid}", f"{status}/{reading.hex()}/{workspace_id or ''}/{message_id or ''}")
+    return f"{number}/{wamid}", f"{status}/{reading.hex()}/{workspace_id or ''}/{message_id or ''}"
 
 
 def joined(event: StatusUpdated, reading: bytes, workspace_id: str, message_id: str) -> StatusUpdated:
@@ -345,7 +427,7 @@ def joined(event: StatusUpdated, reading: bytes, workspace_id: str, message_id: 
     key = (event.sender_id or "", event.provider_message_id or "", event.status, reading)
     return event.model_copy(
         update={
-            "event_id": _status_id(key, workspace_id, message_id),
+            "event_id": event_id_of(*_cause(key, workspace_id, message_id)),
             "workspace_id": workspace_id,
             "message_id": message_id,
         }
@@ -386,7 +468,7 @@ class Sorted:
     told: list[Told] = field(default_factory=list)
     reports: dict[UUID, list[tuple[Delivery, Event]]] = field(default_factory=dict)
     unclaimed: dict[UUID, list[Unclaimed]] = field(default_factory=dict)
-    foreign: list[tuple[Delivery, Origin]] = field(default_factory=list)
+    foreign: list[tuple[Delivery, Origin | Whole]] = field(default_factory=list)
 
 
 def sort_out(
@@ -397,10 +479,16 @@ def sort_out(
 ) -> Sorted:
     """`senders` by number and by account; `only_workspace`: leave out whatever isn't surely that workspace's."""
     result = Sorted()
+    # Of statuses there are many, of few numbers.
+    owners: dict[tuple[str | None, str, str], Owner] = {}
     for delivery, element in elements:
-        if not isinstance(element, StatusTold | Report):
+        if isinstance(element, StatusTold):
+            place = (element.origin.number, element.origin.waba, delivery.signer)
+            owner = owners.get(place) or owners.setdefault(place, _owner(delivery, element, senders, apps))
+        elif isinstance(element, Report):
+            owner = _owner(delivery, element, senders, apps)
+        else:
             continue
-        owner = _owner(delivery, element, senders, apps)
         if only_workspace in (None, owner.workspace_id):
             _sort(delivery, element, owner, result)
     return result

@@ -1,8 +1,9 @@
 """What a delivery's body is read into."""
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import field
 from datetime import datetime
 from typing import Literal
@@ -15,6 +16,7 @@ from sendwhy.values import value_class
 from webhook_ingest.values import JSON, Fragment, object_of
 
 READING_BYTES = 16
+_CALLBACK = re.compile(r"sw1:([A-Za-z0-9_\-]{1,64}):([A-Za-z0-9._:\-]{1,128})")
 
 
 @value_class
@@ -57,11 +59,25 @@ class Origin:
 
 
 @value_class
+class Whole:
+    """The origin of a body's only element; `rewritten` makes of the body what `Origin.alone` would."""
+
+    waba: str
+    number: str
+    field: str
+    body: bytes
+    rewritten: Callable[[bytes], bytes]
+
+    def alone(self) -> bytes:
+        return self.rewritten(self.body)
+
+
+@value_class
 class StatusTold:
     """One element of `statuses`. `callback` is (workspace_id, message_id) of our own biz_opaque_callback_data;
     `reading` stands for all that was understood but the time: a repeat has the same, whenever it comes."""
 
-    origin: Origin
+    origin: Origin | Whole
     wamid: str
     status: Status
     occurred_at: datetime
@@ -105,6 +121,18 @@ class Reading:
     elements: tuple[Element, ...]
     unknown: Counter[str] = field(default_factory=Counter)
     errors: Counter[tuple[str, ReasonCode]] = field(default_factory=Counter)
+
+
+def callback_of(told: str) -> tuple[str, str] | None:
+    """(workspace_id, message_id) of our own biz_opaque_callback_data."""
+    found = _CALLBACK.fullmatch(told)
+    return None if found is None else (found[1], found[2])
+
+
+def understood(why: Reason | None, rest: Iterable[Fragment | None]) -> bytes:
+    """What stands for the reading of a status: for its reason, and for pricing, conversation and what else it holds.
+    Not for its time: the same status told again a second later, or by another device, is a repeat."""
+    return digest_of((b"" if why is None else why.to_json(), JSON.dump_json(list(rest))))
 
 
 def digest_of(parts: Iterable[bytes]) -> bytes:

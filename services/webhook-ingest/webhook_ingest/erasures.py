@@ -8,13 +8,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
-from sendwhy.events import ContactId, ErasedRows, Moment, PersonErasing, StatusUpdated
+from sendwhy.events import ContactId, ErasedRows, Moment, PersonErasing
 from sendwhy.http import Operator
 from sendwhy.postgres import Connection
 from sendwhy.privacy import Tagger, spellings
 from sendwhy.service import Runtime
 
 from webhook_ingest import store
+from webhook_ingest.accepted import Recipient
 from webhook_ingest.decide import RANKS
 from webhook_ingest.settings import Settings
 
@@ -31,8 +32,13 @@ with own as (
 )
 update message m set recipient = null from own where m.sender_id = own.sender_id and m.wamid = own.wamid
 """
+# What was told after `delivered` stands by the statuses alone (`decide.risen`).
 _MESSAGES = """
-select m.sender_id, m.wamid, m.message_id, m.rank, m.failed, m.accepted_at, m.delivered_at, m.deadline
+select m.sender_id, m.wamid, m.message_id, m.failed, m.accepted_at, m.delivered_at, m.deadline,
+       greatest(m.rank, (
+           select max(case s.status when 'read' then 3 when 'played' then 4 end) from seen_status s
+           where s.sender_id = m.sender_id and s.wamid = m.wamid
+       )) as rank
 from message m
 where m.sender_id in (select sender_id from sender where workspace_id = $1) and m.workspace_id = $1
   and m.recipient = any($2::text[])
@@ -61,12 +67,12 @@ class DataAnswer(BaseModel):
     left_out: bool
 
 
-def recipient_of(tagger: Tagger, event: StatusUpdated) -> str | None:
+def recipient_of(tagger: Tagger, workspace_id: str, to: Recipient | None) -> str | None:
     """By what a person's messages are known to be theirs: the contact's tag, or the phone's where there is none."""
-    if event.to is None or event.workspace_id is None:
+    if to is None:
         return None
-    phone = None if event.to.contact_id else event.to.phone
-    tags = tagger.of_person(event.workspace_id, contact_id=event.to.contact_id, phone=phone)
+    phone = None if to.contact_id else to.phone
+    tags = tagger.of_person(workspace_id, contact_id=to.contact_id, phone=phone)
     return tags[0].hex() if tags else None
 
 

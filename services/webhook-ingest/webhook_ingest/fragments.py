@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import JsonValue, ValidationError
 from sendwhy.events import (
+    EARLIEST,
     CustomerUpdated,
     Event,
     Inbound,
@@ -35,9 +36,11 @@ from webhook_ingest.elements import (
     Report,
     StatusTold,
     Unreadable,
-    digest_of,
+    callback_of,
     report_of,
+    understood,
 )
+from webhook_ingest.usual import receipt_of
 from webhook_ingest.values import (
     DETAIL_LENGTH_MAX,
     JSON,
@@ -100,14 +103,29 @@ KNOWN_FIELDS = TEMPLATE_FIELDS | {
 }  # fmt: skip
 
 _NUMBER = re.compile("[0-9]{5,20}")
-_CALLBACK = re.compile(r"sw1:([A-Za-z0-9_\-]{1,64}):([A-Za-z0-9._:\-]{1,128})")
+NOTHING: Counter[Any] = Counter()
 
 
 def read(delivery: Delivery) -> Reading:
     """Read a body. Raises ValueError where it is not even JSON of the outer shape."""
     if delivery.source == "shopify":
         return read_shopify(delivery)
+    receipt = receipt_of(delivery.body, delivery.at, _rewritten)
+    return read_any(delivery) if receipt is None else Reading((receipt,), NOTHING, NOTHING)
+
+
+def read_any(delivery: Delivery) -> Reading:
+    """Read a body of Meta's element by element. Raises ValueError."""
     return _MetaReader(delivery.at).read(delivery.body)
+
+
+def _rewritten(body: bytes) -> bytes:
+    """Of a body with one element, which has been read: that element's `Origin.alone`."""
+    return next(
+        element.origin.alone()
+        for element in _MetaReader(EARLIEST).read(body).elements
+        if isinstance(element, StatusTold)
+    )
 
 
 @dataclass(slots=True)
@@ -201,7 +219,6 @@ class _MetaReader:
             self.unknown["status"] += 1
             return self._as_report(place, key, item)
         why = self._why(item) if status is Status.FAILED else None
-        callback = _CALLBACK.fullmatch(str(item.get("biz_opaque_callback_data")))
         pricing, conversation = _whole_object(item, "pricing"), _whole_object(item, "conversation")
         extra = self._extra(item, failed=status is Status.FAILED)
         return StatusTold(
@@ -209,8 +226,8 @@ class _MetaReader:
             wamid=wamid_of(item),
             status=status,
             occurred_at=moment_of(item.get("timestamp"), self.observed),
-            callback=(callback[1], callback[2]) if callback else None,
-            reading=_reading(why, (pricing, conversation, extra)),
+            callback=callback_of(str(item.get("biz_opaque_callback_data"))),
+            reading=understood(why, (pricing, conversation, extra)),
             reason=why,
             pricing=pricing,
             conversation=conversation,
@@ -460,11 +477,6 @@ def _odd_parts(item: Fragment, *, failed: bool) -> Fragment:
 
 def _is_fine(part: JsonValue) -> bool:
     return part is None or isinstance(part, dict)
-
-
-def _reading(why: Reason | None, rest: tuple[Fragment | None, ...]) -> bytes:
-    # Not the time: the same status told again a second later, or by another device, is a repeat.
-    return digest_of((b"" if why is None else why.to_json(), JSON.dump_json(list(rest))))
 
 
 def _template_field(name: str, item: Fragment) -> str:

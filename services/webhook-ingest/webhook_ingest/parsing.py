@@ -9,16 +9,17 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 import structlog
-from sendwhy.events import Event, SenderUpdated, Status, StatusUpdated
+from sendwhy.events import Event, SenderUpdated, StatusUpdated
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record, dead_letter
-from sendwhy.topics import Outgoing, Topic, outgoing, source_header
+from sendwhy.topics import Outgoing, Topic, outgoing
 from sendwhy.values import value_class
 
 from webhook_ingest import shopify, store
+from webhook_ingest.accepted import Accepted
 from webhook_ingest.decide import (
     Change,
     MessageKey,
@@ -26,8 +27,10 @@ from webhook_ingest.decide import (
     Told,
     Verdict,
     changes_of,
+    is_to_be_saved,
     joined,
     judge_statuses,
+    risen,
     sort_out,
 )
 from webhook_ingest.elements import Delivery, Element, StatusTold, Unreadable
@@ -37,7 +40,6 @@ from webhook_ingest.fragments import read
 CLAIM_LIMIT = 500
 # Some 2 ms of usual webhooks. A pause takes a third of what one of them does.
 READ_AT_ONCE_BYTES = 64 * 1024
-_OUR_SOURCE = source_header(Service.WEBHOOK_INGEST)
 
 log = structlog.get_logger("sendwhy")
 
@@ -100,8 +102,10 @@ class Outcome:
 def delivery_of(record: Record[None]) -> Delivery:
     """A record of webhook.received; its body is read later, so that bad bodies are ours to put aside. Raises
     ValueError where the headers, which the door wrote, are missing."""
-    source = (record.header("source") or b"").decode()
-    signer = (record.header("app_id") or record.header("workspace_id") or b"").decode()
+    # The first of a name counts.
+    headers = dict(reversed(record.headers))
+    source = (headers.get("source") or b"").decode()
+    signer = (headers.get("app_id") or headers.get("workspace_id") or b"").decode()
     if source not in ("meta", "shopify") or not signer:
         raise ValueError("headers: source and app_id or workspace_id: missing")
     return Delivery(
@@ -111,31 +115,15 @@ def delivery_of(record: Record[None]) -> Delivery:
         record.at,
         record.partition,
         record.offset,
-        _text(record.header("shopify_topic")),
-        record.trace,
-        _text(record.header("shopify_event_id")),
+        _text(headers.get("shopify_topic")),
+        headers.get("traceparent"),
+        _text(headers.get("shopify_event_id")),
     )
 
 
 def _text(header: bytes | None) -> str:
     # The database takes no NUL in a text.
-    return (header or b"").decode(errors="replace").replace("\0", "\ufffd")
-
-
-def accepted_of(record: Record[None]) -> StatusUpdated | None:
-    """An `accepted` of the dispatcher; None for all other statuses, of which those of ours, three for every message,
-    aren't read. Raises ValueError where its keys are missing."""
-    if record.header("ce_source") == _OUR_SOURCE:
-        return None
-    event = StatusUpdated.model_validate_json(record.value or b"")
-    if event.status is not Status.ACCEPTED or event.service is not Service.DISPATCHER:
-        return None
-    missing = [
-        name for name in ("workspace_id", "message_id", "sender_id", "provider_message_id") if not getattr(event, name)
-    ]
-    if missing:
-        raise ValueError(f"accepted without {', '.join(missing)}")
-    return event
+    return header.decode(errors="replace").replace("\0", "\ufffd") if header else ""
 
 
 async def apply(
@@ -158,12 +146,13 @@ async def apply(
     sorted_out = sort_out(elements, senders, apps, None if replayed is None else replayed.workspace_id)
     outcome.beats = _beats(elements, sorted_out)
     await _apply_statuses(connection, sorted_out.told, outcome, replayed)
-    events = [*outcome.verdict.events, *await _fresh_reports(connection, sorted_out, replayed)]
+    events = await _fresh_reports(connection, sorted_out, replayed)
     places = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else {}
     for event_id, several in sorted_out.unclaimed.items():
         claimable = next((one for one in several if one.delivery.place == places.get(event_id)), None)
         if claimable is not None and claimable.is_told:
             events.append((claimable.delivery, claimable.event))
+    outcome.publish += outcome.verdict.publish
     outcome.publish += [_outgoing(event, delivery.trace) for delivery, event in events]
     outcome.publish += [
         _put_aside(delivery, origin.alone(), "foreign", outcome) for delivery, origin in sorted_out.foreign
@@ -183,16 +172,18 @@ def _count_unclaimed(sorted_out: Sorted, outcome: Outcome) -> None:
 def _beats(elements: Sequence[tuple[Delivery, Element]], sorted_out: Sorted) -> dict[str, Beat]:
     """When each number was heard of; whose it is shows later, when somebody looks for a silent one."""
     foreign = {(origin.number, delivery.at) for delivery, origin in sorted_out.foreign}
-    beats: dict[str, Beat] = {}
+    # A batch's records have a few times, and what was told in them.
+    heard: set[tuple[str, datetime, datetime | None]] = set()
     for delivery, element in elements:
         number = None if isinstance(element, Unreadable) else element.origin.number
-        if number is None:
-            continue
-        if (number, delivery.at) in foreign:
-            beat = Beat(foreign_at=delivery.at)
+        if number is not None:
+            heard.add((number, delivery.at, element.occurred_at if isinstance(element, StatusTold) else None))
+    beats: dict[str, Beat] = {}
+    for number, at, told in heard:
+        if (number, at) in foreign:
+            beat = Beat(foreign_at=at)
         else:
-            told = element.occurred_at if isinstance(element, StatusTold) else None
-            beat = Beat(delivery.at, None if told is None else (delivery.at - told).total_seconds())
+            beat = Beat(at, None if told is None else (at - told).total_seconds())
         beats[number] = beats[number].with_later(beat) if number in beats else beat
     return beats
 
@@ -249,13 +240,16 @@ async def _apply_statuses(
 ) -> None:
     if not told:
         return
-    messages = await store.lock_messages(connection, (entry.key for entry in told), told[0].delivery.at)
-    seen = await store.seen_statuses(connection, [key for key, message in messages.items() if message.is_told_of])
+    locked = await store.lock_messages(connection, (entry.key for entry in told), told[0].delivery.at)
+    seen = await store.seen_statuses(connection, [key for key, message in locked.items() if message.is_told_of])
+    messages = risen(locked, seen)
     verdict = judge_statuses(told, messages, seen, replayed_at=None if replayed is None else replayed.at)
     outcome.verdict = verdict
     if replayed is not None:
         outcome.changes = changes_of(messages, seen, verdict)
-    await store.save_messages(connection, list(verdict.messages.values()))
+    changed = [message for key, message in verdict.messages.items() if is_to_be_saved(messages[key], message)]
+    if changed:
+        await store.save_messages(connection, changed)
     await store.add_seen(connection, verdict.seen)
     outcome.from_outbox += await _join(connection, verdict.identified, verdict)
 
@@ -277,16 +271,16 @@ def _outgoing(event: Event, trace: bytes | None) -> Outgoing:
     return outgoing(event, source=Service.WEBHOOK_INGEST, trace=trace)
 
 
-async def accept(connection: Connection, records: Sequence[Record[StatusUpdated | None]], tagger: Tagger) -> Outcome:
+async def accept(connection: Connection, records: Sequence[Record[Accepted | None]], tagger: Tagger) -> Outcome:
     """Register what Meta took; statuses that came before get their message."""
     accepted = {
-        (record.event.sender_id or "", record.event.provider_message_id or ""): record.event
+        (record.event.sender_id, record.event.provider_message_id): record.event
         for record in records
         if record.event is not None
     }
     outcome = Outcome()
     if accepted:
-        recipients = {key: recipient_of(tagger, event) for key, event in accepted.items()}
+        recipients = {key: recipient_of(tagger, told.workspace_id, told.to) for key, told in accepted.items()}
         await store.accept(connection, accepted, recipients)
         outcome.from_outbox = await _join(connection, list(accepted), outcome.verdict)
     return outcome

@@ -11,6 +11,7 @@ from asyncpg import Record
 from sendwhy.events import SenderUpdated, StatusUpdated
 from sendwhy.postgres import Connection
 
+from webhook_ingest.accepted import Accepted
 from webhook_ingest.decide import Message, MessageKey, Seen, Sender, StatusKey, Unclaimed
 from webhook_ingest.elements import Delivery
 from webhook_ingest.silence import Awaited
@@ -206,7 +207,7 @@ set workspace_id = coalesce(m.workspace_id, excluded.workspace_id),
 
 
 async def accept(
-    connection: Connection, accepted: Mapping[MessageKey, StatusUpdated], recipients: Mapping[MessageKey, str | None]
+    connection: Connection, accepted: Mapping[MessageKey, Accepted], recipients: Mapping[MessageKey, str | None]
 ) -> None:
     """Register messages that Meta took, for whom (a tag), and until when their receipts are awaited."""
     rows = sorted(accepted.items())
