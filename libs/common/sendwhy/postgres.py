@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -185,8 +186,12 @@ order by created_at limit $2
 
 async def add_to_outbox(connection: Connection, events: Sequence[tuple[UUID, Outgoing]]) -> None:
     """Remember events that no Kafka record stands behind, until `mark_published`; the sweep publishes the rest."""
-    await connection.execute(
-        _ADD_TO_OUTBOX,
+    await connection.execute(_ADD_TO_OUTBOX, *outbox_columns(events))
+
+
+def outbox_columns(events: Sequence[tuple[UUID, Outgoing]]) -> tuple[list[Any], ...]:
+    """The columns event_id, topic, key, body and headers of these rows of the outbox."""
+    return (
         [event_id for event_id, _ in events],
         [str(record.topic) for _, record in events],
         [record.key for _, record in events],

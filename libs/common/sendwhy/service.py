@@ -11,11 +11,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -57,7 +58,7 @@ from sendwhy.reasons import Service
 from sendwhy.recovery import Gaps, Place, Recovery, committed_in, gaps_in, last_known, places_of, reader, since_of
 from sendwhy.settings import ServiceSettings, SystemExit2, load
 from sendwhy.stage import Committed, Handle, HandleUnreadable, Parse, Stage, T, consumer_group
-from sendwhy.topics import Topic
+from sendwhy.topics import Outgoing, Topic
 
 # Of every service; some have others beside them.
 COMMANDS = ("migrate", "serve", "rewind")
@@ -113,6 +114,8 @@ class Runtime:
         self._reader: str | None = None
         self._broker = make_broker(settings)
         self._wake_sweep = asyncio.Event()
+        self._is_outbox_written = False
+        self._to_publish: dict[UUID, Outgoing] = {}
         self.database_is_older = False
         self.refusal: CannotStart | None = None
         self._app: FastAPI | None = None
@@ -136,6 +139,7 @@ class Runtime:
         *,
         on_unreadable: HandleUnreadable | None = None,
         on_committed: Committed[T] | None = None,
+        rest_seconds: float = 0.0,
     ) -> None:
         """Consume `topic` in this service's group for it; see stage.py for what handlers get and give."""
         stage = Stage(
@@ -148,6 +152,7 @@ class Runtime:
             metrics=self.metrics,
             on_unreadable=on_unreadable,
             on_committed=on_committed,
+            rest_seconds=rest_seconds,
         )
         stage.subscribe(self._broker)
         self.stages.append(stage)
@@ -177,9 +182,19 @@ class Runtime:
 
     def publish_soon(self) -> None:
         """Tell the sweep that a transaction with outbox rows was committed, or (by a stage's handler) soon will be."""
-        self._wake_sweep.set()
+        self._read_outbox()
         # A sweep that comes before the commit finds nothing and would leave the rows to the slow one.
-        asyncio.get_running_loop().call_later(COMMITTED_WITHIN_SECONDS, self._wake_sweep.set)
+        asyncio.get_running_loop().call_later(COMMITTED_WITHIN_SECONDS, self._read_outbox)
+
+    def _read_outbox(self) -> None:
+        self._is_outbox_written = True
+        self._wake_sweep.set()
+
+    def publish_committed(self, events: Iterable[tuple[UUID, Outgoing]]) -> None:
+        """Give the sweep what a transaction has put into the outbox and committed, so that it need not read it there.
+        What this process can't publish any more is read by the next sweep."""
+        self._to_publish.update(events)
+        self._wake_sweep.set()
 
     def make_api(self, title: str, *, body_limits: Mapping[str, int] | None = None) -> FastAPI:
         """The FastAPI app with health and metrics; its lifespan opens and closes everything."""
@@ -290,11 +305,13 @@ class Runtime:
         while True:
             woken = self._wake_sweep.is_set()
             self._wake_sweep.clear()
+            left = 0
             try:
-                left = await self._publish_unpublished(0 if woken else SWEEP_OLDER_THAN_SECONDS)
+                await self._publish_committed()
+                if self._is_outbox_written or not woken:
+                    left = await self._publish_unpublished()
             except PASSING_ERRORS as error:
                 log.warning("the sweep failed, it is tried again", error=describe(error))
-                left = 0
                 await asyncio.sleep(1)
             if left < SWEEP_LIMIT:
                 # Not wait_for: until Python 3.12 it can swallow a cancellation that comes with the event.
@@ -302,15 +319,27 @@ class Runtime:
                     async with asyncio.timeout(SWEEP_SECONDS):
                         await self._wake_sweep.wait()
 
-    async def _publish_unpublished(self, older_than_seconds: float) -> int:
+    async def _publish_committed(self) -> None:
+        events, self._to_publish = self._to_publish, {}
+        if events:
+            await self._publish_outbox(events)
+
+    async def _publish_unpublished(self) -> int:
+        older_than_seconds = 0 if self._is_outbox_written else SWEEP_OLDER_THAN_SECONDS
+        self._is_outbox_written = False
         async with self.pool.acquire(timeout=30) as connection:
             rows = await unpublished(connection, older_than_seconds=older_than_seconds, limit=SWEEP_LIMIT)
         self.metrics.set(Metric.UNPUBLISHED, len(rows))
         if rows:
-            await self.producer.publish(list(rows.values()))
-            async with self.pool.acquire(timeout=30) as connection:
-                await mark_published(connection, rows)
+            for event_id in rows:
+                self._to_publish.pop(event_id, None)
+            await self._publish_outbox(rows)
         return len(rows)
+
+    async def _publish_outbox(self, events: Mapping[UUID, Outgoing]) -> None:
+        await self.producer.publish(list(events.values()))
+        async with self.pool.acquire(timeout=30) as connection:
+            await mark_published(connection, events)
 
     async def _prune(self) -> None:
         async with self.pool.acquire(timeout=30) as connection:

@@ -145,7 +145,9 @@ class Stage(Generic[T]):
         metrics: Metrics,
         on_unreadable: HandleUnreadable | None = None,
         on_committed: Committed[T] | None = None,
+        rest_seconds: float = 0.0,
     ) -> None:
+        """`rest_seconds`: after a batch that was not full, so that the next is larger; for what nobody waits for."""
         self.topic = topic
         self.group = consumer_group(service, topic)
         self._service_group = f"sendwhy-{service}"
@@ -154,6 +156,7 @@ class Stage(Generic[T]):
         self._handle: Handle[T] = handle.handle if isinstance(handle, Joint) else handle
         self._parse, self._on_unreadable = parse, on_unreadable
         self._on_committed = on_committed
+        self._rest_seconds = rest_seconds
         self._service, self._pool, self._producer, self._metrics = service, pool, producer, metrics
         self._failures = 0
         self.last_progress = time.monotonic()
@@ -184,6 +187,8 @@ class Stage(Generic[T]):
         try:
             await self._work(batch, consumer)
             self._failures = 0
+            if self._rest_seconds and len(batch) < BATCH_MAX_RECORDS:
+                await asyncio.sleep(self._rest_seconds)
         except asyncio.CancelledError:
             # A stray cancellation would end FastStream's consumer without a word (faststream #3010).
             if (task := asyncio.current_task()) is None or task.cancelling():

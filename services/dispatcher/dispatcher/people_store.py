@@ -5,19 +5,63 @@ from datetime import datetime
 
 from sendwhy.events import ContactUpdated
 from sendwhy.postgres import Connection
+from sendwhy.values import value_class
 
 from dispatcher.store import Key
 from dispatcher.windows import Window
 
 
-async def windows(connection: Connection, sender_id: str, phones: Iterable[str]) -> dict[str, Window]:
-    rows = await connection.fetch(
-        "select phone, opened_at, free_entry_at from conversation_window"
-        " where sender_id = $1 and phone = any($2::text[])",
-        sender_id,
-        list(phones),
-    )
-    return {row["phone"]: Window(row["opened_at"], row["free_entry_at"]) for row in rows}
+@value_class
+class People:
+    """What is known of the people of some messages. `windows` and `caps` by phone; `contacts` by contact_id, without
+    its state (None) where it is subscribed, with its phone; `stopped`: who has opted out, by phone."""
+
+    windows: dict[str, Window]
+    caps: dict[str, datetime]
+    contacts: dict[str, tuple[str | None, ContactUpdated | None]]
+    stopped: dict[str, ContactUpdated]
+
+
+# Each part is some steps through an index: as statements of their own, most of what they took was being statements.
+_PEOPLE = """
+select 'window' as kind, phone as name, null as phone, opened_at as at, free_entry_at, null::bytea as body
+from conversation_window where sender_id = $1 and phone = any($3::text[])
+union all
+select 'cap', phone, null, until, null, null
+from marketing_cap where workspace_id = $2 and phone = any($3::text[]) and until > clock_timestamp()
+union all
+select 'contact', contact_id, phone, null, null, case when marketing_state <> 'SUBSCRIBED' then body end
+from contact where workspace_id = $2 and contact_id = any($4::text[])
+union all
+select 'stopped', contact_id, phone, null, null, body
+from contact where workspace_id = $2 and phone = any($5::text[]) and marketing_state = 'UNSUBSCRIBED'
+"""
+
+
+async def people(
+    connection: Connection,
+    sender_id: str,
+    workspace_id: str,
+    *,
+    phones: Iterable[str],
+    contact_ids: Iterable[str],
+    spelled: Iterable[str],
+) -> People:
+    """`spelled`: the phones in each of their spellings, as contacts have them."""
+    found = People({}, {}, {}, {})
+    rows = await connection.fetch(_PEOPLE, sender_id, workspace_id, list(phones), list(contact_ids), list(spelled))
+    for row in rows:
+        kind, name, body = row["kind"], row["name"], row["body"]
+        state = None if body is None else ContactUpdated.model_validate_json(body)
+        if kind == "contact":
+            found.contacts[name] = (row["phone"], state)
+        elif kind == "window":
+            found.windows[name] = Window(row["at"], row["free_entry_at"])
+        elif kind == "cap":
+            found.caps[name] = row["at"]
+        elif state is not None:
+            found.stopped[row["phone"]] = state
+    return found
 
 
 async def open_windows(connection: Connection, opened: Mapping[tuple[str, str], Window]) -> None:
@@ -95,17 +139,6 @@ async def save_contacts(connection: Connection, states: Iterable[ContactUpdated]
     return {(row["workspace_id"], row["contact_id"]) for row in changed}
 
 
-async def stopped_at(connection: Connection, workspace_id: str, phones: Iterable[str]) -> dict[str, ContactUpdated]:
-    """Who has opted out, by phone."""
-    rows = await connection.fetch(
-        "select phone, body from contact"
-        " where workspace_id = $1 and phone = any($2::text[]) and marketing_state = 'UNSUBSCRIBED'",
-        workspace_id,
-        list(phones),
-    )
-    return {row["phone"]: ContactUpdated.model_validate_json(row["body"]) for row in rows}
-
-
 async def delete_contacts(connection: Connection, keys: Sequence[Key]) -> None:
     await connection.execute(
         "delete from contact using unnest($1::text[], $2::text[]) as gone(workspace_id, contact_id)"
@@ -113,16 +146,6 @@ async def delete_contacts(connection: Connection, keys: Sequence[Key]) -> None:
         [key[0] for key in keys],
         [key[1] for key in keys],
     )
-
-
-async def capped(connection: Connection, workspace_id: str, phones: Iterable[str]) -> dict[str, datetime]:
-    rows = await connection.fetch(
-        "select phone, until from marketing_cap where workspace_id = $1 and phone = any($2::text[])"
-        " and until > clock_timestamp()",
-        workspace_id,
-        list(phones),
-    )
-    return {row["phone"]: row["until"] for row in rows}
 
 
 async def set_caps(connection: Connection, told: Mapping[Key, datetime]) -> None:

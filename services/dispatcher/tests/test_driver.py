@@ -81,6 +81,8 @@ class World:
 
     def publish_soon(self) -> None: ...
 
+    def publish_committed(self, _events: Any) -> None: ...
+
     async def send(
         self, _sender_id: str, _token: str, body: bytes, *, may_start: Callable[[], bool], **_: Any
     ) -> Outcome | None:

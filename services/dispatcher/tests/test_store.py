@@ -16,7 +16,7 @@ from dispatcher.results import utc_now
 from dispatcher.store import NewSender
 from dispatcher.sweeps import Kind, Sweep
 from dispatcher_cases import NOW, PHONE, SENDER, contact, funded
-from dispatcher_desk import ACME, Desk, record
+from dispatcher_desk import ACME, Desk, known_of, open_lines, record
 from sendwhy.events import MarketingState, SendCancelled, SendFunded, Status, StatusUpdated, event_id_of, reason
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
@@ -45,7 +45,7 @@ async def test_what_was_out_when_a_driver_died_is_parked_and_not_sent_again(desk
     assert second is not None
     assert await desk.states() == {"m1": "unknown", "m2": "unknown"}
     assert await desk.claim(second) == []
-    assert await store.hold_fence(desk.connection, SENDER.sender_id, first) is None
+    assert await claims.hold_fence(desk.connection, SENDER.sender_id, first) is None
 
 
 async def test_a_late_driver_may_still_say_how_its_own_try_ended(desk: Desk) -> None:
@@ -322,7 +322,7 @@ async def test_a_throttled_campaign_is_cancelled_beside_its_driver(desk: Desk, m
 
     async with driver.transaction():
         # A driver locks the throttle before it looks at what stands in the campaign's line.
-        lines = await claims.open_lines(driver, SENDER.sender_id, "acme", utc_now(), 1)
+        lines = await open_lines(driver, SENDER.sender_id, utc_now(), 1)
         due = await claims.lock_due(driver, SENDER.sender_id, utc_now(), limit=1, lines=lines)
         cancelling = asyncio.create_task(cancel())
         while not await driver.fetchval("select count(*) from pg_locks where not granted"):
@@ -350,7 +350,7 @@ async def test_a_marketing_cap_is_remembered_for_the_person(desk: Desk) -> None:
     await desk.queue("m1")
     capped = receipt("m1", Status.FAILED, ReasonCode.MARKETING_CAP_REACHED)
     await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, capped)])
-    until = (await people_store.capped(desk.connection, "acme", [PHONE]))[PHONE]
+    until = (await known_of(desk.connection)).caps[PHONE]
     assert timedelta(hours=23) < until - utc_now() <= timedelta(hours=24)
 
 
