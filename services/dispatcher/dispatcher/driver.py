@@ -218,11 +218,14 @@ class Driver:
         finally:
             self._starts.claimed(marked)
         self._start_sync(row)
-        if self._told:
-            self._runtime.publish_committed(self._told)
+        self._publish()
         is_all = looked_at < min(room, self._blame.most)
         self._blame.passed()
         return self._idle_seconds if is_all else 0.0
+
+    def _publish(self) -> None:
+        if self._told:
+            self._runtime.publish_committed(self._told)
 
     def _undo(self) -> None:
         if self._allowance is not None:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 from dispatcher import claims, people_store, queue_store, recovery_store, store, sweeps
+from dispatcher.app import PLANNED_ONCE
 from dispatcher.campaign_api import CampaignAnswer, read_campaign
 from dispatcher.decide import Waiting
 from dispatcher.queue_store import NewWait, Result
@@ -20,7 +22,7 @@ from dispatcher_desk import ACME, Desk, known_of, open_lines, record
 from sendwhy.events import MarketingState, SendCancelled, SendFunded, Status, StatusUpdated, event_id_of, reason
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
-from sendwhy.topics import Topic
+from sendwhy.topics import Topic, tombstone
 
 pytestmark = pytest.mark.postgres
 
@@ -58,6 +60,44 @@ async def test_a_late_driver_may_still_say_how_its_own_try_ended(desk: Desk) -> 
     assert await queue_store.record_results(desk.connection, [taken]) == {("acme", "m1"): "c-1"}
     assert await queue_store.record_results(desk.connection, [taken]) == {}
     assert await desk.states() == {"m1": "accepted"}
+
+
+async def test_who_waits_while_another_takes_over_holds_nothing(desk: Desk, migrated_database: str) -> None:
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    claiming = await asyncpg.connect(migrated_database)
+    async with desk.connection.transaction():
+        await queue_store.take_over(desk.connection, SENDER.sender_id)
+        held = asyncio.create_task(claims.hold_fence(claiming, SENDER.sender_id, fence))
+        while not await desk.connection.fetchval("select count(*) from pg_locks where not granted"):
+            await asyncio.sleep(0.01)
+    assert await held is None
+    assert await claims.hold_fence(claiming, SENDER.sender_id, fence + 1) is not None
+    await claiming.close()
+
+
+async def test_what_meta_took_is_stored_with_what_tells_it_once(desk: Desk) -> None:
+    await desk.queue("m1", "m2")
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    await desk.claim(fence)
+    await desk.connection.execute("update message set contact_id = 'erased:1' where message_id = 'm2'")
+    taken = [
+        (result(one, 1, "accepted", f"wamid.{one}"), (uuid4(), tombstone(Topic.SEND_HELD, one))) for one in ("m1", "m2")
+    ]
+    # What was erased meanwhile goes the long way, which names nobody.
+    assert await queue_store.record_taken(desk.connection, taken) == {("acme", "m1")}
+    assert await queue_store.record_taken(desk.connection, taken) == set()
+    assert await desk.states() == {"m1": "accepted", "m2": "in_flight"}
+    assert await desk.outbox() == ["send.held m1"]
+
+
+async def test_small_batches_are_planned_once(migrated_database: str) -> None:
+    connection = await asyncpg.connect(migrated_database, server_settings=PLANNED_ONCE)
+    for _ in range(7):
+        await queue_store.accepted(connection, [("acme", "m1")])
+    assert await connection.fetchval("select sum(custom_plans) from pg_prepared_statements") == 0
+    await connection.close()
 
 
 async def test_a_result_of_a_former_try_changes_nothing(desk: Desk) -> None:
