@@ -1,15 +1,15 @@
-"""What is known at this moment about waiting messages, in one query a table: for the driver and for evaluate alike."""
+"""What is known at this moment about waiting messages, in few queries: for the driver and for evaluate alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sendwhy.events import ContactUpdated
 from sendwhy.postgres import Connection
 from sendwhy.privacy import spellings
 from sendwhy.topics import TOPICS, Topic
 
-from dispatcher import people_store, store, sync_store
+from dispatcher import facts_store, people_store, store, sync_store
 from dispatcher.decide import Facts, Message, Sender, Template, names_of, withdraws
-from dispatcher.people_store import People
+from dispatcher.facts_store import Known
 from dispatcher.store import Key
 
 
@@ -17,32 +17,29 @@ async def load(
     connection: Connection, sender: Sender, messages: Sequence[Message], quality_policy: str
 ) -> dict[Key, Facts]:
     """The facts of messages of one sender, but for its limits, which are counted message by message."""
-    names = {message.template.name for message in messages if message.template}
-    templates = await store.templates_named(connection, sender.waba_id, names) if names else {}
-    found = {message.key: _template_of(message, templates) for message in messages}
-    missing = any(message.template and found[message.key] is None for message in messages)
+    forms = {phone: [f"+{digits}" for digits in spellings(phone)] for phone in {one.phone for one in messages}}
+    found = await facts_store.known(
+        connection,
+        sender,
+        phones=forms,
+        contact_ids=dict.fromkeys(name for message in messages for name in names_of(message)),
+        spelled=dict.fromkeys(form for each in forms.values() for form in each),
+        templates={message.template.name for message in messages if message.template},
+    )
+    missing = any(message.template and _template_of(message, found) is None for message in messages)
     known_templates = await store.template_names(connection, sender.waba_id) if missing else []
     incomplete = await sync_store.incomplete(connection, sender.waba_id) if missing else None
     free_form = any(message.template is None for message in messages)
     read_until = None
     if free_form:
         read_until = await people_store.inbound_read_until(connection, TOPICS[Topic.MESSAGE_RECEIVED].partitions)
-    forms = {phone: [f"+{digits}" for digits in spellings(phone)] for phone in {one.phone for one in messages}}
-    people = await people_store.people(
-        connection,
-        sender.sender_id,
-        sender.workspace_id,
-        phones=forms,
-        contact_ids=dict.fromkeys(name for message in messages for name in names_of(message)),
-        spelled=dict.fromkeys(form for each in forms.values() for form in each),
-    )
     known = {}
     for message in messages:
-        contact, is_contact = _contact(message, people, forms[message.phone])
-        window = people.windows.get(message.phone)
+        contact, is_contact = _contact(message, found, forms[message.phone])
+        window = found.windows.get(message.phone)
         known[message.key] = Facts(
             sender=sender,
-            template=found[message.key],
+            template=_template_of(message, found),
             known_templates=known_templates,
             listing_incomplete=incomplete,
             window_opened_at=window.opened_at if window else None,
@@ -50,24 +47,23 @@ async def load(
             inbound_read_until=read_until,
             contact=contact,
             is_contact=is_contact,
-            capped_until=people.caps.get(message.phone),
+            capped_until=found.caps.get(message.phone),
             quality_policy=quality_policy,
         )
     return known
 
 
-def _contact(message: Message, people: People, forms: Sequence[str]) -> tuple[ContactUpdated | None, bool]:
+def _contact(message: Message, known: Known, forms: Sequence[str]) -> tuple[ContactUpdated | None, bool]:
     """The state that takes the message out, if there is one: of the person it goes to, of the contact it names, or of
     who has opted out at its number, where that is not the person's own. And whether anybody has one."""
-    own = [people.contacts[name] for name in names_of(message) if name in people.contacts]
+    own = [known.contacts[name] for name in names_of(message) if name in known.contacts]
     states = [state for _, state in own if state is not None]
-    if people.stopped and not any(phone in forms for phone, _ in own):
+    if known.stopped and not any(phone in forms for phone, _ in own):
         # Whose number it is shares their words with all records of it: their own state is the newest.
-        states += [people.stopped[form] for form in forms if form in people.stopped]
+        states += [known.stopped[form] for form in forms if form in known.stopped]
     return next((state for state in states if withdraws(state, message)), None), bool(own)
 
 
-def _template_of(message: Message, templates: Mapping[tuple[str, str], store.TemplateRow]) -> Template | None:
+def _template_of(message: Message, known: Known) -> Template | None:
     wanted = message.template
-    row = templates.get((wanted.name, wanted.language.code)) if wanted else None
-    return row.template if row else None
+    return known.templates.get((wanted.name, wanted.language.code)) if wanted else None

@@ -5,63 +5,9 @@ from datetime import datetime
 
 from sendwhy.events import ContactUpdated
 from sendwhy.postgres import Connection
-from sendwhy.values import value_class
 
 from dispatcher.store import Key
 from dispatcher.windows import Window
-
-
-@value_class
-class People:
-    """What is known of the people of some messages. `windows` and `caps` by phone; `contacts` by contact_id, without
-    its state (None) where it is subscribed, with its phone; `stopped`: who has opted out, by phone."""
-
-    windows: dict[str, Window]
-    caps: dict[str, datetime]
-    contacts: dict[str, tuple[str | None, ContactUpdated | None]]
-    stopped: dict[str, ContactUpdated]
-
-
-# Each part is some steps through an index: as statements of their own, most of what they took was being statements.
-_PEOPLE = """
-select 'window' as kind, phone as name, null as phone, opened_at as at, free_entry_at, null::bytea as body
-from conversation_window where sender_id = $1 and phone = any($3::text[])
-union all
-select 'cap', phone, null, until, null, null
-from marketing_cap where workspace_id = $2 and phone = any($3::text[]) and until > clock_timestamp()
-union all
-select 'contact', contact_id, phone, null, null, case when marketing_state <> 'SUBSCRIBED' then body end
-from contact where workspace_id = $2 and contact_id = any($4::text[])
-union all
-select 'stopped', contact_id, phone, null, null, body
-from contact where workspace_id = $2 and phone = any($5::text[]) and marketing_state = 'UNSUBSCRIBED'
-"""
-
-
-async def people(
-    connection: Connection,
-    sender_id: str,
-    workspace_id: str,
-    *,
-    phones: Iterable[str],
-    contact_ids: Iterable[str],
-    spelled: Iterable[str],
-) -> People:
-    """`spelled`: the phones in each of their spellings, as contacts have them."""
-    found = People({}, {}, {}, {})
-    rows = await connection.fetch(_PEOPLE, sender_id, workspace_id, list(phones), list(contact_ids), list(spelled))
-    for row in rows:
-        kind, name, body = row["kind"], row["name"], row["body"]
-        state = None if body is None else ContactUpdated.model_validate_json(body)
-        if kind == "contact":
-            found.contacts[name] = (row["phone"], state)
-        elif kind == "window":
-            found.windows[name] = Window(row["at"], row["free_entry_at"])
-        elif kind == "cap":
-            found.caps[name] = row["at"]
-        elif state is not None:
-            found.stopped[row["phone"]] = state
-    return found
 
 
 async def open_windows(connection: Connection, opened: Mapping[tuple[str, str], Window]) -> None:

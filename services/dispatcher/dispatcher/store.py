@@ -1,8 +1,9 @@
 """The dispatcher's SQL on senders and templates: constants and functions that take a connection and return values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from asyncpg import Record as Row
@@ -13,6 +14,7 @@ from sendwhy.postgres import Connection
 from dispatcher.decide import Sender, Stops, Template
 
 Key = tuple[str, str]
+TEMPLATES_KEPT = 500
 OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, JsonValue]])
 
 SENDER_COLUMNS = """
@@ -123,6 +125,12 @@ class TemplateRow:
     reported_at: datetime | None = None
 
 
+@lru_cache(TEMPLATES_KEPT)
+def components_of(stored: bytes) -> Sequence[Mapping[str, JsonValue]]:
+    """A template's components, parsed once: each round asks for the few that its messages go by."""
+    return OBJECTS.validate_json(stored)
+
+
 def _template(row: Row) -> TemplateRow:
     return TemplateRow(
         waba_id=row["waba_id"],
@@ -131,7 +139,7 @@ def _template(row: Row) -> TemplateRow:
             language=row["language"],
             status=row["status"],
             category=row["category"],
-            components=OBJECTS.validate_json(row["components"]),
+            components=components_of(row["components"]),
             rejected_reason=row["rejected_reason"],
             said_by=row["said_by"],
             said_at=row["said_at"],

@@ -12,8 +12,8 @@ import dispatcher
 from cryptography.fernet import Fernet
 from dispatcher import claims, queue_store
 from dispatcher.claims import OpenLines
+from dispatcher.facts_store import Known, known
 from dispatcher.meta import Meta
-from dispatcher.people_store import People, people
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
@@ -79,9 +79,9 @@ async def open_lines(connection: Connection, sender_id: str, now: datetime, most
     return await claims.open_lines(connection, row.sender.workspace_id, lines, now, most)
 
 
-async def known_of(connection: Connection) -> People:
+async def known_of(connection: Connection) -> Known:
     """What is known of the person at `PHONE`, beside their contact."""
-    return await people(connection, SENDER.sender_id, "acme", phones=[PHONE], contact_ids=[], spelled=[])
+    return await known(connection, SENDER, phones=[PHONE])
 
 
 def record(topic: Topic, event: Any, *, received_at: str | None = None) -> Record[Any]:
