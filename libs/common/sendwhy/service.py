@@ -116,6 +116,7 @@ class Runtime:
         self._wake_sweep = asyncio.Event()
         self._is_outbox_written = False
         self._to_publish: dict[UUID, Outgoing] = {}
+        self._published: set[UUID] = set()
         self.database_is_older = False
         self.refusal: CannotStart | None = None
         self._app: FastAPI | None = None
@@ -228,6 +229,7 @@ class Runtime:
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.connected())
+            stack.push_async_callback(self._forget_published_at_end)
             for close in self._closers:
                 stack.push_async_callback(close)
             stack.push_async_callback(self.producer.stop)
@@ -302,13 +304,16 @@ class Runtime:
             await asyncio.sleep(seconds)
 
     async def _sweep(self) -> None:
+        read_again_at, left = 0.0, 0
         while True:
-            woken = self._wake_sweep.is_set()
             self._wake_sweep.clear()
-            left = 0
             try:
                 await self._publish_committed()
-                if self._is_outbox_written or not woken:
+                # However often others wake it, what nobody tells of is looked for.
+                is_due = time.monotonic() >= read_again_at or left >= SWEEP_LIMIT
+                left = 0
+                if is_due or self._is_outbox_written:
+                    read_again_at = time.monotonic() + SWEEP_SECONDS
                     left = await self._publish_unpublished()
             except PASSING_ERRORS as error:
                 log.warning("the sweep failed, it is tried again", error=describe(error))
@@ -322,24 +327,37 @@ class Runtime:
     async def _publish_committed(self) -> None:
         events, self._to_publish = self._to_publish, {}
         if events:
-            await self._publish_outbox(events)
+            await self.producer.publish(list(events.values()))
+            self._published |= events.keys()
+        if len(self._published) >= SWEEP_LIMIT:
+            await self._forget_published()
 
     async def _publish_unpublished(self) -> int:
         older_than_seconds = 0 if self._is_outbox_written else SWEEP_OLDER_THAN_SECONDS
         self._is_outbox_written = False
+        # Else they would be read again; other replicas read only what is older than they may become.
+        await self._forget_published()
         async with self.pool.acquire(timeout=30) as connection:
             rows = await unpublished(connection, older_than_seconds=older_than_seconds, limit=SWEEP_LIMIT)
         self.metrics.set(Metric.UNPUBLISHED, len(rows))
         if rows:
             for event_id in rows:
                 self._to_publish.pop(event_id, None)
-            await self._publish_outbox(rows)
+            await self.producer.publish(list(rows.values()))
+            self._published |= rows.keys()
+            await self._forget_published()
         return len(rows)
 
-    async def _publish_outbox(self, events: Mapping[UUID, Outgoing]) -> None:
-        await self.producer.publish(list(events.values()))
-        async with self.pool.acquire(timeout=30) as connection:
-            await mark_published(connection, events)
+    async def _forget_published(self) -> None:
+        """Delete what Kafka has from the outbox: of what was published from memory, many rows at once."""
+        published, self._published = self._published, set()
+        if published:
+            async with self.pool.acquire(timeout=30) as connection:
+                await mark_published(connection, published)
+
+    async def _forget_published_at_end(self) -> None:
+        with contextlib.suppress(*DATABASE_ERRORS):
+            await self._forget_published()
 
     async def _prune(self) -> None:
         async with self.pool.acquire(timeout=30) as connection:
