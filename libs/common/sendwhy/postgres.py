@@ -246,7 +246,10 @@ async def delete_in_steps(
     done; returns how many rows went."""
     gone = 0
     for _ in count() if at_most is None else range(at_most):
-        step = int((await connection.execute(statement, *values, at_once)).removeprefix("DELETE "))
+        async with connection.transaction():
+            # A plan for whatever values reads whole tables for the few rows that are due.
+            await connection.execute("set local plan_cache_mode = force_custom_plan")
+            step = int((await connection.execute(statement, *values, at_once)).removeprefix("DELETE "))
         gone += step
         if step < at_once:
             break
