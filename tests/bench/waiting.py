@@ -153,7 +153,9 @@ async def median_wall(connection: asyncpg.Connection, statement: Any) -> str:
 
 def statements(now: datetime) -> dict[str, Any]:
     async def claim(connection: Any) -> None:
-        lines = await claims.open_lines(connection, SENDER, "bench", now, 10)
+        held = await claims.hold_fence(connection, SENDER, 0)
+        assert held is not None
+        lines = await claims.open_lines(connection, "bench", held[1], now, 10)
         await claims.lock_due(connection, SENDER, now, limit=10, lines=lines)
 
     return {

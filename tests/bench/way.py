@@ -262,7 +262,7 @@ class Desk:
             with self.around(line.name):
                 return await line.feed(records)
 
-        requested = [outgoing(_request(crowd, number), source="bench") for number in numbers]
+        requested = [outgoing(request_of(crowd, number), source="bench") for number in numbers]
         consented = _only(await feed(self.consent[Topic.SEND_REQUESTED], requested), Topic.SEND_CONSENTED, numbers)
         funded = _only(await feed(self.billing[Topic.SEND_CONSENTED], consented), Topic.SEND_FUNDED, numbers)
         await feed(self.dispatcher, funded)
@@ -291,7 +291,7 @@ def _wamid(number: int) -> str:
     return f"wamid.bench{number:08}"
 
 
-def _request(crowd: Crowd, number: int) -> SendRequested:
+def request_of(crowd: Crowd, number: int) -> SendRequested:
     template = {
         "name": lean_meta.TEMPLATE,
         "language": {"code": lean_meta.LANGUAGE},

@@ -298,9 +298,9 @@ BUGS = (
             ),
             Change(
                 DISPATCHER,
-                "store.py",
-                "from sender where sender_id = $1 and fence = $2 for share",
-                "from sender where sender_id = $1 and $2::bigint is not null for share",
+                "claims.py",
+                "where s.sender_id = $1 and s.fence = $2\n",
+                "where s.sender_id = $1 and $2::bigint is not null\n",
             ),
         ),
         pace=2,

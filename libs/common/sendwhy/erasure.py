@@ -71,12 +71,12 @@ async def _carry_out(
 _LOCK = """
 select pg_advisory_xact_lock{shared}(hashtextextended('erasure/' || workspace, 0)) from unnest($1::text[]) workspace
 """
-_LOCK_SHARED, _LOCK_ALONE = _LOCK.format(shared="_shared"), _LOCK.format(shared="")
+KEEP_WAITING, _LOCK_ALONE = _LOCK.format(shared="_shared"), _LOCK.format(shared="")
 
 
 async def keep_erasures_waiting(connection: Connection, workspaces: Iterable[str]) -> None:
     """Until this transaction ends no erasure runs in these workspaces: else what is just being stored would slip by."""
-    await connection.execute(_LOCK_SHARED, sorted(set(workspaces)))
+    await connection.execute(KEEP_WAITING, sorted(set(workspaces)))
 
 
 async def erase_alone(connection: Connection, workspace: str) -> None:

@@ -217,8 +217,12 @@ order by created_at limit $2
 
 async def add_to_outbox(connection: Connection, events: Sequence[tuple[UUID, Outgoing]]) -> None:
     """Remember events that no Kafka record stands behind, until `mark_published`; the sweep publishes the rest."""
-    await connection.execute(
-        _ADD_TO_OUTBOX,
+    await connection.execute(_ADD_TO_OUTBOX, *outbox_columns(events))
+
+
+def outbox_columns(events: Sequence[tuple[UUID, Outgoing]]) -> tuple[list[Any], ...]:
+    """The columns event_id, topic, key, body and headers of these rows of the outbox."""
+    return (
         [event_id for event_id, _ in events],
         [str(record.topic) for _, record in events],
         [record.key for _, record in events],
@@ -273,7 +277,10 @@ async def delete_in_steps(
     done; returns how many rows went."""
     gone = 0
     for _ in count() if at_most is None else range(at_most):
-        step = int((await connection.execute(statement, *values, at_once)).removeprefix("DELETE "))
+        async with connection.transaction():
+            # A plan for whatever values reads whole tables for the few rows that are due.
+            await connection.execute("set local plan_cache_mode = force_custom_plan")
+            step = int((await connection.execute(statement, *values, at_once)).removeprefix("DELETE "))
         gone += step
         if step < at_once:
             break

@@ -11,11 +11,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -65,7 +66,7 @@ from sendwhy.reasons import Service
 from sendwhy.recovery import Gaps, Place, Recovery, committed_in, gaps_in, last_known, places_of, reader, since_of
 from sendwhy.settings import ServiceSettings, SystemExit2, load
 from sendwhy.stage import Committed, Handle, HandleUnreadable, Parse, Stage, T, consumer_group
-from sendwhy.topics import Topic
+from sendwhy.topics import Outgoing, Topic
 
 # Of every service; some have others beside them.
 COMMANDS = ("migrate", "serve", "rewind")
@@ -121,6 +122,9 @@ class Runtime:
         self._reader: str | None = None
         self._broker = make_broker(settings)
         self._wake_sweep = asyncio.Event()
+        self._is_outbox_written = False
+        self._to_publish: dict[UUID, Outgoing] = {}
+        self._published: set[UUID] = set()
         self.database_is_older = False
         self.refusal: CannotStart | None = None
         self._app: FastAPI | None = None
@@ -190,9 +194,19 @@ class Runtime:
 
     def publish_soon(self) -> None:
         """Tell the sweep that a transaction with outbox rows was committed, or (by a stage's handler) soon will be."""
-        self._wake_sweep.set()
+        self._read_outbox()
         # A sweep that comes before the commit finds nothing and would leave the rows to the slow one.
-        asyncio.get_running_loop().call_later(COMMITTED_WITHIN_SECONDS, self._wake_sweep.set)
+        asyncio.get_running_loop().call_later(COMMITTED_WITHIN_SECONDS, self._read_outbox)
+
+    def _read_outbox(self) -> None:
+        self._is_outbox_written = True
+        self._wake_sweep.set()
+
+    def publish_committed(self, events: Iterable[tuple[UUID, Outgoing]]) -> None:
+        """Give the sweep what a transaction has put into the outbox and committed, so that it need not read it there.
+        What this process can't publish any more is read by the next sweep."""
+        self._to_publish.update(events)
+        self._wake_sweep.set()
 
     def make_api(self, title: str, *, body_limits: Mapping[str, int] | None = None) -> FastAPI:
         """The FastAPI app with health and metrics; its lifespan opens and closes everything."""
@@ -226,6 +240,7 @@ class Runtime:
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.connected())
+            stack.push_async_callback(self._forget_published_at_end)
             for close in self._closers:
                 stack.push_async_callback(close)
             stack.push_async_callback(self.producer.stop)
@@ -300,14 +315,19 @@ class Runtime:
             await asyncio.sleep(seconds)
 
     async def _sweep(self) -> None:
+        read_again_at, left = 0.0, 0
         while True:
-            woken = self._wake_sweep.is_set()
             self._wake_sweep.clear()
             try:
-                left = await self._publish_unpublished(0 if woken else SWEEP_OLDER_THAN_SECONDS)
+                await self._publish_committed()
+                # However often others wake it, what nobody tells of is looked for.
+                is_due = time.monotonic() >= read_again_at or left >= SWEEP_LIMIT
+                left = 0
+                if is_due or self._is_outbox_written:
+                    read_again_at = time.monotonic() + SWEEP_SECONDS
+                    left = await self._publish_unpublished()
             except PASSING_ERRORS as error:
                 log.warning("the sweep failed, it is tried again", error=describe(error))
-                left = 0
                 await asyncio.sleep(1)
             if left < SWEEP_LIMIT:
                 # Not wait_for: until Python 3.12 it can swallow a cancellation that comes with the event.
@@ -315,15 +335,40 @@ class Runtime:
                     async with asyncio.timeout(SWEEP_SECONDS):
                         await self._wake_sweep.wait()
 
-    async def _publish_unpublished(self, older_than_seconds: float) -> int:
+    async def _publish_committed(self) -> None:
+        events, self._to_publish = self._to_publish, {}
+        if events:
+            await self.producer.publish(list(events.values()))
+            self._published |= events.keys()
+        if len(self._published) >= SWEEP_LIMIT:
+            await self._forget_published()
+
+    async def _publish_unpublished(self) -> int:
+        older_than_seconds = 0 if self._is_outbox_written else SWEEP_OLDER_THAN_SECONDS
+        self._is_outbox_written = False
+        # Else they would be read again; other replicas read only what is older than they may become.
+        await self._forget_published()
         async with self.pool.acquire(timeout=30) as connection:
             rows = await unpublished(connection, older_than_seconds=older_than_seconds, limit=SWEEP_LIMIT)
         self.metrics.set(Metric.UNPUBLISHED, len(rows))
         if rows:
+            for event_id in rows:
+                self._to_publish.pop(event_id, None)
             await self.producer.publish(list(rows.values()))
-            async with self.pool.acquire(timeout=30) as connection:
-                await mark_published(connection, rows)
+            self._published |= rows.keys()
+            await self._forget_published()
         return len(rows)
+
+    async def _forget_published(self) -> None:
+        """Delete what Kafka has from the outbox: of what was published from memory, many rows at once."""
+        published, self._published = self._published, set()
+        if published:
+            async with self.pool.acquire(timeout=30) as connection:
+                await mark_published(connection, published)
+
+    async def _forget_published_at_end(self) -> None:
+        with contextlib.suppress(*DATABASE_ERRORS):
+            await self._forget_published()
 
     async def _prune(self) -> None:
         async with self.pool.acquire(timeout=30) as connection:

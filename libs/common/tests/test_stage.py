@@ -309,6 +309,47 @@ async def test_what_was_committed_and_never_published_is_published_by_the_sweep(
             assert await pooled.fetchval("select count(*) from outbox") == 0
 
 
+async def test_what_was_just_committed_is_published_without_being_read(world: World) -> None:
+    event = SendCancelled(workspace_id=world.workspace, message_id="from-memory")
+    told = (uuid.uuid4(), outgoing(event, source="test"))
+
+    async def came_back() -> bool:
+        return await world.seen() == {"from-memory"}
+
+    async def is_known() -> bool:
+        is_left = await connection.fetchval("select exists (select from outbox)")
+        return told[0] in runtime._published or not is_left
+
+    connection = await asyncpg.connect(world.settings.database_url.get_secret_value())
+    async with world.running() as runtime:
+        await add_to_outbox(connection, [told])
+        runtime.publish_committed([told])
+        await until(came_back)
+        await until(is_known)
+    assert await connection.fetchval("select count(*) from outbox") == 0
+    await connection.close()
+
+
+async def test_what_can_not_be_published_from_memory_is_read_by_a_later_sweep(world: World) -> None:
+    event = SendCancelled(workspace_id=world.workspace, message_id="read-again")
+    told = (uuid.uuid4(), outgoing(event, source="test"))
+
+    async def came_back() -> bool:
+        return await world.seen() == {"read-again"}
+
+    async def taken_up() -> bool:
+        return not runtime._to_publish
+
+    async with world.running() as runtime:
+        await runtime.producer.stop()
+        async with runtime.pool.acquire() as connection:
+            await add_to_outbox(connection, [told])
+            runtime.publish_committed([told])
+        await until(taken_up)
+        await runtime.producer.start()
+        await until(came_back)
+
+
 async def test_many_records_at_once_arrive_each_where_its_key_stands(world: World) -> None:
     producer = Producer(world.settings, Metrics(SERVICE))
     await producer.start()

@@ -14,6 +14,7 @@ from sendwhy.events import (
     Status,
     StatusUpdated,
     TemplateUpdated,
+    To,
     event_id_of,
 )
 from sendwhy.privacy import ERASURE, UNNUMBERED_ALIAS, is_alias, redacted
@@ -69,7 +70,7 @@ def accepted(
     trace: bytes | None = None,
 ) -> Announcement:
     request = message.funded.request
-    event = StatusUpdated(
+    event = StatusUpdated.of_checked(
         event_id=event_id_of(_name(message), "dispatcher.accepted"),
         occurred_at=at,
         observed_at=now,
@@ -79,7 +80,7 @@ def accepted(
         provider_message_id=wamid,
         service=Service.DISPATCHER,
         status=Status.ACCEPTED,
-        to=request.to.model_copy(update={"phone": message.phone or request.to.phone}),
+        to=To.of_checked(contact_id=request.to.contact_id, phone=message.phone or request.to.phone),
         origin=request.origin,
         metadata=request.metadata,
         receipt_deadline=receipt_deadline(at, category, ttl),

@@ -18,6 +18,7 @@ from dispatcher.limits import Budget
 from dispatcher.meta import Meta
 from dispatcher.pacing import Pacing
 from dispatcher.queue_api import QueueApi
+from dispatcher.receipts import Accepted
 from dispatcher.recovering import Recovering
 from dispatcher.resealing import Resealer
 from dispatcher.results import utc_now
@@ -29,14 +30,21 @@ from dispatcher.sweeps import Sweeps
 from dispatcher.timers import Timers
 from dispatcher.tokens import TokenVault
 
+# For fewer than ten rows a plan of its own looks cheaper than the one for any number, so that each such statement would
+# be planned anew, which takes several times what it does. None of ours needs other plans for other values.
+PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan"}
+
 
 def make_app(settings: Settings) -> FastAPI:
-    runtime = Runtime(Service.DISPATCHER, settings, session=SILENCE_ENDS_TRANSACTIONS)
+    runtime = Runtime(Service.DISPATCHER, settings, session={**SILENCE_ENDS_TRANSACTIONS, **PLANNED_ONCE})
     meta = Meta(settings)
     vault = TokenVault(settings.token_encryption_key, settings.app_secrets)
     budget = Budget(settings.calls_in_flight_max)
-    fleet = Fleet(runtime, lambda sender_id: Driver(sender_id, runtime, settings, meta, vault, budget))
-    stages = Stages(runtime, settings, fleet, utc_now)
+    accepted = Accepted()
+    fleet = Fleet(
+        runtime, lambda sender_id: Driver(sender_id, runtime, settings, meta, vault, budget, accepted=accepted)
+    )
+    stages = Stages(runtime, settings, fleet, utc_now, accepted)
     stages.register()
     Timers(runtime, settings, utc_now).register()
     Resealer(runtime, vault).register()

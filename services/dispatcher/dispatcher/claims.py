@@ -12,7 +12,7 @@ from sendwhy.values import value_class
 from dispatcher.decide import CAMPAIGN, UPSTREAM, Lane, Message
 from dispatcher.limits import Throttle, throttle_opens_at, throttle_room
 from dispatcher.queue_store import MESSAGE_COLUMNS, message_of
-from dispatcher.store import Key
+from dispatcher.store import COLUMNS_OF_S, Key, SenderRow, sender_of
 
 LANES = tuple(Lane)
 # A minute's calls count until a day after the minute's end.
@@ -32,6 +32,17 @@ select c.campaign_id, c.paused_at, c.cancelled_at, c.per_minute, c.per_day, c.ne
 from step left join campaign c on c.workspace_id = $2 and c.campaign_id = substr(step.line, 2)
 where step.line < 'p'
 """
+
+# The sender's row, locked, with its lines. Who waits for that lock may get lines as they were before: they only say
+# where to look, and what is found there is judged by its campaign's row as it is then.
+_HOLD = f"""
+select {COLUMNS_OF_S}, l.*
+from sender s
+left join lateral ({_LINES.replace("$2", "s.workspace_id")})
+  as l(campaign_id, line_paused_at, cancelled_at, per_minute, per_day, next_slot_at) on true
+where s.sender_id = $1 and s.fence = $2
+for share of s
+"""  # noqa: S608 - a constant
 
 _LOCK_CAMPAIGNS = """
 select from campaign where workspace_id = $1 and campaign_id = any($2::text[]) order by campaign_id for update
@@ -55,18 +66,47 @@ class OpenLines:
     next_at: datetime | None = None
 
 
-async def open_lines(connection: Connection, sender_id: str, workspace_id: str, now: datetime, most: int) -> OpenLines:
+@value_class
+class Line:
+    """A line of a campaign's own, as its campaign is; with its throttle."""
+
+    campaign_id: str
+    is_paused: bool
+    is_cancelled: bool
+    throttle: Throttle
+
+
+async def hold_fence(connection: Connection, sender_id: str, fence: int) -> tuple[SenderRow, list[Line]] | None:
+    """Lock the sender's row if this driver still is its driver; None once another has taken over. With its lines."""
+    rows = await connection.fetch(_HOLD, sender_id, fence)
+    if not rows:
+        return None
+    return sender_of(rows[0]), [
+        Line(
+            row["campaign_id"],
+            row["line_paused_at"] is not None,
+            row["cancelled_at"] is not None,
+            Throttle(row["per_minute"], row["per_day"], row["next_slot_at"]),
+        )
+        for row in rows
+        if row["campaign_id"] is not None
+    ]
+
+
+async def open_lines(
+    connection: Connection, workspace_id: str, lines: Sequence[Line], now: datetime, most: int
+) -> OpenLines:
     rooms = {"": most}
     asked: list[str] = []
     slots: list[datetime] = []
-    for row in await connection.fetch(_LINES, sender_id, workspace_id):
-        if row["campaign_id"] is None or (row["paused_at"] and not row["cancelled_at"]):
+    for line in lines:
+        throttle = line.throttle
+        if line.is_paused and not line.is_cancelled:
             continue
-        throttle = Throttle(row["per_minute"], row["per_day"], row["next_slot_at"])
-        if row["cancelled_at"] or not throttle.limits:
-            rooms[f"c{row['campaign_id']}"] = most
+        if line.is_cancelled or not throttle.limits:
+            rooms[f"c{line.campaign_id}"] = most
         elif throttle_room(throttle, now):
-            asked.append(row["campaign_id"])
+            asked.append(line.campaign_id)
         elif throttle.per_minute is not None and throttle.next_slot_at:
             slots.append(throttle_opens_at(throttle))
     throttles = await lock_throttles(connection, workspace_id, asked, now) if asked else {}

@@ -173,6 +173,7 @@ class Tier:
 @value_class
 class Facts:
     """What is known at this moment about one message. `pair_wait` None: only another replica knows.
+    `contact`: the state that asks to be judged; `is_contact`: the person is one, whatever their state.
     `throttled`: its campaign lets no more go now, but perhaps from `slot_at` on. `listing_incomplete`: why there may be
     more templates than Meta's last list told."""
 
@@ -184,6 +185,7 @@ class Facts:
     free_entry_at: datetime | None = None
     inbound_read_until: datetime | None = None
     contact: ContactUpdated | None = None
+    is_contact: bool = False
     capped_until: datetime | None = None
     throttled: bool = False
     slot_at: datetime | None = None
@@ -390,7 +392,7 @@ def subscription(message: Message, facts: Facts) -> Check:
     contact = facts.contact
     disguised = not message.funded.needs_subscription and facts.template is not None
     needed = message.funded.needs_subscription or (disguised and _category(facts) == MARKETING)
-    if contact is None and needed and disguised:
+    if contact is None and not facts.is_contact and needed and disguised:
         # Consent asked for no subscription, so nobody has ever seen one.
         contact = _nobody(message)
     if not needed or contact is None or not withdraws(contact, message):

@@ -21,7 +21,7 @@ from sendwhy.postgres import DATA_ERRORS, TRANSIENT_ERRORS, Connection, add_to_o
 from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 
-from dispatcher import announce, claims, facts, hold_store, queue_store, store, tier_store
+from dispatcher import announce, claims, facts, hold_store, queue_store, tier_store
 from dispatcher.allowances import Allowance
 from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken, code_label, in_light_of
 from dispatcher.blame import ALL, Blame
@@ -45,6 +45,7 @@ from dispatcher.lease import Lease
 from dispatcher.limits import Budget, LastMinute, PairPace
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.queue_store import NewWait
+from dispatcher.receipts import Accepted
 from dispatcher.results import Ended, Go, Results, utc_now
 from dispatcher.settings import Settings
 from dispatcher.starts import AHEAD_SECONDS, Marked, Starts
@@ -83,7 +84,7 @@ def _waits_for_tier(verdict: Verdict) -> bool:
 class Driver:
     """Drives one sender until it loses the sender or is stopped."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wired in one place
         self,
         sender_id: str,
         runtime: Runtime,
@@ -92,6 +93,8 @@ class Driver:
         vault: TokenVault,
         budget: Budget,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        accepted: Accepted | None = None,
     ) -> None:
         self.sender_id = sender_id
         self.wake = asyncio.Event()
@@ -113,9 +116,10 @@ class Driver:
         self._opened: tuple[bytes, str | None, Access] | None = None
         self._blame = Blame()
         self._looked_at: Sequence[Due] = ()
+        self._told: Sequence[announce.Announcement] = ()
         self._allowance: Allowance | None = None
         self._stopping = False
-        self._results = Results(sender_id, runtime, settings, self.wake)
+        self._results = Results(sender_id, runtime, settings, self.wake, accepted or Accepted())
         self._sync: asyncio.Task[None] | None = None
         self._sync_now = False
         self._sync_not_before = 0.0
@@ -199,7 +203,7 @@ class Driver:
         if room <= 0:
             return min(IDLE_SECONDS / 2, self._starts.worth_a_claim_in())
         self._rounds += 1
-        self._looked_at, self._allowance = (), None
+        self._looked_at, self._allowance, self._told = (), None, ()
         marked: list[Marked] = []
         try:
             async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
@@ -214,11 +218,14 @@ class Driver:
         finally:
             self._starts.claimed(marked)
         self._start_sync(row)
-        if looked_at:
-            self._runtime.publish_soon()
+        self._publish()
         is_all = looked_at < min(room, self._blame.most)
         self._blame.passed()
         return self._idle_seconds if is_all else 0.0
+
+    def _publish(self) -> None:
+        if self._told:
+            self._runtime.publish_committed(self._told)
 
     def _undo(self) -> None:
         if self._allowance is not None:
@@ -245,7 +252,7 @@ class Driver:
         have been is in flight, and no round looks at that."""
         now = utc_now()
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            if await store.hold_fence(connection, self.sender_id, self._fence) is None:
+            if await claims.hold_fence(connection, self.sender_id, self._fence) is None:
                 raise Lost
             for message in await queue_store.lock_waiting(connection, [key]):
                 wait = wait_for_repair(message, now)
@@ -262,9 +269,10 @@ class Driver:
         self._commit_is_unsure = False
 
     async def _claim(self, connection: Connection, room: int) -> tuple[SenderRow, int, list[Go]]:
-        row = await store.hold_fence(connection, self.sender_id, self._fence)
-        if row is None:
+        held = await claims.hold_fence(connection, self.sender_id, self._fence)
+        if held is None:
             raise Lost
+        row, known_lines = held
         self._idle_seconds = IDLE_SECONDS
         now = utc_now()
         # One message tries whether a hold still stands, whichever of its senders has one first.
@@ -277,7 +285,7 @@ class Driver:
         # Where most only learn what they wait for, many are looked at; of those no more go than there is room for.
         limit = min(max(room, LOOK_WIDE) if self._look_wide else room, self._blame.most)
         lanes = _LANES_BY_ROUND.get(self._rounds % LAST_LANE_EVERY, claims.LANES)
-        lines = await claims.open_lines(connection, self.sender_id, row.sender.workspace_id, now, limit)
+        lines = await claims.open_lines(connection, row.sender.workspace_id, known_lines, now, limit)
         only_replies = spares_replies(row.sender, now)
         called = [] if only_replies else await self._called_by_tier(connection, row, room, now)
         known = {one.message.key for one in called}
@@ -388,6 +396,7 @@ class Driver:
                 await queue_store.finish_waiting(connection, state, outcomes)
         if announcements:
             await add_to_outbox(connection, announcements)
+        self._told = announcements
         return going
 
     def _let_wait(

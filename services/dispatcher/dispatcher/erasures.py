@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter
 from sendwhy.erasure import KEEP_ERASED, erase_alone, erased_people, remember_messages, remember_person
 from sendwhy.events import ErasedRows, MessageReceived, PersonErasing
-from sendwhy.postgres import Connection, add_to_outbox
+from sendwhy.postgres import Connection, add_to_outbox, delete_in_steps
 from sendwhy.privacy import Tagger, alias_of, digits_of, forms_of, redacted
 
 from dispatcher import announce, queue_store
@@ -147,7 +147,6 @@ async def of_erased(connection: Connection, tagger: Tagger, events: Sequence[Mes
 
 async def prune(connection: Connection, now: datetime) -> None:
     for statement in _PRUNE:
-        while (await connection.execute(statement, now - KEEP_PHONES, PRUNE_ROWS)).endswith(f" {PRUNE_ROWS}"):
-            pass
+        await delete_in_steps(connection, statement, now - KEEP_PHONES, at_once=PRUNE_ROWS)
     for statement in _FORGET:
         await connection.execute(statement, now - KEEP_ERASED)

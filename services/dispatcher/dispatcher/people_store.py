@@ -10,16 +10,6 @@ from dispatcher.store import Key
 from dispatcher.windows import Window
 
 
-async def windows(connection: Connection, sender_id: str, phones: Iterable[str]) -> dict[str, Window]:
-    rows = await connection.fetch(
-        "select phone, opened_at, free_entry_at from conversation_window"
-        " where sender_id = $1 and phone = any($2::text[])",
-        sender_id,
-        list(phones),
-    )
-    return {row["phone"]: Window(row["opened_at"], row["free_entry_at"]) for row in rows}
-
-
 async def open_windows(connection: Connection, opened: Mapping[tuple[str, str], Window]) -> None:
     """Note messages from people, by (sender_id, phone): a window only ever moves forward."""
     keys = sorted(opened)
@@ -95,17 +85,6 @@ async def save_contacts(connection: Connection, states: Iterable[ContactUpdated]
     return {(row["workspace_id"], row["contact_id"]) for row in changed}
 
 
-async def stopped_at(connection: Connection, workspace_id: str, phones: Iterable[str]) -> dict[str, ContactUpdated]:
-    """Who has opted out, by phone."""
-    rows = await connection.fetch(
-        "select phone, body from contact"
-        " where workspace_id = $1 and phone = any($2::text[]) and marketing_state = 'UNSUBSCRIBED'",
-        workspace_id,
-        list(phones),
-    )
-    return {row["phone"]: ContactUpdated.model_validate_json(row["body"]) for row in rows}
-
-
 async def delete_contacts(connection: Connection, keys: Sequence[Key]) -> None:
     await connection.execute(
         "delete from contact using unnest($1::text[], $2::text[]) as gone(workspace_id, contact_id)"
@@ -113,16 +92,6 @@ async def delete_contacts(connection: Connection, keys: Sequence[Key]) -> None:
         [key[0] for key in keys],
         [key[1] for key in keys],
     )
-
-
-async def capped(connection: Connection, workspace_id: str, phones: Iterable[str]) -> dict[str, datetime]:
-    rows = await connection.fetch(
-        "select phone, until from marketing_cap where workspace_id = $1 and phone = any($2::text[])"
-        " and until > clock_timestamp()",
-        workspace_id,
-        list(phones),
-    )
-    return {row["phone"]: row["until"] for row in rows}
 
 
 async def set_caps(connection: Connection, told: Mapping[Key, datetime]) -> None:

@@ -4,10 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from asyncpg import Record as Row
-from sendwhy.events import Reason
-from sendwhy.postgres import Connection
+from sendwhy.erasure import KEEP_WAITING
+from sendwhy.events import ContactUpdated, Reason, SendFunded
+from sendwhy.postgres import Connection, outbox_columns
+from sendwhy.privacy import ERASED_PREFIX, alias_of
+from sendwhy.stage import Record
+from sendwhy.topics import Outgoing
 from sendwhy.values import value_class
 
 from dispatcher import salvage
@@ -75,16 +80,82 @@ select pg_advisory_xact_lock_shared(hashtextextended('dispatcher.queue/' || work
 from unnest($1::text[]) as workspace
 """
 _CLOSE_QUEUES = _ENTER_QUEUES.replace("lock_shared", "lock")
+_ENTER_QUEUES = f"{KEEP_WAITING} union all {_ENTER_QUEUES}"
 
 
 async def enter_queues(connection: Connection, workspaces: Iterable[str]) -> None:
-    """Until the transaction ends, nobody may take messages out by a person's state and miss those that come in now."""
+    """Until the transaction ends, nobody may take messages out by a person's state and miss those that come in now, and
+    no erasure runs."""
     await connection.execute(_ENTER_QUEUES, sorted(set(workspaces)))
 
 
 async def close_queues(connection: Connection, workspaces: Iterable[str]) -> None:
     """Wait for what is coming in, so that it is found, and let nothing in that doesn't see what is now stored."""
     await connection.execute(_CLOSE_QUEUES, sorted(set(workspaces)))
+
+
+@value_class
+class Arrival:
+    """What stands against a message that comes in, or decides where it waits. `alias`: of its erased person;
+    `sender_id`: the number that it names, or its workspace's default, if it has one; `category` of its template there;
+    `stopped`: its person's state, where that is no subscription; `parked_below`: the first offset of its partition that
+    was not handled before a backup was restored."""
+
+    alias: str | None
+    cancelled_by: str | None
+    sender_id: str | None
+    category: str | None
+    campaign: "Stopped | None"
+    stopped: ContactUpdated | None
+    parked_below: int
+
+
+_ARRIVALS = f"""
+select a.workspace_id, a.message_id, e.erasure_id,
+       case when x.message_id is not null then coalesce(x.cancelled_by, '{UPSTREAM}') end as cancelled_by,
+       s.sender_id, t.category, c.campaign_id, c.paused_at, c.cancelled_at, c.lined, p.body as stopped,
+       coalesce(k.next_offset, 0) as parked_below
+from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[])
+  as a(workspace_id, message_id, named, campaign_id, template, language, contact_id, partition)
+left join erased_message e on e.workspace_id = a.workspace_id and e.message_id = a.message_id
+left join cancellation x on x.workspace_id = a.workspace_id and x.message_id = a.message_id
+left join sender s on s.workspace_id = a.workspace_id and s.sender_id = coalesce(
+    a.named, (select d.sender_id from sender d where d.workspace_id = a.workspace_id and d.is_default))
+left join template t on t.waba_id = s.waba_id and t.name = a.template and t.language = a.language
+left join campaign c on c.workspace_id = a.workspace_id and c.campaign_id = a.campaign_id
+left join contact p on p.workspace_id = a.workspace_id and p.contact_id = a.contact_id
+  and p.marketing_state <> 'SUBSCRIBED'
+left join parked_below k on k.partition = a.partition
+"""  # noqa: S608 - a constant
+
+
+async def arrivals(connection: Connection, records: Sequence[Record[SendFunded]]) -> dict[Key, Arrival]:
+    """In one statement, since a small batch costs as many of them as a large one."""
+    events = [record.event for record in records]
+    templates = [event.request.template for event in events]
+    rows = await connection.fetch(
+        _ARRIVALS,
+        [event.workspace_id for event in events],
+        [event.message_id for event in events],
+        [event.request.sender_id for event in events],
+        [event.request.origin.id for event in events],
+        [one and one.name for one in templates],
+        [one and one.language.code for one in templates],
+        [event.resolved.contact_id for event in events],
+        [record.partition for record in records],
+    )
+    return {
+        (row["workspace_id"], row["message_id"]): Arrival(
+            alias=row["erasure_id"] and alias_of(row["erasure_id"]),
+            cancelled_by=row["cancelled_by"],
+            sender_id=row["sender_id"],
+            category=row["category"],
+            campaign=row["campaign_id"] and Stopped(row["paused_at"], row["cancelled_at"], row["lined"]),
+            stopped=row["stopped"] and ContactUpdated.model_validate_json(row["stopped"]),
+            parked_below=row["parked_below"],
+        )
+        for row in rows
+    }
 
 
 async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> set[Key]:
@@ -117,18 +188,6 @@ async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> se
 def template_name(name: str, language: str) -> str:
     """As it stands in the column `template`."""
     return f"{name}/{language}"
-
-
-async def cancelled(connection: Connection, keys: Sequence[Key]) -> dict[Key, str]:
-    """Which of these were cancelled before they came, and by whom."""
-    rows = await connection.fetch(
-        "select c.workspace_id, c.message_id, c.cancelled_by from cancellation c"
-        " join unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)"
-        " on c.workspace_id = asked.workspace_id and c.message_id = asked.message_id",
-        [key[0] for key in keys],
-        [key[1] for key in keys],
-    )
-    return {(row["workspace_id"], row["message_id"]): row["cancelled_by"] or UPSTREAM for row in rows}
 
 
 async def remember_cancellations(
@@ -255,6 +314,42 @@ async def record_results(connection: Connection, results: Iterable[Result]) -> d
         [row.told for row in rows],
     )
     return {(row["workspace_id"], row["message_id"]): row["contact_id"] for row in changed}
+
+
+# As `_RECORD_RESULTS`, for what Meta took: with what is told of it, and so in one statement. Left out, and for the long
+# way, is what was erased while it was out.
+_RECORD_TAKEN = f"""
+with changed as (
+    update message m
+    set state = 'accepted', waiting_for = 'turn', wamid = r.wamid, outcome = 'accepted', tries = r.tries
+    from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::uuid[], $7::text[], $8::bytea[],
+                $9::bytea[], $10::bytea[])
+      as r(workspace_id, message_id, attempt, wamid, tries, event_id, topic, key, body, headers)
+    where m.workspace_id = r.workspace_id and m.message_id = r.message_id and m.attempts = r.attempt
+      and (m.state in ('in_flight', 'unknown') or m.state = 'rejected' and m.outcome = 'SEND_OUTCOME_UNKNOWN')
+      and not starts_with(coalesce(m.contact_id, ''), '{ERASED_PREFIX}')
+    returning m.workspace_id, m.message_id, r.event_id, r.topic, r.key, r.body, r.headers
+), told as (
+    insert into outbox (event_id, topic, key, body, headers)
+    select event_id, topic, key, body, headers from changed on conflict do nothing
+)
+select workspace_id, message_id from changed
+"""  # noqa: S608 - a constant
+
+
+async def record_taken(connection: Connection, taken: Iterable[tuple[Result, tuple[UUID, Outgoing]]]) -> set[Key]:
+    """Store that Meta took these, each with the event that tells it; returns the messages for which that was news."""
+    pairs = sorted(taken, key=lambda pair: pair[0].key)
+    rows = await connection.fetch(
+        _RECORD_TAKEN,
+        [row.key[0] for row, _ in pairs],
+        [row.key[1] for row, _ in pairs],
+        [row.attempt for row, _ in pairs],
+        [row.wamid for row, _ in pairs],
+        [OBJECTS.dump_json([dict(one) for one in row.tries]) for row, _ in pairs],
+        *outbox_columns([told for _, told in pairs]),
+    )
+    return {(row["workspace_id"], row["message_id"]) for row in rows}
 
 
 _PARK = """
@@ -540,12 +635,13 @@ async def stopped_campaigns(connection: Connection, campaigns: Iterable[Key]) ->
     }
 
 
+_ALL = "$2::text[] is null"
 # Read out of indices alone: a million messages are a few dozen megabytes of them, and a gigabyte of rows.
 _QUEUE = f"""
 with counted as materialized (
     select m.sender_id, m.line, m.lane, m.waiting_for, m.not_before > $1 as later, count(*) as messages,
            min(m.queued_at) as oldest
-    from message m where m.state = 'waiting' and ($2::text[] is null or m.sender_id = any($2::text[]))
+    from message m where m.state = 'waiting' and {_ALL}
     group by 1, 2, 3, 4, 5
 ), waiting as (
     select m.lane, {WAITS_FOR.replace("m.not_before > $1", "m.later")} as waiting_for,
@@ -557,7 +653,7 @@ with counted as materialized (
     left join campaign c on c.workspace_id = s.workspace_id and m.line > 'c' and c.campaign_id = substr(m.line, 2)
 ), out as (
     select m.lane, m.state as waiting_for, null::timestamptz as since, count(*) as messages, min(m.queued_at) as oldest
-    from message m where m.state in ('in_flight', 'unknown') and ($2::text[] is null or m.sender_id = any($2::text[]))
+    from message m where m.state in ('in_flight', 'unknown') and {_ALL}
     group by 1, 2
 )
 select lane, waiting_for, sum(messages)::bigint as messages, min(oldest) as oldest,
@@ -567,16 +663,20 @@ group by 1, 2 order by 1, 2
 """  # noqa: S608 - a constant
 
 
-_OF_SENDERS = "($2::text[] is null or m.sender_id = any($2::text[]))"
-_QUEUE_OF_CAMPAIGN = _QUEUE.replace(_OF_SENDERS, f"{_OF_SENDERS} and m.workspace_id = $3 and m.campaign_id = $4")
+_OF_SENDERS = "m.sender_id = any($2::text[])"
+_QUEUE_OF_SENDERS = _QUEUE.replace(_ALL, _OF_SENDERS)
+_QUEUE_OF_CAMPAIGN = _QUEUE.replace(_ALL, f"{_OF_SENDERS} and m.workspace_id = $3 and m.campaign_id = $4")
 
 
 async def queue_by_cause(
     connection: Connection, senders: Sequence[str] | None, now: datetime, campaign: Key | None = None
 ) -> list[Row]:
     """How many messages wait in each lane, and for what: of these senders, or of all; of one campaign, or of all."""
-    statement, more = (_QUEUE, ()) if campaign is None else (_QUEUE_OF_CAMPAIGN, campaign)
-    rows: list[Row] = await connection.fetch(statement, now, senders, *more)
+    # Statements of their own: a plan that is made once for all values could not leave out the messages of others.
+    if campaign is not None:
+        rows: list[Row] = await connection.fetch(_QUEUE_OF_CAMPAIGN, now, senders, *campaign)
+    else:
+        rows = await connection.fetch(_QUEUE if senders is None else _QUEUE_OF_SENDERS, now, senders)
     return rows
 
 

@@ -24,6 +24,7 @@ from dispatcher.erasures import blur
 from dispatcher.holds import ANSWER, SILENCE, Refusal
 from dispatcher.limits import Circuit
 from dispatcher.queue_store import Result
+from dispatcher.receipts import Accepted
 from dispatcher.settings import Settings
 from dispatcher.store import Key
 
@@ -65,10 +66,14 @@ class Ended:
 
 class Results:
     """The results of one sender's tries. `called`: tries (message, number) that were started and are not stored yet.
+    `accepted`: messages whose taking is stored, by which their receipts are known to be no news.
     `fence` is the driver's: how a try ended stays true after it lost the sender, but holds are its successor's then."""
 
-    def __init__(self, sender_id: str, runtime: Runtime, settings: Settings, wake: asyncio.Event) -> None:
+    def __init__(
+        self, sender_id: str, runtime: Runtime, settings: Settings, wake: asyncio.Event, accepted: Accepted
+    ) -> None:
         self.called: set[tuple[Key, int]] = set()
+        self.accepted = accepted
         self.fence = 0
         self.circuit = Circuit()
         self._sender_id, self._runtime, self._settings, self._wake = sender_id, runtime, settings, wake
@@ -104,6 +109,26 @@ class Results:
                 self._ended.task_done()
 
     async def _store_results(self, batch: Sequence[Ended]) -> None:
+        taken = [
+            (ended, ended.outcome) for ended in batch if isinstance(ended.outcome, Taken) and not ended.go.is_probe
+        ]
+        if len(taken) == len(batch) and not self.circuit.is_open:
+            stored = await self._store_taken(taken)
+            self.called -= {(ended.go.due.message.key, ended.go.attempt) for ended in batch}
+            batch = [ended for ended in batch if ended.go.due.message.key not in stored]
+        if batch:
+            await self._store_others(batch)
+
+    async def _store_taken(self, taken: Sequence[tuple[Ended, Taken]]) -> set[Key]:
+        """What nearly all tries come to, in one statement; returns the messages for which it was news."""
+        told = [(self._result(ended), self._accepted(ended, outcome)) for ended, outcome in taken]
+        async with self._runtime.pool.acquire(timeout=30) as connection:
+            stored = await queue_store.record_taken(connection, told)
+        self._runtime.publish_committed([event for result, event in told if result.key in stored])
+        self.accepted.add(stored)
+        return stored
+
+    async def _store_others(self, batch: Sequence[Ended]) -> None:
         results = {ended.go.due.message.key: self._result(ended) for ended in batch}
         was_open = self.circuit.is_open
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
@@ -166,16 +191,19 @@ class Results:
         return result("waiting", outcome.waiting_for, not_before=ended.at + delay, told=told)
 
     def _announcements(self, ended: Ended) -> list[announce.Announcement]:
-        message, outcome, trace = ended.go.due.message, ended.outcome, ended.go.due.trace
+        outcome, due = ended.outcome, ended.go.due
         if isinstance(outcome, Taken):
-            ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
-            told = announce.accepted(
-                message, outcome.wamid, at=ended.at, now=ended.at, category=ended.go.category, ttl=ttl, trace=trace
-            )
-            return [told]
+            return [self._accepted(ended, outcome)]
         if isinstance(outcome, NotTaken) and outcome.waiting_for is None:
-            return [announce.rejected(message, outcome.reason, ended.at, trace)]
+            return [announce.rejected(due.message, outcome.reason, ended.at, due.trace)]
         return _held_by_answer(ended)
+
+    def _accepted(self, ended: Ended, taken: Taken) -> announce.Announcement:
+        go = ended.go
+        ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
+        return announce.accepted(
+            go.due.message, taken.wamid, at=ended.at, now=ended.at, category=go.category, ttl=ttl, trace=go.due.trace
+        )
 
     async def _hold_or_lift(self, connection: Connection, batch: Sequence[Ended]) -> list[announce.Announcement]:
         refusals = _refusals(batch)

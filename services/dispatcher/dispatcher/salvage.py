@@ -25,6 +25,7 @@ from sendwhy.events import (
 from sendwhy.stage import fields_of
 
 UNREADABLE = "unreadable"
+NO_TRIES = b"[]"
 # A message is mostly claimed moments after it came, by the process that has read it then: the same bytes, parsed once.
 KEPT_PARSED, KEPT_BYTES_MAX = 1_000, 4_096
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
@@ -58,6 +59,8 @@ def read(body: bytes, workspace_id: str, message_id: str, queued_at: datetime) -
 
 def read_tries(body: bytes) -> tuple[dict[str, JsonValue], ...]:
     """What is known of earlier tries; nothing where it can't be read, since it is evidence and decides nothing."""
+    if body == NO_TRIES:
+        return ()
     try:
         return tuple(_OBJECTS.validate_json(body))
     except ValidationError:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sendwhy.erasure import erased_messages, keep_erasures_waiting, on_erasing
+from sendwhy.erasure import keep_erasures_waiting, on_erasing
 from sendwhy.events import (
     ContactUpdated,
     MarketingState,
@@ -45,10 +45,10 @@ from dispatcher.decide import (
 from dispatcher.erasures import CAP, Eraser, forget_phones, of_erased
 from dispatcher.fleet import Fleet
 from dispatcher.holds import WEBHOOK, Refusal
-from dispatcher.queue_store import NewMessage
+from dispatcher.queue_store import Arrival, NewMessage
 from dispatcher.receipts import Accepted, Receipt, receipt_of
 from dispatcher.settings import Settings
-from dispatcher.store import Key, SenderRow
+from dispatcher.store import Key
 from dispatcher.windows import opened_by
 
 STOP_IS_NEWS = timedelta(hours=1)
@@ -76,14 +76,23 @@ def status_of_others(record: Record[None]) -> StatusUpdated | Receipt | None:
 
 
 class Stages:
-    def __init__(self, runtime: Runtime, settings: Settings, fleet: Fleet, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        settings: Settings,
+        fleet: Fleet,
+        clock: Callable[[], datetime],
+        accepted: Accepted | None = None,
+    ) -> None:
+        """`accepted`: shared with who stores that Meta took a message, so that of its receipts nothing is asked."""
         self._runtime, self._settings, self._fleet, self._clock = runtime, settings, fleet, clock
         self._tagger = Tagger(settings.privacy_key.get_secret_value())
-        self._accepted = Accepted()
+        self._accepted = accepted or Accepted()
+        self._queued_for: set[str] = set()
 
     def register(self) -> None:
         stage = self._runtime.stage
-        stage(Topic.SEND_FUNDED, funded_of, self.on_funded)
+        stage(Topic.SEND_FUNDED, funded_of, self.on_funded, on_committed=self._on_funded_stored)
         stage(Topic.SEND_CANCELLED, parse_json(SendCancelled), self.on_cancelled)
         stage(Topic.CONTACT_UPDATED, parse_state(ContactUpdated), self.on_contacts)
         # `note_inbound_read` asks each second how far this is read.
@@ -103,41 +112,31 @@ class Stages:
 
     async def on_funded(self, connection: Connection, records: Sequence[Record[SendFunded]]) -> Sequence[Outgoing]:
         events = {(one.event.workspace_id, one.event.message_id): one for one in reversed(records)}
-        await keep_erasures_waiting(connection, {workspace for workspace, _ in events})
-        aliases = await erased_messages(connection, events)
-        requests = [(one.event.workspace_id, one.event.request.sender_id) for one in events.values()]
-        await queue_store.enter_queues(connection, [workspace_id for workspace_id, _ in requests])
-        senders = await store.sender_for_requests(connection, requests)
-        cancelled = await queue_store.cancelled(connection, list(events))
-        campaigns = await self._campaigns(connection, [one.event for one in events.values()])
-        categories = await self._categories(connection, senders.values(), [one.event for one in events.values()])
-        parked = await recovery_store.parked_below(connection)
+        await queue_store.enter_queues(connection, {workspace for workspace, _ in events})
+        known = await queue_store.arrivals(connection, list(events.values()))
         now = self._clock()
         new: list[NewMessage] = []
         refusals: dict[Key, announce.Announcement] = {}
         for key, record in events.items():
-            row = senders.get((record.event.workspace_id, record.event.request.sender_id))
-            message = _queued(record, row, categories)
-            body = record.value
-            if key in aliases and not message.is_erased:
-                message, body = replace(message, funded=redacted(message.funded, aliases[key])), None
-            campaign = campaigns.get((message.funded.workspace_id, _campaign(message) or ""))
-            why = self._refusal(message, row, cancelled.get(key), campaign)
-            state = _first_state(record, message, why, parked, now)
-            new.append(
-                NewMessage(
-                    message=message,
-                    campaign_id=_campaign(message),
-                    state=state,
-                    outcome=state if state == "recalled" else why.code if why else None,
-                    trace=record.trace,
-                    lined=campaign is not None and campaign.lined,
-                    body=body,
-                )
+            arrival = known[key]
+            message, body = _queued(record, arrival), record.value
+            if arrival.alias is not None and not message.is_erased:
+                message, body = replace(message, funded=redacted(message.funded, arrival.alias)), None
+            why = _refusal(message, arrival)
+            state = _first_state(record, message, why, arrival.parked_below, now)
+            one = NewMessage(
+                message=message,
+                campaign_id=_campaign(message),
+                state=state,
+                outcome=state if state == "recalled" else why.code if why else None,
+                trace=record.trace,
+                lined=arrival.campaign is not None and arrival.campaign.lined,
+                body=body,
             )
-            if new[-1].state == "rejected" and why:
+            new.append(one)
+            if state == "rejected" and why:
                 refusals[key] = announce.rejected(message, why, now, record.trace)
-            elif new[-1].state == "recalled":
+            elif state == "recalled":
                 refusals[key] = announce.recalled(message, _erased(message, now), now, record.trace)
         added = await queue_store.add_messages(connection, new)
         for one in new:
@@ -145,41 +144,15 @@ class Stages:
                 self._runtime.metrics.inc(Metric.REJECTED, service=Service.DISPATCHER, reason=one.outcome)
         await self._announce(connection, [told for key, told in refusals.items() if key in added])
         # A STOP may have come first; what waits for its moment shall not stand in the queue until then.
-        await self._recall(connection, [_person(one.message) for one in new if one.message.key in added])
-        for sender_id in {one.message.sender_id for one in new}:
-            self._fleet.wake(sender_id)
+        stopped = {key: arrival.stopped for key, arrival in known.items() if arrival.stopped and key in added}
+        await self._recall(connection, {(key[0], state.contact_id): state for key, state in stopped.items()})
+        self._queued_for.update(one.message.sender_id for one in new)
         return []
 
-    @staticmethod
-    async def _campaigns(connection: Connection, events: Sequence[SendFunded]) -> Mapping[Key, queue_store.Stopped]:
-        campaigns = {(one.workspace_id, one.request.origin.id) for one in events if one.request.origin.id}
-        return await queue_store.stopped_campaigns(connection, campaigns) if campaigns else {}
-
-    @staticmethod
-    async def _categories(
-        connection: Connection, senders: Any, events: Sequence[SendFunded]
-    ) -> dict[tuple[str, str, str], str]:
-        names = {one.request.template.name for one in events if one.request.template}
-        found: dict[tuple[str, str, str], str] = {}
-        for waba_id in {row.sender.waba_id for row in senders} if names else ():
-            for (name, language), row in (await store.templates_named(connection, waba_id, names)).items():
-                found[waba_id, name, language] = row.template.category
-        return found
-
-    @staticmethod
-    def _refusal(
-        message: Message, row: SenderRow | None, cancelled_by: str | None, campaign: queue_store.Stopped | None
-    ) -> Reason | None:
-        """Why a message can't even wait, or None."""
-        if row is None:
-            verdict = decide(message, Facts(sender=None), message.queued_at)
-            assert isinstance(verdict, Reject)
-            return verdict.reason
-        if cancelled_by is not None:
-            return cancellation(cancelled_by)
-        if campaign is not None and campaign.cancelled_at:
-            return cancellation(CAMPAIGN)
-        return None
+    def _on_funded_stored(self, _records: Sequence[Record[SendFunded]]) -> None:
+        """Whoever looked before the commit would find nothing."""
+        senders, self._queued_for = self._queued_for, set()
+        self._wake(senders)
 
     # --- send.cancelled ---
 
@@ -268,7 +241,8 @@ class Stages:
         news = await people_store.save_contacts(connection, states.values())
         await people_store.delete_contacts(connection, sorted(gone))
         if told:
-            await self._recall(connection, told)
+            # By the states that stand: one that was told may be an old repeat.
+            await self._recall(connection, await people_store.unsubscribed(connection, told))
         self._measure_stops([at for key, at in stopped.items() if key in news and key in told])
         return []
 
@@ -292,12 +266,11 @@ class Stages:
             if now - at < STOP_IS_NEWS:
                 self._runtime.metrics.observe(Metric.STOP_TO_LAST_SECONDS, max(0.0, (now - at).total_seconds()))
 
-    async def _recall(self, connection: Connection, told: Sequence[Key]) -> None:
-        """Take out what waits for these people, by the states that stand: one that was told may be an old repeat."""
-        now = self._clock()
-        standing = await people_store.unsubscribed(connection, told)
+    async def _recall(self, connection: Connection, standing: Mapping[Key, ContactUpdated]) -> None:
+        """Take out what waits for these people, by the states that stand."""
         if not standing:
             return
+        now = self._clock()
         announcements = []
         recalled: dict[Key, str] = {}
         for message in await queue_store.lock_waiting_of_contacts(connection, sorted(standing)):
@@ -413,10 +386,23 @@ class Stages:
             self._fleet.wake(sender_id)
 
 
+def _refusal(message: Message, arrival: Arrival) -> Reason | None:
+    """Why a message can't even wait, or None."""
+    if arrival.sender_id is None:
+        verdict = decide(message, Facts(sender=None), message.queued_at)
+        assert isinstance(verdict, Reject)
+        return verdict.reason
+    if arrival.cancelled_by is not None:
+        return cancellation(arrival.cancelled_by)
+    if arrival.campaign is not None and arrival.campaign.cancelled_at:
+        return cancellation(CAMPAIGN)
+    return None
+
+
 def _first_state(
-    record: Record[SendFunded], message: Message, why: Reason | None, parked: Mapping[int, int], now: datetime
+    record: Record[SendFunded], message: Message, why: Reason | None, parked_below: int, now: datetime
 ) -> str:
-    was_handled = record.offset < parked.get(record.partition, 0)
+    was_handled = record.offset < parked_below
     if was_handled and message.funded.send_at <= now + recovery_store.SURELY_LATER:
         return "unknown"
     if message.is_erased:
@@ -449,15 +435,10 @@ def _received_at(record: Record[Any]) -> datetime | None:
     return at if at.tzinfo is not None else None
 
 
-def _queued(record: Record[SendFunded], row: SenderRow | None, categories: dict[tuple[str, str, str], str]) -> Message:
-    funded = record.event
-    template = funded.request.template
-    category = None
-    if row is not None and template is not None:
-        category = categories.get((row.sender.waba_id, template.name, template.language.code))
+def _queued(record: Record[SendFunded], arrival: Arrival) -> Message:
     return Message(
-        funded=funded,
-        sender_id=row.sender.sender_id if row else "",
-        lane=lane_of(funded.resolved.purpose, category),
+        funded=record.event,
+        sender_id=arrival.sender_id or "",
+        lane=lane_of(record.event.resolved.purpose, arrival.category),
         queued_at=record.at,
     )

@@ -1,8 +1,9 @@
 """The dispatcher's SQL on senders and templates: constants and functions that take a connection and return values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from asyncpg import Record as Row
@@ -13,13 +14,15 @@ from sendwhy.postgres import Connection
 from dispatcher.decide import Sender, Stops, Template
 
 Key = tuple[str, str]
+TEMPLATES_KEPT = 500
 OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, JsonValue]])
 
-_SENDER_COLUMNS = """
+SENDER_COLUMNS = """
 sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, display_phone_number, quality,
 messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, hold_stops, templates_synced_at,
 sync_wanted_at, token_tag, fence, version, tier_key, proven_portfolio_id
 """
+COLUMNS_OF_S = ", ".join(f"s.{name.strip()}" for name in SENDER_COLUMNS.split(","))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class SenderRow:
     proven_portfolio_id: str | None = None
 
 
-def _sender(row: Row) -> SenderRow:
+def sender_of(row: Row) -> SenderRow:
     return SenderRow(
         sender=Sender(
             sender_id=row["sender_id"],
@@ -70,16 +73,16 @@ def _sender(row: Row) -> SenderRow:
 
 
 async def senders(connection: Connection, sender_ids: Iterable[str]) -> dict[str, SenderRow]:
-    query = f"select {_SENDER_COLUMNS} from sender where sender_id = any($1::text[])"  # noqa: S608 - a constant
+    query = f"select {SENDER_COLUMNS} from sender where sender_id = any($1::text[])"  # noqa: S608 - a constant
     rows = await connection.fetch(query, list(sender_ids))
-    return {row["sender_id"]: _sender(row) for row in rows}
+    return {row["sender_id"]: sender_of(row) for row in rows}
 
 
 async def senders_of(connection: Connection, column: str, value: str) -> list[SenderRow]:
     """All senders of a workspace, of an account, or with one count of people; `column` names which."""
     assert column in ("workspace_id", "waba_id", "tier_key")
-    query = f"select {_SENDER_COLUMNS} from sender where {column} = $1 order by sender_id"  # noqa: S608
-    return [_sender(row) for row in await connection.fetch(query, value)]
+    query = f"select {SENDER_COLUMNS} from sender where {column} = $1 order by sender_id"  # noqa: S608
+    return [sender_of(row) for row in await connection.fetch(query, value)]
 
 
 async def tier_key_of(connection: Connection, sender_id: str) -> str:
@@ -94,15 +97,14 @@ async def sender_ids(connection: Connection) -> list[str]:
 async def sender_for_requests(connection: Connection, asked: Iterable[tuple[str, str | None]]) -> dict[Any, SenderRow]:
     """The senders that requests name, or the workspaces' defaults, by (workspace_id, named sender or None)."""
     pairs = list(dict.fromkeys(asked))
-    columns = ", ".join(f"s.{name.strip()}" for name in _SENDER_COLUMNS.split(","))
     query = f"""
-    select asked.named, {columns}
+    select asked.named, {COLUMNS_OF_S}
     from unnest($1::text[], $2::text[]) as asked(workspace_id, named)
     join sender s on s.workspace_id = asked.workspace_id
      and (s.sender_id = asked.named or (asked.named is null and s.is_default))
     """  # noqa: S608 - a constant
     rows = await connection.fetch(query, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
-    return {(row["workspace_id"], row["named"]): _sender(row) for row in rows}
+    return {(row["workspace_id"], row["named"]): sender_of(row) for row in rows}
 
 
 _TEMPLATES = """
@@ -123,6 +125,12 @@ class TemplateRow:
     reported_at: datetime | None = None
 
 
+@lru_cache(TEMPLATES_KEPT)
+def components_of(stored: bytes) -> Sequence[Mapping[str, JsonValue]]:
+    """A template's components, parsed once: each round asks for the few that its messages go by."""
+    return OBJECTS.validate_json(stored)
+
+
 def _template(row: Row) -> TemplateRow:
     return TemplateRow(
         waba_id=row["waba_id"],
@@ -131,7 +139,7 @@ def _template(row: Row) -> TemplateRow:
             language=row["language"],
             status=row["status"],
             category=row["category"],
-            components=OBJECTS.validate_json(row["components"]),
+            components=components_of(row["components"]),
             rejected_reason=row["rejected_reason"],
             said_by=row["said_by"],
             said_at=row["said_at"],
@@ -210,13 +218,6 @@ async def delete_templates(connection: Connection, waba_id: str, gone: Sequence[
     )
 
 
-async def hold_fence(connection: Connection, sender_id: str, fence: int) -> SenderRow | None:
-    """Lock the sender's row if this driver still is its driver; None once another has taken over."""
-    query = f"select {_SENDER_COLUMNS} from sender where sender_id = $1 and fence = $2 for share"  # noqa: S608
-    row = await connection.fetchrow(query, sender_id, fence)
-    return None if row is None else _sender(row)
-
-
 _TEMPLATES_NAMED = _TEMPLATES + " and name = any($2::text[])"
 
 
@@ -235,10 +236,10 @@ async def template_names(connection: Connection, waba_id: str) -> list[tuple[str
 async def _change(connection: Connection, assignments: str, condition: str, *values: Any) -> list[SenderRow]:
     rows = await connection.fetch(
         f"update sender set {assignments}, version = version + 1, updated_at = clock_timestamp()"  # noqa: S608
-        f" where {condition} returning {_SENDER_COLUMNS}",
+        f" where {condition} returning {SENDER_COLUMNS}",
         *values,
     )
-    return [_sender(row) for row in rows]
+    return [sender_of(row) for row in rows]
 
 
 # Which senders a standing hold concerns.
@@ -258,7 +259,7 @@ from (select distinct on (s.sender_id) s.sender_id as concerned, h.cause, h.sinc
       order by s.sender_id, h.stops, h.probe_at desc nulls first, h.scope) as now
 where sender_id = now.concerned
   and (hold, hold_since, hold_until, hold_stops) is distinct from (now.cause, now.since, now.probe_at, now.stops)
-returning {_SENDER_COLUMNS}
+returning {SENDER_COLUMNS}
 """  # noqa: S608 - a constant
 
 
@@ -269,7 +270,7 @@ async def lock_workspace(connection: Connection, workspace_id: str) -> None:
 
 async def reflect_holds(connection: Connection, workspace_id: str) -> list[SenderRow]:
     """Write what stands into the senders that it concerns; returns those for which that is a change."""
-    return [_sender(row) for row in await connection.fetch(_REFLECT_HOLDS, workspace_id)]
+    return [sender_of(row) for row in await connection.fetch(_REFLECT_HOLDS, workspace_id)]
 
 
 async def set_paused(connection: Connection, sender_id: str, paused_at: datetime | None) -> list[SenderRow]:
@@ -383,7 +384,7 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
         " version = sender.version + 1, updated_at = clock_timestamp(), templates_synced_at ="
         " case when sender.waba_id = excluded.waba_id then sender.templates_synced_at end, proven_portfolio_id ="
         " case when sender.waba_id = excluded.waba_id then sender.proven_portfolio_id end"
-        f" where sender.workspace_id = excluded.workspace_id returning {_SENDER_COLUMNS}",
+        f" where sender.workspace_id = excluded.workspace_id returning {SENDER_COLUMNS}",
         new.sender_id,
         new.workspace_id,
         new.waba_id,
@@ -394,7 +395,7 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
         now,
         new.token_tag,
     )
-    return [*former, *(_sender(row) for row in rows)] if rows else []
+    return [*former, *(sender_of(row) for row in rows)] if rows else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,9 +53,11 @@ class Timers:
                 now = self._clock()
                 rows = await queue_store.lock_expired(connection, now, SWEEP_AT_MOST)
                 reasons = {message.key: expired(message, hold) for message, hold in rows}
-                await queue_store.finish_waiting(connection, "rejected", {k: why.code for k, why in reasons.items()})
-                told = [announce.rejected(message, reasons[message.key], now) for message, _ in rows]
-                await add_to_outbox(connection, told)
+                if rows:
+                    codes = {key: why.code for key, why in reasons.items()}
+                    await queue_store.finish_waiting(connection, "rejected", codes)
+                    told = [announce.rejected(message, reasons[message.key], now) for message, _ in rows]
+                    await add_to_outbox(connection, told)
             count = len(rows)
             self._tell(list(reasons.values()))
 
@@ -65,8 +67,9 @@ class Timers:
             now = self._clock()
             rows = await queue_store.lock_unknown(connection, now - patience, SWEEP_AT_MOST)
             reasons = {message.key: _unknown(message, since) for message, since in rows}
-            await queue_store.finish_unknown(connection, {key: why.code for key, why in reasons.items()})
-            await add_to_outbox(connection, [announce.rejected(one, reasons[one.key], now) for one, _ in rows])
+            if rows:
+                await queue_store.finish_unknown(connection, {key: why.code for key, why in reasons.items()})
+                await add_to_outbox(connection, [announce.rejected(one, reasons[one.key], now) for one, _ in rows])
         self._tell(list(reasons.values()))
 
     def _tell(self, reasons: list[Reason]) -> None:

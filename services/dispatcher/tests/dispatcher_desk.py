@@ -10,16 +10,18 @@ from typing import Any
 import asyncpg
 import dispatcher
 from cryptography.fernet import Fernet
-from dispatcher import claims, queue_store, store
+from dispatcher import claims, queue_store
+from dispatcher.claims import OpenLines
+from dispatcher.facts_store import Known, known
 from dispatcher.meta import Meta
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender
-from dispatcher_cases import SENDER, funded
+from dispatcher_cases import PHONE, SENDER, funded
 from pydantic import SecretStr
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import unpublished
+from sendwhy.postgres import Connection, unpublished
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
 from sendwhy.topics import Topic
@@ -49,8 +51,7 @@ class Desk:
 
     async def claim(self, fence: int) -> list[str]:
         """As a driver does it: what is due is marked in flight."""
-        row = await store.hold_fence(self.connection, SENDER.sender_id, fence)
-        assert row is not None
+        assert await claims.hold_fence(self.connection, SENDER.sender_id, fence) is not None
         due = await claims.lock_due(self.connection, SENDER.sender_id, utc_now(), limit=100)
         await queue_store.mark_in_flight(self.connection, [one.message.key for one in due], fence)
         return [one.message.funded.message_id for one in due]
@@ -67,6 +68,20 @@ class Desk:
     async def outbox(self) -> list[str]:
         rows = await unpublished(self.connection, older_than_seconds=-1, limit=1000)
         return sorted(f"{record.topic} {(record.key or b'').decode()}" for record in rows.values())
+
+
+async def open_lines(connection: Connection, sender_id: str, now: datetime, most: int) -> OpenLines:
+    """As its driver finds them."""
+    fence = await connection.fetchval("select fence from sender where sender_id = $1", sender_id)
+    held = await claims.hold_fence(connection, sender_id, fence)
+    assert held is not None
+    row, lines = held
+    return await claims.open_lines(connection, row.sender.workspace_id, lines, now, most)
+
+
+async def known_of(connection: Connection) -> Known:
+    """What is known of the person at `PHONE`, beside their contact."""
+    return await known(connection, SENDER, phones=[PHONE])
 
 
 def record(topic: Topic, event: Any, *, received_at: str | None = None) -> Record[Any]:

@@ -22,6 +22,7 @@ from dispatcher.holds import ANSWER, Refusal
 from dispatcher.lease import Lease
 from dispatcher.limits import SILENT_MAX, Budget
 from dispatcher.queue_store import NewMessage
+from dispatcher.receipts import Accepted
 from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.store import NewSender, TemplateRow
@@ -77,9 +78,13 @@ class World:
         self.answers: list[Any] = []
         self.calls: list[bytes] = []
         self.lease = Lease()
-        self.driver = Driver(SENDER.sender_id, self, self.settings, self, VAULT, Budget(50))  # type: ignore[arg-type]
+        self.accepted = Accepted()
+        made_of: Any = (SENDER.sender_id, self, self.settings, self, VAULT, Budget(50))
+        self.driver = Driver(*made_of, accepted=self.accepted)
 
     def publish_soon(self) -> None: ...
+
+    def publish_committed(self, _events: Any) -> None: ...
 
     async def send(
         self, _sender_id: str, _token: str, body: bytes, *, may_start: Callable[[], bool], **_: Any
@@ -165,6 +170,12 @@ async def test_what_a_lost_commit_marked_in_flight_is_sent_once(world: World) ->
         await world.reach("accepted")
         assert world.is_sure()
     assert len(world.calls) == 1
+
+
+async def test_receipts_of_what_this_replica_stored_ask_nothing(world: World) -> None:
+    async with world.driving():
+        await until(lambda: ("acme", funded().message_id) in world.accepted)
+    assert await world.states() == {"accepted"}
 
 
 async def test_a_call_that_is_out_is_not_given_back(world: World) -> None:

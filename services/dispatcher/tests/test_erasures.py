@@ -14,6 +14,7 @@ from dispatcher.stages import Stages
 from dispatcher.store import NewSender
 from dispatcher.windows import Window
 from dispatcher_cases import FACTS, NOW, PHONE, SENDER, contact, funded, message, template_content, text_content
+from dispatcher_desk import known_of
 from pydantic import SecretStr
 from sendwhy.events import (
     ContactUpdated,
@@ -170,7 +171,7 @@ async def test_what_the_person_wrote_before_opens_no_window_again(desk: Desk) ->
     assert await desk.connection.fetchval("select count(*) from conversation_window") == 0
     anew = wrote(order.erased_at + timedelta(seconds=1))
     await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, anew)])
-    assert await people_store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: Window(anew.occurred_at)}
+    assert (await known_of(desk.connection)).windows == {PHONE: Window(anew.occurred_at)}
 
 
 async def test_the_copy_of_a_contact_leads_to_its_windows_whichever_comes_first(desk: Desk) -> None:
@@ -202,8 +203,8 @@ async def test_what_began_after_the_erasure_stays(desk: Desk, told_by: str) -> N
     else:
         batch = [record(Topic.CONTACT_UPDATED, one, b"acme/c-1") for one in (last_state(order.erased_at), None)]
         await desk.stages.on_contacts(desk.connection, batch)
-    assert await people_store.windows(desk.connection, SENDER.sender_id, [PHONE]) == {PHONE: Window(later)}
-    assert await people_store.capped(desk.connection, "acme", [PHONE]) == {PHONE: later + CAP}
+    assert (await known_of(desk.connection)).windows == {PHONE: Window(later)}
+    assert (await known_of(desk.connection)).caps == {PHONE: later + CAP}
     assert await tier_store.reached_people(desk.connection, "acme/200", [PHONE], later) == {PHONE}
 
 

@@ -115,6 +115,8 @@ class Stage:
 
     def publish_soon(self) -> None: ...
 
+    def publish_committed(self, _events: Any) -> None: ...
+
     def read_clock(self) -> float:
         now = self.loop.time()
         if self.dice.random() < self.freeze_share:

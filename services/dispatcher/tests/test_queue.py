@@ -24,7 +24,7 @@ from dispatcher.stages import CANCEL_STEPS_AT_ONCE
 from dispatcher.store import Key
 from dispatcher.sweeps import Kind, Sweep, Sweeps
 from dispatcher_cases import SENDER, funded
-from dispatcher_desk import ACME, Desk, record
+from dispatcher_desk import ACME, Desk, open_lines, record
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy import problems
@@ -70,7 +70,7 @@ class Queue(Desk):
 
     async def look(self, limit: int = 100, lanes: tuple[Lane, ...] = LANES) -> list[str]:
         """What its driver would look at now, in its order."""
-        lines = await claims.open_lines(self.connection, SENDER.sender_id, "acme", self.now, limit)
+        lines = await open_lines(self.connection, SENDER.sender_id, self.now, limit)
         due = await claims.lock_due(self.connection, SENDER.sender_id, self.now, limit=limit, lanes=lanes, lines=lines)
         return [one.message.funded.message_id for one in due]
 
@@ -134,7 +134,7 @@ ASIDE = 3_000
 async def test_the_claim_reads_no_more_for_thousands_that_wait_for_something_else(queue: Queue, kind: str) -> None:
     async def read() -> int:
         await queue.connection.execute("analyze message")
-        lines = await claims.open_lines(queue.connection, SENDER.sender_id, "acme", queue.now, 10)
+        lines = await open_lines(queue.connection, SENDER.sender_id, queue.now, 10)
         before = await queue.connection.fetchval(
             "select sum(idx_tup_fetch + seq_tup_read) from pg_stat_xact_user_tables"
         )
@@ -207,7 +207,7 @@ async def test_a_throttled_line_gives_as_many_as_may_go_and_others_pass(queue: Q
         throttle = throttle_take(throttle, queue.now)
     await claims.save_throttle(queue.connection, *CAMPAIGN, throttle, 3, queue.now)
     assert await queue.look(5) == ["other"]
-    lines = await claims.open_lines(queue.connection, SENDER.sender_id, "acme", queue.now, 5)
+    lines = await open_lines(queue.connection, SENDER.sender_id, queue.now, 5)
     assert lines.next_at is not None
     queue.now = lines.next_at - timedelta(microseconds=1)
     assert await queue.look(5) == ["other"]

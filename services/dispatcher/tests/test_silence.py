@@ -4,7 +4,7 @@ import asyncio
 
 import asyncpg
 import pytest
-from dispatcher import store
+from dispatcher import claims, store
 from dispatcher.fleet import Fleet
 from dispatcher.lease import SILENCE_ENDS_TRANSACTIONS, TRANSACTION_SECONDS
 from dispatcher.results import utc_now
@@ -36,7 +36,7 @@ async def test_another_takes_over_from_who_froze_within_a_transaction(migrated_d
     await store.put_sender(other, ACME, utc_now())
     assert await Fleet._take_over(frozen, SENDER.sender_id) == 1
     await claiming.execute("begin")
-    assert await store.hold_fence(claiming, SENDER.sender_id, 1) is not None
+    assert await claims.hold_fence(claiming, SENDER.sender_id, 1) is not None
     if froze != "between two statements":
         # All of a statement but its end: what asyncpg does with one that it hasn't prepared before.
         await claiming.prepare("select 'of a claim'")

@@ -6,10 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 from dispatcher import claims, people_store, queue_store, recovery_store, store, sweeps
+from dispatcher.app import PLANNED_ONCE
 from dispatcher.campaign_api import CampaignAnswer, read_campaign
 from dispatcher.decide import Waiting
 from dispatcher.queue_store import NewWait, Result
@@ -17,11 +19,11 @@ from dispatcher.results import utc_now
 from dispatcher.store import NewSender
 from dispatcher.sweeps import Kind, Sweep
 from dispatcher_cases import NOW, PHONE, SENDER, contact, funded
-from dispatcher_desk import ACME, Desk, record
+from dispatcher_desk import ACME, Desk, known_of, open_lines, record
 from sendwhy.events import MarketingState, SendCancelled, SendFunded, Status, StatusUpdated, event_id_of, reason
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
-from sendwhy.topics import Topic
+from sendwhy.topics import Topic, tombstone
 
 pytestmark = pytest.mark.postgres
 
@@ -46,7 +48,7 @@ async def test_what_was_out_when_a_driver_died_is_parked_and_not_sent_again(desk
     assert second is not None
     assert await desk.states() == {"m1": "unknown", "m2": "unknown"}
     assert await desk.claim(second) == []
-    assert await store.hold_fence(desk.connection, SENDER.sender_id, first) is None
+    assert await claims.hold_fence(desk.connection, SENDER.sender_id, first) is None
 
 
 async def test_a_late_driver_may_still_say_how_its_own_try_ended(desk: Desk) -> None:
@@ -59,6 +61,44 @@ async def test_a_late_driver_may_still_say_how_its_own_try_ended(desk: Desk) -> 
     assert await queue_store.record_results(desk.connection, [taken]) == {("acme", "m1"): "c-1"}
     assert await queue_store.record_results(desk.connection, [taken]) == {}
     assert await desk.states() == {"m1": "accepted"}
+
+
+async def test_who_waits_while_another_takes_over_holds_nothing(desk: Desk, migrated_database: str) -> None:
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    claiming = await asyncpg.connect(migrated_database)
+    async with desk.connection.transaction():
+        await queue_store.take_over(desk.connection, SENDER.sender_id)
+        held = asyncio.create_task(claims.hold_fence(claiming, SENDER.sender_id, fence))
+        while not await desk.connection.fetchval("select count(*) from pg_locks where not granted"):
+            await asyncio.sleep(0.01)
+    assert await held is None
+    assert await claims.hold_fence(claiming, SENDER.sender_id, fence + 1) is not None
+    await claiming.close()
+
+
+async def test_what_meta_took_is_stored_with_what_tells_it_once(desk: Desk) -> None:
+    await desk.queue("m1", "m2")
+    fence = await queue_store.take_over(desk.connection, SENDER.sender_id)
+    assert fence is not None
+    await desk.claim(fence)
+    await desk.connection.execute("update message set contact_id = 'erased:1' where message_id = 'm2'")
+    taken = [
+        (result(one, 1, "accepted", f"wamid.{one}"), (uuid4(), tombstone(Topic.SEND_HELD, one))) for one in ("m1", "m2")
+    ]
+    # What was erased meanwhile goes the long way, which names nobody.
+    assert await queue_store.record_taken(desk.connection, taken) == {("acme", "m1")}
+    assert await queue_store.record_taken(desk.connection, taken) == set()
+    assert await desk.states() == {"m1": "accepted", "m2": "in_flight"}
+    assert await desk.outbox() == ["send.held m1"]
+
+
+async def test_small_batches_are_planned_once(migrated_database: str) -> None:
+    connection = await asyncpg.connect(migrated_database, server_settings=PLANNED_ONCE)
+    for _ in range(7):
+        await queue_store.accepted(connection, [("acme", "m1")])
+    assert await connection.fetchval("select sum(custom_plans) from pg_prepared_statements") == 0
+    await connection.close()
 
 
 async def test_a_result_of_a_former_try_changes_nothing(desk: Desk) -> None:
@@ -323,7 +363,7 @@ async def test_a_throttled_campaign_is_cancelled_beside_its_driver(desk: Desk, m
 
     async with driver.transaction():
         # A driver locks the throttle before it looks at what stands in the campaign's line.
-        lines = await claims.open_lines(driver, SENDER.sender_id, "acme", utc_now(), 1)
+        lines = await open_lines(driver, SENDER.sender_id, utc_now(), 1)
         due = await claims.lock_due(driver, SENDER.sender_id, utc_now(), limit=1, lines=lines)
         cancelling = asyncio.create_task(cancel())
         while not await driver.fetchval("select count(*) from pg_locks where not granted"):
@@ -351,7 +391,7 @@ async def test_a_marketing_cap_is_remembered_for_the_person(desk: Desk) -> None:
     await desk.queue("m1")
     capped = receipt("m1", Status.FAILED, ReasonCode.MARKETING_CAP_REACHED)
     await desk.stages.on_statuses(desk.connection, [record(Topic.STATUS_UPDATED, capped)])
-    until = (await people_store.capped(desk.connection, "acme", [PHONE]))[PHONE]
+    until = (await known_of(desk.connection)).caps[PHONE]
     assert timedelta(hours=23) < until - utc_now() <= timedelta(hours=24)
 
 

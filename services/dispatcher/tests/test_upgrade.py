@@ -8,7 +8,7 @@ import pytest
 from dispatcher import claims, queue_store
 from dispatcher.results import utc_now
 from dispatcher_cases import funded
-from dispatcher_desk import MIGRATIONS
+from dispatcher_desk import MIGRATIONS, open_lines
 from sendwhy.events import reason
 from sendwhy.postgres import connect_pool, migrate
 from sendwhy.reasons import ReasonCode
@@ -70,7 +70,7 @@ async def test_what_stood_in_the_former_queue_goes_on(fresh_database: str, tmp_p
     async with pool.acquire() as connection:
         await queue_store.take_over(connection, "41")
         now = utc_now()
-        lines = await claims.open_lines(connection, "41", "acme", now, 9)
+        lines = await open_lines(connection, "41", now, 9)
         due = await claims.lock_due(connection, "41", now, limit=9, lines=lines)
         assert {one.message.key[1] for one in due} == {"slot", "paused", "hold", "turn"}
         assert [one.message.key[1] for one in await claims.lock_tier_waits(connection, "41", 9)] == ["tier"]
