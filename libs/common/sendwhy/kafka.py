@@ -308,7 +308,7 @@ async def as_it_came(batch: tuple[ConsumerRecord[Any, Any], ...]) -> KafkaMessag
 
 
 def in_turns(subscriber: BatchSubscriber, rest_seconds: float = REST_SECONDS) -> None:
-    """Ask Kafka only when the last batch is done and its rest is over, for all partitions at once (ADR 47).
+    """Ask Kafka only when the last batch is done and its rest is over, for all partitions at once (ADR 46).
 
     aiokafka by itself asks for the partitions that a batch has emptied while that is being handled, and is answered
     with the first record that comes: the next batch is that one record, and what comes to other partitions meanwhile

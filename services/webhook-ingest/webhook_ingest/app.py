@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from sendwhy.erasure import on_erasing
 from sendwhy.events import PersonErasing, SenderUpdated
+from sendwhy.kafka import UNHURRIED_SECONDS
 from sendwhy.postgres import Connection
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
