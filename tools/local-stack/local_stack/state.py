@@ -81,7 +81,8 @@ class StateDir:
     def ports(self, *names: str) -> dict[str, int]:
         """The ports of these listeners: those of the last run where still free, else new ones.
 
-        No other stack of this machine chooses them while this process lives, started or not.
+        No other stack of this machine chooses a new one while this process lives, started or not. One that stands in
+        the directory is used also if another process holds it: that may have chosen it for this one.
         """
         with self._one_writer():
             remembered = self.read_json("ports.json")
@@ -89,7 +90,7 @@ class StateDir:
             chosen: dict[str, int] = {}
             for name in names:
                 port = remembered.get(name)
-                if not isinstance(port, int) or port in taken or not self._can_have(port):
+                if not isinstance(port, int) or port in taken or not self._can_keep(port):
                     port = self._free_port(taken)
                 chosen[name] = port
                 taken.add(port)
@@ -102,6 +103,9 @@ class StateDir:
             if port not in taken and port not in _claims and self._can_have(port):
                 return port
         raise StackError(f"found no free port between {PORTS.start} and {PORTS.stop} on 127.0.0.1")
+
+    def _can_keep(self, port: int) -> bool:
+        return port_is_free(port) and _claims.get(port, self.path) == self.path
 
     def _can_have(self, port: int) -> bool:
         """Whether the port is free and, from now on, claimed for this directory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import stat
@@ -35,24 +36,32 @@ def test_a_taken_port_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     assert second["postgres"] == first["postgres"]
 
 
+def _chosen_elsewhere(directory: Path, *, seed: int) -> int:
+    """By a process of its own, which draws as another with the same seed does."""
+    asking = (
+        f"import random; from local_stack.state import *; random.seed({seed});"
+        f" print(StateDir(Path({str(directory)!r})).ports('kafka')['kafka'])"
+    )
+    answer = subprocess.run([sys.executable, "-c", asking], check=True, capture_output=True, text=True)
+    return int(answer.stdout)
+
+
 def test_a_chosen_port_is_nobody_elses_before_its_server_listens(tmp_path: Path) -> None:
+    random.seed(7)
     mine = StateDir(tmp_path / "mine").ports("kafka")
-    other = tmp_path / "other"
-    StateDir(other).write_json("ports.json", mine)
-    asking = f"from local_stack.state import *; print(StateDir(Path({str(other)!r})).ports('kafka')['kafka'])"
-    elsewhere = subprocess.run([sys.executable, "-c", asking], check=True, capture_output=True, text=True)
-    assert int(elsewhere.stdout) != mine["kafka"]
-    StateDir(other).write_json("ports.json", mine)
-    assert StateDir(other).ports("kafka") != mine
+    assert _chosen_elsewhere(tmp_path / "other", seed=7) != mine["kafka"]
+    random.seed(7)
+    assert StateDir(tmp_path / "a third").ports("kafka") != mine
     assert StateDir(tmp_path / "mine").ports("kafka") == mine
 
 
+def test_a_port_that_another_process_chose_for_the_directory_is_kept(tmp_path: Path) -> None:
+    mine = StateDir(tmp_path).ports("kafka")
+    assert _chosen_elsewhere(tmp_path, seed=8) == mine["kafka"]
+
+
 def test_a_port_is_free_again_once_its_process_has_ended(tmp_path: Path) -> None:
-    asking = f"from local_stack.state import *; print(StateDir(Path({str(tmp_path)!r})).ports('kafka')['kafka'])"
-    chosen = [
-        subprocess.run([sys.executable, "-c", asking], check=True, capture_output=True, text=True).stdout
-        for _ in range(2)
-    ]
+    chosen = [_chosen_elsewhere(tmp_path / directory, seed=9) for directory in ("one", "other")]
     assert chosen[0] == chosen[1]
 
 
