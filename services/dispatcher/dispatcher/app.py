@@ -9,6 +9,7 @@ from sendwhy.service import Runtime
 
 from dispatcher import campaign_api, person_api
 from dispatcher.api import Api
+from dispatcher.clock import utc_now
 from dispatcher.drift import Drift
 from dispatcher.driver import Driver
 from dispatcher.evaluating import Evaluation
@@ -21,7 +22,6 @@ from dispatcher.queue_api import QueueApi
 from dispatcher.receipts import Accepted
 from dispatcher.recovering import Recovering
 from dispatcher.resealing import Resealer
-from dispatcher.results import utc_now
 from dispatcher.sender_api import SenderApi
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages

@@ -27,6 +27,7 @@ from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken, cod
 from dispatcher.blame import ALL, Blame
 from dispatcher.calls import message_body
 from dispatcher.claims import Due, OpenLines
+from dispatcher.clock import utc_now
 from dispatcher.decide import (
     SYNC_INTERVAL,
     Facts,
@@ -46,7 +47,7 @@ from dispatcher.limits import Budget, LastMinute, PairPace
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.queue_store import NewWait
 from dispatcher.receipts import Accepted
-from dispatcher.results import Ended, Go, Results, utc_now
+from dispatcher.results import Ended, Go, Results
 from dispatcher.settings import Settings
 from dispatcher.starts import AHEAD_SECONDS, Marked, Starts
 from dispatcher.store import Key, SenderRow

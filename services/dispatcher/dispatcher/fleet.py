@@ -17,6 +17,7 @@ from sendwhy.postgres import SERVER_SETTINGS, TRANSIENT_ERRORS
 from sendwhy.service import Runtime
 
 from dispatcher import queue_store, store, sync_store
+from dispatcher.clock import utc_now
 from dispatcher.driver import ALIVE_SECONDS, LOCK_SECONDS, Driver
 from dispatcher.lease import SILENCE_ENDS_SESSIONS, Lease
 from dispatcher.limits import PairPace
@@ -84,6 +85,7 @@ class Fleet:
         asked_at = time.monotonic()
         alive = await store.seen_replicas(connection, f"{self._runtime.settings.replica}", ALIVE_SECONDS)
         self._lease.renew(asked_at)
+        utc_now.heard(await connection.fetchval("select clock_timestamp()"))
         senders = await store.sender_ids(connection)
         share = math.ceil(len(senders) / max(1, alive))
         await self._release_ended(connection)

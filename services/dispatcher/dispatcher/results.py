@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -19,6 +19,7 @@ from sendwhy.values import value_class
 from dispatcher import announce, hold_store, holding, queue_store, store, tier_store
 from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken, is_answered, outage
 from dispatcher.claims import Due
+from dispatcher.clock import utc_now
 from dispatcher.decide import Waiting
 from dispatcher.erasures import blur
 from dispatcher.holds import ANSWER, SILENCE, Refusal
@@ -35,10 +36,6 @@ BUSY_RESULTS, BUSY_WITHIN_SECONDS = 5, 0.04
 TRIES_KEPT = 20
 
 log = structlog.get_logger("sendwhy")
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @value_class

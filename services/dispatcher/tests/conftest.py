@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from dispatcher import store
-from dispatcher.results import utc_now
+from dispatcher.clock import utc_now
 from dispatcher_desk import ACME, MIGRATIONS, Desk
 from sendwhy.postgres import connect_pool
 

@@ -12,9 +12,9 @@ import dispatcher
 from cryptography.fernet import Fernet
 from dispatcher import claims, queue_store
 from dispatcher.claims import OpenLines
+from dispatcher.clock import utc_now
 from dispatcher.facts_store import Known, known
 from dispatcher.meta import Meta
-from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from dispatcher import queue_store, salvage, store
 from dispatcher.blame import AGAIN_MAX, ALL, Blame, aside_until
+from dispatcher.clock import utc_now
 from dispatcher.decide import Facts, Lane, Reject, Wait, Waiting, decide
-from dispatcher.results import utc_now
 from dispatcher.timers import Timers
 from dispatcher_cases import NOW, SENDER, funded, message
 from hypothesis import given

@@ -15,6 +15,7 @@ import pytest
 from cryptography.fernet import Fernet
 from dispatcher import holding, people_store, queue_store, store
 from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher.clock import utc_now
 from dispatcher.decide import Lane, Message, Stops, Waiting
 from dispatcher.driver import IDLE_SECONDS, Driver
 from dispatcher.erasures import Eraser
@@ -23,7 +24,6 @@ from dispatcher.lease import Lease
 from dispatcher.limits import SILENT_MAX, Budget
 from dispatcher.queue_store import NewMessage
 from dispatcher.receipts import Accepted
-from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.store import NewSender, TemplateRow
 from dispatcher.tokens import TokenVault

@@ -7,9 +7,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from dispatcher import people_store, queue_store, tier_store
+from dispatcher.clock import utc_now
 from dispatcher.decide import Recall, decide
 from dispatcher.erasures import CAP, Eraser, prune
-from dispatcher.results import utc_now
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender
 from dispatcher.windows import Window

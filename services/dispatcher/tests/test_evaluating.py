@@ -12,11 +12,11 @@ import pytest
 from dispatcher import claims, holding, people_store, queue_store, store, tier_store
 from dispatcher.allowances import Allowance
 from dispatcher.answers import HoldScope
+from dispatcher.clock import utc_now
 from dispatcher.decide import Message, Send, Verdict, Wait, lane_of
 from dispatcher.evaluating import Evaluation
 from dispatcher.holds import Refusal
 from dispatcher.queue_store import NewMessage
-from dispatcher.results import utc_now
 from dispatcher.store import NewSender, TemplateRow
 from dispatcher.windows import Window
 from dispatcher_cases import PHONE, SENDER, TEMPLATE, contact, funded, template_content, text_content

@@ -15,13 +15,13 @@ from cryptography.fernet import Fernet
 from dispatcher import hold_store, holding, queue_store, store
 from dispatcher.answers import HoldScope, NotTaken, Outcome, Taken, read_answer
 from dispatcher.api import Api, PutSender
+from dispatcher.clock import utc_now
 from dispatcher.decide import Lane, Message, Waiting
 from dispatcher.driver import Driver
 from dispatcher.holds import ANSWER, Refusal
 from dispatcher.lease import Lease
 from dispatcher.limits import Budget
 from dispatcher.queue_store import NewMessage
-from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender

@@ -14,11 +14,12 @@ import pytest
 from cryptography.fernet import Fernet
 from dispatcher.answers import Action, NotTaken, Outcome, Taken
 from dispatcher.claims import Due
+from dispatcher.clock import utc_now
 from dispatcher.decide import Waiting
 from dispatcher.driver import PACE_REST_SECONDS, Driver, Lost
 from dispatcher.lease import Lease
 from dispatcher.limits import Budget
-from dispatcher.results import Go, utc_now
+from dispatcher.results import Go
 from dispatcher.settings import Settings
 from dispatcher.store import SenderRow
 from dispatcher.tokens import TokenVault

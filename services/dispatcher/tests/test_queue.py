@@ -13,12 +13,12 @@ import pytest
 from cryptography.fernet import Fernet
 from dispatcher import claims, queue_store, store, sweeps, sync_store
 from dispatcher.claims import LANES, OpenLines
+from dispatcher.clock import utc_now
 from dispatcher.decide import Lane, Message, Waiting, expired
 from dispatcher.limits import Throttle, throttle_take
 from dispatcher.pacing import Pacing
 from dispatcher.queue_api import QueueApi
 from dispatcher.queue_store import NewMessage, NewWait, Result
-from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.stages import CANCEL_STEPS_AT_ONCE
 from dispatcher.store import Key

@@ -5,9 +5,9 @@ import asyncio
 import asyncpg
 import pytest
 from dispatcher import claims, store
+from dispatcher.clock import utc_now
 from dispatcher.fleet import Fleet
 from dispatcher.lease import SILENCE_ENDS_TRANSACTIONS, TRANSACTION_SECONDS
-from dispatcher.results import utc_now
 from dispatcher_cases import SENDER
 from dispatcher_desk import ACME
 from pydantic import SecretStr

@@ -13,9 +13,9 @@ import pytest
 from dispatcher import claims, people_store, queue_store, recovery_store, store, sweeps
 from dispatcher.app import PLANNED_ONCE
 from dispatcher.campaign_api import CampaignAnswer, read_campaign
+from dispatcher.clock import utc_now
 from dispatcher.decide import Waiting
 from dispatcher.queue_store import NewWait, Result
-from dispatcher.results import utc_now
 from dispatcher.store import NewSender
 from dispatcher.sweeps import Kind, Sweep
 from dispatcher_cases import NOW, PHONE, SENDER, contact, funded

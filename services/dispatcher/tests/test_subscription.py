@@ -11,8 +11,8 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import store
+from dispatcher.clock import utc_now
 from dispatcher.meta import MetaRefused, MetaUnreachable, SubscribedApp, _subscribed_app
-from dispatcher.results import utc_now
 from dispatcher.store import NewSender
 from dispatcher.subscription import ANSWER_HOLDS, SubscriptionApi
 from dispatcher.tokens import Access, TokenVault, token_tag

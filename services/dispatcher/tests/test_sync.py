@@ -12,11 +12,11 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import facts, people_store, queue_store, reporting, store, sync_store, tier_store
+from dispatcher.clock import utc_now
 from dispatcher.decide import Lane, Message, Tier
 from dispatcher.drift import Drift
 from dispatcher.meta import PAGES_MAX, Listing, MetaRefused, MetaUnreachable, Number
 from dispatcher.queue_store import NewMessage
-from dispatcher.results import utc_now
 from dispatcher.sender_api import SenderApi, stops
 from dispatcher.settings import Settings
 from dispatcher.store import NewSender, SenderRow

@@ -13,9 +13,9 @@ import pytest
 from cryptography.fernet import Fernet
 from dispatcher import store
 from dispatcher.answers import NotTaken
+from dispatcher.clock import utc_now
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.resealing import STEP, Resealer
-from dispatcher.results import utc_now
 from dispatcher.settings import Settings
 from dispatcher.store import NewSender
 from dispatcher.tokens import Access, TokenUnreadable, TokenVault, token_tag

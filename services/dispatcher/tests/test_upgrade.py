@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from dispatcher import claims, queue_store
-from dispatcher.results import utc_now
+from dispatcher.clock import utc_now
 from dispatcher_cases import funded
 from dispatcher_desk import MIGRATIONS, open_lines
 from sendwhy.events import reason
