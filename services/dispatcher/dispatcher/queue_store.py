@@ -9,7 +9,7 @@ from uuid import UUID
 from asyncpg import Record as Row
 from sendwhy.erasure import KEEP_WAITING
 from sendwhy.events import ContactUpdated, Reason, SendFunded
-from sendwhy.postgres import Connection, outbox_columns
+from sendwhy.postgres import Connection, outbox_columns, rows_locked
 from sendwhy.privacy import ERASED_PREFIX, alias_of
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing
@@ -493,19 +493,9 @@ async def taken_by_webhook(connection: Connection, told: Mapping[Key, str]) -> l
     return [(message_of(row), row["trace"]) for row in rows]
 
 
-# Each row is locked by a query of its own, in the order of the keys. A join of the two, sorted and then locked, loses
-# rows that another transaction changes meanwhile: PostgreSQL (18.4) looks at their new version only in the partition
-# that the join looked into last.
-_LOCK_WAITING = f"""
-select {MESSAGE_COLUMNS} from unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
-cross join lateral (
-    select * from message
-    where workspace_id = asked.workspace_id and message_id = asked.message_id and state = 'waiting'
-    for update
-) m
-"""  # noqa: S608 - a constant
-
-_LOCK_MESSAGES = _LOCK_WAITING.replace("and state = 'waiting'", "")
+_KEY = ("workspace_id", "message_id")
+_LOCK_WAITING = rows_locked(MESSAGE_COLUMNS, "message", _KEY, "state = 'waiting'")
+_LOCK_MESSAGES = rows_locked(MESSAGE_COLUMNS, "message", _KEY)
 _READ_MESSAGES = _LOCK_MESSAGES.replace("for update", "")
 
 _LOCK_WAITING_OF_CONTACTS = f"""

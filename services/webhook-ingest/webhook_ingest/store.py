@@ -9,7 +9,7 @@ from uuid import UUID
 
 from asyncpg import Record
 from sendwhy.events import SenderUpdated, StatusUpdated
-from sendwhy.postgres import Connection
+from sendwhy.postgres import Connection, rows_locked
 
 from webhook_ingest.accepted import Accepted
 from webhook_ingest.decide import Message, MessageKey, Seen, Sender, StatusKey, Unclaimed
@@ -76,16 +76,11 @@ insert into message (sender_id, wamid, prune_after)
 select *, $3::timestamptz from unnest($1::text[], $2::text[])
 on conflict do nothing
 """
-# Each row is locked by a query of its own, in the order of the keys. A join of the two, sorted and then locked, loses
-# rows that another transaction changes meanwhile: PostgreSQL (18.4) looks at their new version only in the partition
-# that the join looked into last.
-_LOCK_MESSAGES = """
-select m.sender_id, m.wamid, m.workspace_id, m.message_id, m.rank, m.failed, m.delivered_at, m.silence
-from unnest($1::text[], $2::text[]) as asked(sender_id, wamid)
-cross join lateral (
-    select * from message where sender_id = asked.sender_id and wamid = asked.wamid for update
-) m
-"""
+_LOCK_MESSAGES = rows_locked(
+    "m.sender_id, m.wamid, m.workspace_id, m.message_id, m.rank, m.failed, m.delivered_at, m.silence",
+    "message",
+    ("sender_id", "wamid"),
+)
 
 
 async def lock_messages(connection: Connection, keys: Iterable[MessageKey], at: datetime) -> dict[MessageKey, Message]:

@@ -98,20 +98,16 @@ class StateDir:
         return chosen
 
     def _free_port(self, taken: set[int]) -> int:
+        """A port that is free and, from now on, claimed for this directory."""
         for _ in range(200):
             port = random.choice(PORTS)
-            if port not in taken and port not in _claims and self._can_have(port):
+            if port not in taken and port not in _claims and port_is_free(port) and _claim(port):
+                _claims[port] = self.path
                 return port
         raise StackError(f"found no free port between {PORTS.start} and {PORTS.stop} on 127.0.0.1")
 
     def _can_keep(self, port: int) -> bool:
         return port_is_free(port) and _claims.get(port, self.path) == self.path
-
-    def _can_have(self, port: int) -> bool:
-        """Whether the port is free and, from now on, claimed for this directory."""
-        if port not in _claims and _claim(port):
-            _claims[port] = self.path
-        return _claims.get(port) == self.path and port_is_free(port)
 
     def secret(self, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
         with self._one_writer():
