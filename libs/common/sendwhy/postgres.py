@@ -128,8 +128,8 @@ Write = tuple[str, Sequence[Any]]
 def rows_locked(columns: str, table: str, keys: tuple[str, str], where: str = "true") -> str:
     """A statement for rows of the table, which it calls m, by two arrays of their keys: each row is locked by a query
     of its own, in the order of the keys. A join of the two, sorted and then locked, loses rows of a partitioned table
-    that another transaction changes meanwhile: PostgreSQL (18.4) looks at their new version only in the partition that the
-    join looked into last."""
+    that another transaction changes meanwhile: PostgreSQL (18.4) looks at their new version only in the partition that
+    the join looked into last."""
     first, second = keys
     return f"""
 select {columns} from unnest($1::text[], $2::text[]) as asked({first}, {second})
