@@ -27,7 +27,7 @@ import lean_meta
 from cryptography.fernet import Fernet
 from dispatcher import people_store, queue_store, store
 from dispatcher.answers import Taken
-from dispatcher.app import PLANNED_ONCE
+from dispatcher.app import SESSION
 from dispatcher.decide import Template
 from dispatcher.driver import Driver
 from dispatcher.fleet import Fleet
@@ -249,7 +249,7 @@ async def main(options: argparse.Namespace) -> None:
         url = await postgres.ensure_database("dispatcher")
         await migrate(url, Path(dispatcher.__file__ or "").parent / "migrations")
         async with asyncpg.create_pool(
-            url, min_size=1, max_size=10, init=statements.watch, reset=leave_as_it_is, server_settings=PLANNED_ONCE
+            url, min_size=1, max_size=10, init=statements.watch, reset=leave_as_it_is, server_settings=SESSION
         ) as pool:
             bench = Bench(pool)
             await bench.set_up(messages)

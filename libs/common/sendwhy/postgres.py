@@ -38,6 +38,10 @@ SERVER_SETTINGS = {
     "tcp_user_timeout": "30s",
     "timezone": "UTC",
 }
+# For a service that looks up batches by their keys in tables split by a hash of these (ADR 47). PostgreSQL adds up what
+# it costs to look into each part, though each key is looked for in one of them, and takes all that isn't in its memory
+# now for lying on a disk: so it reads whole tables, or whole indexes, for a batch of fifty.
+KEYED_LOOKUPS = {"random_page_cost": "0.05", "cpu_operator_cost": "0.0001"}
 # What a repeat of the same statement may get past: connections, resources, locks, an operator, a stale plan.
 TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     OSError,

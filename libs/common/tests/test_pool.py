@@ -1,11 +1,19 @@
 """What a connection is when it goes back to the pool."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from sendwhy.postgres import connect_pool, write_together
+from sendwhy.postgres import (
+    KEYED_LOOKUPS,
+    SERVER_SETTINGS,
+    connect_pool,
+    decisions_of,
+    migrate,
+    write_together,
+)
 
 pytestmark = pytest.mark.postgres
 
@@ -71,4 +79,34 @@ async def test_arrays_are_lists_or_tuples_and_nothing_else(fresh_database: str) 
     for wrong in ({"a"}, {"a": 1}, "a", iter(["a"])):
         with pytest.raises(asyncpg.DataError):
             await pool.fetchval("select $1::text[]", wrong)
+    await pool.close()
+
+
+_FILL = """
+insert into decision (workspace_id, message_id, step, event_id, topic, headers, prune_after)
+select 'w', 'm' || n, 'billing', gen_random_uuid(), 'send.funded', '', now() from generate_series(1, 20000) n
+"""
+_ROWS_READ = """
+select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int from pg_stat_xact_user_tables where relname like 'decision%'
+"""
+
+
+async def test_a_batch_of_keys_reads_none_but_their_rows(fresh_database: str, tmp_path: Path) -> None:
+    await migrate(fresh_database, tmp_path)
+    pool = await connect_pool(
+        fresh_database, service="test", size=1, server_settings={**SERVER_SETTINGS, **KEYED_LOOKUPS}
+    )
+    asked = [("w", f"m{number * 100}") for number in range(1, 101)]
+    for known_to_planner in (False, True):
+        async with pool.acquire() as connection:
+            if known_to_planner:
+                await connection.execute("analyze decision")
+            else:
+                await connection.execute(_FILL)
+        # With its values, and, from the sixth time on, perhaps with a plan for any.
+        for _ in range(8):
+            async with pool.acquire() as connection, connection.transaction():
+                before = await connection.fetchval(_ROWS_READ)
+                assert len(await decisions_of(connection, "billing", asked)) == len(asked)
+                assert await connection.fetchval(_ROWS_READ) - before == len(asked)
     await pool.close()

@@ -6,6 +6,7 @@ from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
 from sendwhy.events import PersonErasing, SendConsented, SenderUpdated, SendRejected, StatusUpdated, TemplateUpdated
 from sendwhy.kafka import UNHURRIED_SECONDS
 from sendwhy.metrics import Metric
+from sendwhy.postgres import KEYED_LOOKUPS
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.stage import parse_json, parse_state
@@ -23,7 +24,7 @@ PRUNE_SECONDS = 600
 
 
 def make_app(settings: BillingSettings) -> FastAPI:
-    runtime = Runtime(Service.BILLING, settings)
+    runtime = Runtime(Service.BILLING, settings, session=KEYED_LOOKUPS)
     runtime.stage(Topic.SEND_CONSENTED, parse_json(SendConsented), Funder(runtime.metrics).on_consented)
     settler = Settler(runtime.metrics)
     runtime.stage(Topic.STATUS_UPDATED, parse_json(StatusUpdated), settler.on_status, rest_seconds=UNHURRIED_SECONDS)

@@ -17,6 +17,7 @@ from sendwhy.events import (
 )
 from sendwhy.kafka import UNHURRIED_SECONDS
 from sendwhy.metrics import Metric
+from sendwhy.postgres import KEYED_LOOKUPS
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.stage import parse_json, parse_state
@@ -34,7 +35,7 @@ COUNT_SECONDS = 60.0
 
 
 def make_app(settings: Settings) -> FastAPI:
-    runtime = Runtime(Service.CONSENT, settings)
+    runtime = Runtime(Service.CONSENT, settings, session=KEYED_LOOKUPS)
     stages = Stages(settings, runtime.metrics)
     runtime.stage(
         Topic.SEND_REQUESTED, parse_json(SendRequested), stages.on_requested, on_unreadable=stages.on_unreadable

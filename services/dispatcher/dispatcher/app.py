@@ -4,6 +4,7 @@ import time
 
 from fastapi import FastAPI
 from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
+from sendwhy.postgres import KEYED_LOOKUPS
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 
@@ -33,10 +34,11 @@ from dispatcher.tokens import TokenVault
 # For fewer than ten rows a plan of its own looks cheaper than the one for any number, so that each such statement would
 # be planned anew, which takes several times what it does. None of ours needs other plans for other values.
 PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan"}
+SESSION = {**KEYED_LOOKUPS, **SILENCE_ENDS_TRANSACTIONS, **PLANNED_ONCE}
 
 
 def make_app(settings: Settings) -> FastAPI:
-    runtime = Runtime(Service.DISPATCHER, settings, session={**SILENCE_ENDS_TRANSACTIONS, **PLANNED_ONCE})
+    runtime = Runtime(Service.DISPATCHER, settings, session=SESSION)
     meta = Meta(settings)
     vault = TokenVault(settings.token_encryption_key, settings.app_secrets)
     budget = Budget(settings.calls_in_flight_max)

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from sendwhy.erasure import on_erasing
 from sendwhy.events import PersonErasing, SenderUpdated
 from sendwhy.kafka import UNHURRIED_SECONDS
-from sendwhy.postgres import Connection
+from sendwhy.postgres import KEYED_LOOKUPS, Connection
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
@@ -33,7 +33,7 @@ PRUNE_SECONDS = 600.0
 
 
 def make_app(settings: Settings) -> FastAPI:
-    runtime = Runtime(Service.WEBHOOK_INGEST, settings)
+    runtime = Runtime(Service.WEBHOOK_INGEST, settings, session=KEYED_LOOKUPS)
     pulse = Pulse()
     _add_stages(runtime, settings, pulse)
     _add_timers(runtime, settings, pulse)
