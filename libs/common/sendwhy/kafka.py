@@ -44,7 +44,7 @@ FETCH_WAIT_MS = 2000
 FETCHER_WAKES_MS = 2000
 # From a batch to the next one, while fewer records come than fit into one. Each takes statements, a commit and
 # questions to Kafka that cost as much as dozens of records.
-REST_SECONDS = 0.05
+REST_SECONDS = 0.08
 # For what nobody waits for: it follows what a message's way has told already.
 UNHURRIED_SECONDS = 0.5
 
