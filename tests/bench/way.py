@@ -24,6 +24,7 @@ from billing.store import add_entries, lock_or_open_accounts, save_accounts
 from consent.settings import Settings as ConsentSettings
 from consent.stages import Stages as Consent
 from cryptography.fernet import Fernet
+from dispatcher.app import SESSION as DISPATCHERS_SESSION
 from dispatcher.settings import Settings as DispatcherSettings
 from dispatcher.stages import Stages as Dispatcher
 from dispatcher.stages import funded_of
@@ -46,7 +47,7 @@ from sendwhy.events import (
 )
 from sendwhy.kafka import Producer
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import leave_as_it_is, migrate
+from sendwhy.postgres import KEYED_LOOKUPS, leave_as_it_is, migrate
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
 from sendwhy.stage import Handle, Parse, Record, Stage, parse_json, parse_state
@@ -383,6 +384,15 @@ def _webhook(crowd: Crowd, number: int) -> Outgoing:
     return Outgoing(Topic.WEBHOOK_RECEIVED, None, lean_meta.body_of([body]), headers)
 
 
+# As the services' own (app.py); the message log's is the usual one.
+SESSIONS = {
+    Service.CONSENT: KEYED_LOOKUPS,
+    Service.BILLING: KEYED_LOOKUPS,
+    Service.DISPATCHER: DISPATCHERS_SESSION,
+    Service.WEBHOOK_INGEST: KEYED_LOOKUPS,
+}
+
+
 @contextlib.asynccontextmanager
 async def desk(
     postgres: str,
@@ -407,6 +417,8 @@ async def desk(
             stack.push_async_callback(admin.execute, f"drop database {name} with (force)")
             url = urlsplit(postgres)._replace(path=f"/{name}").geturl()
             await migrate(url, Path(importlib.import_module(module).__file__ or "").parent / "migrations")
-            pool = asyncpg.create_pool(url, min_size=1, max_size=1, init=init, reset=leave_as_it_is)
+            pool = asyncpg.create_pool(
+                url, min_size=1, max_size=1, init=init, reset=leave_as_it_is, server_settings=SESSIONS.get(service, {})
+            )
             pools[service] = await stack.enter_async_context(pool)
         yield Desk(crowd, pools, around)
