@@ -48,11 +48,15 @@ class Allowance:
         """None for what may go and finds no more room: it stays as it is."""
         message = one.message
         is_reached = message.phone in self.reached
-        facts = replace(
-            known,
-            pair_wait=timedelta(seconds=self.pairs.wait_seconds(message.phone, self.clock())),
-            tier=replace(self.tier, already_reached=True) if is_reached else self.tier,
-        )
+        pair_wait = self.pairs.wait_seconds(message.phone, self.clock())
+        facts = known
+        # As they come, facts know of no wait and no limit; so nothing is copied for most.
+        if pair_wait or self.tier.limit is not None:
+            facts = replace(
+                known,
+                pair_wait=timedelta(seconds=pair_wait),
+                tier=replace(self.tier, already_reached=True) if is_reached else self.tier,
+            )
         verdict = decide(message, facts, now)
         if not isinstance(verdict, Send):
             return verdict

@@ -15,6 +15,7 @@ payload of a quick reply no page gives a limit.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 HEADER_MAX = 60
@@ -27,6 +28,7 @@ SECTIONS_MAX = 10
 PRODUCTS_MAX = 30
 SECTION_TITLE_MAX = 24
 FOUND_MAX = 20
+TEXTS_KEPT = 500
 
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z0-9_]+)\s*\}\}")
 _MEDIA_HEADERS: Mapping[str, tuple[str, ...]] = {
@@ -59,15 +61,21 @@ Found = dict[str, Any]
 
 def variables(text: str) -> list[str]:
     """The distinct variables of a text, in order: of their numbers, or of their appearance."""
-    found = list(dict.fromkeys(_VARIABLE.findall(text)))
-    return sorted(found, key=int) if found and all(_is_number(name) for name in found) else found
+    return list(_variables(text))
+
+
+@lru_cache(TEXTS_KEPT)
+def _variables(text: str) -> Sequence[str]:
+    # A campaign's messages all ask this of the same few texts.
+    found = tuple(dict.fromkeys(_VARIABLE.findall(text)))
+    return sorted(found, key=int) if found and all(map(_is_number, found)) else found
 
 
 def mismatches(components: Sequence[Json], given: Sequence[Json]) -> list[Found]:
     """What doesn't fit, each as {"component", "problem", "expected", "given"}; empty when all fits."""
     if not components:
         return []
-    return _mismatches(components, given, _Place(BODY_MAX))[:FOUND_MAX]
+    return _mismatches(components, given, _MESSAGE)[:FOUND_MAX]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,9 @@ class _Place:
 
     def problem(self, component: str, problem: str, expected: Any, given: Any) -> Found:
         return {"component": self.named(component), "problem": problem, "expected": expected, "given": given}
+
+
+_MESSAGE = _Place(BODY_MAX)
 
 
 def _mismatches(components: Sequence[Json], given: Sequence[Json], place: _Place) -> list[Found]:
@@ -105,6 +116,8 @@ def _of_kind(given: Sequence[Json], kind: str) -> Json | None:
 
 
 def _twice(given: Sequence[Json], place: _Place) -> list[Found]:
+    if len(given) < 2:
+        return []
     names = [_name(component) for component in given]
     repeated = list(dict.fromkeys(name for name in names if names.count(name) > 1))
     return [place.problem(name, "given twice", 1, names.count(name)) for name in repeated]

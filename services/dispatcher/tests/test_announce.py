@@ -1,14 +1,15 @@
 """When a wait is told: once a message and cause, and only above 10 s in all; and what we tell we don't read again."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from dispatcher import announce
-from dispatcher.decide import Waiting
+from dispatcher.decide import Waiting, receipt_deadline
 from dispatcher.receipts import Receipt
 from dispatcher.stages import status_of_others
 from dispatcher_cases import NOW, message
-from sendwhy.events import SendHeld, Status, StatusUpdated, event_id_of
+from sendwhy.events import Origin, OriginKind, SendHeld, Status, StatusUpdated, To, event_id_of
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic, outgoing
@@ -44,6 +45,43 @@ def test_the_end_that_is_told_is_never_after_the_expiry() -> None:
         assert told is not None
         event = SendHeld.model_validate_json(told[1].value or b"")
         assert event.until == message().funded.expires_at
+
+
+ODD = 'é"\\/\u2028\U0001f600<&'
+METADATA = {"order": ODD, "parts": [1, 1.5, 1e22, 1e-7, -0.0, True, None, {"deep": []}]}
+
+
+@pytest.mark.parametrize("category", [None, "MARKETING", "AUTHENTICATION"])
+@pytest.mark.parametrize("trace", [None, b"00-1-1-01"])
+def test_that_meta_took_a_message_is_written_as_the_model_writes_it(category: str | None, trace: bytes | None) -> None:
+    plain = message().funded
+    for to in (To(contact_id=ODD), To(phone="+52 55"), To(contact_id="c", phone="1")):
+        for metadata in ({}, METADATA):
+            origin = Origin(kind=OriginKind.AUTOMATION, id="a", name=ODD)
+            request = plain.request.model_copy(update={"to": to, "metadata": metadata, "origin": origin})
+            for phone in (plain.resolved.phone, None):
+                resolved = plain.resolved.model_copy(update={"phone": phone})
+                funded = plain.model_copy(update={"request": request, "resolved": resolved})
+                one = replace(message(), funded=funded)
+                at, now, ttl = NOW + timedelta(microseconds=1_234), NOW + SECOND, timedelta(days=30)
+                event = StatusUpdated(
+                    event_id=event_id_of("/".join(one.key), "dispatcher.accepted"),
+                    occurred_at=at,
+                    observed_at=now,
+                    message_id=request.message_id,
+                    workspace_id=request.workspace_id,
+                    sender_id=one.sender_id,
+                    provider_message_id=ODD,
+                    service=Service.DISPATCHER,
+                    status=Status.ACCEPTED,
+                    to=To(contact_id=to.contact_id, phone=phone or to.phone),
+                    origin=origin,
+                    metadata=metadata,
+                    receipt_deadline=receipt_deadline(at, category, ttl),
+                    template_category=category,
+                )
+                told = announce.accepted(one, ODD, at=at, now=now, category=category, ttl=ttl, trace=trace)
+                assert told == (event.event_id, outgoing(event, source=Service.DISPATCHER, trace=trace))
 
 
 def test_of_statuses_only_those_of_others_are_read() -> None:
