@@ -6,7 +6,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from dispatcher.decide import Message
 
-_BODY: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
+_BODY = TypeAdapter(dict[str, JsonValue]).serializer
 
 
 def callback_data(workspace_id: str, message_id: str) -> str:
@@ -28,4 +28,4 @@ def message_body(message: Message) -> bytes:
     }
     if "context" in content:
         body["context"] = content["context"]
-    return _BODY.dump_json(body)
+    return _BODY.to_json(body)

@@ -18,15 +18,17 @@ async def load(
 ) -> dict[Key, Facts]:
     """The facts of messages of one sender, but for its limits, which are counted message by message."""
     forms = {phone: [f"+{digits}" for digits in spellings(phone)] for phone in {one.phone for one in messages}}
+    wanted = {one.name for message in messages if (one := message.template)}
     found = await facts_store.known(
         connection,
         sender,
         phones=forms,
         contact_ids=dict.fromkeys(name for message in messages for name in names_of(message)),
         spelled=dict.fromkeys(form for each in forms.values() for form in each),
-        templates={message.template.name for message in messages if message.template},
+        templates=wanted,
     )
-    missing = any(message.template and _template_of(message, found) is None for message in messages)
+    templates = [_template_of(message, found) for message in messages]
+    missing = any(template is None and message.template for message, template in zip(messages, templates, strict=True))
     known_templates = await store.template_names(connection, sender.waba_id) if missing else []
     incomplete = await sync_store.incomplete(connection, sender.waba_id) if missing else None
     free_form = any(message.template is None for message in messages)
@@ -34,12 +36,13 @@ async def load(
     if free_form:
         read_until = await people_store.inbound_read_until(connection, TOPICS[Topic.MESSAGE_RECEIVED].partitions)
     known = {}
-    for message in messages:
-        contact, is_contact = _contact(message, found, forms[message.phone])
-        window = found.windows.get(message.phone)
+    for message, template in zip(messages, templates, strict=True):
+        phone = message.phone
+        contact, is_contact = _contact(message, found, forms[phone])
+        window = found.windows.get(phone)
         known[message.key] = Facts(
             sender=sender,
-            template=_template_of(message, found),
+            template=template,
             known_templates=known_templates,
             listing_incomplete=incomplete,
             window_opened_at=window.opened_at if window else None,
@@ -47,7 +50,7 @@ async def load(
             inbound_read_until=read_until,
             contact=contact,
             is_contact=is_contact,
-            capped_until=found.caps.get(message.phone),
+            capped_until=found.caps.get(phone),
             quality_policy=quality_policy,
         )
     return known

@@ -170,14 +170,16 @@ class Results:
         message, outcome = ended.go.due.message, ended.outcome
         tries = [*message.tries, _try(ended)][-TRIES_KEPT:]
 
+        if isinstance(outcome, Taken):
+            key, attempt = message.key, ended.go.attempt
+            return Result(key, attempt, "accepted", Waiting.TURN, None, outcome.wamid, "accepted", tries)
+
         def result(state: str, waiting_for: Waiting = Waiting.TURN, **rest: Any) -> Result:
             blank: dict[str, Any] = {"not_before": None, "wamid": None, "outcome": None}
             return Result(message.key, ended.go.attempt, state, waiting_for, tries=tries, **(blank | rest))
 
         if outcome is None:
             return result("waiting", message.waiting_for, not_before=ended.at)
-        if isinstance(outcome, Taken):
-            return result("accepted", wamid=outcome.wamid, outcome="accepted")
         if isinstance(outcome, MaybeTaken):
             return result("unknown")
         if outcome.waiting_for is None:

@@ -9,6 +9,7 @@ from dispatcher.decide import Waiting, receipt_deadline
 from dispatcher.receipts import Receipt
 from dispatcher.stages import status_of_others
 from dispatcher_cases import NOW, message
+from pydantic import JsonValue
 from sendwhy.events import Origin, OriginKind, SendHeld, Status, StatusUpdated, To, event_id_of
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
@@ -48,7 +49,8 @@ def test_the_end_that_is_told_is_never_after_the_expiry() -> None:
 
 
 ODD = 'é"\\/\u2028\U0001f600<&'
-METADATA = {"order": ODD, "parts": [1, 1.5, 1e22, 1e-7, -0.0, True, None, {"deep": []}]}
+NOTHING: dict[str, JsonValue] = {}
+METADATA: dict[str, JsonValue] = {"order": ODD, "parts": [1, 1.5, 1e22, 1e-7, -0.0, True, None, {"deep": []}]}
 
 
 @pytest.mark.parametrize("category", [None, "MARKETING", "AUTHENTICATION"])
@@ -56,7 +58,7 @@ METADATA = {"order": ODD, "parts": [1, 1.5, 1e22, 1e-7, -0.0, True, None, {"deep
 def test_that_meta_took_a_message_is_written_as_the_model_writes_it(category: str | None, trace: bytes | None) -> None:
     plain = message().funded
     for to in (To(contact_id=ODD), To(phone="+52 55"), To(contact_id="c", phone="1")):
-        for metadata in ({}, METADATA):
+        for metadata in (NOTHING, METADATA):
             origin = Origin(kind=OriginKind.AUTOMATION, id="a", name=ODD)
             request = plain.request.model_copy(update={"to": to, "metadata": metadata, "origin": origin})
             for phone in (plain.resolved.phone, None):
