@@ -12,12 +12,12 @@ from enum import StrEnum
 from functools import lru_cache
 
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
+from sendwhy import plain
 from sendwhy.events import Evidence, Gate, Price, Reason, Resolved, SendRequested, Status, StatusUpdated, reason
 from sendwhy.reasons import ReasonCode
 from sendwhy.values import value_class
 
 from billing.pricing import DELIVERED, NO_RECEIPT, SENT, Difference, MetaPricing, differences
-from billing.receipts import Receipt
 
 DEFAULT_CREDITS = 1
 TEMPLATE_CATEGORIES = ("marketing", "utility", "authentication")
@@ -66,6 +66,7 @@ class PriceRow:
     valid_from: datetime
 
 
+AnyResolved = Resolved | plain.Resolved
 PriceList = Mapping[tuple[str, str | None], Sequence[PriceRow]]
 
 
@@ -106,20 +107,25 @@ def _quote(prices: PriceList, category: str, calling_code: str | None, at: datet
 
 
 def price_of(
-    prices: PriceList, request: SendRequested, *, category: str | None, calling_code: str | None, at: datetime
+    prices: PriceList,
+    request: SendRequested | plain.Request,
+    *,
+    category: str | None,
+    calling_code: str | None,
+    at: datetime,
 ) -> Quote:
     """The price at `at`. `category` is the template's in Meta's capitals, None where the template is not known.
 
     An unknown template, or a category that Meta has invented since, costs the dearest one, marked as assumed.
     """
-    known = NO_TEMPLATE if request.content["type"] != "template" else (category or "").lower()
+    known = NO_TEMPLATE if request.template_id is None else (category or "").lower()
     if known == NO_TEMPLATE or known in TEMPLATE_CATEGORIES:
         return _quote(prices, known, calling_code, at, assumed=False)
     guesses = [_quote(prices, name, calling_code, at, assumed=True) for name in TEMPLATE_CATEGORIES]
     return max(guesses, key=lambda quote: quote.price.credits)
 
 
-def calling_code_of(resolved: Resolved | None, request: SendRequested) -> str | None:
+def calling_code_of(resolved: AnyResolved | None, request: SendRequested | plain.Request) -> str | None:
     """The calling code that consent found, else that of the international number."""
     if resolved is not None and resolved.calling_code is not None:
         return resolved.calling_code
@@ -129,7 +135,7 @@ def calling_code_of(resolved: Resolved | None, request: SendRequested) -> str | 
     return next((digits[:n] for n in range(1, len(digits) + 1) if int(digits[:n]) in COUNTRY_CODE_TO_REGION_CODE), None)
 
 
-def country_of(resolved: Resolved | None, calling_code: str | None) -> str | None:
+def country_of(resolved: AnyResolved | None, calling_code: str | None) -> str | None:
     """The country that consent found, else the only one that has this calling code."""
     if resolved is not None and resolved.country is not None:
         return resolved.country
@@ -406,7 +412,7 @@ def origin_of(charge: Charge) -> OriginKey:
     return charge.origin_kind or "", charge.origin_id
 
 
-def told_by(event: StatusUpdated | Receipt) -> Told | None:
+def told_by(event: StatusUpdated | plain.Receipt) -> Told | None:
     """What a status means for the money; None for `accepted` and for failures that are inferred."""
     if event.status is Status.ACCEPTED:
         return None

@@ -6,7 +6,7 @@ credits are reserved; the dispatcher recalls it. The ledger names messages and a
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from sendwhy.erasure import KEEP_ERASED, remember_messages
@@ -68,9 +68,9 @@ def _without_person(topic: str, body: bytes, alias: str) -> bytes:
     return redacted_rejection(SendRejected.model_validate_json(body), alias).to_json()
 
 
-def without_person(record: Record[SendConsented], alias: str | None) -> Record[SendConsented]:
-    """The record; of an erased person, who has an alias, without them."""
-    return record if alias is None else replace(record, event=redacted(record.event, alias))
+def without_person(record: Record[Any], event: SendConsented, alias: str) -> Record[SendConsented]:
+    """The record of an erased person's event, without them."""
+    return replace(record, event=redacted(event, alias))
 
 
 async def prune(connection: Connection) -> None:

@@ -1,17 +1,19 @@
 """What billing does with its topics: funding, settling, and the copies that prices need."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import structlog
+from sendwhy import plain
 from sendwhy.erasure import standing_and_erased
 from sendwhy.events import (
     AccountUpdated,
     Price,
     Reason,
-    Resolved,
     SendConsented,
     SenderUpdated,
     SendFunded,
@@ -20,18 +22,20 @@ from sendwhy.events import (
     StatusUpdated,
     TemplateUpdated,
     event_id_of,
+    milliseconds,
 )
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, Decision, MessageKey, Write, decisions_added, write_together
 from sendwhy.reasons import Service
 from sendwhy.stage import Record, parse_json
-from sendwhy.topics import Outgoing, Topic, outgoing
+from sendwhy.topics import Outgoing, Topic, outgoing, record_of_event
 from sendwhy.values import value_class
 
 from billing import books, store
 from billing.decide import (
     RECEIPTS,
     Account,
+    AnyResolved,
     Ask,
     Cause,
     Charge,
@@ -54,7 +58,6 @@ from billing.decide import (
 )
 from billing.erasures import without_person
 from billing.pricing import NO_RECEIPT, Difference, meta_pricing
-from billing.receipts import Receipt, receipt_of
 
 STEP = "billing"
 # contract.md, "What holds": keys that make repeats harmless outlive the message by this much.
@@ -67,8 +70,8 @@ log = structlog.get_logger("billing")
 class Priceable:
     """What a price depends on. `at` is when the request was made."""
 
-    request: SendRequested
-    resolved: Resolved | None
+    request: SendRequested | plain.Request
+    resolved: AnyResolved | None
     at: datetime
 
 
@@ -90,7 +93,7 @@ async def prices_for(connection: Connection, asked: Sequence[Priceable]) -> list
     ]
 
 
-def _template_use(request: SendRequested) -> store.TemplateUse | None:
+def _template_use(request: SendRequested | plain.Request) -> store.TemplateUse | None:
     template = request.template_id
     return None if template is None else store.TemplateUse(request.workspace_id, request.sender_id, *template)
 
@@ -103,21 +106,52 @@ def _told(states: Iterable[AccountUpdated]) -> list[Outgoing]:
     return [outgoing(state, source=Service.BILLING) for state in sorted(states, key=lambda state: state.workspace_id)]
 
 
+AnyConsented = SendConsented | plain.Consented
+_CONSENTED = parse_json(SendConsented)
+# As consent writes it: what else an event has stands behind.
+_BEHIND_HEAD = b',"request":'
+_HEAD = re.compile(rb'\{"event_id":"[^"\\]*","occurred_at":"[^"\\]*"(?=,"request":)')
+
+
+def consented_of(record: Record[None]) -> AnyConsented:
+    """The parser of send.consented."""
+    body = record.value or b""
+    return (plain.consented_of(body) if _is_as_written(body) else None) or whole_of(record)
+
+
+def _is_as_written(body: bytes) -> bool:
+    """Whether it becomes a send.funded by another head and a price behind it."""
+    is_told_once = body.count(b'"event_id"') == 1 and body.count(b'"occurred_at"') == 1
+    return is_told_once and body.endswith(b"}") and _HEAD.match(body) is not None
+
+
+def whole_of(record: Record[Any]) -> SendConsented:
+    """The event with all that it tells, read again if need be."""
+    if isinstance(record.event, SendConsented):
+        return record.event
+    whole: SendConsented = _CONSENTED(record)
+    return whole
+
+
 class Funder:
     """The handler of send.consented."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    async def on_consented(self, connection: Connection, records: Sequence[Record[SendConsented]]) -> list[Outgoing]:
+    async def on_consented(self, connection: Connection, records: Sequence[Record[AnyConsented]]) -> list[Outgoing]:
         """Reserve or refuse. Decisions are read under the accounts' locks, so a twin's are seen."""
-        firsts: dict[MessageKey, Record[SendConsented]] = {}
+        firsts: dict[MessageKey, Record[AnyConsented]] = {}
         for record in records:
             request = record.event.request
             firsts.setdefault((request.workspace_id, request.message_id), record)
         accounts = await store.lock_or_open_accounts(connection, (workspace for workspace, _ in firsts))
         decided, erased = await standing_and_erased(connection, STEP, firsts)
-        new = {key: without_person(record, erased.get(key)) for key, record in firsts.items() if key not in decided}
+        new: dict[MessageKey, Record[Any]] = {
+            key: without_person(record, whole_of(record), erased[key]) if key in erased else record
+            for key, record in firsts.items()
+            if key not in decided
+        }
         states: list[AccountUpdated] = []
         if new:
             fresh, states = await self._decide(connection, accounts, new)
@@ -128,7 +162,7 @@ class Funder:
         return [*(decided[key] for key in firsts), *_told(states)]
 
     async def _decide(
-        self, connection: Connection, accounts: Mapping[str, Account], new: Mapping[MessageKey, Record[SendConsented]]
+        self, connection: Connection, accounts: Mapping[str, Account], new: Mapping[MessageKey, Record[AnyConsented]]
     ) -> tuple[dict[MessageKey, Outgoing], list[AccountUpdated]]:
         """The decisions, and the states of the accounts on which something was booked."""
         at = datetime.now(UTC)
@@ -171,7 +205,7 @@ async def _tallies_to_tell(
     return await store.tallies_of(connection, ((name, origin_of(ask.charge)) for name in short for ask in short[name]))
 
 
-def _ask(event: SendConsented, quote: Quote) -> Ask:
+def _ask(event: AnyConsented, quote: Quote) -> Ask:
     origin, price = event.request.origin, quote.price
     charge = Charge(
         event.request.message_id,
@@ -185,9 +219,14 @@ def _ask(event: SendConsented, quote: Quote) -> Ask:
 
 
 def _decision(
-    key: MessageKey, record: Record[SendConsented], refusal: Reason | None, price: Price, at: datetime
+    key: MessageKey, record: Record[AnyConsented], refusal: Reason | None, price: Price, at: datetime
 ) -> Decision:
     event = record.event
+    prune_after = max(event.expires_at, at) + KEPT_AFTER_EXPIRY
+    if refusal is None and isinstance(event, plain.Consented):
+        event_id = event_id_of(str(event.event_id), "send.funded")
+        return Decision(*key, STEP, event_id, _funded(event, record, event_id, price, at), prune_after)
+    event = whole_of(record)
     verdict: SendFunded | SendRejected
     if refusal is None:
         verdict = SendFunded.of_checked(
@@ -219,8 +258,18 @@ def _decision(
         STEP,
         verdict.event_id,
         outgoing(verdict, source=Service.BILLING, trace=record.trace),
-        max(event.expires_at, at) + KEPT_AFTER_EXPIRY,
+        prune_after,
     )
+
+
+def _funded(event: plain.Consented, record: Record[Any], event_id: UUID, price: Price, at: datetime) -> Outgoing:
+    """`outgoing` of the SendFunded: what consent has written, with billing's own words around it."""
+    written = record.value or b""
+    said = written[written.index(_BEHIND_HEAD) : -1]
+    head = f'{{"event_id":"{event_id}","occurred_at":"{milliseconds(at)}"'
+    body = b"".join((head.encode(), said, b',"price":', price.to_json(), b"}"))
+    key = event.message_id.encode()
+    return record_of_event(Topic.SEND_FUNDED, key, body, str(event_id), at, source=Service.BILLING, trace=record.trace)
 
 
 async def store_fundings(
@@ -250,9 +299,9 @@ async def store_fundings(
 _STATUS = parse_json(StatusUpdated)
 
 
-def status_of(record: Record[None]) -> StatusUpdated | Receipt:
+def status_of(record: Record[None]) -> StatusUpdated | plain.PricedReceipt:
     """The parser of status.updated."""
-    receipt = receipt_of(record.value or b"")
+    receipt = plain.priced_receipt_of(record.value or b"")
     if receipt is not None:
         return receipt
     status: StatusUpdated = _STATUS(record)
@@ -266,7 +315,7 @@ class Settler:
         self._metrics = metrics
 
     async def on_status(
-        self, connection: Connection, records: Sequence[Record[StatusUpdated | Receipt]]
+        self, connection: Connection, records: Sequence[Record[StatusUpdated | plain.PricedReceipt]]
     ) -> list[Outgoing]:
         return await self._settle(connection, [news for record in records for news in status_news(record.event)])
 
@@ -335,7 +384,7 @@ class Settler:
         return states
 
 
-def status_news(event: StatusUpdated | Receipt) -> Iterable[tuple[str, News]]:
+def status_news(event: StatusUpdated | plain.PricedReceipt) -> Iterable[tuple[str, News]]:
     told = told_by(event)
     if told is None or event.workspace_id is None or event.message_id is None:
         return

@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from billing.receipts import receipt_of
 from billing.stages import status_news, status_of
 from billing_desk import NOW, status
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from sendwhy.events import Origin, OriginKind, Status, StatusUpdated, To
+from sendwhy.plain import priced_receipt_of as receipt_of
 from sendwhy.reasons import ReasonCode
 from sendwhy.stage import Record
 from sendwhy.topics import Topic
