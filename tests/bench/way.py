@@ -19,7 +19,7 @@ import asyncpg
 import lean_meta
 from aiokafka import ConsumerRecord, TopicPartition
 from billing.decide import top_up
-from billing.stages import Funder, Settler
+from billing.stages import Funder, Settler, consented_of, status_of
 from billing.store import add_entries, lock_or_open_accounts, save_accounts
 from consent.settings import Settings as ConsentSettings
 from consent.stages import Stages as Consent
@@ -36,7 +36,6 @@ from message_log.settings import MessageLogSettings
 from pydantic import SecretStr
 from sendwhy.events import (
     CustomerUpdated,
-    SendConsented,
     SenderUpdated,
     SendRequested,
     Status,
@@ -173,8 +172,8 @@ class Way:
         metrics = self.metrics[Service.BILLING]
         fund, settle = Funder(metrics).on_consented, Settler(metrics).on_status
         return {
-            Topic.SEND_CONSENTED: self.line(Service.BILLING, Topic.SEND_CONSENTED, parse_json(SendConsented), fund),
-            Topic.STATUS_UPDATED: self.line(Service.BILLING, Topic.STATUS_UPDATED, parse_json(StatusUpdated), settle),
+            Topic.SEND_CONSENTED: self.line(Service.BILLING, Topic.SEND_CONSENTED, consented_of, fund),
+            Topic.STATUS_UPDATED: self.line(Service.BILLING, Topic.STATUS_UPDATED, status_of, settle),
         }
 
     def dispatcher(self) -> Line:

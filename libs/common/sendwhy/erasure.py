@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sendwhy.events import ErasedRows, PersonErased, PersonErasing, event_id_of
-from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of
+from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of, stored
 from sendwhy.privacy import alias_of
 from sendwhy.reasons import Service
 from sendwhy.stage import Handle, Record
@@ -93,6 +93,13 @@ select e.workspace_id, e.message_id, e.erasure_id
 from unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
 join erased_message e on e.workspace_id = asked.workspace_id and e.message_id = asked.message_id
 """
+_STANDING = """
+select asked.workspace_id, asked.message_id, d.topic, d.key, d.body, d.headers, e.erasure_id
+from unnest($2::text[], $3::text[]) as asked(workspace_id, message_id)
+left join decision d on d.workspace_id = asked.workspace_id and d.message_id = asked.message_id and d.step = $1
+left join erased_message e on e.workspace_id = asked.workspace_id and e.message_id = asked.message_id
+where d.message_id is not null or e.message_id is not null
+"""
 _REMEMBER_PERSON = """
 insert into erased_person (workspace_id, tag, erased_at)
 select $1, *, $3 from unnest($2::bytea[])
@@ -116,6 +123,23 @@ async def erased_messages(connection: Connection, keys: Iterable[MessageKey]) ->
     asked = list(keys)
     rows = await connection.fetch(_ERASED_MESSAGES, [key[0] for key in asked], [key[1] for key in asked])
     return {(row["workspace_id"], row["message_id"]): alias_of(row["erasure_id"]) for row in rows}
+
+
+async def standing_and_erased(
+    connection: Connection, step: str, keys: Iterable[MessageKey]
+) -> tuple[dict[MessageKey, Outgoing], dict[MessageKey, str]]:
+    """`decisions_of` and `erased_messages` at once."""
+    asked = list(keys)
+    rows = await connection.fetch(_STANDING, step, [key[0] for key in asked], [key[1] for key in asked])
+    standing: dict[MessageKey, Outgoing] = {}
+    aliases: dict[MessageKey, str] = {}
+    for row in rows:
+        key = (row["workspace_id"], row["message_id"])
+        if row["topic"] is not None:
+            standing[key] = stored(row)
+        if row["erasure_id"] is not None:
+            aliases[key] = alias_of(row["erasure_id"])
+    return standing, aliases
 
 
 async def remember_person(connection: Connection, order: PersonErasing) -> None:

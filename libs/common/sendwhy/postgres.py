@@ -143,14 +143,16 @@ cross join lateral (
 """  # noqa: S608 - of constants
 
 
-async def write_together(connection: Connection, *writes: Write) -> None:
-    """Several statements in one go; none sees what another does, and no row may be written by two of them."""
+async def write_together(connection: Connection, *writes: Write, told: str = "select") -> list[asyncpg.Record]:
+    """Several statements in one go; none sees what another does, and no row may be written by two of them. `told`: a
+    query for what they return, the first one as write_0."""
     values = [value for _, each in writes for value in each]
-    await connection.execute(_together(tuple(statement for statement, _ in writes)), *values)
+    rows = await connection.fetch(_together(tuple(statement for statement, _ in writes), told), *values)
+    return list(rows)
 
 
 @cache
-def _together(statements: tuple[str, ...]) -> str:
+def _together(statements: tuple[str, ...], told: str) -> str:
     parts: list[str] = []
     taken = 0
     for name, statement in enumerate(statements):
@@ -158,7 +160,7 @@ def _together(statements: tuple[str, ...]) -> str:
         shifted = _PARAMETER.sub(lambda found, by=taken: f"${int(found[1]) + by}", statement)  # type: ignore[misc]
         parts.append(f"write_{name} as ({shifted})")
         taken += max(numbers)
-    return f"with {', '.join(parts)} select"
+    return f"with {', '.join(parts)} {told}"
 
 
 @value_class
@@ -194,7 +196,7 @@ async def decisions_of(connection: Connection, step: str, messages: Iterable[Mes
     """The events that already stand for these messages, by (workspace_id, message_id)."""
     keys = list(dict.fromkeys(messages))
     rows = await connection.fetch(_DECISIONS_OF, step, [key[0] for key in keys], [key[1] for key in keys])
-    return {(row["workspace_id"], row["message_id"]): _stored(row) for row in rows}
+    return {(row["workspace_id"], row["message_id"]): stored(row) for row in rows}
 
 
 async def add_decisions(connection: Connection, decisions: Sequence[Decision]) -> set[MessageKey]:
@@ -203,9 +205,16 @@ async def add_decisions(connection: Connection, decisions: Sequence[Decision]) -
     For the others the caller reads what stands with `decisions_of`, in a second statement: within this one a row
     that was committed meanwhile would not be visible.
     """
+    statement, columns = decisions_added(decisions)
+    added = await connection.fetch(statement, *columns)
+    return {(row["workspace_id"], row["message_id"]) for row in added}
+
+
+def decisions_added(decisions: Sequence[Decision]) -> Write:
+    """As `add_decisions`, to be written together with what belongs to them."""
     # Sorted, so that two replicas that meet on the same messages can't lock each other out.
     rows = sorted(decisions, key=lambda decision: (decision.workspace_id, decision.message_id, decision.step))
-    columns = [
+    return _ADD_DECISIONS, (
         [row.workspace_id for row in rows],
         [row.message_id for row in rows],
         [row.step for row in rows],
@@ -215,9 +224,7 @@ async def add_decisions(connection: Connection, decisions: Sequence[Decision]) -
         [row.outgoing.value for row in rows],
         [_pack(row.outgoing) for row in rows],
         [row.prune_after for row in rows],
-    ]
-    added = await connection.fetch(_ADD_DECISIONS, *columns)
-    return {(row["workspace_id"], row["message_id"]) for row in added}
+    )
 
 
 _ADD_TO_OUTBOX = """
@@ -251,7 +258,7 @@ def outbox_columns(events: Sequence[tuple[UUID, Outgoing]]) -> tuple[list[Any], 
 
 async def unpublished(connection: Connection, *, older_than_seconds: float, limit: int) -> dict[UUID, Outgoing]:
     rows = await connection.fetch(_UNPUBLISHED, older_than_seconds, limit)
-    return {row["event_id"]: _stored(row) for row in rows}
+    return {row["event_id"]: stored(row) for row in rows}
 
 
 async def mark_published(connection: Connection, event_ids: Iterable[UUID]) -> None:
@@ -328,7 +335,8 @@ def _pack(record: Outgoing) -> bytes:
     return _RECORD.join(name.encode() + _UNIT + value for name, value in record.headers)
 
 
-def _stored(row: asyncpg.Record) -> Outgoing:
+def stored(row: asyncpg.Record) -> Outgoing:
+    """The record in a row's columns topic, key, body and headers."""
     pairs = (part.partition(_UNIT) for part in row["headers"].split(_RECORD) if part)
     headers = tuple((name.decode(), value) for name, _, value in pairs)
     return Outgoing(Topic(row["topic"]), row["key"], row["body"], headers)

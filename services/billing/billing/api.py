@@ -263,18 +263,16 @@ def _evaluate_routes(router: APIRouter, runtime: Runtime) -> None:
         workspaces = {request.workspace_id for request in body.requests}
         _check_rights(token, workspaces)
         now = datetime.now(UTC)
-        asked = [
-            Priceable(request, resolved, request.requested_at or body.at or now)
-            for request, resolved in zip(body.requests, body.each_resolved(), strict=True)
-        ]
+        requests = list(zip(body.requests, body.each_resolved(), strict=True))
+        asked = [Priceable(one, resolved, one.requested_at or body.at or now) for one, resolved in requests]
         async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             prices = [quote.price for quote in await prices_for(connection, asked)]
             accounts = await store.accounts(connection, workspaces)
             tallies = await store.tallies_of(connection, ((r.workspace_id, _origin(r)) for r in body.requests))
         if body.asks_of_the_past(now):
-            return EvaluateAnswer(results=[_unknown(item, price) for item, price in zip(asked, prices, strict=True)])
+            return EvaluateAnswer(results=[_unknown(*one, price) for one, price in zip(requests, prices, strict=True)])
         balances = {name: row.balance for name, row in accounts.items()}
-        return EvaluateAnswer(results=_in_turn(asked, prices, balances, tallies))
+        return EvaluateAnswer(results=_in_turn(requests, prices, balances, tallies))
 
 
 def _check_rights(token: Token, workspaces: Iterable[str]) -> None:
@@ -287,12 +285,15 @@ def _origin(request: SendRequested) -> OriginKey:
 
 
 def _in_turn(
-    asked: Iterable[Priceable], prices: Iterable[Price], balances: dict[str, int], tallies: store.Tallies
+    asked: Iterable[tuple[SendRequested, Resolved | None]],
+    prices: Iterable[Price],
+    balances: dict[str, int],
+    tallies: store.Tallies,
 ) -> list[Result]:
     """Each request is judged on what the ones before it leave."""
     results = []
-    for item, price in zip(asked, prices, strict=True):
-        workspace, origin = item.request.workspace_id, _origin(item.request)
+    for (request, resolved), price in zip(asked, prices, strict=True):
+        workspace, origin = request.workspace_id, _origin(request)
         balance, counted = balances.get(workspace, 0), tallies.setdefault(workspace, {})
         tally = counted.get(origin, Tally())
         gates = evaluate(price, balance, origin, tally)
@@ -300,10 +301,10 @@ def _in_turn(
         if passed:
             balances[workspace] = balance - price.credits
         counted[origin] = Tally(tally.funded + passed, tally.refused + (not passed))
-        results.append(Result(message_id=item.request.message_id, gates=gates, resolved=item.resolved))
+        results.append(Result(message_id=request.message_id, gates=gates, resolved=resolved))
     return results
 
 
-def _unknown(item: Priceable, price: Price) -> Result:
+def _unknown(request: SendRequested, resolved: Resolved | None, price: Price) -> Result:
     gate = Gate(gate="credits", passed=None, evidence={"price": price.credits, "currency": "credits"})
-    return Result(message_id=item.request.message_id, gates=[gate], resolved=item.resolved)
+    return Result(message_id=request.message_id, gates=[gate], resolved=resolved)

@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from sendwhy.erasure import on_erasing
 from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
-from sendwhy.events import PersonErasing, SendConsented, SenderUpdated, SendRejected, StatusUpdated, TemplateUpdated
+from sendwhy.events import PersonErasing, SenderUpdated, SendRejected, TemplateUpdated
 from sendwhy.kafka import UNHURRIED_SECONDS
 from sendwhy.metrics import Metric
 from sendwhy.postgres import KEYED_LOOKUPS
@@ -17,7 +17,7 @@ from billing.decide import LOW_BALANCE_PERCENTS
 from billing.pricing import Difference
 from billing.recovering import Recovering
 from billing.settings import BillingSettings
-from billing.stages import Funder, Settler, on_sender, on_template
+from billing.stages import Funder, Settler, consented_of, on_sender, on_template, status_of
 
 RECONCILE_SECONDS = 30
 PRUNE_SECONDS = 600
@@ -25,9 +25,9 @@ PRUNE_SECONDS = 600
 
 def make_app(settings: BillingSettings) -> FastAPI:
     runtime = Runtime(Service.BILLING, settings, session=KEYED_LOOKUPS)
-    runtime.stage(Topic.SEND_CONSENTED, parse_json(SendConsented), Funder(runtime.metrics).on_consented)
+    runtime.stage(Topic.SEND_CONSENTED, consented_of, Funder(runtime.metrics).on_consented)
     settler = Settler(runtime.metrics)
-    runtime.stage(Topic.STATUS_UPDATED, parse_json(StatusUpdated), settler.on_status, rest_seconds=UNHURRIED_SECONDS)
+    runtime.stage(Topic.STATUS_UPDATED, status_of, settler.on_status, rest_seconds=UNHURRIED_SECONDS)
     runtime.stage(Topic.SEND_REJECTED, parse_json(SendRejected), settler.on_rejected, rest_seconds=UNHURRIED_SECONDS)
     runtime.stage(Topic.TEMPLATE_UPDATED, parse_state(TemplateUpdated), on_template)
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), on_sender)

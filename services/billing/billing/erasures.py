@@ -4,13 +4,12 @@ Only decisions name people. They are kept without them, so that a repeat still t
 credits are reserved; the dispatcher recalls it. The ledger names messages and amounts, and stays.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from sendwhy.erasure import KEEP_ERASED, erased_messages, remember_messages
+from sendwhy.erasure import KEEP_ERASED, remember_messages
 from sendwhy.events import (
     ContactId,
     ErasedRows,
@@ -22,7 +21,7 @@ from sendwhy.events import (
     Wire,
 )
 from sendwhy.http import Operator
-from sendwhy.postgres import Connection, MessageKey
+from sendwhy.postgres import Connection
 from sendwhy.privacy import alias_of, redacted, redacted_rejection
 from sendwhy.service import Runtime
 from sendwhy.stage import Record
@@ -69,16 +68,9 @@ def _without_person(topic: str, body: bytes, alias: str) -> bytes:
     return redacted_rejection(SendRejected.model_validate_json(body), alias).to_json()
 
 
-async def without_erased(
-    connection: Connection, records: Sequence[Record[SendConsented]]
-) -> list[Record[SendConsented]]:
-    """The records, those of erased people without them; call under the accounts' locks."""
-    keys: list[MessageKey] = [(record.event.workspace_id, record.event.message_id) for record in records]
-    aliases = await erased_messages(connection, keys) if keys else {}
-    return [
-        replace(record, event=redacted(record.event, aliases[key])) if key in aliases else record
-        for key, record in zip(keys, records, strict=True)
-    ]
+def without_person(record: Record[Any], event: SendConsented, alias: str) -> Record[SendConsented]:
+    """The record of an erased person's event, without them."""
+    return replace(record, event=redacted(event, alias))
 
 
 async def prune(connection: Connection) -> None:

@@ -16,7 +16,7 @@ from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic
 
 from billing import store
-from billing.decide import Account, Ask, Cause, Charge, Entry, Kind, adjust, country_of, fund, origin_of, top_up
+from billing.decide import Account, Ask, Cause, Charge, Entry, Kind, adjust, country_of, fund, top_up
 from billing.stages import KEPT_AFTER_EXPIRY, STEP, store_fundings
 
 BY_HAND = (Kind.TOP_UP, Kind.ADJUSTMENT)
@@ -115,10 +115,9 @@ async def adopt_funded(connection: Connection, told: Sequence[tuple[Record[None]
     lent, covers = _cover(accounts, asks)
     if covers:
         await store.add_entries(connection, covers, at=at)
-    origins = ((workspace, origin_of(ask.charge)) for workspace, group in asks.items() for ask in group)
-    tallies = await store.tallies_of(connection, origins)
-    fundings = {name: fund(accounts[name], group, tallies.get(name, {})) for name, group in asks.items()}
-    await store_fundings(connection, fundings, decisions, at)
+    # What they are asked for is covered: none is refused, and no refusal tells the tallies.
+    fundings = {name: fund(accounts[name], group, {}) for name, group in asks.items()}
+    await store_fundings(connection, fundings, decisions, at=at)
     return len(added), lent
 
 

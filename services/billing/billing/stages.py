@@ -1,13 +1,19 @@
 """What billing does with its topics: funding, settling, and the copies that prices need."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import structlog
+from sendwhy import plain
+from sendwhy.erasure import standing_and_erased
 from sendwhy.events import (
-    Resolved,
+    AccountUpdated,
+    Price,
+    Reason,
     SendConsented,
     SenderUpdated,
     SendFunded,
@@ -16,18 +22,20 @@ from sendwhy.events import (
     StatusUpdated,
     TemplateUpdated,
     event_id_of,
+    milliseconds,
 )
 from sendwhy.metrics import Metric, Metrics
-from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of, write_together
+from sendwhy.postgres import Connection, Decision, MessageKey, Write, decisions_added, write_together
 from sendwhy.reasons import Service
-from sendwhy.stage import Record
-from sendwhy.topics import Outgoing, Topic, outgoing
+from sendwhy.stage import Record, parse_json
+from sendwhy.topics import Outgoing, Topic, outgoing, record_of_event
 from sendwhy.values import value_class
 
 from billing import books, store
 from billing.decide import (
     RECEIPTS,
     Account,
+    AnyResolved,
     Ask,
     Cause,
     Charge,
@@ -41,13 +49,14 @@ from billing.decide import (
     calling_code_of,
     country_of,
     fund,
+    is_covered,
     origin_of,
     price_list,
     price_of,
     settle,
     told_by,
 )
-from billing.erasures import without_erased
+from billing.erasures import without_person
 from billing.pricing import NO_RECEIPT, Difference, meta_pricing
 
 STEP = "billing"
@@ -61,8 +70,8 @@ log = structlog.get_logger("billing")
 class Priceable:
     """What a price depends on. `at` is when the request was made."""
 
-    request: SendRequested
-    resolved: Resolved | None
+    request: SendRequested | plain.Request
+    resolved: AnyResolved | None
     at: datetime
 
 
@@ -84,14 +93,44 @@ async def prices_for(connection: Connection, asked: Sequence[Priceable]) -> list
     ]
 
 
-def _template_use(request: SendRequested) -> store.TemplateUse | None:
+def _template_use(request: SendRequested | plain.Request) -> store.TemplateUse | None:
     template = request.template_id
     return None if template is None else store.TemplateUse(request.workspace_id, request.sender_id, *template)
 
 
 async def account_records(connection: Connection, workspaces: Iterable[str]) -> list[Outgoing]:
-    events = await store.account_events(connection, workspaces)
-    return [outgoing(event, source=Service.BILLING) for event in events]
+    return _told(await store.account_events(connection, workspaces))
+
+
+def _told(states: Iterable[AccountUpdated]) -> list[Outgoing]:
+    return [outgoing(state, source=Service.BILLING) for state in sorted(states, key=lambda state: state.workspace_id)]
+
+
+AnyConsented = SendConsented | plain.Consented
+_CONSENTED = parse_json(SendConsented)
+# As consent writes it: what else an event has stands behind.
+_BEHIND_HEAD = b',"request":'
+_HEAD = re.compile(rb'\{"event_id":"[^"\\]*","occurred_at":"[^"\\]*"(?=,"request":)')
+
+
+def consented_of(record: Record[None]) -> AnyConsented:
+    """The parser of send.consented."""
+    body = record.value or b""
+    return (plain.consented_of(body) if _is_as_written(body) else None) or whole_of(record)
+
+
+def _is_as_written(body: bytes) -> bool:
+    """Whether it becomes a send.funded by another head and a price behind it."""
+    is_told_once = body.count(b'"event_id"') == 1 and body.count(b'"occurred_at"') == 1
+    return is_told_once and body.endswith(b"}") and _HEAD.match(body) is not None
+
+
+def whole_of(record: Record[Any]) -> SendConsented:
+    """The event with all that it tells, read again if need be."""
+    if isinstance(record.event, SendConsented):
+        return record.event
+    whole: SendConsented = _CONSENTED(record)
+    return whole
 
 
 class Funder:
@@ -100,37 +139,47 @@ class Funder:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    async def on_consented(self, connection: Connection, records: Sequence[Record[SendConsented]]) -> list[Outgoing]:
+    async def on_consented(self, connection: Connection, records: Sequence[Record[AnyConsented]]) -> list[Outgoing]:
         """Reserve or refuse. Decisions are read under the accounts' locks, so a twin's are seen."""
-        firsts = {_key(record.event): record for record in reversed(records)}
+        firsts: dict[MessageKey, Record[AnyConsented]] = {}
+        for record in records:
+            request = record.event.request
+            firsts.setdefault((request.workspace_id, request.message_id), record)
         accounts = await store.lock_or_open_accounts(connection, (workspace for workspace, _ in firsts))
-        decided = await decisions_of(connection, STEP, firsts)
-        new = [
-            record for record in records if firsts[_key(record.event)] is record and _key(record.event) not in decided
-        ]
+        decided, erased = await standing_and_erased(connection, STEP, firsts)
+        new: dict[MessageKey, Record[Any]] = {
+            key: without_person(record, whole_of(record), erased[key]) if key in erased else record
+            for key, record in firsts.items()
+            if key not in decided
+        }
+        states: list[AccountUpdated] = []
         if new:
-            decided |= await self._decide(connection, accounts, await without_erased(connection, new))
-        told = {_key(record.event): decided[_key(record.event)] for record in records}
-        return [*told.values(), *await account_records(connection, accounts)]
+            fresh, states = await self._decide(connection, accounts, new)
+            decided |= fresh
+        rest = accounts.keys() - {state.workspace_id for state in states}
+        if rest:
+            states += await store.account_events(connection, rest)
+        return [*(decided[key] for key in firsts), *_told(states)]
 
     async def _decide(
-        self, connection: Connection, accounts: Mapping[str, Account], new: Sequence[Record[SendConsented]]
-    ) -> dict[MessageKey, Outgoing]:
+        self, connection: Connection, accounts: Mapping[str, Account], new: Mapping[MessageKey, Record[AnyConsented]]
+    ) -> tuple[dict[MessageKey, Outgoing], list[AccountUpdated]]:
+        """The decisions, and the states of the accounts on which something was booked."""
         at = datetime.now(UTC)
-        asked = [Priceable(r.event.request, r.event.resolved, r.event.request.requested_at or at) for r in new]
-        prices = dict(zip((_key(record.event) for record in new), await prices_for(connection, asked), strict=True))
+        asked = [Priceable(r.event.request, r.event.resolved, r.event.request.requested_at or at) for r in new.values()]
+        quotes = await prices_for(connection, asked)
         asks: dict[str, list[Ask]] = {}
-        for record in new:
-            asks.setdefault(record.event.workspace_id, []).append(_ask(record.event, prices[_key(record.event)]))
-        tallies = await store.tallies_of(
-            connection, ((workspace, origin_of(ask.charge)) for workspace, group in asks.items() for ask in group)
-        )
+        for ((workspace, _), record), quote in zip(new.items(), quotes, strict=True):
+            asks.setdefault(workspace, []).append(_ask(record.event, quote))
+        tallies = await _tallies_to_tell(connection, accounts, asks)
         fundings = {
             workspace: fund(accounts[workspace], group, tallies.get(workspace, {})) for workspace, group in asks.items()
         }
-        decisions = [_decision(record, fundings[record.event.workspace_id], prices, at) for record in new]
-        await store_fundings(connection, fundings, decisions, at)
-        await add_decisions(connection, decisions)
+        decisions = [
+            _decision(key, record, fundings[key[0]].refused.get(key[1]), quote.price, at)
+            for (key, record), quote in zip(new.items(), quotes, strict=True)
+        ]
+        states = await store_fundings(connection, fundings, decisions, decisions_added(decisions), at=at)
         await note_alerts(
             connection,
             self._metrics,
@@ -138,7 +187,7 @@ class Funder:
             at=at,
         )
         self._count(fundings.values())
-        return {(decision.workspace_id, decision.message_id): decision.outgoing for decision in decisions}
+        return {(each.workspace_id, each.message_id): each.outgoing for each in decisions}, states
 
     def _count(self, fundings: Iterable[Funding]) -> None:
         refused = Counter(reason.code for funding in fundings for reason in funding.refused.values())
@@ -146,14 +195,20 @@ class Funder:
             self._metrics.inc(Metric.REJECTED, count, service=Service.BILLING, reason=code)
 
 
-def _key(event: SendConsented) -> MessageKey:
-    return event.workspace_id, event.message_id
+async def _tallies_to_tell(
+    connection: Connection, accounts: Mapping[str, Account], asks: Mapping[str, Sequence[Ask]]
+) -> store.Tallies:
+    """Refusals tell them: they are asked for only where there may be some."""
+    short = {name: group for name, group in asks.items() if not is_covered(accounts[name], group)}
+    if not short:
+        return {}
+    return await store.tallies_of(connection, ((name, origin_of(ask.charge)) for name in short for ask in short[name]))
 
 
-def _ask(event: SendConsented, quote: Quote) -> Ask:
+def _ask(event: AnyConsented, quote: Quote) -> Ask:
     origin, price = event.request.origin, quote.price
     charge = Charge(
-        event.message_id,
+        event.request.message_id,
         price,
         origin.kind,
         origin.id,
@@ -164,10 +219,14 @@ def _ask(event: SendConsented, quote: Quote) -> Ask:
 
 
 def _decision(
-    record: Record[SendConsented], funding: Funding, prices: Mapping[MessageKey, Quote], at: datetime
+    key: MessageKey, record: Record[AnyConsented], refusal: Reason | None, price: Price, at: datetime
 ) -> Decision:
     event = record.event
-    refusal = funding.refused.get(event.message_id)
+    prune_after = max(event.expires_at, at) + KEPT_AFTER_EXPIRY
+    if refusal is None and isinstance(event, plain.Consented):
+        event_id = event_id_of(str(event.event_id), "send.funded")
+        return Decision(*key, STEP, event_id, _funded(event, record, event_id, price, at), prune_after)
+    event = whole_of(record)
     verdict: SendFunded | SendRejected
     if refusal is None:
         verdict = SendFunded.of_checked(
@@ -179,14 +238,14 @@ def _decision(
             needs_subscription=event.needs_subscription,
             send_at=event.send_at,
             expires_at=event.expires_at,
-            price=prices[_key(event)].price,
+            price=price,
         )
     else:
         verdict = SendRejected(
             event_id=event_id_of(str(event.event_id), "send.rejected"),
             occurred_at=at,
-            message_id=event.message_id,
-            workspace_id=event.workspace_id,
+            message_id=key[1],
+            workspace_id=key[0],
             sender_id=event.request.sender_id,
             to=event.request.to,
             origin=event.request.origin,
@@ -195,36 +254,58 @@ def _decision(
             metadata=event.request.metadata,
         )
     return Decision(
-        event.workspace_id,
-        event.message_id,
+        *key,
         STEP,
         verdict.event_id,
         outgoing(verdict, source=Service.BILLING, trace=record.trace),
-        max(event.expires_at, at) + KEPT_AFTER_EXPIRY,
+        prune_after,
     )
 
 
+def _funded(event: plain.Consented, record: Record[Any], event_id: UUID, price: Price, at: datetime) -> Outgoing:
+    """`outgoing` of the SendFunded: what consent has written, with billing's own words around it."""
+    written = record.value or b""
+    said = written[written.index(_BEHIND_HEAD) : -1]
+    head = f'{{"event_id":"{event_id}","occurred_at":"{milliseconds(at)}"'
+    body = b"".join((head.encode(), said, b',"price":', price.to_json(), b"}"))
+    key = event.message_id.encode()
+    return record_of_event(Topic.SEND_FUNDED, key, body, str(event_id), at, source=Service.BILLING, trace=record.trace)
+
+
 async def store_fundings(
-    connection: Connection, fundings: Mapping[str, Funding], decisions: Sequence[Decision], at: datetime
-) -> None:
-    tallies = store.tallies_saved({workspace: funding.tallies for workspace, funding in fundings.items()})
+    connection: Connection,
+    fundings: Mapping[str, Funding],
+    decisions: Sequence[Decision],
+    *others: Write,
+    at: datetime,
+) -> list[AccountUpdated]:
+    """Write the fundings of these decisions, and `others` in the same go; returns the states of the accounts on which
+    something was booked."""
+    tallies = store.tallies_raised({workspace: funding.tallies for workspace, funding in fundings.items()})
     entries = [entry for workspace in sorted(fundings) for entry in fundings[workspace].entries]
     if not entries:
-        await write_together(connection, tallies)
-        return
+        await write_together(connection, tallies, *others)
+        return []
     kept_until = {(decision.workspace_id, decision.message_id): decision.prune_after for decision in decisions}
     new = [
         store.NewCharge(entry.workspace_id, entry.charge, kept_until[entry.workspace_id, entry.charge.message_id])
         for entry in entries
         if entry.charge is not None
     ]
-    await write_together(
-        connection,
-        tallies,
-        store.entries_added(entries, at=at),
-        store.charges_added(new),
-        store.accounts_saved([funding.account for funding in fundings.values() if funding.entries]),
-    )
+    booked = [funding.account for funding in fundings.values() if funding.entries]
+    return await store.book(connection, entries, booked, store.charges_added(new), tallies, *others, at=at)
+
+
+_STATUS = parse_json(StatusUpdated)
+
+
+def status_of(record: Record[None]) -> StatusUpdated | plain.PricedReceipt:
+    """The parser of status.updated."""
+    receipt = plain.priced_receipt_of(record.value or b"")
+    if receipt is not None:
+        return receipt
+    status: StatusUpdated = _STATUS(record)
+    return status
 
 
 class Settler:
@@ -233,8 +314,10 @@ class Settler:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    async def on_status(self, connection: Connection, records: Sequence[Record[StatusUpdated]]) -> list[Outgoing]:
-        return await self._settle(connection, [news for record in records for news in _status_news(record.event)])
+    async def on_status(
+        self, connection: Connection, records: Sequence[Record[StatusUpdated | plain.PricedReceipt]]
+    ) -> list[Outgoing]:
+        return await self._settle(connection, [news for record in records for news in status_news(record.event)])
 
     async def on_rejected(self, connection: Connection, records: Sequence[Record[SendRejected]]) -> list[Outgoing]:
         # Our own rejections never stand on a reservation.
@@ -254,10 +337,13 @@ class Settler:
             settle(accounts[workspace], charges[workspace], by_workspace[workspace]) for workspace in sorted(charges)
         ]
         at = datetime.now(UTC)
-        await self._store(connection, charges, settled, at)
-        states = [(accounts[each.account.workspace_id], each.account, each.entries) for each in settled]
-        await note_alerts(connection, self._metrics, states, at=at)
-        return await account_records(connection, charges) if charges else []
+        states = await self._store(connection, charges, settled, at)
+        moves = [(accounts[each.account.workspace_id], each.account, each.entries) for each in settled]
+        await note_alerts(connection, self._metrics, moves, at=at)
+        rest = charges.keys() - {state.workspace_id for state in states}
+        if rest:
+            states += await store.account_events(connection, rest)
+        return _told(states)
 
     async def _store(
         self,
@@ -265,7 +351,8 @@ class Settler:
         charges: Mapping[str, Mapping[str, Charge]],
         settled: Sequence[Settlement],
         at: datetime,
-    ) -> None:
+    ) -> list[AccountUpdated]:
+        """Returns the states of the accounts on which something was booked."""
         entries: list[Entry] = [entry for settlement in settled for entry in settlement.entries]
         changed = {
             (settlement.account.workspace_id, message_id): charge
@@ -273,10 +360,11 @@ class Settler:
             for message_id, charge in settlement.changed.items()
         }
         writes = [store.charges_saved(changed)] if changed else []
+        states: list[AccountUpdated] = []
         if entries:
             booked = [settlement.account for settlement in settled if settlement.entries]
-            writes += [store.entries_added(entries, at=at), store.accounts_saved(booked)]
-        if writes:
+            states = await store.book(connection, entries, booked, *writes, at=at)
+        elif writes:
             await write_together(connection, *writes)
         differs = {
             (key, kind): stands
@@ -293,9 +381,10 @@ class Settler:
             )
             for kind, count in Counter(new).items():
                 self._metrics.inc(Metric.PRICING_DIFFERENCES, count, kind=kind)
+        return states
 
 
-def _status_news(event: StatusUpdated) -> Iterable[tuple[str, News]]:
+def status_news(event: StatusUpdated | plain.PricedReceipt) -> Iterable[tuple[str, News]]:
     told = told_by(event)
     if told is None or event.workspace_id is None or event.message_id is None:
         return
@@ -311,9 +400,10 @@ def _rejection_news(event: SendRejected) -> News:
 
 def _changed_differences(before: Charge, after: Charge) -> dict[Difference, bool]:
     """Which differences to note, and whether they stand: also those that stood before, for what is told of them."""
-    old, new = before.differences(), after.differences()
-    if old == new and (before.meta, before.is_charged) == (after.meta, after.is_charged):
+    # Of one charge they depend on nothing else.
+    if (before.meta, before.is_charged) == (after.meta, after.is_charged):
         return {}
+    old, new = before.differences(), after.differences()
     return {kind: kind in new for kind in old | new}
 
 

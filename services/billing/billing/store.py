@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import asyncpg
-from sendwhy.events import AccountUpdated, Moment, Price, SenderUpdated, TemplateUpdated, Wire, event_id_of
+from sendwhy.events import AccountUpdated, Moment, SenderUpdated, TemplateUpdated, Wire, event_id_of
 from sendwhy.postgres import Connection, MessageKey, Write, write_together
 from sendwhy.values import value_class
 
-from billing.decide import Account, Charge, Entry, Kind, OriginKey, PriceRow, Tally
+from billing.decide import Account, Charge, Entry, Kind, OriginKey, PriceRow, Tally, price
 from billing.pricing import MetaPricing
 
 _ACCOUNTS = """
@@ -42,7 +43,10 @@ select *, $20::timestamptz
 from unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[],
             $9::text[], $10::text[], $11::text[], $12::text[], $13::int[], $14::boolean[], $15::text[], $16::text[],
             $17::text[], $18::text[], $19::timestamptz[])
+returning *
 """
+# Of each workspace's entries that `entries_added` adds as the first of several writes.
+_LAST_ADDED = "select distinct on (workspace_id) * from write_0 order by workspace_id, version desc"
 
 _ADD_CHARGES = """
 insert into charge (workspace_id, message_id, price, category, calling_code, assumed, origin_kind, origin_id, country,
@@ -176,19 +180,18 @@ async def charges_of(connection: Connection, messages: Iterable[MessageKey]) -> 
     return found
 
 
+@lru_cache(256)
+def _kinds(booked: tuple[str, ...]) -> frozenset[Kind]:
+    return frozenset(map(Kind, booked))
+
+
 def _charge(row: asyncpg.Record) -> Charge:
-    price = Price(
-        credits=row["price"],
-        category=row["category"],
-        calling_code=row["calling_code"],
-        assumed=row["assumed"],
-    )
     return Charge(
         row["message_id"],
-        price,
+        price(row["price"], row["category"], row["calling_code"], row["assumed"]),
         row["origin_kind"],
         row["origin_id"],
-        frozenset(Kind(kind) for kind in row["booked"]),
+        _kinds(tuple(row["booked"])),
         row["receipt"],
         row["failed"],
         row["country"],
@@ -224,10 +227,11 @@ select t.workspace_id, t.origin_kind, nullif(t.origin_id, '') as origin_id, t.fu
 from unnest($1::text[], $2::text[], $3::text[]) as asked(workspace_id, origin_kind, origin_id)
 join tally t using (workspace_id, origin_kind, origin_id)
 """
-_SAVE_TALLIES = """
+_RAISE_TALLIES = """
 insert into tally (workspace_id, origin_kind, origin_id, funded, refused)
 select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
-on conflict (workspace_id, origin_kind, origin_id) do update set funded = excluded.funded, refused = excluded.refused
+on conflict (workspace_id, origin_kind, origin_id)
+do update set funded = tally.funded + excluded.funded, refused = tally.refused + excluded.refused
 """
 Tallies = dict[str, dict[OriginKey, Tally]]
 
@@ -248,9 +252,9 @@ async def tallies_of(connection: Connection, origins: Iterable[tuple[str, Origin
     return found
 
 
-def tallies_saved(tallies: Mapping[str, Mapping[OriginKey, Tally]]) -> Write:
-    rows = [(workspace, *key, tally) for workspace, each in tallies.items() for key, tally in each.items()]
-    return _SAVE_TALLIES, (
+def tallies_raised(by: Mapping[str, Mapping[OriginKey, Tally]]) -> Write:
+    rows = [(workspace, *key, tally) for workspace, each in by.items() for key, tally in each.items()]
+    return _RAISE_TALLIES, (
         [workspace for workspace, _, _, _ in rows],
         [kind for _, kind, _, _ in rows],
         [name or "" for _, _, name, _ in rows],
@@ -338,19 +342,33 @@ async def entries_of(connection: Connection, workspace: str, message_ids: Sequen
 async def account_events(connection: Connection, workspaces: Iterable[str]) -> list[AccountUpdated]:
     """The accounts' whole state as events: one version always gives the same event, byte by byte."""
     rows = await connection.fetch(_LAST_ENTRIES, list(workspaces))
-    return [
-        AccountUpdated(
-            event_id=event_id_of(f"{row['workspace_id']}/{row['version']}", "account.updated"),
-            occurred_at=row["at"],
-            workspace_id=row["workspace_id"],
-            version=row["version"],
-            balance=row["balance"],
-            last_top_up=row["last_top_up"],
-            low_balance_percent=row["low_balance_percent"],
-            last_entry=_entry(row).model_dump(mode="json"),
-        )
-        for row in rows
-    ]
+    return [_account_event(row, row["balance"], row["last_top_up"], row["low_balance_percent"]) for row in rows]
+
+
+async def book(
+    connection: Connection, entries: Sequence[Entry], accounts: Iterable[Account], *others: Write, at: datetime
+) -> list[AccountUpdated]:
+    """Add entries with their accounts as they are after them, and `others` in the same go; returns `account_events`."""
+    after = {account.workspace_id: account for account in accounts}
+    writes = (entries_added(entries, at=at), accounts_saved(list(after.values())), *others)
+    last = await write_together(connection, *writes, told=_LAST_ADDED)
+    told = ((row, after[row["workspace_id"]]) for row in last)
+    return [_account_event(row, one.balance, one.last_top_up, one.low_balance_percent) for row, one in told]
+
+
+def _account_event(
+    last: asyncpg.Record, balance: int, last_top_up: int | None, low_balance_percent: int | None
+) -> AccountUpdated:
+    return AccountUpdated(
+        event_id=event_id_of(f"{last['workspace_id']}/{last['version']}", "account.updated"),
+        occurred_at=last["at"],
+        workspace_id=last["workspace_id"],
+        version=last["version"],
+        balance=balance,
+        last_top_up=last_top_up,
+        low_balance_percent=low_balance_percent,
+        last_entry=_entry(last).model_dump(mode="json"),
+    )
 
 
 _PRICES = """

@@ -1,20 +1,23 @@
 """billing's handlers on a real PostgreSQL: what is stored, under repeats, twins and many writers."""
 
 import asyncio
+import json
 import re
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 from billing import store
-from billing.decide import Cause, Entry, Kind, PriceRow
-from billing.stages import on_sender, on_template
+from billing.decide import Cause, Entry, Kind, PriceRow, top_up
+from billing.stages import consented_of, on_sender, on_template
 from billing_desk import NOW, TEMPLATE, Desk, consented, record, rejected, sender, status, template
-from sendwhy.events import AccountUpdated, SendFunded, SendRejected, Status
+from sendwhy.events import AccountUpdated, Origin, OriginKind, SendConsented, SendFunded, SendRejected, Status, To
 from sendwhy.reasons import ReasonCode, Service
-from sendwhy.topics import Topic
+from sendwhy.stage import with_event
+from sendwhy.topics import Outgoing, Topic
 
 pytestmark = pytest.mark.postgres
 
@@ -121,16 +124,62 @@ async def test_a_batch_is_one_statement_a_table(desk: Desk) -> None:
     told = [re.split(r"write_\d as \(", line) for line in statements if not line.endswith(";")]
     assert [[" ".join(part.split()[:3]) for part in parts] for parts in told] == [
         ["select workspace_id, balance,"],
-        ["select d.workspace_id, d.message_id,"],
-        ["select e.workspace_id, e.message_id,"],
+        ["select asked.workspace_id, asked.message_id,"],
         ["select workspace_id, category,"],
         ["select distinct on"],
-        ["select t.workspace_id, t.origin_kind,"],
-        ["with", "insert into tally", "insert into ledger", "insert into charge", "update account a"],
-        ["insert into decision"],
-        ["select a.balance, a.last_top_up,"],
+        [
+            "with",
+            *("insert into ledger", "update account a", "insert into charge"),
+            *("insert into tally", "insert into decision"),
+        ],
     ]
     assert await desk.balance() == 500
+
+
+CONSENTED = [
+    consented("a"),
+    consented("a", content=TEMPLATE, sender_id="100000000000001", requested_at=NOW + timedelta(milliseconds=7)),
+    consented("a", origin=Origin(kind=OriginKind.INBOX, thread_id="t", agent="Inés"), metadata={"n": [1, 2.5, None]}),
+    consented("a", to=To(contact_id="c-é")).model_copy(update={"contact_version": None}),
+    consented("a", metadata={"event_id": "theirs", "a": ',"request":'}),
+]
+
+
+@pytest.mark.parametrize("event", CONSENTED)
+@pytest.mark.parametrize("balance", [0, 5])
+async def test_what_is_read_plainly_is_told_as_its_model_is(desk: Desk, event: SendConsented, balance: int) -> None:
+    """By the byte, but for the time of the decision."""
+    whole = record(event)
+    lean = with_event(whole, consented_of(replace(whole, event=None)))
+    told: list[Outgoing] = []
+    for one in (whole, lean):
+        async with desk.pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            if balance:
+                accounts = await store.lock_or_open_accounts(connection, ["w"])
+                account, entry = top_up(accounts["w"], balance, reference="r", actor="a")
+                await store.book(connection, [entry], [account], at=NOW)
+            told.append((await desk.on_consented(connection, [one]))[0])
+            await transaction.rollback()
+    assert [out.topic for out in told] == [Topic.SEND_FUNDED if balance else Topic.SEND_REJECTED] * 2
+    kinds: dict[Topic, Any] = {Topic.SEND_FUNDED: SendFunded, Topic.SEND_REJECTED: SendRejected}
+    first, second = (kinds[out.topic].model_validate_json(out.value or b"") for out in told)
+    assert second.model_copy(update={"occurred_at": first.occurred_at}) == first
+    assert second.to_json() == told[1].value
+    assert [[one for one in out.headers if one[0] != "ce_time"] for out in told] == [
+        [one for one in told[0].headers if one[0] != "ce_time"]
+    ] * 2
+    assert told[0].key == told[1].key
+
+
+def test_plain_is_what_consent_writes() -> None:
+    for event in CONSENTED:
+        is_lean = not isinstance(consented_of(replace(record(event), event=None)), SendConsented)
+        assert is_lean == ("event_id" not in event.request.metadata)
+    written = record(CONSENTED[0])
+    for body in (json.dumps(json.loads(written.value or b"")).encode(), (written.value or b"") + b" "):
+        assert consented_of(replace(written, event=None, value=body)) == CONSENTED[0]
 
 
 TOLD: list[tuple[list[Any], list[tuple[str, int]], int]] = [

@@ -121,6 +121,11 @@ class Contact:
         return standing(self.person.firm, self.person.told) or nobodys
 
     @property
+    def id_mark(self) -> Mark:
+        """The first of `marks`."""
+        return Mark(self.key.workspace_id, "contact", self.key.contact_id)
+
+    @property
     def marks(self) -> tuple[Mark, ...]:
         return marks_of(self.key.workspace_id, self.key.contact_id, self.fields)
 

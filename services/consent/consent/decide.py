@@ -45,11 +45,13 @@ _SOURCES_IN_WORDS: Mapping[str, str] = MappingProxyType(
 
 @value_class
 class Facts:
-    """What is known around one request. `standing`: the consent word to judge by; `is_past`: it is that of an earlier
-    moment, of which nobody knows the phone. `veto`: a no that outweighs it, as of the people who have the
-    phone that a request gives for a contact without one. `category` is the template's, in Meta's capitals."""
+    """What is known around one request. `contact`: whom it reaches; `named`: whom it names. `standing`: the consent
+    word to judge by; `is_past`: it is that of an earlier moment, of which nobody knows the phone. `veto`: a no that
+    outweighs it, as of the people who have the phone that a request gives for a contact without one. `category` is the
+    template's, in Meta's capitals."""
 
     contact: Contact | None = None
+    named: Contact | None = None
     standing: Word | None = None
     veto: Word | None = None
     sender_id: str | None = None
@@ -138,8 +140,18 @@ def purpose_of(request: SendRequested, facts: Facts) -> Purpose:
     return said
 
 
-def evaluate(request: SendRequested, facts: Facts) -> Verdict:
-    """Run all gates. The number judged is the contact's; the request's own only where none is stored."""
+@value_class
+class _Found:
+    """What the gates judge by. `given`: the number as it was given."""
+
+    given: str | None
+    reading: Reading | None
+    needed: bool
+    resolved: Resolved
+
+
+def _find(request: SendRequested, facts: Facts) -> _Found:
+    """The number judged is the contact's; the request's own only where none is stored."""
     contact = facts.contact
     purpose = purpose_of(request, facts)
     needed = purpose == Purpose.MARKETING or facts.category == "MARKETING"
@@ -147,20 +159,34 @@ def evaluate(request: SendRequested, facts: Facts) -> Verdict:
     given = stored.phone if stored and stored.phone else request.to.phone
     reading = (stored.reading if stored and stored.phone else None) or (read_phone(given) if given else None)
     phone = reading.phone if reading else None
-    resolved = Resolved(
+    resolved = Resolved.of_checked(
         contact_id=contact.key.contact_id if contact else request.to.contact_id,
         phone=phone.e164 if phone else None,
         country=phone.country if phone else None,
         calling_code=phone.calling_code if phone else None,
         purpose=purpose,
     )
+    return _Found(given, reading, needed, resolved)
+
+
+def evaluate(request: SendRequested, facts: Facts) -> Verdict:
+    """Run all gates."""
+    found = _find(request, facts)
+    given, reading = found.given, found.reading
     gates = (
-        _marketing_state(facts, purpose, needed=needed),
-        _phone_known(request, contact, reading, is_past=facts.is_past),
+        _marketing_state(facts, found.resolved.purpose, needed=found.needed),
+        _phone_known(request, facts.contact, reading, is_past=facts.is_past),
         _calling_code(facts, given, reading),
         _phone_possible(given, reading, is_past=facts.is_past),
     )
-    return Verdict(gates, resolved, needed)
+    return Verdict(gates, found.resolved, found.needed)
+
+
+def _passes_all(found: _Found, facts: Facts) -> bool:
+    """Whether `evaluate` says that every gate passes, told without making them: of nearly all messages they do."""
+    word = facts.veto or facts.standing
+    is_wanted = not found.needed or (word is not None and word.state == MarketingState.SUBSCRIBED)
+    return is_wanted and not facts.is_past and found.reading is not None and found.reading.phone is not None
 
 
 def _marketing_state(facts: Facts, purpose: Purpose, *, needed: bool) -> Judged:
@@ -245,17 +271,18 @@ def _unknown(gate: str) -> Judged:
 def decide(completed: Completed, facts: Facts, now: datetime) -> SendConsented | SendRejected:
     """What becomes of a request: the first failing gate rejects it."""
     request = completed.request
-    verdict = evaluate(request, facts)
-    if verdict.failure is not None:
-        cause = f"{request.workspace_id}/{request.message_id}"
-        return rejected(request, verdict.failure, cause=cause, sender_id=facts.sender_id, now=now)
+    cause = f"{request.workspace_id}/{request.message_id}"
+    found = _find(request, facts)
+    failure = None if _passes_all(found, facts) else evaluate(request, facts).failure
+    if failure is not None:
+        return rejected(request, failure, cause=cause, sender_id=facts.sender_id, now=now)
     return SendConsented.of_checked(
-        event_id=event_id_of(f"{request.workspace_id}/{request.message_id}", "send.consented"),
+        event_id=event_id_of(cause, "send.consented"),
         occurred_at=now,
         request=request,
-        resolved=verdict.resolved,
+        resolved=found.resolved,
         contact_version=facts.contact.version if facts.contact else None,
-        needs_subscription=verdict.needs_subscription,
+        needs_subscription=found.needed,
         send_at=completed.send_at,
         expires_at=completed.expires_at,
     )

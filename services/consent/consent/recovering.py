@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import structlog
 from sendwhy.events import ContactUpdated, MarketingState, SendConsented, SendRejected, event_id_of
-from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, add_to_outbox
+from sendwhy.postgres import Connection, Decision, MessageKey, add_to_outbox
 from sendwhy.privacy import ERASURE
 from sendwhy.reasons import Service
 from sendwhy.recovery import Recovery, events_of
@@ -84,10 +84,8 @@ async def adopt(connection: Connection, tagger: store.Tagger, told: Iterable[tup
         told_as = Outgoing(record.topic, record.key, record.value, record.headers)
         decisions[key, step] = Decision(*key, step, event.event_id, told_as, prune_after)
         whom[key] = _marks_of(event)
-    added = await add_decisions(connection, list(decisions.values()))
-    rows = [(key, whom[key], one.prune_after) for (key, _), one in decisions.items() if key in added]
-    await store.add_messages(connection, tagger, rows)
-    return len(added)
+    rows = [(key, whom[key], one.prune_after) for (key, _), one in decisions.items()]
+    return len(await store.add_decided(connection, tagger, list(decisions.values()), rows))
 
 
 async def learn(connection: Connection, tagger: store.Tagger, told: Mapping[Key, ContactUpdated | None]) -> int:

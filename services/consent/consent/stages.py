@@ -28,7 +28,7 @@ from sendwhy.events import (
     event_id_of,
 )
 from sendwhy.metrics import Metric, Metrics
-from sendwhy.postgres import Connection, Decision, MessageKey, add_decisions, decisions_of
+from sendwhy.postgres import Connection, Decision, MessageKey, decisions_of
 from sendwhy.privacy import ERASURE, redacted_request
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Parse, Record, Unreadable
@@ -88,6 +88,7 @@ class Surroundings:
         contact = self._reached(request, named)
         return Facts(
             contact=contact,
+            named=named,
             standing=contact.word if contact else None,
             veto=self._veto(request, named),
             sender_id=sender_id,
@@ -154,13 +155,14 @@ async def surroundings_of(
         for mark in marks & asked:
             contacts.setdefault(mark, []).append(contact)
     remembered = await _add_given_phones(connection, tagger, requests, contacts)
-    senders = await store.senders_of(connection, {request.workspace_id for request in requests})
-    templates = [template for request in requests if (template := request.template_id) is not None]
+    workspaces = {request.workspace_id for request in requests}
+    templates = {template for request in requests if (template := request.template_id) is not None}
+    senders = await store.senders_of(connection, workspaces, templates)
     return Surroundings(
         contacts=contacts,
-        defaults={row["workspace_id"]: row["sender_id"] for row in senders if row["is_default"]},
-        wabas={(row["workspace_id"], row["sender_id"]): row["waba_id"] for row in senders},
-        categories=await store.categories_of(connection, templates),
+        defaults=senders.defaults,
+        wabas=senders.wabas,
+        categories=senders.categories,
         believed_workspaces=believed_workspaces,
         shop_countries=await _shop_countries(connection, requests, found),
         remembered=remembered,
@@ -252,21 +254,20 @@ class Stages:
             return {}
         requests = [completed.request for _, completed in fresh.values()]
         around = await surroundings_of(connection, self._tagger, requests, self._believed)
-        erased = await self._erased_before(connection, fresh, around)
+        facts = {key: around.of(completed.request) for key, (_, completed) in fresh.items()}
+        erased = await self._erased_before(connection, fresh, facts)
         decisions: list[Decision] = []
         for_whom: list[tuple[MessageKey, Iterable[Mark], datetime]] = []
         codes: dict[MessageKey, ReasonCode] = {}
         for key, (record, completed) in fresh.items():
-            facts = around.of(completed.request)
-            earlier = erased.get(key)
-            event = decide(completed, facts, now) if earlier is None else refuse_erased(completed, earlier, now)
+            known, earlier = facts[key], erased.get(key)
+            event = decide(completed, known, now) if earlier is None else refuse_erased(completed, earlier, now)
             if isinstance(event, SendRejected):
                 codes[key] = event.reason.code
             prune_after = keep_until(completed.expires_at, now)
             decisions.append(_decision(key, CONSENT_STEP, event, record.trace, prune_after))
             # Also who is named without the phone: either one's erasure takes the message.
-            named = around.named(completed.request)
-            whom = [contact.marks[0] for contact in (facts.contact, named) if contact is not None]
+            whom = [contact.id_mark for contact in (known.contact, known.named) if contact is not None]
             marks = dict.fromkeys(whom) or marks_of_request(completed.request)
             for_whom.append((key, marks if earlier is None else (), prune_after))
         await erasures.order_late(connection, [(*key, earlier) for key, earlier in erased.items()], now)
@@ -276,16 +277,18 @@ class Stages:
         self,
         connection: Connection,
         fresh: Mapping[MessageKey, tuple[Record[SendRequested], Completed]],
-        around: Surroundings,
+        facts: Mapping[MessageKey, Facts],
     ) -> dict[MessageKey, erasures.Earlier]:
         """Requests that lay in Kafka when their person was erased."""
         nobodys = {
             key: (marks[0], record.at)
             for key, (record, completed) in fresh.items()
-            if around.contact_of(completed.request) is None and (marks := marks_of_request(completed.request))
+            if facts[key].contact is None and (marks := marks_of_request(completed.request))
         }
         asked = {mark for mark, _ in nobodys.values()}
-        known = await erasures.erasures_of(connection, self._tagger, asked) if asked else {}
+        if not asked:
+            return {}
+        known = await erasures.erasures_of(connection, self._tagger, asked)
         return {key: known[mark] for key, (mark, at) in nobodys.items() if mark in known and at <= known[mark].at}
 
     async def _keep(
@@ -297,8 +300,7 @@ class Stages:
     ) -> dict[MessageKey, Outgoing]:
         """Store decisions; where another replica was first, its decision is the answer."""
         step = decisions[0].step
-        added = await add_decisions(connection, decisions)
-        await store.add_messages(connection, self._tagger, [entry for entry in for_whom if entry[0] in added])
+        added = await store.add_decided(connection, self._tagger, decisions, for_whom)
         answers = {(one.workspace_id, one.message_id): one.outgoing for one in decisions}
         if late := answers.keys() - added:
             answers |= await decisions_of(connection, step, late)

@@ -11,7 +11,8 @@ import asyncpg
 from pydantic_core import to_json
 from sendwhy import privacy
 from sendwhy.events import MarketingState, SenderUpdated, TemplateUpdated
-from sendwhy.postgres import Connection, MessageKey
+from sendwhy.postgres import Connection, Decision, MessageKey, decisions_added, write_together
+from sendwhy.values import value_class
 
 from consent import erasures
 from consent.contacts import (
@@ -117,10 +118,17 @@ from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $
 on conflict do nothing
 """
 
+# Of messages whose decisions are added as the first of several writes.
 _ADD_MESSAGES = """
 insert into message_of (workspace_id, tag, message_id, prune_after)
-select * from unnest($1::text[], $2::bytea[], $3::text[], $4::timestamptz[]) on conflict do nothing
+select new.* from unnest($1::text[], $2::bytea[], $3::text[], $4::timestamptz[])
+    as new(workspace_id, tag, message_id, prune_after)
+where exists (
+    select 1 from write_0 added where added.workspace_id = new.workspace_id and added.message_id = new.message_id
+)
+on conflict do nothing
 """
+_ADDED = "select workspace_id, message_id from write_0"
 
 _SHOP_COUNTRIES = """
 select workspace_id, shop_country from workspace_setting
@@ -134,12 +142,15 @@ on conflict (workspace_id) do update set shop_country = excluded.shop_country, u
     updated_at = excluded.updated_at
 where workspace_setting.shop_country is distinct from excluded.shop_country
 """
-_SENDERS = "select sender_id, workspace_id, waba_id, is_default from sender where workspace_id = any($1::text[])"
-_WORKSPACES = "select sender_id, workspace_id from sender where sender_id = any($1::text[])"
-_TEMPLATES = """
-select t.waba_id, t.name, t.language, t.category from unnest($1::text[], $2::text[]) as asked(name, language)
+_SENDERS_AND_TEMPLATES = """
+select workspace_id, sender_id, is_default, waba_id, null as name, null as language, null as category
+from sender where workspace_id = any($1::text[])
+union all
+select null, null, null, t.waba_id, t.name, t.language, t.category
+from unnest($2::text[], $3::text[]) as asked(name, language)
 join template t on t.name = asked.name and t.language = asked.language
 """
+_WORKSPACES = "select sender_id, workspace_id from sender where sender_id = any($1::text[])"
 
 _SAVE_SENDERS = """
 insert into sender (sender_id, workspace_id, waba_id, is_default, version)
@@ -314,17 +325,22 @@ async def save_book(connection: Connection, tagger: Tagger, book: Book) -> None:
         await connection.execute(_ADD_HISTORY, *_columns(rows, 18))
 
 
-async def add_messages(
-    connection: Connection, tagger: Tagger, messages: Iterable[tuple[MessageKey, Iterable[Mark], datetime]]
-) -> None:
-    """Note for whom messages were decided: ((workspace, message), identities, when it may be forgotten)."""
+async def add_decided(
+    connection: Connection,
+    tagger: Tagger,
+    decisions: Sequence[Decision],
+    messages: Iterable[tuple[MessageKey, Iterable[Mark], datetime]],
+) -> set[MessageKey]:
+    """As `add_decisions`; of those that are added, note for whom they were decided: ((workspace, message), identities,
+    when it may be forgotten)."""
     rows = sorted(
         (workspace, tagger(mark), message_id, prune_after)
         for (workspace, message_id), marks, prune_after in messages
         for mark in marks
     )
-    if rows:
-        await connection.execute(_ADD_MESSAGES, *_columns(rows, 4))
+    messages_added = (_ADD_MESSAGES, _columns(rows, 4))
+    added = await write_together(connection, decisions_added(decisions), messages_added, told=_ADDED)
+    return {(row["workspace_id"], row["message_id"]) for row in added}
 
 
 async def shop_countries_of(connection: Connection, workspaces: Iterable[str]) -> dict[str, str]:
@@ -340,24 +356,36 @@ async def save_setting(connection: Connection, workspace: str, shop_country: str
     await connection.execute(_SAVE_SETTING, workspace, shop_country, by)
 
 
-async def senders_of(connection: Connection, workspaces: Iterable[str]) -> list[asyncpg.Record]:
-    return list(await connection.fetch(_SENDERS, sorted(set(workspaces))))
+@value_class
+class Senders:
+    """The default sender of each workspace; the WABA of each sender, by workspace and sender; the category of each
+    template, by WABA, name and language."""
+
+    defaults: dict[str, str]
+    wabas: dict[tuple[str, str], str]
+    categories: dict[tuple[str, str, str], str]
+
+
+async def senders_of(
+    connection: Connection, workspaces: Iterable[str], templates: Iterable[tuple[str, str]]
+) -> Senders:
+    """The senders of these workspaces, and the templates of these names and languages in all accounts."""
+    asked = sorted(set(templates))
+    rows = await connection.fetch(_SENDERS_AND_TEMPLATES, sorted(set(workspaces)), *_columns(asked, 2))
+    found = Senders({}, {}, {})
+    for workspace, sender_id, is_default, waba, name, language, category in rows:
+        if workspace is None:
+            found.categories[waba, name, language] = category
+            continue
+        found.wabas[workspace, sender_id] = waba
+        if is_default:
+            found.defaults[workspace] = sender_id
+    return found
 
 
 async def workspaces_of(connection: Connection, sender_ids: Iterable[str]) -> dict[str, str]:
     rows = await connection.fetch(_WORKSPACES, sorted(set(sender_ids)))
     return {row["sender_id"]: row["workspace_id"] for row in rows}
-
-
-async def categories_of(
-    connection: Connection, templates: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str, str], str]:
-    """Categories by (waba, name, language), for these names and languages in all accounts."""
-    asked = sorted(set(templates))
-    if not asked:
-        return {}
-    rows = await connection.fetch(_TEMPLATES, *_columns(asked, 2))
-    return {(row["waba_id"], row["name"], row["language"]): row["category"] for row in rows}
 
 
 async def save_senders(connection: Connection, senders: Mapping[str, SenderUpdated | None]) -> None:
@@ -457,10 +485,10 @@ def _setter(row: asyncpg.Record) -> PhoneSetter | None:
 
 
 def _word_in(row: asyncpg.Record, prefix: str) -> Word | None:
-    if (state := row[f"{prefix}_state"]) is None:
+    if (state := row[prefix + "_state"]) is None:
         return None
-    own = row[f"{prefix}_own"] if prefix.endswith("firm") else False
-    return _word(state, row[f"{prefix}_at"], row[f"{prefix}_source"], row[f"{prefix}_proof"], own=own)
+    own = row[prefix + "_own"] if prefix.endswith("firm") else False
+    return _word(state, row[prefix + "_at"], row[prefix + "_source"], row[prefix + "_proof"], own=own)
 
 
 def _word(
@@ -523,4 +551,4 @@ def _json(value: Any) -> str | None:
 
 def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
     """Rows as columns, as unnest takes them."""
-    return [[row[i] for row in rows] for i in range(width)]
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

@@ -103,6 +103,8 @@ def test_the_first_failing_gate_decides(asked: dict[str, Any], known: Facts, cod
     verdict = evaluate(completed.request, known)
     failures = [gate.reason.code for gate in verdict.gates if gate.reason]
     assert (failures[0] if failures else None) == code
+    if isinstance(event, SendConsented):
+        assert (event.resolved, event.needs_subscription) == (verdict.resolved, verdict.needs_subscription)
     assert [gate.gate for gate in verdict.gates] == ["marketing_state", "phone_known", "calling_code", "phone_possible"]
     assert outgoing(event, source="consent").value
 
@@ -168,7 +170,7 @@ def test_times_are_filled_in(kind: str, times: dict[str, Any], send_at: datetime
     assert isinstance(completed, Completed)
     assert (completed.send_at, completed.expires_at) == (send_at, expires_at)
     assert completed.request.requested_at == NOW
-    event = decide(completed, Facts(SUBSCRIBED, SUBSCRIBED.word), NOW)
+    event = decide(completed, facts(SUBSCRIBED), NOW)
     assert isinstance(event, SendConsented)
     assert (event.contact_version, event.request.requested_at) == (3, NOW)
 

@@ -14,6 +14,7 @@ from uuid import UUID
 from msgspec import Raw, Struct, field
 from msgspec.structs import replace
 from pydantic import JsonValue
+from sendwhy import plain
 from sendwhy.events import (
     Origin,
     Reason,
@@ -28,8 +29,6 @@ from sendwhy.events import (
     Wire,
 )
 from sendwhy.reasons import ReasonCode, Service
-
-from message_log import plain
 
 # consent stamps its INVALID_REQUEST with its own clock, Kafka the request with the broker's.
 CLOCK_SKEW = timedelta(seconds=60)

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from sendwhy import plain
 from sendwhy.events import SendFunded, SendRejected, Status, StatusUpdated, Wire
 from sendwhy.metrics import SENDERS_MAX, FirstFew, Metric, Metrics
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
 
-from message_log import plain
 from message_log.decide import MessageState, Verdict
 
 _RECEIPTS = (Status.ACCEPTED, Status.SENT, Status.DELIVERED, Status.READ)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
+from sendwhy import plain
 from sendwhy.erasure import keep_erasures_waiting, on_erasing
 from sendwhy.events import (
     AccountUpdated,
@@ -40,7 +41,7 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Handle, Parse, Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic
 
-from message_log import plain, store
+from message_log import store
 from message_log.decide import MessageState, merge, tells
 from message_log.deliveries import parts_of
 from message_log.erasures import People

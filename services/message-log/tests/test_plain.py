@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from message_log import plain
 from message_log.decide import tells
 from message_log.projection import event_row, parser_of
 from message_log.store import bytes_of
 from message_log_builders import MESSAGE, T0, after, consented, requested, status
 from pydantic import ValidationError
+from sendwhy import plain
 from sendwhy.events import (
     Origin,
     OriginKind,

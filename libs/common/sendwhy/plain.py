@@ -1,5 +1,5 @@
-"""The events of which every message has some, read in a quarter of their models' time: only what the log folds of them
-is made, all that the models ask is asked.
+"""The events of which every message has some, read in a quarter of their models' time: only what the log folds and
+billing asks of them is made, all that the models ask is asked.
 
 What doesn't plainly come as Sendwhy writes it, or is wrong, is None here, and the event's own model reads it (ADR 44).
 So nothing is read that the model would refuse, and what is read says the same.
@@ -15,6 +15,7 @@ from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
 from msgspec.json import Decoder
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
+
 from sendwhy.events import (
     EARLIEST,
     LATEST,
@@ -110,7 +111,7 @@ class Request(Struct, frozen=True, gc=False):
         return (template.name, template.language.code) if isinstance(template, _Template) else None
 
 
-class _Resolved(Struct, frozen=True, gc=False):
+class Resolved(Struct, frozen=True, gc=False):
     purpose: Purpose
     contact_id: _ContactId | None = None
     phone: str | None = None
@@ -122,7 +123,7 @@ class Consented(Struct, frozen=True, gc=False):
     event_id: UUID
     occurred_at: _Moment
     request: Request
-    resolved: _Resolved
+    resolved: Resolved
     needs_subscription: bool
     send_at: _Moment
     expires_at: _Moment
@@ -169,6 +170,12 @@ class Receipt(Struct, frozen=True, gc=False):
     receipt_deadline: _Moment | None = None
     template_category: str | None = None
     reason: None = None
+
+
+class PricedReceipt(Receipt, frozen=True, gc=False, kw_only=True):
+    """A `Receipt` with what Meta says of its price."""
+
+    pricing: dict[str, Any] | None = None  # type: ignore[assignment] # more of the same
 
 
 Plain = Request | Consented | Receipt
@@ -256,3 +263,4 @@ request_of = _reader(Request, _is_plain_request)
 consented_of = _reader(Consented, _is_plain_consented)
 funded_of = _reader(Funded, _is_plain_consented)
 receipt_of = _reader(Receipt, _is_plain_receipt)
+priced_receipt_of = _reader(PricedReceipt, _is_plain_receipt)
