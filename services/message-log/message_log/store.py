@@ -285,9 +285,9 @@ async def _insert(
 _DEAD_LETTERS_KNOWN = """
 select event_id, occurred_at from event where event_id = any($1::uuid[]) and kind = 'dead_letter'
 """
-_DELETE_EVENTS = """
+_DELETE_DEAD_LETTERS = """
 delete from event e using unnest($1::uuid[], $2::timestamptz[]) as gone(event_id, occurred_at)
-where e.event_id = gone.event_id and e.occurred_at = gone.occurred_at
+where e.event_id = gone.event_id and e.occurred_at = gone.occurred_at and e.kind = 'dead_letter'
 """
 
 
@@ -301,7 +301,7 @@ async def add_dead_letters(connection: Connection, rows: Sequence[EventRow]) -> 
         if row.event_id not in known or row.occurred_at < known[row.event_id]:
             first[row.event_id] = row
     later = sorted(first.keys() & known.keys())
-    await connection.execute(_DELETE_EVENTS, later, [known[one] for one in later])
+    await connection.execute(_DELETE_DEAD_LETTERS, later, [known[one] for one in later])
     await add_events(connection, list(first.values()))
 
 

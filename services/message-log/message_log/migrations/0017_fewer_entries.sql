@@ -30,3 +30,11 @@ $$;
 -- here.
 drop index message_by_change;
 create index message_by_change on message (workspace_id, changed_by);
+
+-- One index holds an event once and finds it by its message: what a message's events add stands on one page of it, where
+-- a key that begins with a random id writes another page for each. An event's id and time always say the same of its
+-- workspace and message. Events of no message are looked for by their workspace and time; dead letters by their id too.
+alter table event drop constraint event_pkey;
+create unique index event_once on event (workspace_id, message_id, occurred_at, event_id) nulls not distinct;
+drop index event_by_message;
+create index event_dead_letter on event (event_id) where kind = 'dead_letter';
