@@ -257,8 +257,9 @@ select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::
 
 
 async def add_events(connection: Connection, rows: Sequence[EventRow]) -> None:
-    ordered = sorted(rows, key=lambda row: (row.occurred_at, row.event_id.int))
-    await _add_new(connection, [(_ADD_EVENTS, some) for some in _parts_of(ordered)])
+    if rows:
+        ordered = sorted(rows, key=lambda row: (row.occurred_at, row.event_id.int))
+        await _add_new(connection, [(_ADD_EVENTS, some) for some in _parts_of(ordered)])
 
 
 _UNLESS_THERE = "on conflict do nothing"

@@ -32,8 +32,8 @@ SETTINGS = {
     # What a day of messages is looked up in: with 128 MB every page was read anew after some 20,000 of them.
     "shared_buffers": "512MB",
     "max_wal_size": "1GB",
-    # Until a first checkpoint has some to use again, each 16 MB of the log is a new file. To fill it with zeros, and wait
-    # for the disk to have them, took a sixth of what the message log's rows take.
+    # Until a first checkpoint has some to use again, each 16 MB of the log is a new file. To fill it with zeros, and
+    # wait for the disk to have them, took a sixth of what the message log's rows take.
     "wal_init_zero": "off",
     "checkpoint_timeout": "15min",
     # Parallel queries need more shared memory than containers have by default, and two cores gain nothing by them.
