@@ -42,7 +42,8 @@ returning event_id, occurred_at
 """
 _EMPTY_TAGGED = """
 update event e set body = null from unnest($1::uuid[], $2::timestamptz[]) as gone(event_id, occurred_at)
-where e.event_id = gone.event_id and e.occurred_at = gone.occurred_at and e.body is not null
+where e.workspace_id = $3 and e.message_id is null and e.event_id = gone.event_id and e.occurred_at = gone.occurred_at
+  and e.body is not null
 """
 # An event may have tags that the order doesn't name.
 _DELETE_TAGS = "delete from event_of where event_id = any($1::uuid[])"
@@ -162,7 +163,7 @@ class People:
         events = {(row["event_id"], row["occurred_at"]) for row in rows}
         ids = sorted(event_id for event_id, _ in events)
         at = dict(events)
-        await connection.execute(_EMPTY_TAGGED, ids, [at[one] for one in ids])
+        await connection.execute(_EMPTY_TAGGED, ids, [at[one] for one in ids], order.workspace_id)
         await connection.execute(_DELETE_TAGS, ids)
         wrote = _count(await connection.execute(_DELETE_TAGGED, ids))
         forms = sorted({digits for phone in phones for digits in spellings(phone)})

@@ -51,7 +51,8 @@ order by at desc limit $4
 """
 _TOLD = """
 select e.event_id, e.occurred_at, e.service, e.kind, e.body from event_of o
-join event e on e.event_id = o.event_id and e.occurred_at = o.occurred_at
+join event e on e.workspace_id = o.workspace_id and e.message_id is null
+  and e.event_id = o.event_id and e.occurred_at = o.occurred_at
 where o.workspace_id = $1 and o.tag = any($2::bytea[]) order by e.occurred_at desc limit $3
 """
 _STATES = "select body from known_state where topic = 'contact.updated' and key = any($1::text[])"

@@ -128,6 +128,14 @@ async def test_what_is_added_up_stands_once_and_nothing_empty_stays(connection: 
     assert await cells.total(connection, "acme", Filters()) == 0
 
 
+@pytest.mark.postgres
+async def test_messages_that_come_together_are_one_change_of_their_cell(connection: asyncpg.Connection) -> None:
+    told = {("acme", f"m{number}"): tells(requested(message_id=f"m{number}"), T0) for number in range(20)}
+    await store.fold_messages(connection, {key: state for key, state in told.items() if state is not None})
+    rows = await connection.fetch("select outcome, count from message_cell_change")
+    assert [(row["outcome"], row["count"]) for row in rows] == [("open", 20)]
+
+
 async def kept_cells(connection: asyncpg.Connection) -> dict[str, list[asyncpg.Record]]:
     tables = ("message_cell", "message_hour")
     return {table: sorted(await connection.fetch(f"select * from {table}"), key=repr) for table in tables}

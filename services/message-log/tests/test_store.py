@@ -47,6 +47,47 @@ async def test_what_came_before_its_partition_moves_into_it(connection: asyncpg.
     }
 
 
+async def test_what_is_read_again_with_what_is_new_stands_once(connection: asyncpg.Connection) -> None:
+    parts = (Part("status sent", "acme", "1", None, "wamid.1", "m-1"),)
+    first, second = (WebhookRow(event_id(name), NOON, "meta", None, None, 2, b"{}", parts) for name in ("a", "b"))
+    async with connection.transaction():
+        await store.add_events(connection, [row("a", NOON)])
+        await store.add_webhooks(connection, [first])
+    async with connection.transaction():
+        await store.add_events(connection, [row("b", NOON), row("a", NOON), row("b", NOON)])
+        await store.add_webhooks(connection, [second, first])
+    ids = sorted([event_id("a"), event_id("b")])
+    for asked in (
+        "select event_id from event order by 1",
+        "select webhook_id from webhook order by 1",
+        "select webhook_id from webhook_part order by 1",
+    ):
+        assert [each[0] for each in await connection.fetch(asked)] == ids
+
+
+async def test_what_two_replicas_add_at_once_stands_once(
+    migrated_database: str, connection: asyncpg.Connection
+) -> None:
+    other = await asyncpg.connect(migrated_database)
+    first = other.transaction()
+    await first.start()
+    await store.add_events(other, [row("a", NOON)])
+
+    async def add() -> None:
+        async with connection.transaction():
+            await store.add_events(connection, [row("a", NOON), row("b", NOON)])
+
+    adding = asyncio.create_task(add())
+    async with asyncio.timeout(10):
+        while not await other.fetchval("select exists (select from pg_locks where not granted)"):
+            await asyncio.sleep(0.01)
+    await first.commit()
+    await adding
+    await other.close()
+    assert (await where(connection)).keys() == {str(event_id("a")), str(event_id("b"))}
+    assert await connection.fetchval("select count(*) from event") == 2
+
+
 async def test_a_row_that_comes_while_its_partition_is_made_is_in_it(
     migrated_database: str, connection: asyncpg.Connection
 ) -> None:
