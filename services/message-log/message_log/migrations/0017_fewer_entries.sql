@@ -38,3 +38,5 @@ alter table event drop constraint event_pkey;
 create unique index event_once on event (workspace_id, message_id, occurred_at, event_id) nulls not distinct;
 drop index event_by_message;
 create index event_dead_letter on event (event_id) where kind = 'dead_letter';
+-- contract: event: the last release adds events `on conflict do nothing`, which names no key; the same ones are refused
+-- contract: event_default: as of the table that it is a part of
