@@ -32,7 +32,7 @@ from dispatcher.store import Key
 RESULTS_AT_MOST = 200
 RESULTS_WITHIN_SECONDS = 0.01
 # A busy sender's results are stored in fewer transactions.
-BUSY_RESULTS, BUSY_WITHIN_SECONDS = 5, 0.09
+BUSY_RESULTS, BUSY_WITHIN_SECONDS = 5, 0.04
 TRIES_KEPT = 20
 
 log = structlog.get_logger("sendwhy")

@@ -56,9 +56,6 @@ CANCEL_STEPS_AT_ONCE = 5
 # Four records for each message, of which nearly all are receipts that change nothing: the few that hold a number or
 # settle what was open can wait so long.
 STATUS_REST_SECONDS = 0.2
-# A batch leads to a round of each driver, and that to a transaction with what its calls came to. Half as many of them
-# take a fifth less for each message, which waits some 35 ms longer in a steady flow; the first after a quiet doesn't.
-FUNDED_REST_SECONDS = 0.15
 _OUR_SOURCE = source_header(Service.DISPATCHER)
 _STATUS = parse_json(StatusUpdated)
 
@@ -95,13 +92,7 @@ class Stages:
 
     def register(self) -> None:
         stage = self._runtime.stage
-        stage(
-            Topic.SEND_FUNDED,
-            funded_of,
-            self.on_funded,
-            on_committed=self._on_funded_stored,
-            rest_seconds=FUNDED_REST_SECONDS,
-        )
+        stage(Topic.SEND_FUNDED, funded_of, self.on_funded, on_committed=self._on_funded_stored)
         stage(Topic.SEND_CANCELLED, parse_json(SendCancelled), self.on_cancelled)
         stage(Topic.CONTACT_UPDATED, parse_state(ContactUpdated), self.on_contacts)
         # `note_inbound_read` asks each second how far this is read.

@@ -266,7 +266,7 @@ _UNLESS_THERE = "on conflict do nothing"
 
 
 async def _add_new(connection: Connection, inserts: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
-    """Add rows of which hardly ever one is there: PostgreSQL takes a third less where it needn't look for each first,
+    """Add rows of which hardly ever one is there: PostgreSQL takes less where it needn't look for each first,
     and confirm it afterwards. If one is there, as in a batch that is read again, each is looked for after all."""
     try:
         async with connection.transaction():
