@@ -88,11 +88,6 @@ _REMEMBER_MESSAGES = """
 insert into erased_message (workspace_id, message_id, erasure_id)
 select $1, *, $3 from unnest($2::text[]) on conflict do nothing
 """
-_ERASED_MESSAGES = """
-select e.workspace_id, e.message_id, e.erasure_id
-from unnest($1::text[], $2::text[]) as asked(workspace_id, message_id)
-join erased_message e on e.workspace_id = asked.workspace_id and e.message_id = asked.message_id
-"""
 _STANDING = """
 select asked.workspace_id, asked.message_id, d.topic, d.key, d.body, d.headers, e.erasure_id
 from unnest($2::text[], $3::text[]) as asked(workspace_id, message_id)
@@ -118,17 +113,11 @@ async def remember_messages(connection: Connection, order: PersonErasing) -> Non
     await connection.execute(_REMEMBER_MESSAGES, order.workspace_id, sorted(set(order.message_ids)), order.erasure_id)
 
 
-async def erased_messages(connection: Connection, keys: Iterable[MessageKey]) -> dict[MessageKey, str]:
-    """The aliases of those of these messages, by (workspace_id, message_id), whose person was erased."""
-    asked = list(keys)
-    rows = await connection.fetch(_ERASED_MESSAGES, [key[0] for key in asked], [key[1] for key in asked])
-    return {(row["workspace_id"], row["message_id"]): alias_of(row["erasure_id"]) for row in rows}
-
-
 async def standing_and_erased(
     connection: Connection, step: str, keys: Iterable[MessageKey]
 ) -> tuple[dict[MessageKey, Outgoing], dict[MessageKey, str]]:
-    """`decisions_of` and `erased_messages` at once."""
+    """By (workspace_id, message_id): what already stands for these messages, and the aliases of those whose person was
+    erased."""
     asked = list(keys)
     rows = await connection.fetch(_STANDING, step, [key[0] for key in asked], [key[1] for key in asked])
     standing: dict[MessageKey, Outgoing] = {}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from sendwhy import plain
 from sendwhy.erasure import keep_erasures_waiting, on_erasing
 from sendwhy.events import (
     ContactUpdated,
@@ -46,7 +47,7 @@ from dispatcher.erasures import CAP, Eraser, forget_phones, of_erased
 from dispatcher.fleet import Fleet
 from dispatcher.holds import WEBHOOK, Refusal
 from dispatcher.queue_store import Arrival, NewMessage
-from dispatcher.receipts import Accepted, Receipt, receipt_of
+from dispatcher.receipts import Accepted, receipt_of
 from dispatcher.settings import Settings
 from dispatcher.store import Key
 from dispatcher.windows import opened_by
@@ -64,7 +65,7 @@ def funded_of(record: Record[None]) -> SendFunded:
     return salvage.parsed(record.value or b"")
 
 
-def status_of_others(record: Record[None]) -> StatusUpdated | Receipt | None:
+def status_of_others(record: Record[None]) -> StatusUpdated | plain.Receipt | None:
     """A status that somebody else tells; None for one of ours, which isn't read: that is one for every message."""
     if record.header("ce_source") == _OUR_SOURCE:
         return None
@@ -298,10 +299,10 @@ class Stages:
     # --- status.updated ---
 
     async def on_statuses(
-        self, connection: Connection, records: Sequence[Record[StatusUpdated | Receipt | None]]
+        self, connection: Connection, records: Sequence[Record[StatusUpdated | plain.Receipt | None]]
     ) -> Sequence[Outgoing]:
         events = [record.event for record in records if record.event is not None]
-        told: dict[Key, StatusUpdated | Receipt] = {}
+        told: dict[Key, StatusUpdated | plain.Receipt] = {}
         capped: dict[Key, datetime] = {}
         for event in events:
             if event.service is Service.DISPATCHER or event.message_id is None or event.workspace_id is None:
@@ -320,7 +321,7 @@ class Stages:
             await people_store.set_caps(connection, capped)
         return []
 
-    async def _taken(self, connection: Connection, told: Mapping[Key, StatusUpdated | Receipt]) -> None:
+    async def _taken(self, connection: Connection, told: Mapping[Key, StatusUpdated | plain.Receipt]) -> None:
         accepted = await queue_store.accepted(connection, told)
         self._accepted.add(accepted)
         wamids = {key: event.provider_message_id or "" for key, event in told.items() if key not in accepted}

@@ -6,11 +6,11 @@ from datetime import timedelta
 import pytest
 from dispatcher import announce
 from dispatcher.decide import Waiting, receipt_deadline
-from dispatcher.receipts import Receipt
 from dispatcher.stages import status_of_others
 from dispatcher_cases import NOW, message
 from pydantic import JsonValue
 from sendwhy.events import Origin, OriginKind, SendHeld, Status, StatusUpdated, To, event_id_of
+from sendwhy.plain import Receipt
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic, outgoing

@@ -5,10 +5,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from dispatcher.receipts import Accepted, Receipt, receipt_of
+from dispatcher.receipts import Accepted, receipt_of
 from dispatcher_cases import NOW
 from pydantic import ValidationError
 from sendwhy.events import Status, StatusUpdated, To, reason
+from sendwhy.plain import Receipt
 from sendwhy.reasons import ReasonCode, Service
 
 PRICING = {"billable": True, "pricing_model": "PMP", "type": "regular", "category": "marketing"}
