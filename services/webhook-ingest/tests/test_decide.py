@@ -40,6 +40,7 @@ from webhook_ingest.decide import (
     Standing,
     StatusKey,
     Verdict,
+    accounts_needed,
     changes_of,
     climb,
     followed,
@@ -56,7 +57,8 @@ from webhook_ingest.silence import Awaited, silence
 OURS = Sender(NUMBER, WORKSPACE, WABA, APP)
 THEIRS = Sender("415566778899002", "globex", "77", OTHER_APP)
 APPS = frozenset({APP, OTHER_APP})
-BY_ID = {NUMBER: [OURS], WABA: [OURS], THEIRS.sender_id: [THEIRS], THEIRS.waba_id: [THEIRS]}
+SENDERS = {OURS.sender_id: OURS, THEIRS.sender_id: THEIRS}
+ACCOUNTS = {OURS.waba_id: [OURS], THEIRS.waba_id: [THEIRS]}
 
 
 @pytest.mark.parametrize(
@@ -78,17 +80,23 @@ BY_ID = {NUMBER: [OURS], WABA: [OURS], THEIRS.sender_id: [THEIRS], THEIRS.waba_i
 def test_a_secret_speaks_only_for_its_own(
     number: str | None, waba: str, signer: str, senders: Sequence[Sender], owner: Owner
 ) -> None:
-    assert owner_of(number, waba, signer, senders, only_app=False) == owner
+    sender = next((one for one in senders if one.sender_id == number), None)
+    of_account = [one for one in senders if one.waba_id == waba]
+    assert owner_of(number, signer, sender, of_account, only_app=False) == owner
 
 
 def test_the_only_app_speaks_for_numbers_whose_app_nobody_told() -> None:
-    owner = owner_of(NUMBER, WABA, APP, [replace(OURS, app_id=None)], only_app=True)
+    owner = owner_of(NUMBER, APP, replace(OURS, app_id=None), [], only_app=True)
     assert owner == Owner(Standing.OWN, WORKSPACE)
 
 
 def sort(raw: bytes, signer: str = APP, offset: int = 0) -> Sorted:
     place = delivery(raw, offset, signer)
-    return sort_out([(place, element) for element in read(place).elements], BY_ID, APPS)
+    elements = [(place, element) for element in read(place).elements]
+    needed = {waba: ACCOUNTS[waba] for waba in accounts_needed(elements, SENDERS) & ACCOUNTS.keys()}
+    result = sort_out(elements, SENDERS, needed, APPS)
+    assert result == sort_out(elements, SENDERS, ACCOUNTS, APPS)
+    return result
 
 
 def events_of(verdict: Verdict) -> list[StatusUpdated]:
@@ -422,6 +430,13 @@ def report(name: str, waba: str, signer: str, **beside: Any) -> Sorted:
     return sort(body({**beside, **told}, field=name, waba=waba), signer)
 
 
+def test_for_a_status_of_a_known_number_its_account_with_all_its_numbers_is_not_looked_up() -> None:
+    place = delivery(statuses(status("sent")), 0, APP)
+    elements = [(place, element) for element in read(place).elements]
+    assert accounts_needed(elements, SENDERS) == set()
+    assert accounts_needed(elements, {}) == {WABA}
+
+
 @pytest.mark.parametrize("number", [THEIRS.sender_id, "99999999", None])
 @pytest.mark.parametrize("name", ["message_template_status_update", "account_update"])
 def test_a_number_of_ones_own_opens_no_door_to_another_account(name: str, number: str | None) -> None:
@@ -433,10 +448,11 @@ def test_a_number_of_ones_own_opens_no_door_to_another_account(name: str, number
 
 def test_of_an_account_whose_app_nobody_told_no_report_is_believed_but_the_only_apps() -> None:
     place = delivery(body({"event": "DISABLED_UPDATE"}, field="account_update"), 0, OTHER_APP)
-    untold = {WABA: [replace(OURS, app_id=None)]}
+    untold = replace(OURS, app_id=None)
+    known = ({NUMBER: untold}, {WABA: [untold]})
     elements = [(place, element) for element in read(place).elements]
-    assert not sort_out(elements, untold, APPS).reports
-    assert len(sort_out(elements, untold, frozenset({OTHER_APP})).reports) == 1
+    assert not sort_out(elements, *known, APPS).reports
+    assert len(sort_out(elements, *known, frozenset({OTHER_APP})).reports) == 1
 
 
 def test_a_number_that_has_moved_to_an_account_that_nobody_knows_still_speaks() -> None:

@@ -25,7 +25,7 @@ from sendwhy.reasons import Service
 from sendwhy.topics import Outgoing, Topic, outgoing, record_of_event
 from sendwhy.values import value_class
 
-from webhook_ingest.elements import Delivery, Element, Origin, Report, StatusTold, Whole
+from webhook_ingest.elements import Delivery, Element, Origin, Report, StatusTold, Unreadable, Whole
 from webhook_ingest.values import JSON, Fragment
 
 # accepted < sent < delivered < read <= played; `failed` stands beside the ladder.
@@ -68,20 +68,22 @@ class Owner:
     workspace_id: str | None = None
 
 
-def owner_of(number: str | None, waba: str, signer: str, senders: Iterable[Sender], *, only_app: bool) -> Owner:
-    """Whose an element is. `senders` are those of that number or account; `only_app`: no other app is configured.
+def owner_of(
+    number: str | None, signer: str, sender: Sender | None, of_account: Iterable[Sender], *, only_app: bool
+) -> Owner:
+    """Whose an element is. `sender`: the number, if it is known; `of_account`: the known ones of its account;
+    `only_app`: no other app is configured.
 
     A secret speaks only for its own app's numbers and accounts: else whoever knows one could forge for all.
     """
-    judged = [(sender, _speaks_for(sender, signer, only_app)) for sender in senders]
-    for sender, speaks in judged:
-        if sender.sender_id == number:
-            return Owner(speaks, sender.workspace_id if speaks is Standing.OWN else None)
-    of_account = {speaks for sender, speaks in judged if sender.waba_id == waba}
+    if sender is not None:
+        speaks = _speaks_for(sender, signer, only_app)
+        return Owner(speaks, sender.workspace_id if speaks is Standing.OWN else None)
+    standings = {_speaks_for(one, signer, only_app) for one in of_account}
     # An account that is its own proves nothing of a number that nobody has registered.
-    if number is None and Standing.OWN in of_account:
+    if number is None and Standing.OWN in standings:
         return Owner(Standing.OWN)
-    return Owner(Standing.FOREIGN if of_account == {Standing.FOREIGN} else Standing.UNKNOWN)
+    return Owner(Standing.FOREIGN if standings == {Standing.FOREIGN} else Standing.UNKNOWN)
 
 
 def _speaks_for(sender: Sender, signer: str, only_app: bool) -> Standing:
@@ -471,22 +473,44 @@ class Sorted:
     foreign: list[tuple[Delivery, Origin | Whole]] = field(default_factory=list)
 
 
+def accounts_needed(elements: Iterable[tuple[Delivery, Element]], senders: Mapping[str, Sender]) -> set[str]:
+    """The accounts whose numbers `sort_out` must know, beside `senders`, those that the elements name. Hardly ever is
+    there one for a status, and an account may have thousands of numbers."""
+    named = (
+        element
+        for delivery, element in elements
+        if delivery.source != "shopify" and not isinstance(element, Unreadable)
+    )
+    return {
+        element.origin.waba
+        for element in named
+        if element.origin.number not in senders or (isinstance(element, Report) and not element.is_personal)
+    }
+
+
 def sort_out(
     elements: Sequence[tuple[Delivery, Element]],
-    senders: Mapping[str, Sequence[Sender]],
+    senders: Mapping[str, Sender],
+    accounts: Mapping[str, Sequence[Sender]],
     apps: AbstractSet[str],
     only_workspace: str | None = None,
 ) -> Sorted:
-    """`senders` by number and by account; `only_workspace`: leave out whatever isn't surely that workspace's."""
+    """`senders` by number; `accounts`: the senders of `accounts_needed`; `only_workspace`: leave out whatever isn't
+    surely that workspace's."""
+
+    def whose(delivery: Delivery, element: StatusTold | Report) -> Owner:
+        sender = senders.get(element.origin.number or "")
+        return _owner(delivery, element, sender, accounts.get(element.origin.waba, ()), apps)
+
     result = Sorted()
     # Of statuses there are many, of few numbers.
     owners: dict[tuple[str | None, str, str], Owner] = {}
     for delivery, element in elements:
         if isinstance(element, StatusTold):
             place = (element.origin.number, element.origin.waba, delivery.signer)
-            owner = owners.get(place) or owners.setdefault(place, _owner(delivery, element, senders, apps))
+            owner = owners.get(place) or owners.setdefault(place, whose(delivery, element))
         elif isinstance(element, Report):
-            owner = _owner(delivery, element, senders, apps)
+            owner = whose(delivery, element)
         else:
             continue
         if only_workspace in (None, owner.workspace_id):
@@ -495,18 +519,20 @@ def sort_out(
 
 
 def _owner(
-    delivery: Delivery, element: StatusTold | Report, senders: Mapping[str, Sequence[Sender]], apps: AbstractSet[str]
+    delivery: Delivery,
+    element: StatusTold | Report,
+    sender: Sender | None,
+    of_account: Sequence[Sender],
+    apps: AbstractSet[str],
 ) -> Owner:
     if delivery.source == "shopify":
         return Owner(Standing.OWN, delivery.signer)
     origin, only_app = element.origin, apps <= {delivery.signer}
-    of_account = senders.get(origin.waba, ())
-    near = [*senders.get(origin.number or "", ()), *of_account]
-    owner = owner_of(origin.number, origin.waba, delivery.signer, near, only_app=only_app)
+    owner = owner_of(origin.number, delivery.signer, sender, of_account, only_app=only_app)
     if isinstance(element, Report) and not element.is_personal and of_account:
         # A report may hold or change the whole account that it names: neither a number of one's own beside it nor an
         # account whose app nobody told may open a door to it.
-        speaks = {_speaks_for(sender, delivery.signer, only_app) for sender in of_account}
+        speaks = {_speaks_for(one, delivery.signer, only_app) for one in of_account}
         owner = owner if Standing.OWN in speaks else Owner(Standing.FOREIGN)
     if owner.standing is Standing.OWN and origin.number is None:
         return replace(owner, workspace_id=_only_workspace(of_account))

@@ -26,6 +26,7 @@ from webhook_ingest.decide import (
     Sorted,
     Told,
     Verdict,
+    accounts_needed,
     changes_of,
     is_to_be_saved,
     joined,
@@ -139,11 +140,10 @@ async def apply(
     if replayed is not None:
         # What can't be read, and what is unknown, has been put aside and counted before.
         outcome = Outcome()
-    origins = [element.origin for _, element in elements if not isinstance(element, Unreadable)]
-    senders = await store.senders_of(
-        connection, (origin.number for origin in origins if origin.number), (origin.waba for origin in origins)
-    )
-    sorted_out = sort_out(elements, senders, apps, None if replayed is None else replayed.workspace_id)
+    origins = (element.origin for _, element in elements if not isinstance(element, Unreadable))
+    senders = await store.senders_of(connection, {origin.number for origin in origins if origin.number})
+    accounts = await store.senders_of_accounts(connection, accounts_needed(elements, senders))
+    sorted_out = sort_out(elements, senders, accounts, apps, None if replayed is None else replayed.workspace_id)
     outcome.beats = _beats(elements, sorted_out)
     await _apply_statuses(connection, sorted_out.told, outcome, replayed)
     events = await _fresh_reports(connection, sorted_out, replayed)

@@ -3,6 +3,7 @@ meet on the same messages can't lock each other out."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -31,18 +32,20 @@ SHARE_SINCE, SHARE_UNTIL = timedelta(hours=24), timedelta(minutes=10)
 SHARE_LIMIT = 10_000
 PRUNE_LIMIT = 10_000
 
-_SENDERS = "select sender_id, workspace_id, waba_id, app_id from sender where sender_id = any($1) or waba_id = any($2)"
+_SENDERS = "select sender_id, workspace_id, waba_id, app_id from sender where sender_id = any($1)"
+_SENDERS_OF_ACCOUNTS = "select sender_id, workspace_id, waba_id, app_id from sender where waba_id = any($1)"
 
 
-async def senders_of(connection: Connection, numbers: Iterable[str], wabas: Iterable[str]) -> dict[str, list[Sender]]:
-    """The known senders by number and by account (both are digits; an id never is both)."""
-    rows = await connection.fetch(_SENDERS, list(set(numbers)), list(set(wabas)))
+async def senders_of(connection: Connection, numbers: AbstractSet[str]) -> dict[str, Sender]:
+    """The known ones of these senders, by number."""
+    return {row["sender_id"]: Sender(**row) for row in await connection.fetch(_SENDERS, list(numbers))}
+
+
+async def senders_of_accounts(connection: Connection, accounts: AbstractSet[str]) -> dict[str, list[Sender]]:
+    """The known senders of these WhatsApp Business Accounts."""
     found: dict[str, list[Sender]] = defaultdict(list)
-    for row in rows:
-        sender = Sender(**row)
-        found[sender.sender_id].append(sender)
-        if sender.waba_id != sender.sender_id:
-            found[sender.waba_id].append(sender)
+    for row in await connection.fetch(_SENDERS_OF_ACCOUNTS, list(accounts)) if accounts else ():
+        found[row["waba_id"]].append(Sender(**row))
     return found
 
 
