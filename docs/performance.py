@@ -123,19 +123,29 @@ def _starts(told: Told) -> str:
 
 
 def _growth(points: Sequence[Told]) -> str:
-    services = list(points[0]["stages"]) if points else []
+    return _costs([point for point in points if point["axis"] != "replicas"], {})
+
+
+def _replicas(points: Sequence[Told]) -> str:
+    of_replicas = [point for point in points if point["axis"] == "replicas"]
+    return _costs(of_replicas, {"messages/s": lambda point: f"{point['pace']:,.0f}"}) if of_replicas else NOT_RUN
+
+
+def _costs(points: Sequence[Told], more: Mapping[str, Callable[[Told], str]]) -> str:
+    services = list(points[0]["stages"])
     rows = [
         [
             f"{point['axis']}: {point['at']:,}",
             *(f"{point['stages'].get(name, 0):,.0f}" for name in services),
             f"{point['postgres']:,.0f}",
-            f"**{point['total']:,.0f}**",
-            f"{point['load']:.0f}",
+            f"{point['total']:,.0f}",
+            f"{point['loop']:.0f}",
+            f"**{point['scaled']:,.0f}**",
+            *(cell(point) for cell in more.values()),
         ]
         for point in points
-        if point["axis"] != "replicas"
     ]
-    return _rows(["CPU µs a message", *services, "PostgreSQL", "all", "load average"], rows)
+    return _rows(["CPU µs a message", *services, "PostgreSQL", "all", "ms a loop", "**all, to scale**", *more], rows)
 
 
 TABLES: Mapping[str, Callable[[Any], str]] = {
@@ -147,4 +157,5 @@ TABLES: Mapping[str, Callable[[Any], str]] = {
     "limits": _limits,
     "starts": _starts,
     "growth": _growth,
+    "replicas": _replicas,
 }

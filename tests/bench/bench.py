@@ -19,7 +19,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +30,7 @@ import report
 import starts
 from limits import limits
 from phases import Phase, Result, Runner
+from processes import loop_ms
 from system import Shape, running
 
 OUT = Path(".state/bench")
@@ -89,20 +89,10 @@ def _machine() -> dict[str, Any]:
         "cpus": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30),
         "python": platform.python_version(),
-        "python_loop_ms": round(min(_loop_ms() for _ in range(7)), 1),
+        "python_loop_ms": round(min(loop_ms() for _ in range(7)), 1),
         "system": f"{platform.system()} {platform.machine()}",
         "load": round(os.getloadavg()[0], 1),
     }
-
-
-def _loop_ms() -> float:
-    """CPU ms of a fixed piece of Python: interpreters of one version differ by a third, by how they were built."""
-    before = time.process_time()
-    total, seen = 0, {}
-    for number in range(200_000):
-        seen[number % 1_000] = total
-        total += len(str(number))
-    return (time.process_time() - before) * 1_000
 
 
 def _commit() -> str:

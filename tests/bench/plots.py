@@ -62,16 +62,17 @@ def _steps(axes: Any, phases: list[Any]) -> None:
 
 
 def draw_growth(points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """CPU µs per message against each axis, which is logarithmic: flat is good."""
+    """CPU µs per message, to scale, against each axis, which is logarithmic: flat is good."""
     axes_of = list(dict.fromkeys(point["axis"] for point in points))
     figure = Figure(figsize=(4 * len(axes_of), 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(axes_of), squeeze=False)[0], axes_of, strict=True):
         own = [point for point in points if point["axis"] == name]
-        at = [point["at"] for point in own]
-        for service in own[0]["stages"]:
-            axes.plot(at, [point["stages"][service] for point in own], marker=".", label=service)
-        axes.plot(at, [point["postgres"] for point in own], marker=".", label="PostgreSQL")
-        axes.plot(at, [point["total"] for point in own], marker="o", color="black", label="all")
-        axes.set(title=f"CPU µs per message by {name}", xscale="log", ylim=(0, None))
+        at, scales = [point["at"] for point in own], [point["scaled"] / point["total"] for point in own]
+        lines = {service: [point["stages"].get(service, 0) for point in own] for service in own[0]["stages"]}
+        lines["PostgreSQL"] = [point["postgres"] for point in own]
+        for label, costs in lines.items():
+            axes.plot(at, [cost * scale for cost, scale in zip(costs, scales, strict=True)], marker=".", label=label)
+        axes.plot(at, [point["scaled"] for point in own], marker="o", color="black", label="all")
+        axes.set(title=f"CPU µs per message, to scale, by {name}", xscale="log", ylim=(0, None))
         axes.legend(fontsize=7)
     figure.savefig(path, format="svg", metadata={"Date": None})

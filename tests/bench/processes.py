@@ -27,6 +27,17 @@ def cpu_of(process: psutil.Process, *, alone: bool = False) -> float:
     return total
 
 
+def loop_ms() -> float:
+    """CPU ms of a fixed piece of Python. Interpreters of one version differ by a third, by how they were built; shared
+    machines by a factor of three, from one minute to the next."""
+    before = time.process_time()
+    total, seen = 0, {}
+    for number in range(200_000):
+        seen[number % 1_000] = total
+        total += len(str(number))
+    return (time.process_time() - before) * 1_000
+
+
 def bytes_of(process: psutil.Process, *, alone: bool = False) -> int:
     """Proportional set size: memory that is shared counts once, by parts, as PostgreSQL's buffers."""
     total = 0

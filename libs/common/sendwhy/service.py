@@ -589,7 +589,7 @@ def main(
         log.info("migrations are applied", new=applied)
     elif command == "serve":
         app = make_app(settings)
-        _spare_the_collector()
+        spare_the_collector()
         asyncio.run(_reach(settings))
         code = _serve(service, app, settings)
         sys.exit(code)
@@ -641,7 +641,7 @@ def _serve(service: Service, app: FastAPI, settings: ServiceSettings) -> int:
         return 2
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """A batch's objects all live until its commit: with Python's own thresholds the collector would walk them, and all
     modules, dozens of times a batch, and find nothing. What is loaded by now stays for the process' life."""
     gc.collect()
