@@ -175,7 +175,7 @@ async def replicas(counts: Sequence[int], messages: int) -> list[Point]:
         for name, us in own.items():
             stages[re.sub(r"-\d+$", "", name)] += us
         loop = min(loop_ms() for _ in range(7))
-        cost = Point("replicas", count, stages, result.cpu_us["postgres"], os.getloadavg()[0], loop, result.pace)
+        cost = Point("replicas", count, dict(stages), result.cpu_us["postgres"], os.getloadavg()[0], loop, result.pace)
         console.print(
             f"replicas {count}: {cost.total:,.0f} µs, {cost.scaled:,.0f} to scale, {cost.pace:,.0f} messages/s"
         )
