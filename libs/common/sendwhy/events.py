@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
-from sendwhy.reasons import CATALOGUE, ReasonCode, Recoverable, Service
+from sendwhy.reasons import CATALOGUE, ReasonCode, Recoverable, Service, evidence_for_meta
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST = datetime(2100, 1, 1, tzinfo=UTC)
@@ -347,13 +347,14 @@ class Reason(Wire):
 
 
 def reason(code: ReasonCode, detail: str, evidence: Evidence | None = None, meta: MetaError | None = None) -> Reason:
-    """A reason with title and `recoverable` as the catalogue has them."""
+    """A reason with title and `recoverable` as the catalogue has them; what Meta's error proves joins the evidence."""
     info = CATALOGUE[code]
+    proven = {} if meta is None else evidence_for_meta(meta.code, meta.details)
     return Reason(
         code=code,
         title=info.title,
         detail=detail,
-        evidence=evidence or {},
+        evidence={**proven, **(evidence or {})},
         recoverable=info.recoverable,
         meta=meta,
     )

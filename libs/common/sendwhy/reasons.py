@@ -4,6 +4,7 @@ Pages, API, CLI, docs, metric labels and dashboards all read it. Codes, names an
 reasons.md; what Meta's numbers mean follows Meta's page "Error codes" (copy of September 2026).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -530,3 +531,23 @@ def reason_for_meta(code: int | None, *, subcode: int | None = None, http_status
     if http_status is not None and http_status >= 500:
         return ReasonCode.TEMPORARY_FAILURE
     return ReasonCode.META_ERROR
+
+
+# By Meta's codes: what state the template is in, as the gates of our own name it.
+_TEMPLATE_STATUSES: Mapping[int, str] = MappingProxyType({132001: "NOT_FOUND", 132015: "PAUSED", 132016: "DISABLED"})
+_LINK_ANSWERED = re.compile(r"http code (\d{3})\b", re.IGNORECASE)
+_PARAMETERS_COUNTED = re.compile(r"\((\d{1,4})\) does not match the expected number of params \((\d{1,4})\)")
+
+
+def evidence_for_meta(code: int | None, details: str | None) -> dict[str, str | int]:
+    """What Meta's code and `error_data.details` prove beside themselves, by the names that our own gates give it:
+    `status` of a template, `given` and `expected` parameters, `link_http_code` of media that Meta fetched. Empty where
+    they say nothing of the kind: Meta may change its sentences."""
+    told = details or ""
+    if code is not None and (status := _TEMPLATE_STATUSES.get(code)):
+        return {"status": status}
+    if code == 132000 and (counted := _PARAMETERS_COUNTED.search(told)):
+        return {"given": int(counted[1]), "expected": int(counted[2])}
+    if code in (131052, 131053) and (answered := _LINK_ANSWERED.search(told)):
+        return {"link_http_code": int(answered[1])}
+    return {}

@@ -5,7 +5,8 @@ import pytest
 import sendwhy
 from hypothesis import given
 from hypothesis import strategies as st
-from sendwhy.reasons import CATALOGUE, ReasonCode, Service, reason_for_meta
+from sendwhy.events import MetaError, reason
+from sendwhy.reasons import CATALOGUE, ReasonCode, Service, evidence_for_meta, reason_for_meta
 
 ROOT = Path(sendwhy.__file__).parents[3]
 
@@ -53,6 +54,35 @@ META = [
 @pytest.mark.parametrize(("code", "subcode", "status", "expected"), META)
 def test_metas_codes(code: int | None, subcode: int | None, status: int | None, expected: ReasonCode) -> None:
     assert reason_for_meta(code, subcode=subcode, http_status=status) is expected
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "evidence"),
+    [
+        (132001, None, {"status": "NOT_FOUND"}),
+        (132015, "Template is paused due to low quality", {"status": "PAUSED"}),
+        (132016, "", {"status": "DISABLED"}),
+        (
+            132000,
+            "body: number of localizable_params (0) does not match the expected number of params (1)",
+            {"given": 0, "expected": 1},
+        ),
+        (132000, "body: other words", {}),
+        (
+            131053,
+            "Downloading media from weblink failed with HTTP code 404, status message Not Found",
+            {"link_http_code": 404},
+        ),
+        (131053, "Unsupported type (code 12345)", {}),
+        (131052, "http code 40", {}),
+        (131026, "http code 404", {}),
+        (None, "http code 404", {}),
+    ],
+)
+def test_what_metas_error_proves_is_evidence(code: int | None, details: str | None, evidence: dict[str, str]) -> None:
+    assert evidence_for_meta(code, details) == evidence
+    told = reason(reason_for_meta(code), "Meta said so", {"attempt": 2}, MetaError(code=code, details=details))
+    assert told.evidence == {**evidence, "attempt": 2}
 
 
 @given(st.integers())
