@@ -12,7 +12,7 @@ from dispatcher import campaign_api, person_api
 from dispatcher.api import Api
 from dispatcher.clock import utc_now
 from dispatcher.drift import Drift
-from dispatcher.driver import Driver
+from dispatcher.driver import IDLE_SECONDS, Driver
 from dispatcher.evaluating import Evaluation
 from dispatcher.fleet import Fleet
 from dispatcher.lease import SILENCE_ENDS_TRANSACTIONS
@@ -54,6 +54,7 @@ def make_app(settings: Settings) -> FastAPI:
     Drift(runtime, utc_now).register()
     Pacing(runtime, utc_now).register()
     runtime.background("drivers", fleet.run)
+    runtime.every(IDLE_SECONDS, "who has work", fleet.look)
     runtime.every(5.0, "what drivers send", fleet.tell)
     Recovering(runtime, stages, utc_now).register()
     runtime.at_end(meta.close)

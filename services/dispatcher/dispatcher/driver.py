@@ -55,6 +55,8 @@ from dispatcher.sync import sync_sender
 from dispatcher.tokens import Access, TokenUnreadable, TokenVault
 
 IDLE_SECONDS = 0.5
+# Where nothing waits: whatever comes is told by `Driver.wake`, or found by `Fleet.look`.
+QUIET_SECONDS = 30.0
 LOCK_SECONDS = 1.0
 ALIVE_SECONDS = 5.0
 SYNC_EVERY = timedelta(hours=1)
@@ -111,6 +113,7 @@ class Driver:
         self._rounds = 0
         self._look_wide = False
         self._idle_seconds = IDLE_SECONDS
+        self._is_quiet = False
         self._some_wait_for_tier = True
         self._starts = Starts(sender_id, budget, clock, self._call, self._not_started)
         self._commit_is_unsure = False
@@ -133,6 +136,7 @@ class Driver:
         log.info("driving sender", sender=self.sender_id, fence=fence)
         self._budget.join(self.sender_id)
         writer = asyncio.create_task(self._results.run())
+        writer.add_done_callback(lambda _: self.wake.set())
         try:
             while not self._stopping:
                 try:
@@ -158,6 +162,13 @@ class Driver:
         """End after this round: cancelled within its commit, it would leave messages in flight that nobody sends."""
         self._stopping = True
         self.wake.set()
+
+    def rest(self, *, is_quiet: bool) -> None:
+        """Whether nothing is to be done for the sender, as the fleet has seen of all its senders at once: as long as
+        that holds, the driver looks by itself only every `QUIET_SECONDS`."""
+        if self._is_quiet and not is_quiet:
+            self.wake.set()
+        self._is_quiet = is_quiet
 
     def pairs(self) -> PairPace:
         """A copy of what is borrowed and paid back with each person."""
@@ -194,7 +205,7 @@ class Driver:
     # --- one round: look at what is due, decide, mark, call ---
 
     async def _round(self) -> float:
-        """Returns the seconds until the next look; `IDLE_SECONDS` when nothing is due."""
+        """Returns the seconds until the next look; `IDLE_SECONDS` when nothing is due, more where nothing waits."""
         if not self._lease.holds(self._clock()) or self._results.circuit.is_open:
             # In a moment it is known whether the sender still is ours, or the hold is stored.
             return IDLE_SECONDS
@@ -222,6 +233,8 @@ class Driver:
         self._publish()
         is_all = looked_at < min(room, self._blame.most)
         self._blame.passed()
+        if self._is_quiet and not looked_at and self._idle_seconds == IDLE_SECONDS:
+            return QUIET_SECONDS
         return self._idle_seconds if is_all else 0.0
 
     def _publish(self) -> None:

@@ -16,9 +16,9 @@ from sendwhy.logs import describe
 from sendwhy.postgres import SERVER_SETTINGS, TRANSIENT_ERRORS
 from sendwhy.service import Runtime
 
-from dispatcher import queue_store, store, sync_store
+from dispatcher import claims, queue_store, store, sync_store
 from dispatcher.clock import utc_now
-from dispatcher.driver import ALIVE_SECONDS, LOCK_SECONDS, Driver
+from dispatcher.driver import ALIVE_SECONDS, LOCK_SECONDS, SYNC_EVERY, Driver
 from dispatcher.lease import SILENCE_ENDS_SESSIONS, Lease
 from dispatcher.limits import PairPace
 
@@ -44,7 +44,7 @@ class Fleet:
         self._lease = Lease()
 
     def wake(self, sender_id: str) -> None:
-        """Tell a sender's driver, if it runs here, that something is due; others look by themselves twice a second."""
+        """Tell a sender's driver, if it runs here, that something is due; what others queue is found by `look`."""
         known = self._drivers.get(sender_id)
         if known is not None:
             known[0].wake.set()
@@ -60,6 +60,16 @@ class Fleet:
         if sent:
             async with self._runtime.pool.acquire(timeout=30) as connection:
                 await sync_store.tell_driving(connection, f"{self._runtime.settings.replica}", sent)
+
+    async def look(self) -> None:
+        """Twice a second, one statement for all: drivers whose sender has nothing to do rest, the others look."""
+        drivers = {sender_id: driver for sender_id, (driver, _) in self._drivers.items()}
+        if not drivers:
+            return
+        async with self._runtime.pool.acquire(timeout=30) as connection:
+            at_work = await claims.senders_at_work(connection, list(drivers), SYNC_EVERY)
+        for sender_id, driver in drivers.items():
+            driver.rest(is_quiet=sender_id not in at_work)
 
     async def run(self) -> None:
         while True:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import asyncpg
@@ -17,8 +17,9 @@ from dispatcher import holding, people_store, queue_store, store
 from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken
 from dispatcher.clock import utc_now
 from dispatcher.decide import Lane, Message, Stops, Waiting
-from dispatcher.driver import IDLE_SECONDS, Driver
+from dispatcher.driver import IDLE_SECONDS, QUIET_SECONDS, Driver
 from dispatcher.erasures import Eraser
+from dispatcher.fleet import Fleet
 from dispatcher.holds import ANSWER, Refusal
 from dispatcher.lease import Lease
 from dispatcher.limits import SILENT_MAX, Budget
@@ -572,6 +573,70 @@ async def test_who_stands_still_looks_no_more_often_than_who_is_idle(world: Worl
             rounds = world.driver._rounds
             await until(lambda: world.driver._rounds >= rounds + 2)
             assert world.driver._idle_seconds == IDLE_SECONDS
+
+
+async def test_where_nothing_waits_a_driver_hardly_looks_until_it_is_woken(world: World) -> None:
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute("delete from message")
+        fence = await queue_store.take_over(connection, SENDER.sender_id)
+    assert fence is not None
+    driver = world.driver
+    driver._fence, driver._lease = fence, world.lease
+    world.lease.renew(float("inf"))
+    assert await driver._round() == IDLE_SECONDS
+    driver.rest(is_quiet=True)
+    assert await driver._round() == QUIET_SECONDS
+    assert not driver.wake.is_set()
+    await put(world, ["another-replicas"], Lane.CONVERSATION)
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute("update message set not_before = clock_timestamp() + interval '400 ms'")
+    assert await driver._round() < IDLE_SECONDS
+    driver.rest(is_quiet=False)
+    assert driver.wake.is_set()
+    assert driver._sync is not None
+    driver._sync.cancel()
+
+
+class Resting:
+    """What a fleet tells a driver."""
+
+    is_quiet: bool | None = None
+
+    def rest(self, *, is_quiet: bool) -> None:
+        self.is_quiet = is_quiet
+
+
+@pytest.mark.parametrize(
+    ("change", "is_quiet"),
+    [
+        ("delete from message", True),
+        ("update message set not_before = clock_timestamp() + interval '1 day'", False),
+        ("update message set line = 'ccampaign', campaign_id = 'campaign'", False),
+        ("update message set line = 'p'", True),
+        ("update message set state = 'accepted'", True),
+        ("delete from message; update sender set sync_wanted_at = clock_timestamp()", False),
+        ("delete from message; update sender set templates_synced_at = null", False),
+        (
+            "delete from message;"
+            " update sender set templates_synced_at = clock_timestamp() - interval '61 minutes', sync_wanted_at = null",
+            False,
+        ),
+    ],
+)
+async def test_the_fleet_sees_for_whom_there_is_something_to_do(world: World, change: str, is_quiet: bool) -> None:
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute(
+            "update sender set templates_synced_at = clock_timestamp(), sync_wanted_at = now() - interval '1 s'"
+        )
+        await connection.execute(change)
+    fleet = Fleet(cast("Any", world), lambda _: world.driver)
+    await fleet.look()
+    resting, other = Resting(), Resting()
+    ended = asyncio.get_running_loop().create_task(asyncio.sleep(0))
+    fleet._drivers = {SENDER.sender_id: (cast("Driver", resting), ended), "99": (cast("Driver", other), ended)}
+    await fleet.look()
+    assert (resting.is_quiet, other.is_quiet) == (is_quiet, True)
+    await ended
 
 
 async def test_who_waits_for_a_place_is_not_forgotten_behind_a_fuller_lane(world: World) -> None:
