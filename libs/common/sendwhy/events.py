@@ -23,6 +23,7 @@ from pydantic import (
     PlainSerializer,
     StringConstraints,
     TypeAdapter,
+    field_validator,
     model_validator,
 )
 from pydantic_core import to_json
@@ -287,6 +288,12 @@ class SendRequested(Wire):
     expires_at: Moment | None = None
     resend_of: MessageId | None = None
     metadata: Metadata = Field(default_factory=dict)
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _none_for_null(cls, told: JsonValue) -> JsonValue:
+        """As with all other fields that may be left out, null says the same."""
+        return {} if told is None else told
 
     @model_validator(mode="after")
     def _within_the_horizon(self) -> Self:

@@ -45,6 +45,12 @@ def read(**changes: Any) -> SendRequested:
     return SendRequested.model_validate_json(json.dumps(REQUEST | changes))
 
 
+def test_null_says_the_same_as_leaving_a_field_out() -> None:
+    optional = [name for name, field in SendRequested.model_fields.items() if not field.is_required()]
+    whole = read(**dict.fromkeys(optional))
+    assert whole == SendRequested.model_validate({k: v for k, v in REQUEST.items() if k not in optional}, strict=False)
+
+
 def test_the_contracts_example_is_read() -> None:
     request = read()
     assert request.template is not None
