@@ -122,6 +122,15 @@ def _starts(told: Told) -> str:
     return f"{where}\n\n{_rows(['service', 'ready after s', 'CPU s until then', 'MB then'], rows)}"
 
 
+def _idle(told: Told) -> str:
+    found = told["idle"]
+    rows = [[name, *(f"{one['cpu'][name]:,.0f}" for one in found)] for name in found[0]["cpu"]]
+    rows.append(["all", *(f"{sum(one['cpu'].values()):,.0f}" for one in found)])
+    rows.append(["ms a loop", *(f"{one['loop']:.0f}" for one in found)])
+    where = f"`make bench ARGS=idle`, commit {told['commit']}."
+    return f"{where}\n\n{_rows(['CPU ms a second', *(f'{one['numbers']:,} numbers' for one in found)], rows)}"
+
+
 def _growth(points: Sequence[Told]) -> str:
     return _costs([point for point in points if point["axis"] != "replicas"], {})
 
@@ -156,6 +165,7 @@ TABLES: Mapping[str, Callable[[Any], str]] = {
     "bytes": _bytes,
     "limits": _limits,
     "starts": _starts,
+    "idle": _idle,
     "growth": _growth,
     "replicas": _replicas,
 }

@@ -4,6 +4,7 @@
     make bench ARGS="--rate 1000 --seconds 600"       sustained: ten minutes at 1,000 messages a second
     make bench ARGS="compare before.json after.json"
     make bench ARGS="growth --quick"                  a message's cost by batch, backlog, workspaces, numbers, campaigns
+    make bench ARGS=idle                              what everything takes while nothing is sent, by numbers
     make bench ARGS=starts                            how soon services are ready, and what they hold then
 
 `sendwhy up` starts one of each service, Kafka and PostgreSQL with the settings that users have; a generator publishes
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import growth
+import idle
 import psutil
 import report
 import starts
@@ -139,6 +141,11 @@ def main(arguments: list[str]) -> None:
             report.compare(*(json.loads(Path(name).read_text()) for name in arguments[1:]))
         case ["growth"]:
             growth.command(arguments[1:])
+        case ["idle"]:
+            resting = asyncio.run(idle.idle())
+            idle.show(resting)
+            if arguments[1:2] == ["--publish"]:
+                report.publish("idle", {"machine": _machine(), "commit": _commit(), "idle": idle.told(resting)})
         case ["starts"]:
             found = asyncio.run(starts.starts())
             starts.show(found)
