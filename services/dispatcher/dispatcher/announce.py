@@ -199,7 +199,7 @@ def sender_paced(workspace_id: str, sender_id: str, since: datetime, until: date
 def senders_held(hold: Hold, rows: Sequence[SenderRow], now: datetime) -> list[Announcement]:
     """One event for an account; a portfolio is told by its accounts and a token by its senders, since the contract
     knows no other scopes. `until` is told only where Meta told it: a try may find that the hold goes on."""
-    if hold.scope is HoldScope.ACCOUNT:
+    if hold.scope.held is HoldScope.ACCOUNT:
         scopes: list[tuple[Scope, str | None]] = [(Scope(kind="account", id=hold.scope_id), None)]
     elif hold.scope is HoldScope.PORTFOLIO:
         scopes = [(Scope(kind="account", id=one), None) for one in sorted({row.sender.waba_id for row in rows})]

@@ -34,12 +34,20 @@ class Action(StrEnum):
 
 
 class HoldScope(StrEnum):
-    """What Meta's refusal is about, and so which senders are held by it."""
+    """What Meta's refusal is about, and so which senders are held by it. What Meta's events say of an account stands
+    apart from what its answers do: each has its own end."""
 
     SENDER = "sender"
     TOKEN = "token"
     ACCOUNT = "account"
     PORTFOLIO = "portfolio"
+    RESTRICTION = "account_restriction"
+    BAN = "account_ban"
+
+    @property
+    def held(self) -> "HoldScope":
+        """As people are told."""
+        return HoldScope.ACCOUNT if self in (HoldScope.RESTRICTION, HoldScope.BAN) else self
 
 
 @value_class

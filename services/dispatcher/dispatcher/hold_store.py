@@ -14,7 +14,7 @@ from dispatcher.store import CONCERNS
 
 _COLUMNS = (
     "h.workspace_id, h.scope, h.scope_id, h.cause, h.said_by, h.since, h.until, h.probe_at, h.strikes, h.lifted_at,"
-    " h.stops"
+    " h.stops, h.said_at"
 )
 
 
@@ -31,6 +31,7 @@ def _hold(row: Row) -> Hold:
         strikes=row["strikes"],
         lifted_at=row["lifted_at"],
         stops=Stops(row["stops"]),
+        said_at=row["said_at"],
     )
 
 
@@ -47,11 +48,11 @@ async def read(connection: Connection, workspace_id: str, scope: HoldScope, scop
 async def save(connection: Connection, hold: Hold) -> None:
     await connection.execute(
         "insert into hold (workspace_id, scope, scope_id, cause, said_by, since, until, probe_at, strikes, lifted_at,"
-        " stops) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+        " stops, said_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
         " on conflict (workspace_id, scope, scope_id) do update set cause = excluded.cause,"
         " said_by = excluded.said_by, since = excluded.since, until = excluded.until, probe_at = excluded.probe_at,"
         " strikes = excluded.strikes, lifted_at = excluded.lifted_at, probing_until = null,"
-        " stops = excluded.stops",
+        " stops = excluded.stops, said_at = excluded.said_at",
         hold.workspace_id,
         hold.scope.value,
         hold.scope_id,
@@ -63,6 +64,7 @@ async def save(connection: Connection, hold: Hold) -> None:
         hold.strikes,
         hold.lifted_at,
         hold.stops.value,
+        hold.said_at,
     )
 
 
@@ -78,18 +80,19 @@ async def of_sender(connection: Connection, sender_id: str, scopes: Collection[H
 
 
 async def of_account(connection: Connection, waba_id: str) -> list[Hold]:
-    """What stands of this account, in all workspaces."""
+    """What stands of this account, in all workspaces, by Meta's answers and by its events."""
     rows = await connection.fetch(
-        f"select {_COLUMNS} from hold h where scope = 'account' and scope_id = $1 and lifted_at is null"  # noqa: S608
-        " order by workspace_id",
+        f"select {_COLUMNS} from hold h where scope = any($2::text[]) and scope_id = $1 and lifted_at is null"  # noqa: S608
+        " order by workspace_id, scope",
         waba_id,
+        [scope.value for scope in HoldScope if scope.held is HoldScope.ACCOUNT],
     )
     return [_hold(row) for row in rows]
 
 
 # Nobody waits here for another driver's claim: what is locked is being probed.
 _LOCK_HOLDS_OF = f"""
-select h.workspace_id, h.scope, h.scope_id,
+select h.stops,
        coalesce(h.probe_at <= $2 and coalesce(h.probing_until <= $2, true), false) as may_be_probed
 from hold h join sender s on {CONCERNS} where s.sender_id = $1
 for update of h skip locked
@@ -106,7 +109,9 @@ async def take_probe(connection: Connection, sender_id: str, now: datetime, unti
     rows = await connection.fetch(_LOCK_HOLDS_OF, sender_id, now)
     if len(rows) != await connection.fetchval(_COUNT_HOLDS_OF, sender_id):
         return False
-    if not all(row["may_be_probed"] for row in rows):
+    # What stops only a part isn't waited for: a reply may try what stops everything.
+    stopping = [row for row in rows if row["stops"] == Stops.ALL.value] or rows
+    if not all(row["may_be_probed"] for row in stopping):
         return False
     await connection.execute(_SET_PROBING, sender_id, until)
     return True

@@ -6,7 +6,6 @@ from datetime import datetime
 
 import structlog
 from sendwhy.postgres import Connection
-from sendwhy.reasons import ReasonCode
 
 from dispatcher import announce, hold_store, holds, queue_store, store
 from dispatcher.answers import HoldScope
@@ -19,7 +18,7 @@ log = structlog.get_logger("sendwhy")
 
 def scope_id(row: SenderRow, scope: HoldScope) -> tuple[HoldScope, str]:
     """What of this sender is held; the sender alone where nobody knows with whom it shares its token."""
-    if scope is HoldScope.ACCOUNT:
+    if scope.held is HoldScope.ACCOUNT:
         return scope, row.sender.waba_id
     if scope is HoldScope.PORTFOLIO:
         return scope, row.sender.portfolio_id
@@ -40,16 +39,22 @@ async def hold_sender(
     row = (await store.senders(connection, [sender_id]))[sender_id]
     if scope is HoldScope.TOKEN and token_tag is not None and token_tag != row.token_tag:
         return []
-    return await _hold(connection, (row.sender.workspace_id, *scope_id(row, scope)), told, now)
+    name = (row.sender.workspace_id, *scope_id(row, scope))
+    if scope is HoldScope.ACCOUNT:
+        of_account = await hold_store.of_account(connection, row.sender.waba_id)
+        if holds.is_told_by_event([one for one in of_account if one.workspace_id == name[0]], told):
+            return []
+    return await _hold(connection, name, told, now)
 
 
 async def hold_account(
-    connection: Connection, waba_id: str, workspaces: Iterable[str], told: Refusal, now: datetime
+    connection: Connection, waba_id: str, workspaces: Iterable[str], scope: HoldScope, told: Refusal, now: datetime
 ) -> list[announce.Announcement]:
+    """Hold the account by Meta's event; `scope`: its restriction or its ban."""
     announcements: list[announce.Announcement] = []
     for workspace_id in sorted(workspaces):
         await store.lock_workspace(connection, workspace_id)
-        announcements += await _hold(connection, (workspace_id, HoldScope.ACCOUNT, waba_id), told, now)
+        announcements += await _hold(connection, (workspace_id, scope, waba_id), told, now)
     return announcements
 
 
@@ -71,7 +76,7 @@ async def _hold(
     if news:
         log.warning(
             "held, its messages wait",
-            held=hold.scope,
+            held=hold.scope.held,
             sender=concerned[0].sender.sender_id if concerned else None,
             senders=len(concerned),
             cause=hold.cause.code,
@@ -93,10 +98,10 @@ async def lift(
 
 
 async def lift_account(connection: Connection, waba_id: str, at: datetime) -> list[SenderRow]:
-    """Meta's event says that the account may send again: that ends what its restriction held, not a payment's hold."""
+    """Meta's event says that the account may send again."""
     changed: list[SenderRow] = []
     for one in await hold_store.of_account(connection, waba_id):
-        if one.cause.code is ReasonCode.SENDER_NOT_AVAILABLE and one.since <= at:
+        if one.is_ended_by(at):
             await store.lock_workspace(connection, one.workspace_id)
             changed += await _lift(connection, one.workspace_id, [one], at)
     return changed

@@ -3,10 +3,12 @@ concerns: it is told once, tried by one message at a time, and lifted as a whole
 database is in holding.py.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sendwhy.events import Reason
+from sendwhy.reasons import ReasonCode
 
 from dispatcher.answers import HoldScope
 from dispatcher.decide import Stops
@@ -22,7 +24,8 @@ SILENCE = "nobody: Meta doesn't answer"
 @dataclass(frozen=True, slots=True)
 class Hold:
     """`until`: the end that Meta told; `probe_at`: from when on one message may try whether it still stands (None:
-    never by itself); `strikes`: how many tries found that it does."""
+    never by itself); `strikes`: how many tries found that it does; `said_at`: Meta's time of the account event that
+    told it, if one did."""
 
     workspace_id: str
     scope: HoldScope
@@ -35,6 +38,12 @@ class Hold:
     strikes: int = 0
     lifted_at: datetime | None = None
     stops: Stops = Stops.ALL
+    said_at: datetime | None = None
+
+    def is_ended_by(self, at: datetime) -> bool:
+        """Whether Meta's word of that moment, that the account may send again, ends this: not a payment's hold, and
+        not what Meta told later."""
+        return self.cause.code is ReasonCode.SENDER_NOT_AVAILABLE and (self.said_at or self.since) <= at
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +69,15 @@ def after(known: Hold | None, name: tuple[str, HoldScope, str], told: Refusal, n
     stands = known is not None and known.lifted_at is None
     if known is not None and known.lifted_at is not None and told.at <= known.lifted_at:
         return None
+    # Meta promises no order, and repeats what was not taken for 7 days.
+    if told.is_account_event and known is not None and known.said_at is not None and told.at < known.said_at:
+        return None
     since = known.since if known is not None and stands else told.at
     hold = Hold(
         *name, cause=_explained(told, name), said_by=told.said_by, since=since, until=told.until, stops=told.stops
     )
     if told.is_account_event:
-        hold = replace(hold, probe_at=told.until)
+        hold = replace(hold, probe_at=told.until, said_at=told.at)
         return None if stands and known == replace(hold, strikes=known.strikes if known else 0) else hold
     strikes = 0
     # A refusal while replies go is of a reply: now everything is held.
@@ -78,6 +90,17 @@ def after(known: Hold | None, name: tuple[str, HoldScope, str], told: Refusal, n
     return replace(hold, strikes=strikes, probe_at=now + delay)
 
 
+def is_told_by_event(standing: Iterable[Hold], told: Refusal) -> bool:
+    """Whether an answer only says what an account event told already, before a message may try that."""
+    return any(
+        one.said_at is not None
+        and one.stops is Stops.ALL
+        and one.cause.code is told.cause.code
+        and (one.probe_at is None or told.at < one.probe_at)
+        for one in standing
+    )
+
+
 def is_news(known: Hold | None, hold: Hold) -> bool:
     """Whether people have to be told: not that a try found the same again."""
     if known is None or known.lifted_at is not None:
@@ -88,6 +111,6 @@ def is_news(known: Hold | None, hold: Hold) -> bool:
 def _explained(told: Refusal, name: tuple[str, HoldScope, str]) -> Reason:
     """The cause, with who said it and what is held; of a token nothing is told but that it is one."""
     _, scope, scope_id = name
-    held = "token" if scope is HoldScope.TOKEN else f"{scope} {scope_id}"
+    held = "token" if scope is HoldScope.TOKEN else f"{scope.held} {scope_id}"
     evidence = {**told.cause.evidence, "held": held, "said_by": told.said_by}
     return told.cause.model_copy(update={"evidence": evidence})

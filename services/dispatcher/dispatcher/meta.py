@@ -348,6 +348,8 @@ def messaging_limit(told: Any) -> int | None:
     """Meta's messaging limit as a number: it comes as TIER_2K, 2000, "2000", UNLIMITED or -1 (pages disagree)."""
     if isinstance(told, dict):
         told = next(iter(told.values()), None)
+    if isinstance(told, float) and told.is_integer():
+        told = int(told)
     text = str(told).upper()
     if text in _TIERS:
         return _TIERS[text]

@@ -127,7 +127,8 @@ async def _apply_hold(
             stops=change.hold_stops,
         )
         workspaces = {row.sender.workspace_id for row in of_account}
-        return await holding.hold_account(connection, event.waba_id, workspaces, refusal, now), []
+        held = await holding.hold_account(connection, event.waba_id, workspaces, change.hold_scope, refusal, now)
+        return held, []
     if change.lifted:
         return [], await holding.lift_account(connection, event.waba_id, event.occurred_at)
     return [], []

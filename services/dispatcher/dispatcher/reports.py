@@ -6,12 +6,14 @@ everything is read tolerantly, and what isn't known changes nothing but is told 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sendwhy.events import EARLIEST, LATEST, Reason, reason
+from sendwhy.events import Reason, reason
+from sendwhy.moments import told_time
 from sendwhy.reasons import ReasonCode
 
+from dispatcher.answers import HoldScope
 from dispatcher.decide import Stops
 from dispatcher.meta import messaging_limit
 from dispatcher.store import NumberState, TemplateRow
@@ -36,6 +38,8 @@ _STATUS_OF_EVENT = {
     "LOCKED": "LOCKED",
 }
 _STOPS_BEGINNING = "RESTRICTED_BIZ_INITIATED_MESSAGING"
+# Not RESTRICTED_UTILITY_TEMPLATES and RESTRICTED_DIRECT_SEND_UTILITY_TEMPLATES: Meta's page on account_update (copy of
+# September 2026) says that those forbid to make such templates, and to send them by Direct Send, which isn't used here.
 _STOPPING_RESTRICTIONS = (_STOPS_BEGINNING, "RESTRICTED_CUSTOMER_INITIATED_MESSAGING")
 _DECISIONS = frozenset({"APPROVED", "REJECTED", "PENDING", "DEFERRED"})
 _KNOWN: Mapping[str, frozenset[str]] = {
@@ -106,7 +110,9 @@ def template_after(known: TemplateRow, field: str, value: Mapping[str, Any], at:
     if isinstance(category := value.get("new_category"), str):
         # An advance notice (`correct_category`) names the present category here, and changes nothing yet.
         return (
-            known if "correct_category" in value else replace(known, template=replace(said, category=category.upper()))
+            known
+            if value.get("correct_category") is not None
+            else replace(known, template=replace(said, category=category.upper()))
         )
     return None
 
@@ -129,13 +135,14 @@ def _rejected_reason(value: Mapping[str, Any]) -> str | None:
 @dataclass(frozen=True, slots=True)
 class AccountChange:
     """What a report means for senders: a new state of the named number, or of all of the account's portfolio, a hold
-    (with its end), or the end of one."""
+    (with its end, and whether that is a restriction's or a ban's), or the end of one."""
 
     number: NumberState | None = None
     portfolio: NumberState | None = None
     hold: Reason | None = None
     hold_until: datetime | None = None
     hold_stops: Stops = Stops.ALL
+    hold_scope: HoldScope = HoldScope.BAN
     lifted: bool = False
 
 
@@ -158,33 +165,40 @@ def account_change(field: str, value: Mapping[str, Any]) -> AccountChange:
 
 def _limit(told: Any) -> NumberState | None:
     limit = messaging_limit(told)
-    unlimited = limit is None and ("UNLIMITED" in str(told).upper() or str(told) == "-1")
+    unlimited = limit is None and ("UNLIMITED" in str(told).upper() or str(told) in ("-1", "-1.0"))
     return NumberState(messaging_limit=limit, unlimited=unlimited) if unlimited or limit is not None else None
 
 
 def _account_update(event: str, value: Mapping[str, Any]) -> AccountChange:
     if event == "ACCOUNT_RESTRICTION":
         return _restriction(value.get("restriction_info"))
-    ban = value.get("ban_info")
-    state = str(ban.get("waba_ban_state", "")).upper() if isinstance(ban, dict) else ""
+    ban = _only(value.get("ban_info"))
+    state = str(_only(ban.get("waba_ban_state"))).upper() if isinstance(ban, dict) else ""
     if event in ("ACCOUNT_DELETED", "ACCOUNT_OFFBOARDED") or state == "DISABLE":
         return AccountChange(hold=_unavailable(event, {"event": event, "state": state}))
     return AccountChange(lifted=event == "ACCOUNT_RECONNECTED" or state == "REINSTATE")
 
 
-def _restriction(restrictions: Any) -> AccountChange:
-    rows = [row for row in restrictions if isinstance(row, dict)] if isinstance(restrictions, list) else []
-    stopping = [row for row in rows if row.get("restriction_type") in _STOPPING_RESTRICTIONS]
+def _only(told: Any) -> Any:
+    """Meta's pages show some values bare and in a list of one."""
+    return told[0] if isinstance(told, list) and len(told) == 1 else told
+
+
+def _restriction(told: Any) -> AccountChange:
+    """An empty list ends what stood; what can't be read ends nothing."""
+    rows = [row for row in (told if isinstance(told, list) else [told]) if isinstance(row, dict)]
+    kinds = [str(row.get("restriction_type")).upper() for row in rows]
+    stopping = [(kind, row) for kind, row in zip(kinds, rows, strict=True) if kind in _STOPPING_RESTRICTIONS]
     if not stopping:
-        return AccountChange(lifted=not rows)
-    ends = [row["expiration"] for row in stopping if isinstance(row.get("expiration"), int)]
-    end = min(max(*ends, EARLIEST.timestamp()), LATEST.timestamp()) if ends else None
-    until = datetime.fromtimestamp(end, UTC) if end is not None else None
-    kinds = sorted({str(row["restriction_type"]) for row in stopping})
+        return AccountChange(lifted=told == [])
+    ends = [told_time(row.get("expiration")) for _, row in stopping]
+    known_ends = [end for end in ends if end is not None]
+    stopped_by = sorted({kind for kind, _ in stopping})
     return AccountChange(
-        hold=_unavailable("ACCOUNT_RESTRICTION", {"restrictions": list(kinds)}),
-        hold_until=until,
-        hold_stops=Stops.BUSINESS_INITIATED if kinds == [_STOPS_BEGINNING] else Stops.ALL,
+        hold=_unavailable("ACCOUNT_RESTRICTION", {"restrictions": list(stopped_by)}),
+        hold_until=max(known_ends) if len(known_ends) == len(ends) else None,
+        hold_stops=Stops.BUSINESS_INITIATED if stopped_by == [_STOPS_BEGINNING] else Stops.ALL,
+        hold_scope=HoldScope.RESTRICTION,
     )
 
 

@@ -246,7 +246,8 @@ async def _change(connection: Connection, assignments: str, condition: str, *val
 CONCERNS = """
 h.lifted_at is null and h.workspace_id = s.workspace_id and h.scope_id = case h.scope
     when 'sender' then s.sender_id when 'token' then s.token_tag
-    when 'account' then s.waba_id when 'portfolio' then s.portfolio_id end
+    when 'account' then s.waba_id when 'account_restriction' then s.waba_id when 'account_ban' then s.waba_id
+    when 'portfolio' then s.portfolio_id end
 """
 
 # Of several holds one that stops all, and of those the one that ends last.

@@ -113,7 +113,7 @@ class Timers:
             age = (now - row["oldest"]).total_seconds()
             ages[LIVE_LANES[row["lane"]]] = max(age, ages.get(LIVE_LANES[row["lane"]], 0.0))
         self._runtime.metrics.replace(Metric.QUEUE_MESSAGES, counts)
-        held = Counter((hold.cause.code.value, hold.scope.value) for hold in holds)
+        held = Counter((hold.cause.code.value, hold.scope.held.value) for hold in holds)
         self._runtime.metrics.replace(
             Metric.HOLDS, [({"cause": cause, "scope": scope}, float(count)) for (cause, scope), count in held.items()]
         )

@@ -680,7 +680,7 @@ async def test_replies_go_while_what_a_business_begins_is_held(world: World) -> 
             is_account_event=True,
             stops=Stops.BUSINESS_INITIATED,
         )
-        await holding.hold_account(connection, "300", ["acme"], refusal, utc_now())
+        await holding.hold_account(connection, "300", ["acme"], HoldScope.RESTRICTION, refusal, utc_now())
     await put(world, ["told"], Lane.TRANSACTIONAL)
     async with world.driving():
         await until(lambda: len(world.calls) == 2)
@@ -704,7 +704,7 @@ async def test_a_reply_that_is_refused_makes_the_hold_one_of_all(world: World) -
         stops=Stops.BUSINESS_INITIATED,
     )
     async with world.pool.pool.acquire(timeout=5) as connection, connection.transaction():
-        await holding.hold_account(connection, "300", ["acme"], restricted, utc_now())
+        await holding.hold_account(connection, "300", ["acme"], HoldScope.RESTRICTION, restricted, utc_now())
         locked = replace(restricted, at=utc_now(), until=None, is_account_event=False, stops=Stops.ALL)
         await holding.hold_sender(connection, SENDER.sender_id, HoldScope.ACCOUNT, locked, utc_now(), token_tag=None)
         row = (await store.senders(connection, [SENDER.sender_id]))[SENDER.sender_id]

@@ -16,7 +16,7 @@ from dispatcher import hold_store, holding, queue_store, store
 from dispatcher.answers import HoldScope, NotTaken, Outcome, Taken, read_answer
 from dispatcher.api import Api, PutSender
 from dispatcher.clock import utc_now
-from dispatcher.decide import Lane, Message, Waiting
+from dispatcher.decide import Lane, Message, Stops, Waiting
 from dispatcher.driver import Driver
 from dispatcher.holds import ANSWER, Refusal
 from dispatcher.lease import Lease
@@ -426,9 +426,12 @@ def account_event(field: str, raw: dict[str, Any], at: datetime | None = None) -
     return Record(event, Topic.SENDER_REPORTED, 0, 0, utc_now(), None, None, ())
 
 
-def restricted(until: datetime) -> Record[Any]:
-    row = {"restriction_type": "RESTRICTED_BIZ_INITIATED_MESSAGING", "expiration": int(until.timestamp())}
-    return account_event("account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": [row]})
+def restricted(until: datetime, at: datetime | None = None, what: str = "BIZ_INITIATED") -> Record[Any]:
+    row = {"restriction_type": f"RESTRICTED_{what}_MESSAGING", "expiration": int(until.timestamp())}
+    return account_event("account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": [row]}, at)
+
+
+DISABLED = {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "DISABLE"}}
 
 
 LIFTING: list[tuple[str, dict[str, Any]]] = [
@@ -469,6 +472,64 @@ async def test_metas_word_on_an_account_pays_no_bill(company: Company) -> None:
     async with company.database() as connection:
         await company.stages.on_sender_reports(connection, [account_event(*LIFTING[0])])
     assert set(await company.held()) == {ONE, TWO}
+
+
+async def test_a_restriction_ends_no_other_cause_of_its_account(company: Company) -> None:
+    """A payment's hold and a ban outlive it; each is lifted by what ends it."""
+
+    async def hear(*records: Record[Any]) -> None:
+        async with company.database() as connection:
+            await company.stages.on_sender_reports(connection, records)
+
+    now = utc_now()
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    await hear(restricted(now + timedelta(hours=1)))
+    async with company.database() as connection:
+        (row,) = (await store.senders(connection, [ONE])).values()
+    # A restriction of what a business begins spares replies; the payment's hold doesn't.
+    assert (row.sender.hold_stops, (await company.held())[ONE]) == (Stops.ALL, "META_PAYMENT_ISSUE")
+    await hear(account_event(*LIFTING[2]))
+    assert await company.held() == dict.fromkeys((ONE, TWO), "META_PAYMENT_ISSUE")
+
+    await company.api.resume(None, OPERATOR, ONE)  # type: ignore[arg-type]
+    await hear(account_event("account_update", DISABLED), restricted(utc_now() + timedelta(hours=1), what="CUSTOMER"))
+    async with company.database() as connection:
+        (row,) = (await store.senders(connection, [ONE])).values()
+    assert (row.sender.hold_until, row.sender.hold_stops) == (None, Stops.ALL)
+    assert {scope for _, _, scope in await company.told_scopes()} == {"300"}
+    await hear(account_event(*LIFTING[0]))
+    assert await company.held() == {}
+
+
+async def test_what_meta_repeats_late_neither_ends_nor_shortens_a_later_restriction(company: Company) -> None:
+    now = utc_now()
+    newer = restricted(now + timedelta(days=5), now - timedelta(days=2))
+    older = restricted(now - timedelta(days=1), now - timedelta(days=4))
+    lift = account_event(*LIFTING[0], now - timedelta(days=3))
+    async with company.database() as connection:
+        await company.stages.on_sender_reports(connection, [older, newer, older, lift])
+        (row,) = (await store.senders(connection, [ONE])).values()
+    assert row.sender.hold_until == (now + timedelta(days=5)).replace(microsecond=0)
+
+
+async def test_a_reply_may_try_while_a_restriction_of_what_a_business_begins_stands(company: Company) -> None:
+    async with company.database() as connection:
+        await company.stages.on_sender_reports(connection, [restricted(utc_now() + timedelta(days=3))])
+        now = utc_now()
+        assert not await hold_store.take_probe(connection, ONE, now, now)
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    await company.due(HoldScope.ACCOUNT)
+    async with company.database() as connection:
+        assert await hold_store.take_probe(connection, ONE, utc_now(), utc_now())
+
+
+async def test_answers_to_what_an_event_stopped_are_no_news(company: Company) -> None:
+    async with company.database() as connection:
+        await company.stages.on_sender_reports(connection, [account_event("account_update", DISABLED)])
+        told = Refusal(reason(ReasonCode.SENDER_NOT_AVAILABLE, "locked"), ANSWER, utc_now())
+        held = await holding.hold_sender(connection, ONE, HoldScope.ACCOUNT, told, utc_now(), token_tag=None)
+        assert held == []
+        assert [one.scope for one in await hold_store.of_sender(connection, ONE, tuple(HoldScope))] == [HoldScope.BAN]
 
 
 async def test_what_expires_in_an_accounts_hold_has_its_reason(company: Company) -> None:

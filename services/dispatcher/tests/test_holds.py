@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from dispatcher.answers import HoldScope
-from dispatcher.holds import ANSWER, Hold, Refusal, after, is_news, probe_delay
+from dispatcher.decide import Stops
+from dispatcher.holds import ANSWER, Hold, Refusal, after, is_news, is_told_by_event, probe_delay
 from dispatcher_cases import NOW
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +77,46 @@ def test_what_was_told_before_it_was_lifted_is_over() -> None:
     assert again is not None
     assert (again.since, again.strikes, again.lifted_at) == (NOW + 2 * MINUTE, 0, None)
     assert is_news(lifted, again)
+
+
+EVENT = {"cause": LOCKED, "said_by": "Meta's account_update", "is_account_event": True}
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(("days", "is_believed"), [(-2, False), (0, True), (1, True)])
+def test_an_older_word_of_metas_changes_no_newer_one(days: int, is_believed: bool) -> None:
+    newer = after(None, NAME, refusal(**EVENT, until=NOW + 7 * DAY), NOW)
+    told = refusal(**EVENT, at=NOW + days * DAY, until=NOW + days * DAY + DAY, stops=Stops.BUSINESS_INITIATED)
+    hold = after(newer, NAME, told, NOW + DAY)
+    assert (hold is not None) == is_believed
+    assert hold is None or (hold.until, hold.said_at, hold.since) == (told.until, told.at, NOW)
+
+
+def test_a_lift_ends_only_what_was_told_before_it() -> None:
+    first_word = after(None, NAME, refusal(**EVENT), NOW)
+    newer = after(first_word, NAME, refusal(**EVENT, at=NOW + 2 * DAY), NOW + 2 * DAY)
+    assert newer is not None
+    assert not newer.is_ended_by(NOW + DAY)
+    assert newer.is_ended_by(NOW + 2 * DAY)
+    assert not first().is_ended_by(NOW + DAY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "at", "is_told"),
+    [
+        ({}, NOW, True),
+        ({"until": NOW + DAY}, NOW, True),
+        ({"until": NOW + DAY}, NOW + DAY, False),
+        ({"stops": Stops.BUSINESS_INITIATED}, NOW, False),
+        ({"cause": PAYMENT}, NOW, False),
+    ],
+)
+def test_an_answer_repeats_an_event_that_stops_all_for_the_same_cause(
+    changes: dict[str, Any], at: Any, is_told: bool
+) -> None:
+    event = after(None, NAME, refusal(**EVENT | changes), NOW)
+    assert event is not None
+    assert is_told_by_event([event], refusal(cause=LOCKED, at=at)) is is_told
 
 
 @pytest.mark.parametrize("until", [NOW + 60 * MINUTE, None])

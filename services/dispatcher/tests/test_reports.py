@@ -1,7 +1,7 @@
 """What Meta's webhooks change, value by value of meta-cloud-api.md, 3.5 and 3.6; reading them never fails."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -89,9 +89,11 @@ def test_quality_is_read_under_either_field() -> None:
 def test_an_advance_notice_of_a_category_changes_nothing_yet() -> None:
     notice = {"new_category": "MARKETING", "correct_category": "UTILITY", "category_update_timestamp": 1795426702}
     assert template_after(ROW, CATEGORY, notice, NOW) == ROW
-    done = template_after(ROW, CATEGORY, {"previous_category": "MARKETING", "new_category": "utility"}, NOW)
-    assert done is not None
-    assert done.template.category == "UTILITY"
+    for extra in ({}, {"correct_category": None}):
+        told = {"previous_category": "MARKETING", "new_category": "utility", **extra}
+        done = template_after(replace(ROW, template=replace(TEMPLATE, category="MARKETING")), CATEGORY, told, NOW)
+        assert done is not None
+        assert done.template.category == "UTILITY"
 
 
 @pytest.mark.parametrize("value", [{"event": "BEWITCHED"}, {}, {"event": 7}, {"new_category": None}])
@@ -115,6 +117,16 @@ NUMBERS: list[tuple[str, dict[str, Any], AccountChange]] = [
         "business_capability_update",
         {"max_daily_conversations_per_business": 2000},
         AccountChange(portfolio=NumberState(messaging_limit=2000)),
+    ),
+    (
+        "business_capability_update",
+        {"max_daily_conversations_per_business": 2000.0},
+        AccountChange(portfolio=NumberState(messaging_limit=2000)),
+    ),
+    (
+        "business_capability_update",
+        {"max_daily_conversations_per_business": -1.0},
+        AccountChange(portfolio=NumberState(unlimited=True)),
     ),
     ("business_capability_update", {"max_phone_numbers_per_waba": 25}, AccountChange()),
     ("account_update", {"event": "ACCOUNT_RECONNECTED"}, AccountChange(lifted=True)),
@@ -165,6 +177,8 @@ def test_each_report_changes_what_it_says(field: str, value: dict[str, Any], cha
         {"event": "ACCOUNT_DELETED"},
         {"event": "ACCOUNT_OFFBOARDED"},
         {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "DISABLE"}},
+        {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": ["DISABLE"]}},
+        {"event": "DISABLED_UPDATE", "ban_info": [{"waba_ban_state": "DISABLE"}]},
     ],
 )
 def test_an_account_that_is_gone_holds_its_senders(value: dict[str, Any]) -> None:
@@ -195,6 +209,43 @@ def test_a_restriction_holds_until_a_moment_that_events_can_hold(expiration: Any
     change = account_change("account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": [restriction]})
     assert change.hold is not None
     assert change.hold_until is None or EARLIEST <= change.hold_until <= LATEST
+
+
+END = datetime(2026, 11, 25, 9, 40, 11, tzinfo=UTC)
+
+
+def restriction_of(rows: Any) -> AccountChange:
+    return account_change("account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": rows})
+
+
+@pytest.mark.parametrize(
+    "expiration",
+    [1795599611, "1795599611", 1795599611.0, 1795599611000, "2026-11-25T09:40:11+0000", "2026-11-25T09:40:11Z"],
+)
+def test_the_end_of_a_restriction_is_read_as_any_time_of_metas(expiration: Any) -> None:
+    assert restriction_of([{"restriction_type": STOPPING.lower(), "expiration": expiration}]).hold_until == END
+
+
+def test_of_several_restrictions_one_without_an_end_is_the_last() -> None:
+    rows = [{"restriction_type": STOPPING, "expiration": end} for end in (1795599611, 1795599610)]
+    assert restriction_of(rows).hold_until == END
+    assert restriction_of([*rows, {"restriction_type": STOPPING}]).hold_until is None
+
+
+@pytest.mark.parametrize("told", [None, {}, "", [None], ["RESTRICTED_UTILITY_TEMPLATES"], 7])
+def test_only_an_empty_list_ends_a_restriction(told: Any) -> None:
+    assert restriction_of(told) == AccountChange()
+    assert account_change("account_update", {"event": "ACCOUNT_RESTRICTION"}) == AccountChange()
+    assert restriction_of([]) == AccountChange(lifted=True)
+
+
+def test_a_restriction_without_its_list_is_read() -> None:
+    assert restriction_of({"restriction_type": STOPPING, "expiration": 1795599611}).hold_until == END
+
+
+@pytest.mark.parametrize("kind", ["RESTRICTED_UTILITY_TEMPLATES", "RESTRICTED_DIRECT_SEND_UTILITY_TEMPLATES"])
+def test_a_restriction_of_what_sendwhy_does_not_do_holds_nobody(kind: str) -> None:
+    assert restriction_of([{"restriction_type": kind, "expiration": 1795599611}]) == AccountChange()
 
 
 @pytest.mark.parametrize("limit", ["TIER_2K", 250, "²", None, [], {"a": "³"}, -1, "9" * 40])

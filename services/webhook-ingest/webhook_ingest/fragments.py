@@ -25,6 +25,7 @@ from sendwhy.events import (
     TemplateReported,
     event_id_of,
 )
+from sendwhy.moments import told_time
 from sendwhy.reasons import ReasonCode
 
 from webhook_ingest.customers import read_shopify
@@ -57,7 +58,6 @@ from webhook_ingest.values import (
     phone_of,
     reason_of,
     text_of,
-    told_time,
     wamid_of,
 )
 

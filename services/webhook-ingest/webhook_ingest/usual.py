@@ -9,9 +9,10 @@ from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder
 from pydantic import ValidationError
 from sendwhy.events import Status
+from sendwhy.moments import told_time
 
 from webhook_ingest.elements import StatusTold, Whole, callback_of, understood
-from webhook_ingest.values import AHEAD_MAX, JSON, WAMID_LENGTH_MAX, Fragment, told_time
+from webhook_ingest.values import AHEAD_MAX, JSON, WAMID_LENGTH_MAX, Fragment
 
 FIELD = "messages"
 BODY_BYTES_MAX = 4 * 1024

@@ -1,12 +1,12 @@
 """Single values of a webhook, read tolerantly: what can't be read is None, or what stands in for it; nothing raises
 but `json_of` and `wamid_of`, which say ValueError."""
 
-import math
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
-from sendwhy.events import EARLIEST, LATEST, MetaError, Reason, reason
+from sendwhy.events import MetaError, Reason, reason
+from sendwhy.moments import told_time
 from sendwhy.reasons import ReasonCode, reason_for_meta
 
 TEXT_LENGTH_MAX = 64 * 1024
@@ -15,8 +15,6 @@ DETAIL_LENGTH_MAX = 500
 ERROR_CODE_MAX = 2**31
 # Meta's clock and ours: beyond this a time ahead of ours is a mistake, and must not outrank what comes later.
 AHEAD_MAX = timedelta(days=1)
-# Seconds reach this in the year 5138, milliseconds did in 1973; microseconds are a thousand times more.
-MILLISECONDS_FROM = 10**11
 
 Fragment = dict[str, JsonValue]
 
@@ -48,33 +46,6 @@ def json_of(body: bytes) -> JsonValue:
         return JSON.validate_json(mended)
     except ValidationError as error:
         raise ValueError(error.errors(include_input=False)[0]["msg"]) from None
-
-
-def told_time(value: JsonValue) -> datetime | None:
-    """Meta's time: seconds as text or number, milliseconds at times; None where there is none that can be."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        seconds = float(value)
-    except (ValueError, OverflowError):
-        return _iso_time(value)
-    if not math.isfinite(seconds):
-        return None
-    while seconds >= MILLISECONDS_FROM:
-        seconds /= 1000
-    return _in_bounds(datetime.fromtimestamp(seconds, UTC)) if seconds >= 0 else None
-
-
-def _iso_time(value: JsonValue) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return None if moment is None or moment.tzinfo is None else _in_bounds(moment.astimezone(UTC))
-    except (ValueError, OverflowError):
-        return None
-
-
-def _in_bounds(moment: datetime) -> datetime | None:
-    return moment if EARLIEST <= moment <= LATEST else None
 
 
 def moment_of(value: JsonValue, observed: datetime) -> datetime:
