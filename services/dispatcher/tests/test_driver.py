@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import holding, people_store, queue_store, store
-from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken, not_taken
 from dispatcher.clock import utc_now
 from dispatcher.decide import Lane, Message, Stops, Waiting
 from dispatcher.driver import IDLE_SECONDS, Driver
@@ -276,6 +276,16 @@ async def test_what_is_answered_after_an_erasure_names_nobody(world: World, answ
         left = str([told, *await connection.fetch("select * from message")])
     assert alias_of(order.erasure_id) in told.decode()
     assert not [one for one in (PHONE.strip("+"), '"c-1"', '"metadata":{"') if one in left]
+
+
+@pytest.mark.parametrize("code", [131049, 131026])
+async def test_metas_cap_in_the_answer_lets_no_marketing_to_that_person_go_for_a_day(world: World, code: int) -> None:
+    world.answers = [not_taken(MetaError(code=code), attempt=1, jitter=0)]
+    async with world.driving(), world.pool.pool.acquire(timeout=5) as connection:
+        await world.reach("rejected")
+        until_when = await connection.fetchval("select until from marketing_cap where phone = $1", PHONE)
+    lasts = until_when and timedelta(hours=24) - (until_when - utc_now())
+    assert (lasts is None) if code != 131049 else (timedelta() <= lasts < timedelta(minutes=1))
 
 
 async def test_a_call_that_fails_unexpectedly_is_an_unknown_outcome(world: World) -> None:
