@@ -47,6 +47,7 @@ from dispatcher.limits import Budget, LastMinute, PairPace
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.queue_store import NewWait
 from dispatcher.receipts import Accepted
+from dispatcher.rests import Rests, Shares
 from dispatcher.results import Ended, Go, Results
 from dispatcher.settings import Settings
 from dispatcher.starts import AHEAD_SECONDS, Marked, Starts
@@ -96,6 +97,7 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
         *,
         accepted: Accepted | None = None,
+        rests: Rests | None = None,
     ) -> None:
         self.sender_id = sender_id
         self.wake = asyncio.Event()
@@ -108,6 +110,8 @@ class Driver:
         self._probe_lease = timedelta(seconds=call_seconds + 15)
         self._pairs = PairPace(AHEAD_SECONDS)
         self._sent = LastMinute()
+        self._rests = rests or Rests()
+        self._shares: Shares | None = None
         self._rounds = 0
         self._look_wide = False
         self._idle_seconds = IDLE_SECONDS
@@ -198,6 +202,8 @@ class Driver:
         if not self._lease.holds(self._clock()) or self._results.circuit.is_open:
             # In a moment it is known whether the sender still is ours, or the hold is stored.
             return IDLE_SECONDS
+        if self._is_resting(self._clock()):
+            return IDLE_SECONDS
         if self._commit_is_unsure:
             await self._give_back()
         room = self._starts.reserve()
@@ -211,7 +217,9 @@ class Driver:
                 # Before the mark, not behind its commit: a process may freeze in between.
                 marked_at = self._clock()
                 row, looked_at, going = await self._claim(connection, room)
-            self._starts.set_limit(row.sender.messages_per_second)
+            sender = row.sender
+            self._starts.set_limit(sender.messages_per_second)
+            self._shares = Shares.of(sender.workspace_id, sender.sender_id, sender.waba_id, row.app_id, row.token_tag)
             marked = self._marked(row, going, marked_at)
         except Exception:
             self._undo()
@@ -461,12 +469,24 @@ class Driver:
         finally:
             metrics.inc(Metric.META_CALLS_IN_FLIGHT, -1)
         self._ended(marked, outcome)
-        if isinstance(outcome, NotTaken) and outcome.action is Action.PACE:
-            self._starts.rest(PACE_REST_SECONDS)
+        self._rest(outcome)
         is_held = isinstance(outcome, NotTaken) and outcome.action is Action.HOLD
         if is_held or self._results.circuit.is_open:
             # The others would fare no better; they wait again as soon as the hold is stored.
             self._starts.drop()
+
+    def _rest(self, outcome: Outcome | None) -> None:
+        now, shares = self._clock(), self._shares
+        if isinstance(outcome, NotTaken) and outcome.action is Action.PACE:
+            self._starts.rest(PACE_REST_SECONDS)
+            if shares is not None:
+                meta = outcome.reason.meta
+                self._rests.refused(shares, meta.code if meta else None, outcome.asked.total_seconds(), now)
+        elif isinstance(outcome, Taken) and shares is not None:
+            self._rests.taken(shares, now)
+
+    def _is_resting(self, now: float) -> bool:
+        return self._shares is not None and self._rests.wait_seconds(self._shares, now) > 0
 
     def _not_started(self, marked: Marked) -> None:
         self._ended(marked, None)
@@ -487,8 +507,10 @@ class Driver:
 
         def may_start() -> bool:
             now = self._clock()
-            # The circuit may have opened while this one was being marked.
-            return marked.may_start(now) and self._lease.holds(now) and not self._results.circuit.is_open
+            # The circuit may have opened, or a rest begun, while this one was being marked.
+            if self._is_resting(now) or self._results.circuit.is_open:
+                return False
+            return marked.may_start(now) and self._lease.holds(now)
 
         outcome = await self._meta.send(self.sender_id, marked.access, body, attempt=go.attempt, may_start=may_start)
         if outcome is None:
