@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -35,6 +36,7 @@ from dispatcher.decide import (
     Message,
     Reject,
     Send,
+    Template,
     Verdict,
     Wait,
     Waiting,
@@ -81,6 +83,13 @@ class Lost(Exception):
 
 def _waits_for_tier(verdict: Verdict) -> bool:
     return isinstance(verdict, Wait) and verdict.waiting_for is Waiting.TIER
+
+
+def _go(due: Due, template: Template | None) -> Go:
+    attempt = due.message.attempts + 1
+    if template is None:
+        return Go(due, attempt, None)
+    return Go(due, attempt, template.category, template_seconds=template.ttl_seconds)
 
 
 class Driver:
@@ -318,8 +327,8 @@ class Driver:
         judged = {one.message.key: allowance.judge(one, known_of[one.message.key], now) for one in due}
         verdicts = {key: verdict for key, verdict in judged.items() if verdict is not None}
         reached = await allowance.save(connection, row.sender, due, verdicts, now)
-        categories = {key: known.template.category if known.template else None for key, known in known_of.items()}
-        going = await self._apply(connection, due, verdicts, categories, now)
+        templates = {key: known.template for key, known in known_of.items()}
+        going = await self._apply(connection, due, verdicts, templates, now)
         self._look_wide = len(going) < room <= len(due)
         # Who was called and found no room, behind a fuller lane, is called again.
         self._some_wait_for_tier |= any(one.message.key not in verdicts for one in called) or any(
@@ -331,7 +340,7 @@ class Driver:
             row,
             len(due),
             [
-                Go(go.due, go.attempt, go.category, row.token_tag, is_probe, reached.get(go.due.message.key))
+                replace(go, token_tag=row.token_tag, is_probe=is_probe, reached_at=reached.get(go.due.message.key))
                 for go in going
             ],
         )
@@ -371,7 +380,7 @@ class Driver:
         connection: Connection,
         due: Sequence[Due],
         verdicts: Mapping[Key, Verdict],
-        categories: Mapping[Key, str | None],
+        templates: Mapping[Key, Template | None],
         now: datetime,
     ) -> list[Go]:
         """Store what was decided, in one statement a kind; returns what is now marked in flight."""
@@ -387,7 +396,7 @@ class Driver:
             if verdict is None:
                 continue
             if isinstance(verdict, Send):
-                going.append(Go(one, message.attempts + 1, categories[message.key]))
+                going.append(_go(one, templates[message.key]))
             elif isinstance(verdict, Wait):
                 announcements += self._let_wait(message, verdict, now, waits, aside)
             elif isinstance(verdict, Reject):

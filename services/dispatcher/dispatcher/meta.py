@@ -267,7 +267,10 @@ class Meta:
 
     async def templates(self, waba_id: str, access: Access) -> "Listing":
         """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable, also in the middle."""
-        fields = "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason"
+        fields = (
+            "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason,"
+            "message_send_ttl_seconds"
+        )
         url = f"{self._base}/{waba_id}/message_templates?limit=200&fields={fields}"
         entries: list[Mapping[str, Any]] = []
         read: set[str] = set()

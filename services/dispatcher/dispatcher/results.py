@@ -20,7 +20,7 @@ from dispatcher import announce, hold_store, holding, people_store, queue_store,
 from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken, is_answered, outage
 from dispatcher.claims import Due
 from dispatcher.clock import utc_now
-from dispatcher.decide import Waiting
+from dispatcher.decide import Waiting, receipt_deadline
 from dispatcher.erasures import CAP, blur
 from dispatcher.holds import ANSWER, SILENCE, Refusal
 from dispatcher.limits import Circuit
@@ -42,7 +42,7 @@ log = structlog.get_logger("sendwhy")
 class Go:
     """A message that was marked in flight, with the try's number, the category of its template, which token it goes
     with, and whether it is to try if a hold still stands. `reached_at`: by which moment the call counts for the
-    messaging limit, if it does."""
+    messaging limit, if it does. `template_seconds`: the time to live that its template sets."""
 
     due: Due
     attempt: int
@@ -50,6 +50,7 @@ class Go:
     token_tag: str | None = None
     is_probe: bool = False
     reached_at: datetime | None = None
+    template_seconds: int | None = None
 
 
 @value_class
@@ -204,7 +205,13 @@ class Results:
         go = ended.go
         ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
         return announce.accepted(
-            go.due.message, taken.wamid, at=ended.at, now=ended.at, category=go.category, ttl=ttl, trace=go.due.trace
+            go.due.message,
+            taken.wamid,
+            at=ended.at,
+            now=ended.at,
+            category=go.category,
+            deadline=receipt_deadline(ended.at, go.category, ttl, go.template_seconds),
+            trace=go.due.trace,
         )
 
     async def _hold_or_lift(self, connection: Connection, batch: Sequence[Ended]) -> list[announce.Announcement]:

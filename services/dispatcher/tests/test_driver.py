@@ -16,7 +16,7 @@ from cryptography.fernet import Fernet
 from dispatcher import holding, people_store, queue_store, store
 from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken, not_taken
 from dispatcher.clock import utc_now
-from dispatcher.decide import Lane, Message, Stops, Waiting
+from dispatcher.decide import RECEIPT_SLACK, Lane, Message, Stops, Waiting
 from dispatcher.driver import IDLE_SECONDS, Driver
 from dispatcher.erasures import Eraser
 from dispatcher.holds import ANSWER, Refusal
@@ -29,7 +29,16 @@ from dispatcher.store import NewSender, TemplateRow
 from dispatcher.tokens import TokenVault
 from dispatcher_cases import PHONE, SENDER, TEMPLATE, contact, funded, text_content
 from pydantic import SecretStr
-from sendwhy.events import ContactUpdated, MarketingState, MetaError, PersonErasing, Purpose, Resolved, reason
+from sendwhy.events import (
+    ContactUpdated,
+    MarketingState,
+    MetaError,
+    PersonErasing,
+    Purpose,
+    Resolved,
+    StatusUpdated,
+    reason,
+)
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import connect_pool, unpublished
 from sendwhy.privacy import alias_of
@@ -683,3 +692,20 @@ async def test_a_try_that_is_refused_for_its_own_fault_lets_the_next_one_try(wor
             while await world.states() != {"rejected", "accepted"}:
                 await asyncio.sleep(0.05)
     assert len(world.calls) == 2
+
+
+async def test_what_meta_took_is_awaited_as_long_as_its_template_lives(world: World) -> None:
+    life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1), "needs_subscription": False}
+    one = funded(purpose=Purpose.TRANSACTIONAL, message_id="t-1").model_copy(update=life)
+    template = replace(TEMPLATE, category="UTILITY", said_at=utc_now(), ttl_seconds=30)
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute("delete from message")
+        await connection.execute("update sender set templates_synced_at = clock_timestamp()")
+        await store.save_templates(connection, "300", [TemplateRow("300", template, "POSITIONAL", None, utc_now(), 1)])
+        message = Message(one, SENDER.sender_id, Lane.TRANSACTIONAL, utc_now())
+        await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
+        async with world.driving():
+            await world.reach("accepted")
+        (told,) = (await unpublished(connection, older_than_seconds=-1, limit=10)).values()
+    accepted = StatusUpdated.model_validate_json(told.value or b"")
+    assert accepted.receipt_deadline == accepted.occurred_at + timedelta(seconds=30) + RECEIPT_SLACK

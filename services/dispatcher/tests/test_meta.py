@@ -274,10 +274,15 @@ class ClosesEarly(aiohttp.TCPConnector):
 
 async def test_what_was_closed_before_the_first_byte_is_sent_again() -> None:
     asked: list[bool] = []
+
+    def may_start() -> bool:
+        asked.append(True)
+        return True
+
     async with server(says(WHOLE)) as url:
         meta = meta_at(url)
         meta._opened = aiohttp.ClientSession(connector=ClosesEarly())
-        outcome = await send(meta, lambda: not asked.append(True))
+        outcome = await send(meta, may_start)
         await meta.close()
     assert isinstance(outcome, NotTaken)
     assert (outcome.action, asked) == (Action.RETRY, [])
