@@ -107,8 +107,8 @@ MEANINGS: Mapping[str, str] = {
     "meta_api_version": "the version in the path",
     "token_encryption_key": "Fernet keys for the stored access tokens, comma-separated, the newest first",
     "unknown_outcome_seconds": "how long a call of unknown outcome waits for its webhook before SEND_OUTCOME_UNKNOWN",
-    "receipt_ttl_seconds": "how long after Meta took a message a delivery receipt is awaited (authentication"
-    " templates: 10 minutes at most)",
+    "receipt_ttl_seconds": "how long after Meta took a message a delivery receipt is awaited; what a"
+    " template sets, or Meta for authentication templates (10 minutes), is shorter",
     "meta_connect_timeout_seconds": "for a connection, or a free one from the pool",
     "meta_read_timeout_seconds": "for Meta's answer; afterwards the outcome is unknown",
     "calls_in_flight_max": "calls to Meta at once, of one replica: all its numbers share them",

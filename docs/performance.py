@@ -127,8 +127,8 @@ def _idle(told: Told) -> str:
     rows = [[name, *(f"{one['cpu'][name]:,.0f}" for one in found)] for name in found[0]["cpu"]]
     rows.append(["all", *(f"{sum(one['cpu'].values()):,.0f}" for one in found)])
     rows.append(["ms a loop", *(f"{one['loop']:.0f}" for one in found)])
-    where = f"`make bench ARGS=idle`, commit {told['commit']}."
-    return f"{where}\n\n{_rows(['CPU ms a second', *(f'{one['numbers']:,} numbers' for one in found)], rows)}"
+    head = ["CPU ms a second", *(f"{one['numbers']:,} numbers" for one in found)]
+    return f"`make bench ARGS=idle`, commit {told['commit']}.\n\n{_rows(head, rows)}"
 
 
 def _growth(points: Sequence[Told]) -> str:

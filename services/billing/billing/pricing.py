@@ -37,11 +37,10 @@ class MetaPricing:
     @property
     def is_free(self) -> bool | None:
         """None: Meta didn't say."""
-        if (self.type or "").lower().startswith("free_"):
-            return True
-        if self.billable is not None:
-            return not self.billable
-        return False if (self.type or "").lower() == "regular" else None
+        kind = (self.type or "").lower()
+        if kind == "regular" or kind.startswith("free_"):
+            return kind != "regular"
+        return None if self.billable is None else not self.billable
 
 
 def meta_pricing(told: Mapping[str, JsonValue] | None, receipt: int) -> MetaPricing | None:

@@ -24,7 +24,7 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import Outgoing, Topic, outgoing, record_of_event
 
 from dispatcher.answers import HoldScope
-from dispatcher.decide import Message, Recall, Waiting, receipt_deadline
+from dispatcher.decide import Message, Recall, Waiting
 from dispatcher.holds import Hold
 from dispatcher.store import SenderRow, TemplateRow
 
@@ -100,7 +100,7 @@ def accepted(
     at: datetime,
     now: datetime,
     category: str | None,
-    ttl: timedelta,
+    deadline: datetime,
     trace: bytes | None = None,
 ) -> Announcement:
     """One for every message, and so written without its model: in some half of the time."""
@@ -117,7 +117,7 @@ def accepted(
         to=_To(request.to.contact_id, message.phone or request.to.phone),
         origin=Raw(request.origin.to_json()),
         metadata=Raw(_METADATA.to_json(request.metadata)),
-        receipt_deadline=milliseconds(receipt_deadline(at, category, ttl)),
+        receipt_deadline=milliseconds(deadline),
         template_category=category,
     )
     return event_id, record_of_event(

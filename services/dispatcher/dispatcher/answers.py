@@ -90,6 +90,8 @@ PAIR_BASE = 4.0
 PAIR_MAX_SECONDS = 4.0**6
 # Above so many, waits don't grow any more.
 MANY_TRIES = 20
+REQUEST_TIMEOUT = 408
+TOO_MANY_REQUESTS = 429
 
 
 @value_class
@@ -124,6 +126,7 @@ class MaybeTaken:
 
 
 Outcome = Taken | NotTaken | MaybeTaken
+TAKEN_WITH_ERROR = "message id with an error status"
 # About Meta as a whole, and not about the message or the sender: overloaded, unavailable, down.
 _DOWN = frozenset({2, 131016, 133004})
 
@@ -151,8 +154,22 @@ def read_answer(
 ) -> Outcome:
     """The verdict on a whole HTTP answer. `attempt` counts from 1; `jitter` is a random number in [0, 1).
 
-    A message id proves that the message was taken, whatever else the answer says. An error without a code is not
-    Meta's own: with a 4xx it surely refused the request, with any other status a proxy may have spoken after Meta.
+    429 is said before anything is done (RFC 6585), by whomever: without Meta's code it is its number's pace.
+    """
+    outcome = _by_its_body(status, body, attempt=attempt, jitter=jitter, retry_after_seconds=retry_after_seconds)
+    if status != TOO_MANY_REQUESTS or not isinstance(outcome, MaybeTaken) or outcome.cause == TAKEN_WITH_ERROR:
+        return outcome
+    error = MetaError(title="Too many requests", http_status=status)
+    why = reason(ReasonCode.RATE_LIMIT_EXCEEDED, "HTTP 429 without a code of Meta's", {"attempt": attempt}, error)
+    return _waits(why, Rule(Action.PACE), attempt, jitter, retry_after_seconds)
+
+
+def _by_its_body(
+    status: int, body: bytes, *, attempt: int, jitter: float, retry_after_seconds: float | None
+) -> Outcome:
+    """A message id proves that the message was taken, whatever else the answer says. An error without a code is not
+    Meta's own: an object with a 4xx surely refused the request; a text, a request that timed out (408) or any other
+    status may be a proxy's that spoke after Meta.
     """
     try:
         answer = _JSON.validate_json(body.removeprefix(BOM))
@@ -161,12 +178,12 @@ def read_answer(
     wamid = _wamid(answer)
     if wamid is not None:
         taken = 200 <= status < 300
-        return Taken(wamid, _message_status(answer)) if taken else MaybeTaken("message id with an error status", status)
+        return Taken(wamid, _message_status(answer)) if taken else MaybeTaken(TAKEN_WITH_ERROR, status)
     told = answer.get("error")
     error = meta_error(told, status)
     if error is None:
         return MaybeTaken("answer without message id or error", status)
-    if error.code is None and not 400 <= status < 500:
+    if error.code is None and not (isinstance(told, dict) and _refuses(status)):
         return MaybeTaken("error without a code", status)
     transient = told.get("is_transient") if isinstance(told, dict) else None
     return not_taken(
@@ -176,6 +193,10 @@ def read_answer(
         retry_after_seconds=retry_after_seconds,
         transient=transient if isinstance(transient, bool) else None,
     )
+
+
+def _refuses(status: int) -> bool:
+    return 400 <= status < 500 and status not in (REQUEST_TIMEOUT, TOO_MANY_REQUESTS)
 
 
 def meta_error(error: Any, http_status: int | None) -> MetaError | None:
@@ -206,6 +227,10 @@ def not_taken(
 ) -> NotTaken:
     rule, code = verdict(error, transient)
     why = reason(code, sentence(code, error), {"attempt": attempt}, error)
+    return _waits(why, rule, attempt, jitter, retry_after_seconds)
+
+
+def _waits(why: Reason, rule: Rule, attempt: int, jitter: float, retry_after_seconds: float | None) -> NotTaken:
     waiting_for, seconds = _wait(rule.action, attempt, jitter)
     asked = min(retry_after_seconds or 0.0, RETRY_AFTER_MAX_SECONDS)
     delay = None if seconds is None else timedelta(seconds=max(seconds, asked))
@@ -265,6 +290,12 @@ def _wait(action: Action, attempt: int, jitter: float) -> tuple[Waiting | None, 
     if action is Action.HOLD:
         return Waiting.HOLD, 0.0
     return None, None
+
+
+def unusable_token() -> NotTaken:
+    """A token that no request can carry: nothing was sent, and its senders wait for another one."""
+    why = reason(ReasonCode.SENDER_CREDENTIALS_REJECTED, "The stored token has a line end in it")
+    return NotTaken(why, Action.HOLD, Waiting.HOLD, timedelta(), HoldScope.TOKEN)
 
 
 def unreachable(*, attempt: int, jitter: float, cause: str) -> NotTaken:

@@ -23,6 +23,7 @@ from dispatcher.queue_api import QueueApi
 from dispatcher.receipts import Accepted
 from dispatcher.recovering import Recovering
 from dispatcher.resealing import Resealer
+from dispatcher.rests import Rests
 from dispatcher.sender_api import SenderApi
 from dispatcher.settings import Settings
 from dispatcher.stages import Stages
@@ -42,9 +43,10 @@ def make_app(settings: Settings) -> FastAPI:
     meta = Meta(settings)
     vault = TokenVault(settings.token_encryption_key, settings.app_secrets)
     budget = Budget(settings.calls_in_flight_max)
-    accepted = Accepted()
+    accepted, rests = Accepted(), Rests()
     fleet = Fleet(
-        runtime, lambda sender_id: Driver(sender_id, runtime, settings, meta, vault, budget, accepted=accepted)
+        runtime,
+        lambda sender_id: Driver(sender_id, runtime, settings, meta, vault, budget, accepted=accepted, rests=rests),
     )
     stages = Stages(runtime, settings, fleet, utc_now, accepted)
     stages.register()

@@ -38,6 +38,7 @@ SYNC_INTERVAL = timedelta(minutes=1)
 LOOK_AT_HELD = timedelta(minutes=1)
 NEAREST_NAMES = 3
 AUTHENTICATION_TTL = timedelta(minutes=10)
+RECEIPT_SLACK = timedelta(minutes=2)
 MARKETING = "MARKETING"
 # Who cancelled a message, where nobody is named.
 CAMPAIGN = "campaign"
@@ -111,6 +112,7 @@ class Template:
     rejected_reason: str | None = None
     said_by: str = "sync"
     said_at: datetime | None = None
+    ttl_seconds: int | None = None
 
 
 @value_class
@@ -644,9 +646,16 @@ def stands_still(sender: Sender, now: datetime) -> bool:
     return sender.paused_at is not None or (_is_held(sender, now) and not spares_replies(sender, now))
 
 
-def receipt_deadline(accepted_at: datetime, category: str | None, ttl: timedelta) -> datetime:
-    """When a delivery receipt is given up: 30 days, for authentication templates 10 minutes (Meta, "Time to live")."""
-    return accepted_at + (min(ttl, AUTHENTICATION_TTL) if category == "AUTHENTICATION" else ttl)
+def receipt_deadline(
+    accepted_at: datetime, category: str | None, ttl: timedelta, template_seconds: int | None = None
+) -> datetime:
+    """When a delivery receipt is given up: after 30 days, for authentication templates 10 minutes, or what the template
+    sets (-1: 30 days), and some slack, as Meta tells nobody that it gave up (meta-cloud-api.md, 2.4). What a marketing
+    template sets is meant for another endpoint than ours."""
+    own = AUTHENTICATION_TTL if category == "AUTHENTICATION" else None
+    if template_seconds is not None and category != "MARKETING":
+        own = timedelta(seconds=template_seconds) if template_seconds > 0 else None
+    return accepted_at + (ttl if own is None else min(ttl, own + RECEIPT_SLACK))
 
 
 def _text(moment: datetime) -> str:

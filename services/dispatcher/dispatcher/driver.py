@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -35,6 +36,7 @@ from dispatcher.decide import (
     Message,
     Reject,
     Send,
+    Template,
     Verdict,
     Wait,
     Waiting,
@@ -47,6 +49,7 @@ from dispatcher.limits import Budget, LastMinute, PairPace
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.queue_store import NewWait
 from dispatcher.receipts import Accepted
+from dispatcher.rests import Rests, Shares
 from dispatcher.results import Ended, Go, Results
 from dispatcher.settings import Settings
 from dispatcher.starts import AHEAD_SECONDS, Marked, Starts
@@ -84,6 +87,13 @@ def _waits_for_tier(verdict: Verdict) -> bool:
     return isinstance(verdict, Wait) and verdict.waiting_for is Waiting.TIER
 
 
+def _go(due: Due, template: Template | None) -> Go:
+    attempt = due.message.attempts + 1
+    if template is None:
+        return Go(due, attempt, None)
+    return Go(due, attempt, template.category, template_seconds=template.ttl_seconds)
+
+
 class Driver:
     """Drives one sender until it loses the sender or is stopped."""
 
@@ -98,6 +108,7 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
         *,
         accepted: Accepted | None = None,
+        rests: Rests | None = None,
     ) -> None:
         self.sender_id = sender_id
         self.wake = asyncio.Event()
@@ -110,6 +121,8 @@ class Driver:
         self._probe_lease = timedelta(seconds=call_seconds + 15)
         self._pairs = PairPace(AHEAD_SECONDS)
         self._sent = LastMinute()
+        self._rests = rests or Rests()
+        self._shares: Shares | None = None
         self._rounds = 0
         self._look_wide = False
         self._idle_seconds = IDLE_SECONDS
@@ -209,6 +222,8 @@ class Driver:
         if not self._lease.holds(self._clock()) or self._results.circuit.is_open:
             # In a moment it is known whether the sender still is ours, or the hold is stored.
             return IDLE_SECONDS
+        if self._is_resting(self._clock()):
+            return IDLE_SECONDS
         if self._commit_is_unsure:
             await self._give_back()
         room = self._starts.reserve()
@@ -222,7 +237,9 @@ class Driver:
                 # Before the mark, not behind its commit: a process may freeze in between.
                 marked_at = self._clock()
                 row, looked_at, going = await self._claim(connection, room)
-            self._starts.set_limit(row.sender.messages_per_second)
+            sender = row.sender
+            self._starts.set_limit(sender.messages_per_second)
+            self._shares = Shares.of(sender.workspace_id, sender.sender_id, sender.waba_id, row.app_id, row.token_tag)
             marked = self._marked(row, going, marked_at)
         except Exception:
             self._undo()
@@ -323,8 +340,8 @@ class Driver:
         judged = {one.message.key: allowance.judge(one, known_of[one.message.key], now) for one in due}
         verdicts = {key: verdict for key, verdict in judged.items() if verdict is not None}
         reached = await allowance.save(connection, row.sender, due, verdicts, now)
-        categories = {key: known.template.category if known.template else None for key, known in known_of.items()}
-        going = await self._apply(connection, due, verdicts, categories, now)
+        templates = {key: known.template for key, known in known_of.items()}
+        going = await self._apply(connection, due, verdicts, templates, now)
         self._look_wide = len(going) < room <= len(due)
         # Who was called and found no room, behind a fuller lane, is called again.
         self._some_wait_for_tier |= any(one.message.key not in verdicts for one in called) or any(
@@ -336,7 +353,7 @@ class Driver:
             row,
             len(due),
             [
-                Go(go.due, go.attempt, go.category, row.token_tag, is_probe, reached.get(go.due.message.key))
+                replace(go, token_tag=row.token_tag, is_probe=is_probe, reached_at=reached.get(go.due.message.key))
                 for go in going
             ],
         )
@@ -376,7 +393,7 @@ class Driver:
         connection: Connection,
         due: Sequence[Due],
         verdicts: Mapping[Key, Verdict],
-        categories: Mapping[Key, str | None],
+        templates: Mapping[Key, Template | None],
         now: datetime,
     ) -> list[Go]:
         """Store what was decided, in one statement a kind; returns what is now marked in flight."""
@@ -392,7 +409,7 @@ class Driver:
             if verdict is None:
                 continue
             if isinstance(verdict, Send):
-                going.append(Go(one, message.attempts + 1, categories[message.key]))
+                going.append(_go(one, templates[message.key]))
             elif isinstance(verdict, Wait):
                 announcements += self._let_wait(message, verdict, now, waits, aside)
             elif isinstance(verdict, Reject):
@@ -474,12 +491,24 @@ class Driver:
         finally:
             metrics.inc(Metric.META_CALLS_IN_FLIGHT, -1)
         self._ended(marked, outcome)
-        if isinstance(outcome, NotTaken) and outcome.action is Action.PACE:
-            self._starts.rest(PACE_REST_SECONDS)
+        self._rest(outcome)
         is_held = isinstance(outcome, NotTaken) and outcome.action is Action.HOLD
         if is_held or self._results.circuit.is_open:
             # The others would fare no better; they wait again as soon as the hold is stored.
             self._starts.drop()
+
+    def _rest(self, outcome: Outcome | None) -> None:
+        now, shares = self._clock(), self._shares
+        if isinstance(outcome, NotTaken) and outcome.action is Action.PACE:
+            self._starts.rest(PACE_REST_SECONDS)
+            if shares is not None:
+                meta = outcome.reason.meta
+                self._rests.refused(shares, meta.code if meta else None, outcome.asked.total_seconds(), now)
+        elif isinstance(outcome, Taken) and shares is not None:
+            self._rests.taken(shares, now)
+
+    def _is_resting(self, now: float) -> bool:
+        return self._shares is not None and self._rests.wait_seconds(self._shares, now) > 0
 
     def _not_started(self, marked: Marked) -> None:
         self._ended(marked, None)
@@ -500,8 +529,10 @@ class Driver:
 
         def may_start() -> bool:
             now = self._clock()
-            # The circuit may have opened while this one was being marked.
-            return marked.may_start(now) and self._lease.holds(now) and not self._results.circuit.is_open
+            # The circuit may have opened, or a rest begun, while this one was being marked.
+            if self._is_resting(now) or self._results.circuit.is_open:
+                return False
+            return marked.may_start(now) and self._lease.holds(now)
 
         outcome = await self._meta.send(self.sender_id, marked.access, body, attempt=go.attempt, may_start=may_start)
         if outcome is None:

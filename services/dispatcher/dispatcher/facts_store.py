@@ -31,19 +31,20 @@ class Known:
 
 _KNOWN = """
 select 'window' as kind, phone as name, null as other, opened_at as at, free_entry_at, null::bytea as body,
-       null::text[] as words
+       null::text[] as words, null::int as seconds
 from conversation_window where sender_id = $1 and phone = any($4::text[])
 union all
-select 'cap', phone, null, until, null, null, null
+select 'cap', phone, null, until, null, null, null, null
 from marketing_cap where workspace_id = $2 and phone = any($4::text[]) and until > clock_timestamp()
 union all
-select 'contact', contact_id, phone, null, null, case when marketing_state <> 'SUBSCRIBED' then body end, null
+select 'contact', contact_id, phone, null, null, case when marketing_state <> 'SUBSCRIBED' then body end, null, null
 from contact where workspace_id = $2 and contact_id = any($5::text[])
 union all
-select 'stopped', contact_id, phone, null, null, body, null
+select 'stopped', contact_id, phone, null, null, body, null, null
 from contact where workspace_id = $2 and phone = any($6::text[]) and marketing_state = 'UNSUBSCRIBED'
 union all
-select 'template', name, language, said_at, null, components, array[status, category, said_by, rejected_reason]
+select 'template', name, language, said_at, null, components, array[status, category, said_by, rejected_reason],
+       ttl_seconds
 from template where waba_id = $3 and name = any($7::text[])
 """
 
@@ -61,7 +62,7 @@ async def known(
     found = Known()
     asked = (list(phones), list(contact_ids), list(spelled), list(templates))
     rows = await connection.fetch(_KNOWN, sender.sender_id, sender.workspace_id, sender.waba_id, *asked)
-    for kind, name, other, at, free_entry_at, body, words in rows:
+    for kind, name, other, at, free_entry_at, body, words, seconds in rows:
         if kind == "contact":
             found.contacts[name] = (other, None if body is None else ContactUpdated.model_validate_json(body))
         elif kind == "window":
@@ -72,6 +73,6 @@ async def known(
             found.stopped[other] = ContactUpdated.model_validate_json(body)
         else:
             status, category, said_by, why = words
-            template = Template(name, other, status, category, components_of(body), why, said_by, at)
+            template = Template(name, other, status, category, components_of(body), why, said_by, at, seconds)
             found.templates[name, other] = template
     return found

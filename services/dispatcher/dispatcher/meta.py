@@ -33,11 +33,16 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from sendwhy.events import MetaError
 from yarl import URL
 
-from dispatcher.answers import MaybeTaken, Outcome, meta_error, read_answer, unreachable
+from dispatcher.answers import MaybeTaken, Outcome, meta_error, read_answer, unreachable, unusable_token
 from dispatcher.settings import Settings
 from dispatcher.tokens import Access
 
-SURELY_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+
+class ClosedBeforeWrite(Exception):
+    """The connection was closed before the first byte of the request was written into it."""
+
+
+SURELY_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ClosedBeforeWrite)
 ANSWER_BYTES_MAX = 256 * 1024
 PAGE_BYTES_MAX = 8 * 1024 * 1024
 # A server that closes an idle connection while we write makes an outcome unknown: don't keep them long.
@@ -168,7 +173,7 @@ class Meta:
         try:
             protocol = connection.protocol
             if protocol is None or protocol.transport is None or protocol.transport.is_closing():
-                raise aiohttp.ClientConnectionResetError
+                raise ClosedBeforeWrite
             protocol.set_response_params(read_until_eof=True, read_timeout=self._timeout.sock_read)
             # Nothing may come between these two: who is frozen in between would wake and call.
             if not may_start():
@@ -188,8 +193,6 @@ class Meta:
             connection.close()
 
     def _request(self, sender_id: str, access: Access, body: bytes) -> bytes:
-        if _LINE_END.search(access.token):
-            raise ValueError("a token with a line end in it")
         proof = "" if access.proof is None else f"?appsecret_proof={access.proof}"
         head = (
             f"POST {self._path}/{sender_id}/messages{proof} HTTP/1.1\r\n{self._headers}"
@@ -215,6 +218,8 @@ class Meta:
     ) -> Outcome | None:
         """POST /{sender_id}/messages, once; None where `may_start` said no before the first byte. Never raises for what
         Meta or the network does."""
+        if _LINE_END.search(access.token):
+            return unusable_token()
         jitter = random.random()
         try:
             answer = await self._post(self._request(sender_id, access, body), may_start)
@@ -262,7 +267,10 @@ class Meta:
 
     async def templates(self, waba_id: str, access: Access) -> "Listing":
         """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable, also in the middle."""
-        fields = "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason"
+        fields = (
+            "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason,"
+            "message_send_ttl_seconds"
+        )
         url = f"{self._base}/{waba_id}/message_templates?limit=200&fields={fields}"
         entries: list[Mapping[str, Any]] = []
         read: set[str] = set()

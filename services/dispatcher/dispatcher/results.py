@@ -1,7 +1,7 @@
 """How tries ended: stored in one transaction with what is told of it, in batches, in the order in which they ended."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,12 +16,12 @@ from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 from sendwhy.values import value_class
 
-from dispatcher import announce, hold_store, holding, queue_store, store, tier_store
+from dispatcher import announce, hold_store, holding, people_store, queue_store, store, tier_store
 from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken, is_answered, outage
 from dispatcher.claims import Due
 from dispatcher.clock import utc_now
-from dispatcher.decide import Waiting
-from dispatcher.erasures import blur
+from dispatcher.decide import Waiting, receipt_deadline
+from dispatcher.erasures import CAP, blur
 from dispatcher.holds import ANSWER, SILENCE, Refusal
 from dispatcher.limits import Circuit
 from dispatcher.queue_store import Result
@@ -42,7 +42,7 @@ log = structlog.get_logger("sendwhy")
 class Go:
     """A message that was marked in flight, with the try's number, the category of its template, which token it goes
     with, and whether it is to try if a hold still stands. `reached_at`: by which moment the call counts for the
-    messaging limit, if it does."""
+    messaging limit, if it does. `template_seconds`: the time to live that its template sets."""
 
     due: Due
     attempt: int
@@ -50,6 +50,7 @@ class Go:
     token_tag: str | None = None
     is_probe: bool = False
     reached_at: datetime | None = None
+    template_seconds: int | None = None
 
 
 @value_class
@@ -144,6 +145,9 @@ class Results:
                     announcements += self._announcements(ended)
             if announcements:
                 await add_to_outbox(connection, announcements)
+            capped = _capped(batch, changed)
+            if capped:
+                await people_store.set_caps(connection, capped)
             await self._give_places_back(connection, batch)
         if was_open:
             self.circuit.close()
@@ -201,7 +205,13 @@ class Results:
         go = ended.go
         ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
         return announce.accepted(
-            go.due.message, taken.wamid, at=ended.at, now=ended.at, category=go.category, ttl=ttl, trace=go.due.trace
+            go.due.message,
+            taken.wamid,
+            at=ended.at,
+            now=ended.at,
+            category=go.category,
+            deadline=receipt_deadline(ended.at, go.category, ttl, go.template_seconds),
+            trace=go.due.trace,
         )
 
     async def _hold_or_lift(self, connection: Connection, batch: Sequence[Ended]) -> list[announce.Announcement]:
@@ -247,6 +257,18 @@ def _refusals(batch: Sequence[Ended]) -> list[tuple[tuple[HoldScope, str | None]
             name = (outcome.scope or HoldScope.SENDER, ended.go.token_tag)
             found.setdefault(name, Refusal(outcome.reason, ANSWER, ended.at))
     return sorted(found.items(), key=lambda pair: pair[0][0])
+
+
+def _capped(batch: Sequence[Ended], changed: Mapping[Key, str | None]) -> dict[Key, datetime]:
+    """Whose person gets no marketing until when, as Meta's answer was its cap (131049). A failure that a webhook tells
+    does the same (stages.py)."""
+    return {
+        ended.go.due.message.key: ended.at + CAP
+        for ended in batch
+        if isinstance(ended.outcome, NotTaken)
+        and ended.outcome.reason.code is ReasonCode.MARKETING_CAP_REACHED
+        and ended.go.due.message.key in changed
+    }
 
 
 def _freed(row: store.SenderRow, probes: Sequence[Outcome]) -> tuple[HoldScope, ...]:

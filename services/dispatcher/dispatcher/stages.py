@@ -41,6 +41,7 @@ from dispatcher.decide import (
     decide,
     erased_contact,
     lane_of,
+    receipt_deadline,
     withdraws,
 )
 from dispatcher.erasures import CAP, Eraser, forget_phones, of_erased
@@ -328,20 +329,25 @@ class Stages:
         if not wamids:
             return
         taken = await queue_store.taken_by_webhook(connection, wamids)
-        ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
-        now = self._clock()
-        announcements = [
-            announce.accepted(
-                message,
-                wamids[message.key],
-                at=told[message.key].occurred_at,
-                now=now,
-                category=None,
-                ttl=ttl,
-                trace=trace,
+        if not taken:
+            return
+        ttl, now = timedelta(seconds=self._settings.receipt_ttl_seconds), self._clock()
+        templates = await store.templates_at_senders(connection, [_template(message) for message, _ in taken])
+        announcements = []
+        for message, trace in taken:
+            template, at = templates.get(_template(message)), told[message.key].occurred_at
+            category, seconds = (template.category, template.ttl_seconds) if template else (None, None)
+            announcements.append(
+                announce.accepted(
+                    message,
+                    wamids[message.key],
+                    at=at,
+                    now=now,
+                    category=category,
+                    deadline=receipt_deadline(at, category, ttl, seconds),
+                    trace=trace,
+                )
             )
-            for message, trace in taken
-        ]
         await self._announce(connection, announcements)
 
     async def _hold_senders(self, connection: Connection, events: Sequence[StatusUpdated]) -> None:
@@ -417,6 +423,12 @@ def _erased(message: Message, now: datetime) -> Recall:
 
 def _person(message: Message) -> Key:
     return message.funded.workspace_id, message.funded.resolved.contact_id or ""
+
+
+def _template(message: Message) -> tuple[str, str, str]:
+    """By sender; no template has no name."""
+    wanted = message.template
+    return (message.sender_id, wanted.name, wanted.language.code) if wanted else (message.sender_id, "", "")
 
 
 def _campaign(message: Message) -> str | None:

@@ -109,7 +109,7 @@ async def sender_for_requests(connection: Connection, asked: Iterable[tuple[str,
 
 _TEMPLATES = """
 select waba_id, name, language, status, category, parameter_format, components, quality, rejected_reason, said_by,
-       said_at, synced_at, version, reported_at
+       said_at, synced_at, version, reported_at, ttl_seconds
 from template where waba_id = $1
 """
 
@@ -143,6 +143,7 @@ def _template(row: Row) -> TemplateRow:
             rejected_reason=row["rejected_reason"],
             said_by=row["said_by"],
             said_at=row["said_at"],
+            ttl_seconds=row["ttl_seconds"],
         ),
         parameter_format=row["parameter_format"],
         quality=row["quality"],
@@ -175,14 +176,15 @@ async def templates_page(
 
 _SAVE_TEMPLATES = """
 insert into template (waba_id, name, language, status, category, parameter_format, components, quality,
-                      rejected_reason, said_by, said_at, synced_at, reported_at)
+                      rejected_reason, said_by, said_at, synced_at, reported_at, ttl_seconds)
 select $1, * from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[],
-                         $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[])
+                         $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
+                         $14::int[])
 on conflict (waba_id, name, language) do update set
     status = excluded.status, category = excluded.category, parameter_format = excluded.parameter_format,
     components = excluded.components, quality = excluded.quality, rejected_reason = excluded.rejected_reason,
     said_by = excluded.said_by, said_at = excluded.said_at, synced_at = excluded.synced_at,
-    reported_at = excluded.reported_at, version = template.version + 1
+    reported_at = excluded.reported_at, ttl_seconds = excluded.ttl_seconds, version = template.version + 1
 returning *
 """
 
@@ -204,6 +206,7 @@ async def save_templates(connection: Connection, waba_id: str, rows: Sequence[Te
         [row.template.said_at for row in ordered],
         [row.synced_at for row in ordered],
         [row.reported_at for row in ordered],
+        [row.template.ttl_seconds for row in ordered],
     )
     return [_template(row) for row in saved]
 
@@ -226,6 +229,24 @@ async def templates_named(
 ) -> dict[tuple[str, str], TemplateRow]:
     rows = await connection.fetch(_TEMPLATES_NAMED, waba_id, list(names))
     return {(row["name"], row["language"]): _template(row) for row in rows}
+
+
+_TEMPLATES_AT_SENDERS = """
+select s.sender_id as at_sender, t.* from unnest($1::text[], $2::text[], $3::text[]) as a(sender_id, name, language)
+join sender s on s.sender_id = a.sender_id
+join template t on t.waba_id = s.waba_id and t.name = a.name and t.language = a.language
+"""
+
+
+async def templates_at_senders(
+    connection: Connection, asked: Iterable[tuple[str, str, str]]
+) -> dict[tuple[str, str, str], Template]:
+    """Templates by (sender_id, name, language), as the account of each sender has them now."""
+    keys = sorted(set(asked))
+    rows = await connection.fetch(
+        _TEMPLATES_AT_SENDERS, [key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]
+    )
+    return {(row["at_sender"], row["name"], row["language"]): _template(row).template for row in rows}
 
 
 async def template_names(connection: Connection, waba_id: str) -> list[tuple[str, str]]:

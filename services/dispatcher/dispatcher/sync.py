@@ -1,5 +1,6 @@
 """Reading a sender's number and templates from Meta: at start, hourly, on demand, and when a template isn't found."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from dispatcher.meta import Listing, Meta, MetaRefused, MetaUnreachable, Number
 from dispatcher.store import NumberState, TemplateRow
 from dispatcher.sync_store import Change
 from dispatcher.tokens import TokenUnreadable, TokenVault
+
+TTL_SECONDS_LEAST, TTL_SECONDS_MOST = 30, 2_592_000
 
 
 async def sync_sender(pool: Pool, meta: Meta, vault: TokenVault, row: store.SenderRow, now: datetime) -> int:
@@ -183,12 +186,20 @@ def _told(row: TemplateRow) -> dict[str, JsonValue]:
         "category": row.template.category,
         "quality": row.quality,
         "rejected_reason": row.template.rejected_reason,
+        "message_send_ttl_seconds": row.template.ttl_seconds,
         "parameter_format": row.parameter_format,
     }
 
 
 def _differs(known: TemplateRow, told: TemplateRow) -> bool:
     return (_told(known), list(known.template.components)) != (_told(told), list(told.template.components))
+
+
+def _ttl_seconds(told: Any) -> int | None:
+    """30 s to 30 days, or -1 for the longest; None where it is neither."""
+    text = str(told) if isinstance(told, str | int) and not isinstance(told, bool) else ""
+    seconds = int(text) if re.fullmatch(r"-1|[0-9]{1,7}", text) else 0
+    return seconds if seconds == -1 or TTL_SECONDS_LEAST <= seconds <= TTL_SECONDS_MOST else None
 
 
 def read_template(waba_id: str, entry: Mapping[str, Any], now: datetime) -> TemplateRow | None:
@@ -210,6 +221,7 @@ def read_template(waba_id: str, entry: Mapping[str, Any], now: datetime) -> Temp
             rejected_reason=rejected if isinstance(rejected, str) and rejected not in ("", "NONE") else None,
             said_by="sync",
             said_at=now,
+            ttl_seconds=_ttl_seconds(entry.get("message_send_ttl_seconds")),
         ),
         parameter_format=str(entry.get("parameter_format") or "POSITIONAL").upper(),
         quality=str(score.get("score")) if isinstance(score, dict) and score.get("score") else None,

@@ -82,7 +82,8 @@ def test_that_meta_took_a_message_is_written_as_the_model_writes_it(category: st
                     receipt_deadline=receipt_deadline(at, category, ttl),
                     template_category=category,
                 )
-                told = announce.accepted(one, ODD, at=at, now=now, category=category, ttl=ttl, trace=trace)
+                deadline = receipt_deadline(at, category, ttl)
+                told = announce.accepted(one, ODD, at=at, now=now, category=category, deadline=deadline, trace=trace)
                 assert told == (event.event_id, outgoing(event, source=Service.DISPATCHER, trace=trace))
 
 
@@ -90,7 +91,7 @@ def test_of_statuses_only_those_of_others_are_read() -> None:
     def read(record: Outgoing) -> StatusUpdated | Receipt | None:
         return status_of_others(Record(None, Topic.STATUS_UPDATED, 0, 0, NOW, record.key, record.value, record.headers))
 
-    _, ours = announce.accepted(message(), "wamid.1", at=NOW, now=NOW, category=None, ttl=SECOND)
+    _, ours = announce.accepted(message(), "wamid.1", at=NOW, now=NOW, category=None, deadline=NOW + SECOND)
     sent = StatusUpdated(
         event_id=event_id_of("1", "sent"),
         occurred_at=NOW,

@@ -220,6 +220,10 @@ MAYBE: list[tuple[str, int, Any]] = [
     ("200 whose error has no code", 200, {"error": {"message": "?"}}),
     ("a message id and an error status", 400, MESSAGE | error(131009)),
     ("a message id and a 500", 500, MESSAGE),
+    ("4xx whose error is a string: a proxy's", 400, {"error": "Invalid token"}),
+    ("408 whose error is a string", 408, {"error": "Request Timeout"}),
+    ("408 whose error has no code", 408, {"error": {"message": "timeout"}}),
+    ("a message id and a 429", 429, MESSAGE),
     ("informational", 101, b""),
     ("a redirect with Meta's words", 302, {"error": "moved"}),
     ("latin-1", 400, '{"error":{"code":131009,"message":"não"}}'.encode("latin-1")),
@@ -235,7 +239,6 @@ def test_what_may_have_been_taken_is_never_sent_again(name: str, status: int, bo
 NOT_TAKEN: list[tuple[str, int, Any, ReasonCode, Action]] = [
     ("200 with an error object", 200, error(131000), R.TEMPORARY_FAILURE, RETRY),
     ("200 with an error and empty messages", 200, {"messages": []} | error(131009), R.INVALID_CONTENT, REJECT),
-    ("error as a string", 400, {"error": "Invalid token"}, R.META_ERROR, REJECT),
     ("error_data as a string", 400, error(131009, error_data="to is wrong"), R.INVALID_CONTENT, REJECT),
     ("error_data as a list", 400, error(131009, error_data=["to"]), R.INVALID_CONTENT, REJECT),
     ("code as a string", 401, error("190"), R.SENDER_CREDENTIALS_REJECTED, HOLD),
@@ -317,6 +320,15 @@ def test_retry_after_is_heeded_and_bounded(code: int) -> None:
     assert refused(429, error(code), retry_after_seconds=10**6).delay == timedelta(hours=1)
 
 
+@pytest.mark.parametrize(
+    "body", [b"<html>slow down</html>", b"", {}, {"error": "Too Many Requests"}, {"error": {"message": "slow down"}}]
+)
+def test_who_is_told_429_by_anybody_waits_as_long_as_asked(body: Any) -> None:
+    outcome = refused(429, body, retry_after_seconds=30)
+    assert (outcome.reason.code, outcome.action) == (R.RATE_LIMIT_EXCEEDED, Action.PACE)
+    assert (outcome.waiting_for, outcome.delay) == (Waiting.RATE, timedelta(seconds=30))
+
+
 @given(st.integers(100, 599), st.binary(max_size=200))
 def test_any_answer_has_a_verdict(status: int, body: bytes) -> None:
     assert isinstance(answer(status, body), MaybeTaken | NotTaken | Taken)
@@ -334,4 +346,4 @@ def test_any_error_and_any_messages_have_a_verdict(status: int, told: Any, messa
     outcome = answer(status, {"error": told, "messages": messages})
     if isinstance(outcome, NotTaken) and outcome.action is not REJECT:
         assert outcome.reason.meta is not None
-        assert outcome.reason.meta.code is not None
+        assert outcome.reason.meta.code is not None or status == 429

@@ -20,7 +20,6 @@ from dispatcher.decide import (
     evaluate,
     expired,
     lane_of,
-    receipt_deadline,
 )
 from dispatcher_cases import FACTS, NOW, SENDER, TEMPLATE, contact, message, template_content, text_content
 from hypothesis import given
@@ -257,9 +256,3 @@ def test_lanes() -> None:
     assert lane_of(Purpose.TRANSACTIONAL, "AUTHENTICATION") is Lane.CONVERSATION
     assert lane_of(Purpose.TRANSACTIONAL, "UTILITY") is Lane.TRANSACTIONAL
     assert lane_of(Purpose.MARKETING, "MARKETING") is Lane.MARKETING
-
-
-def test_an_authentication_template_is_given_up_after_ten_minutes() -> None:
-    month = timedelta(days=30)
-    assert receipt_deadline(NOW, "AUTHENTICATION", month) == NOW + timedelta(minutes=10)
-    assert receipt_deadline(NOW, "UTILITY", month) == NOW + month

@@ -14,9 +14,9 @@ import asyncpg
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import holding, people_store, queue_store, store
-from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken
+from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken, not_taken
 from dispatcher.clock import utc_now
-from dispatcher.decide import Lane, Message, Stops, Waiting
+from dispatcher.decide import RECEIPT_SLACK, Lane, Message, Stops, Waiting
 from dispatcher.driver import IDLE_SECONDS, QUIET_SECONDS, Driver
 from dispatcher.erasures import Eraser
 from dispatcher.fleet import Fleet
@@ -30,7 +30,16 @@ from dispatcher.store import NewSender, TemplateRow
 from dispatcher.tokens import TokenVault
 from dispatcher_cases import PHONE, SENDER, TEMPLATE, contact, funded, text_content
 from pydantic import SecretStr
-from sendwhy.events import ContactUpdated, MarketingState, MetaError, PersonErasing, Purpose, Resolved, reason
+from sendwhy.events import (
+    ContactUpdated,
+    MarketingState,
+    MetaError,
+    PersonErasing,
+    Purpose,
+    Resolved,
+    StatusUpdated,
+    reason,
+)
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import connect_pool, unpublished
 from sendwhy.privacy import alias_of
@@ -277,6 +286,16 @@ async def test_what_is_answered_after_an_erasure_names_nobody(world: World, answ
         left = str([told, *await connection.fetch("select * from message")])
     assert alias_of(order.erasure_id) in told.decode()
     assert not [one for one in (PHONE.strip("+"), '"c-1"', '"metadata":{"') if one in left]
+
+
+@pytest.mark.parametrize("code", [131049, 131026])
+async def test_metas_cap_in_the_answer_lets_no_marketing_to_that_person_go_for_a_day(world: World, code: int) -> None:
+    world.answers = [not_taken(MetaError(code=code), attempt=1, jitter=0)]
+    async with world.driving(), world.pool.pool.acquire(timeout=5) as connection:
+        await world.reach("rejected")
+        until_when = await connection.fetchval("select until from marketing_cap where phone = $1", PHONE)
+    lasts = until_when and timedelta(hours=24) - (until_when - utc_now())
+    assert (lasts is None) if code != 131049 else (timedelta() <= lasts < timedelta(minutes=1))
 
 
 async def test_a_call_that_fails_unexpectedly_is_an_unknown_outcome(world: World) -> None:
@@ -738,3 +757,20 @@ async def test_a_try_that_is_refused_for_its_own_fault_lets_the_next_one_try(wor
             while await world.states() != {"rejected", "accepted"}:
                 await asyncio.sleep(0.05)
     assert len(world.calls) == 2
+
+
+async def test_what_meta_took_is_awaited_as_long_as_its_template_lives(world: World) -> None:
+    life = {"send_at": utc_now(), "expires_at": utc_now() + timedelta(hours=1), "needs_subscription": False}
+    one = funded(purpose=Purpose.TRANSACTIONAL, message_id="t-1").model_copy(update=life)
+    template = replace(TEMPLATE, category="UTILITY", said_at=utc_now(), ttl_seconds=30)
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute("delete from message")
+        await connection.execute("update sender set templates_synced_at = clock_timestamp()")
+        await store.save_templates(connection, "300", [TemplateRow("300", template, "POSITIONAL", None, utc_now(), 1)])
+        message = Message(one, SENDER.sender_id, Lane.TRANSACTIONAL, utc_now())
+        await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
+        async with world.driving():
+            await world.reach("accepted")
+        (told,) = (await unpublished(connection, older_than_seconds=-1, limit=10)).values()
+    accepted = StatusUpdated.model_validate_json(told.value or b"")
+    assert accepted.receipt_deadline == accepted.occurred_at + timedelta(seconds=30) + RECEIPT_SLACK

@@ -7,14 +7,17 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp.client import IDEMPOTENT_METHODS
-from dispatcher.answers import MaybeTaken, NotTaken, Outcome, Taken
+from aiohttp.connector import Connection
+from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken
 from dispatcher.meta import Meta, messaging_limit, retry_after_seconds
 from dispatcher.tokens import Access
 from dispatcher_desk import Behave, meta_at, server
+from sendwhy.reasons import ReasonCode
 
 BODY = b'{"to":"x"}'
 OK = b'{"messages":[{"id":"wamid.A"}]}'
@@ -254,7 +257,35 @@ async def test_a_token_with_a_line_end_writes_no_header_of_its_own() -> None:
         meta = meta_at(url)
         outcome = await meta.send("1", Access("token\r\nX: y"), BODY, attempt=1, may_start=lambda: True)
         await meta.close()
-    assert outcome == MaybeTaken("ValueError")
+    assert isinstance(outcome, NotTaken)
+    assert (outcome.reason.code, outcome.scope) == (ReasonCode.SENDER_CREDENTIALS_REJECTED, HoldScope.TOKEN)
+
+
+class ClosesEarly(aiohttp.TCPConnector):
+    """Every connection that it makes is closed when it is handed out."""
+
+    async def connect(self, *args: Any) -> Connection:
+        connection = await super().connect(*args)
+        assert connection.protocol is not None
+        assert connection.protocol.transport is not None
+        connection.protocol.transport.abort()
+        return connection
+
+
+async def test_what_was_closed_before_the_first_byte_is_sent_again() -> None:
+    asked: list[bool] = []
+
+    def may_start() -> bool:
+        asked.append(True)
+        return True
+
+    async with server(says(WHOLE)) as url:
+        meta = meta_at(url)
+        meta._opened = aiohttp.ClientSession(connector=ClosesEarly())
+        outcome = await send(meta, may_start)
+        await meta.close()
+    assert isinstance(outcome, NotTaken)
+    assert (outcome.action, asked) == (Action.RETRY, [])
 
 
 async def test_a_refusal_with_retry_after_waits_for_that_long() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from dispatcher.answers import Action, NotTaken, Outcome, Taken
+from dispatcher.answers import Action, NotTaken, Outcome, Taken, not_taken
 from dispatcher.claims import Due
 from dispatcher.clock import utc_now
 from dispatcher.decide import Waiting
@@ -27,7 +27,7 @@ from dispatcher_cases import SENDER, message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from sendwhy.events import reason
+from sendwhy.events import MetaError, reason
 from sendwhy.metrics import Metrics
 from sendwhy.reasons import ReasonCode, Service
 
@@ -110,6 +110,7 @@ class Stage:
         self.busy_share = self.freeze_share = 0.0
         self.latency = 0.05
         self.is_held = False
+        self.busy = BUSY
         self.calls: list[float] = []
         self.out = self.out_max = 0
         self.running: list[tuple[Driver, asyncio.Task[None]]] = []
@@ -134,7 +135,7 @@ class Stage:
         self.out -= 1
         if self.is_held:
             return HELD
-        return BUSY if self.dice.random() < self.busy_share else Taken(f"wamid.{attempt}")
+        return self.busy if self.dice.random() < self.busy_share else Taken(f"wamid.{attempt}")
 
     def row(self) -> SenderRow:
         sender = replace(SENDER, messages_per_second=self.limit, templates_synced_at=utc_now())
@@ -292,6 +293,24 @@ def test_calls_at_once_stay_within_the_budget() -> None:
     stage = play(1000, act, budget=90)
     assert 50 <= stage.out_max <= 90
     assert stage.budget.used == 0
+
+
+@pytest.mark.parametrize(("code", "asked"), [(4, 0.0), (80007, 0.0), (130429, 30.0)])
+def test_a_spent_budget_is_left_alone(code: int, asked: float) -> None:
+    """In five minutes some careful tries, and not one a second; after that the number goes on."""
+
+    async def act(stage: Stage) -> None:
+        stage.busy_share = 1.0
+        stage.busy = not_taken(MetaError(code=code), attempt=1, jitter=0, retry_after_seconds=asked)
+        await stage.play(300)
+        during.append(len(stage.calls))
+        stage.busy_share = 0.0
+        await stage.play(400)
+
+    during: list[int] = []
+    calls = play(1, act).calls
+    assert 3 <= during[0] <= 20
+    assert len(calls) - during[0] >= 30
 
 
 def test_what_is_claimed_is_not_called_once_an_answer_holds_the_sender() -> None:

@@ -169,6 +169,15 @@ async def test_a_sync_tells_what_it_changed(desk: Desk) -> None:
     assert len(synced.changes) == 5
 
 
+async def test_a_time_to_live_that_is_set_later_is_kept(desk: Desk) -> None:
+    for told in (None, 30, -1):
+        desk.listing = Listing([entry(message_send_ttl_seconds=told)])
+        await desk.sync()
+        async with desk.pool.acquire() as connection:
+            row = (await store.templates_of(connection, "300"))[SALE]
+        assert row.template.ttl_seconds == told
+
+
 async def test_a_template_that_is_gone_is_a_tombstone(desk: Desk) -> None:
     await desk.sync()
     desk.listing = Listing([])
