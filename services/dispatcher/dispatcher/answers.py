@@ -11,17 +11,16 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
 from sendwhy.events import MetaError, Reason, reason
+from sendwhy.lenient import json_of
 from sendwhy.reasons import CATALOGUE, ReasonCode, reason_for_meta
 from sendwhy.values import value_class
 
 from dispatcher.decide import Message, Waiting
 
-_JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
 WAMID_LENGTH_MAX = 512
 RETRY_AFTER_MAX_SECONDS = 3600.0
-BOM = b"\xef\xbb\xbf"
+_MENDED = frozenset(" \ufffd")
 
 
 class Action(StrEnum):
@@ -146,9 +145,8 @@ def read_answer(
     A message id proves that the message was taken, whatever else the answer says. An error without a code is not
     Meta's own: with a 4xx it surely refused the request, with any other status a proxy may have spoken after Meta.
     """
-    try:
-        answer = _JSON.validate_json(body.removeprefix(BOM))
-    except ValidationError:
+    answer = answer_object(body)
+    if answer is None:
         return MaybeTaken("unreadable answer", status)
     wamid = _wamid(answer)
     if wamid is not None:
@@ -168,6 +166,15 @@ def read_answer(
         retry_after_seconds=retry_after_seconds,
         transient=transient if isinstance(transient, bool) else None,
     )
+
+
+def answer_object(body: bytes) -> Mapping[str, Any] | None:
+    """The object that Meta answered with; None where there is none that can be read."""
+    try:
+        answer = json_of(body)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
 
 
 def meta_error(error: Any, http_status: int | None) -> MetaError | None:
@@ -279,7 +286,8 @@ def _wamid(answer: Mapping[str, Any]) -> str | None:
     wamid = first.get("id")
     if not isinstance(wamid, str) or len(wamid) > WAMID_LENGTH_MAX:
         return None
-    return wamid if wamid.isprintable() and wamid and " " not in wamid else None
+    # What had to be mended within it would be another id.
+    return wamid if wamid.isprintable() and wamid and not _MENDED.intersection(wamid) else None
 
 
 def _message_status(answer: Mapping[str, Any]) -> str | None:
