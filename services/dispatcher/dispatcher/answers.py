@@ -11,17 +11,16 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
 from sendwhy.events import MetaError, Reason, reason
+from sendwhy.lenient import json_of
 from sendwhy.reasons import CATALOGUE, ReasonCode, reason_for_meta
 from sendwhy.values import value_class
 
 from dispatcher.decide import Message, Waiting
 
-_JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
 WAMID_LENGTH_MAX = 512
 RETRY_AFTER_MAX_SECONDS = 3600.0
-BOM = b"\xef\xbb\xbf"
+_MENDED = frozenset(" \ufffd")
 
 
 class Action(StrEnum):
@@ -171,9 +170,8 @@ def _by_its_body(
     Meta's own: an object with a 4xx surely refused the request; a text, a request that timed out (408) or any other
     status may be a proxy's that spoke after Meta.
     """
-    try:
-        answer = _JSON.validate_json(body.removeprefix(BOM))
-    except ValidationError:
+    answer = answer_object(body)
+    if answer is None:
         return MaybeTaken("unreadable answer", status)
     wamid = _wamid(answer)
     if wamid is not None:
@@ -197,6 +195,15 @@ def _by_its_body(
 
 def _refuses(status: int) -> bool:
     return 400 <= status < 500 and status not in (REQUEST_TIMEOUT, TOO_MANY_REQUESTS)
+
+
+def answer_object(body: bytes) -> Mapping[str, Any] | None:
+    """The object that Meta answered with; None where there is none that can be read."""
+    try:
+        answer = json_of(body)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
 
 
 def meta_error(error: Any, http_status: int | None) -> MetaError | None:
@@ -318,7 +325,8 @@ def _wamid(answer: Mapping[str, Any]) -> str | None:
     wamid = first.get("id")
     if not isinstance(wamid, str) or len(wamid) > WAMID_LENGTH_MAX:
         return None
-    return wamid if wamid.isprintable() and wamid and " " not in wamid else None
+    # What had to be mended within it would be another id.
+    return wamid if wamid.isprintable() and wamid and not _MENDED.intersection(wamid) else None
 
 
 def _message_status(answer: Mapping[str, Any]) -> str | None:

@@ -29,11 +29,18 @@ import certifi
 from aiohttp.connector import Connection
 from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict, istr
-from pydantic import JsonValue, TypeAdapter, ValidationError
 from sendwhy.events import MetaError
 from yarl import URL
 
-from dispatcher.answers import MaybeTaken, Outcome, meta_error, read_answer, unreachable, unusable_token
+from dispatcher.answers import (
+    MaybeTaken,
+    Outcome,
+    answer_object,
+    meta_error,
+    read_answer,
+    unreachable,
+    unusable_token,
+)
 from dispatcher.settings import Settings
 from dispatcher.tokens import Access
 
@@ -51,7 +58,6 @@ PAGES_MAX = 200
 CREDENTIALS = frozenset({"access_token", "appsecret_proof"})
 # Beside the calls that send: numbers and templates are read.
 READS_AT_ONCE = 50
-_JSON: TypeAdapter[Any] = TypeAdapter(dict[str, JsonValue])
 _PORTFOLIO = re.compile(r"[0-9A-Za-z_\-]{1,64}")
 
 
@@ -315,10 +321,9 @@ class Meta:
             answer = await self._ask(url, access)
         except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the address
             raise MetaUnreachable(type(error).__name__) from None
-        try:
-            told: Mapping[str, Any] = _JSON.validate_json(answer.body or b"")
-        except ValidationError:
-            raise MetaUnreachable(f"HTTP {answer.status} without readable JSON") from None
+        told = answer_object(answer.body or b"")
+        if told is None:
+            raise MetaUnreachable(f"HTTP {answer.status} without readable JSON")
         refused = meta_error(told.get("error"), answer.status)
         if refused is not None:
             raise MetaRefused(refused)

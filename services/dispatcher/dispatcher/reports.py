@@ -42,10 +42,11 @@ _STOPS_BEGINNING = "RESTRICTED_BIZ_INITIATED_MESSAGING"
 # September 2026) says that those forbid to make such templates, and to send them by Direct Send, which isn't used here.
 _STOPPING_RESTRICTIONS = (_STOPS_BEGINNING, "RESTRICTED_CUSTOMER_INITIATED_MESSAGING")
 _DECISIONS = frozenset({"APPROVED", "REJECTED", "PENDING", "DEFERRED"})
+_CATEGORIES = frozenset({"MARKETING", "UTILITY", "AUTHENTICATION"})
 _KNOWN: Mapping[str, frozenset[str]] = {
     "message_template_status_update": frozenset(_STATUS_OF_EVENT),
     "message_template_quality_update": frozenset({"GREEN", "YELLOW", "RED", "UNKNOWN"}),
-    "template_category_update": frozenset({"MARKETING", "UTILITY", "AUTHENTICATION"}),
+    "template_category_update": _CATEGORIES,
     "phone_number_quality_update": frozenset(
         {"ONBOARDING", "THROUGHPUT_UPGRADE", "FLAGGED", "UNFLAGGED", "UPGRADE", "DOWNGRADE"}
     ),
@@ -100,11 +101,12 @@ def template_after(known: TemplateRow, field: str, value: Mapping[str, Any], at:
         event = "UNPAUSE" if _title(value) == "UNPAUSE" else event.upper()
         if event not in _STATUS_OF_EVENT:
             return None
-        status = _STATUS_OF_EVENT[event]
+        status, told = _STATUS_OF_EVENT[event], _category(value) or known.template.category
         if status is None:
-            return known
+            is_news = told != known.template.category
+            return replace(known, template=replace(said, category=told)) if is_news else known
         why = _rejected_reason(value) if status not in ("APPROVED", "PENDING") else None
-        return replace(known, template=replace(said, status=status, rejected_reason=why))
+        return replace(known, template=replace(said, status=status, category=told, rejected_reason=why))
     if isinstance(score := value.get("new_quality_score"), str):
         return replace(known, quality=score.upper())
     if isinstance(category := value.get("new_category"), str):
@@ -115,6 +117,12 @@ def template_after(known: TemplateRow, field: str, value: Mapping[str, Any], at:
             else replace(known, template=replace(said, category=category.upper()))
         )
     return None
+
+
+def _category(value: Mapping[str, Any]) -> str | None:
+    """The category that a status report names beside the status (meta-cloud-api.md, 3.5)."""
+    category = str(value.get("message_template_category")).upper()
+    return category if category in _CATEGORIES else None
 
 
 def _title(value: Mapping[str, Any]) -> str:

@@ -226,7 +226,6 @@ MAYBE: list[tuple[str, int, Any]] = [
     ("a message id and a 429", 429, MESSAGE),
     ("informational", 101, b""),
     ("a redirect with Meta's words", 302, {"error": "moved"}),
-    ("latin-1", 400, '{"error":{"code":131009,"message":"não"}}'.encode("latin-1")),
     ("utf-16", 400, json.dumps(error(131009)).encode("utf-16")),
 ]
 
@@ -347,3 +346,17 @@ def test_any_error_and_any_messages_have_a_verdict(status: int, told: Any, messa
     if isinstance(outcome, NotTaken) and outcome.action is not REJECT:
         assert outcome.reason.meta is not None
         assert outcome.reason.meta.code is not None or status == 429
+
+
+@pytest.mark.parametrize("bad", [rb"\ud83d", b"a\nb", b"\xff", rb"\u0000"])
+def test_one_bad_character_costs_no_answer(bad: bytes) -> None:
+    outcome = answer(400, b'{"error": {"code": 131026, "message": "' + bad + b'"}}')
+    assert isinstance(outcome, NotTaken)
+    assert outcome.reason.meta is not None
+    assert outcome.reason.meta.code == 131026
+    taken = answer(200, b'{"contacts": [{"input": "' + bad + b'"}], "messages": [{"id": "wamid.A"}]}')
+    assert taken == Taken("wamid.A")
+
+
+def test_an_id_with_a_bad_character_in_it_names_no_message() -> None:
+    assert isinstance(answer(200, b'{"messages": [{"id": "wamid.\xff"}]}'), MaybeTaken)

@@ -96,6 +96,17 @@ def test_an_advance_notice_of_a_category_changes_nothing_yet() -> None:
         assert done.template.category == "UTILITY"
 
 
+@pytest.mark.parametrize("event", ["APPROVED", "FLAGGED", "PAUSED"])
+@pytest.mark.parametrize(
+    ("told", "category"), [("marketing", "MARKETING"), ("WONDROUS", "UTILITY"), (None, "UTILITY"), (7, "UTILITY")]
+)
+def test_a_status_takes_the_category_beside_it_along(event: str, told: Any, category: str) -> None:
+    known = replace(ROW, template=replace(TEMPLATE, category="UTILITY"))
+    after = template_after(known, STATUS, {"event": event, "message_template_category": told}, NOW)
+    assert after is not None
+    assert after.template.category == category
+
+
 @pytest.mark.parametrize("value", [{"event": "BEWITCHED"}, {}, {"event": 7}, {"new_category": None}])
 def test_what_we_do_not_know_is_left_to_the_next_sync(value: dict[str, Any]) -> None:
     assert template_after(ROW, STATUS, value, NOW) is None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic_core import from_json
+from sendwhy.lenient import json_of
 from sendwhy.values import value_class
 
 PARTS_MAX = 2000
@@ -35,7 +35,7 @@ def parts_of(body: bytes, *, workspace_id: str | None = None) -> list[Part]:
     What can't be read is one part, "unreadable": the delivery is still listed.
     """
     try:
-        payload = from_json(body)
+        payload = json_of(body)
     except ValueError:
         return [Part("unreadable", workspace_id)]
     if workspace_id is not None:
@@ -50,7 +50,7 @@ def parts_of(body: bytes, *, workspace_id: str | None = None) -> list[Part]:
 
 def _meta_parts(payload: Any) -> Iterator[Part]:
     for entry in _dicts(payload, "entry"):
-        waba_id = _text(entry, "id")
+        waba_id = _identifier(entry, "id")
         for change in _dicts(entry, "changes"):
             value = change.get("value")
             yield from _change_parts(
@@ -60,7 +60,7 @@ def _meta_parts(payload: Any) -> Iterator[Part]:
 
 def _change_parts(field: str, value: dict[str, Any], waba_id: str | None) -> Iterator[Part]:
     metadata = value.get("metadata")
-    sender_id = _text(metadata, "phone_number_id") if isinstance(metadata, dict) else None
+    sender_id = _identifier(metadata, "phone_number_id") if isinstance(metadata, dict) else None
     found = False
     for status in _dicts(value, "statuses"):
         found = True
@@ -81,8 +81,17 @@ def _callback(status: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _dicts(holder: Any, name: str) -> Iterator[dict[str, Any]]:
+    """The objects of a list; one alone may stand without it, as webhook-ingest reads it too."""
     elements = holder.get(name) if isinstance(holder, dict) else None
-    return (each for each in elements if isinstance(each, dict)) if isinstance(elements, list) else iter(())
+    several = [elements] if isinstance(elements, dict) else elements
+    return (each for each in several if isinstance(each, dict)) if isinstance(several, list) else iter(())
+
+
+def _identifier(holder: dict[str, Any], name: str) -> str | None:
+    """An id, which may come as a number."""
+    value = holder.get(name)
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**20
+    return str(value) if is_number else _text(holder, name)
 
 
 def _text(holder: dict[str, Any], name: str) -> str | None:

@@ -302,8 +302,6 @@ def test_an_unreadable_level_costs_only_itself(entry: Any, errors: int) -> None:
         b'{"entry": [' + b"9" * 5000 + b"]}",
         b"\x00\x01",
         "{}".encode("utf-16"),
-        b'{"entry": [' + b"1," * ELEMENTS_MAX + b"1]}",
-        statuses(*[{}] * (ELEMENTS_MAX + 1)),
     ],
 )
 def test_a_body_of_the_wrong_shape_is_refused_whole(raw: bytes) -> None:
@@ -504,3 +502,60 @@ def test_a_payment_or_call_that_failed_is_no_message_that_failed(kind: str) -> N
     assert first.event.raw["status"] == "failed"
     assert isinstance(second, StatusTold)
     assert reading.unknown["status"] == 1
+
+
+def test_too_many_elements_cost_none_that_could_be_read() -> None:
+    flood = body(value(state_sync=[{}] * (ELEMENTS_MAX + 1)), value(statuses=[status("read")]))
+    told = reading_of(flood).elements
+    assert [type(element) for element in told] == [Unreadable, StatusTold]
+    places = json.loads(statuses(status("read")))["entry"]
+    raw = json.dumps({"entry": [*places, *[1] * ELEMENTS_MAX]}).encode()
+    first, *_, last = reading_of(raw).elements
+    assert isinstance(first, StatusTold)
+    assert isinstance(last, Unreadable)
+    assert last.fragment == raw
+
+
+CODED = {"code": 131026, "title": "T", "message": "T", "error_data": {"details": "D"}, "href": "https://x"}
+UNTOLD: list[tuple[Any, dict[str, int]]] = [
+    ([{**CODED, "code": 5000000000}], {"code": 1}),
+    ([{**CODED, "error_data": {"details": {"deep": 1}}}], {}),
+    ([{**CODED, "is_transient": True}], {"field": 1}),
+    ([{**CODED, "fbtrace_id": "A1"}], {"field": 1}),
+    ([{**CODED, "message": "says more"}], {}),
+    ([CODED, {"code": 1, "title": "another"}], {}),
+    ([CODED, "a text"], {}),
+]
+
+
+@pytest.mark.parametrize(("errors", "counted"), UNTOLD)
+def test_what_a_reason_does_not_tell_of_its_errors_is_kept_and_what_is_new_counted(
+    errors: Any, counted: dict[str, int]
+) -> None:
+    reading = reading_of(statuses(status("failed", errors=errors)))
+    (told,) = reading.elements
+    assert isinstance(told, StatusTold)
+    assert told.extra == {"errors": errors}
+    assert dict(+reading.unknown) == counted
+
+
+@pytest.mark.parametrize("errors", [[CODED], CODED, [CODED, {"code": 1}], [{"code": 131026}]])
+def test_errors_that_the_reason_tells_whole_are_not_kept_twice(errors: Any) -> None:
+    assert only_status(statuses(status("failed", errors=errors))).extra is None
+
+
+def test_what_is_kept_of_errors_has_its_bound_and_makes_no_other_reading() -> None:
+    plain = only_status(statuses(status("failed", errors=[CODED])))
+    long = only_status(statuses(status("failed", errors=[{**CODED, "fbtrace_id": "A" * 100_000}])))
+    assert long.reading == plain.reading
+    assert long.extra is not None
+    assert len(str(long.extra["errors"])) <= 16 * 1024
+
+
+@pytest.mark.parametrize("code", ["#131026", " 131026", "131026", 131026.0])
+def test_a_code_is_read_however_it_is_written(code: Any) -> None:
+    told = only_status(statuses(status("failed", errors=[{**CODED, "code": code}])))
+    assert told.reason is not None
+    assert told.reason.meta is not None
+    assert told.reason.meta.code == 131026
+    assert told.extra is None

@@ -92,12 +92,14 @@ class Desk:
             outcome = await parsing.accept(connection, [record_with(record, accepted_of(record))], TAGGER)
         return _events([record for _, record in outcome.from_outbox])
 
-    async def know(self, number: str = NUMBER, app: str | None = APP, version: int = 1) -> None:
+    async def know(
+        self, number: str = NUMBER, app: str | None = APP, version: int = 1, workspace: str = WORKSPACE
+    ) -> None:
         state = SenderUpdated(
             event_id=event_id_of(number, str(version)),
             occurred_at=AT,
             sender_id=number,
-            workspace_id=WORKSPACE,
+            workspace_id=workspace,
             version=version,
             waba_id=WABA,
             app_id=app,
@@ -302,6 +304,56 @@ async def test_what_is_told_of_an_account_that_nobody_registered_is_kept_until_s
     await desk.know()
     (told,) = await desk.claim()
     assert told.topic == Topic.SENDER_REPORTED
+    assert await desk.claim() == []
+
+
+SECOND = "415566778899002"
+
+
+async def test_a_status_without_a_number_finds_the_only_one_of_its_workspace(desk: Desk) -> None:
+    await desk.know()
+    await desk.know(SECOND, workspace="globex")
+    (told,) = await desk.post(statuses(status("read", **callback("m-1")), number=None))
+    assert (told.sender_id, told.workspace_id, told.message_id) == (NUMBER, WORKSPACE, "m-1")
+    (foreign,) = await desk.post(statuses(status("read", "wamid.B", **callback("m-1", "initech")), number=None), 1)
+    assert (foreign.sender_id, foreign.workspace_id) == (None, None)
+
+
+async def test_a_status_without_a_number_finds_its_message_by_its_id_alone_once_that_is_known(desk: Desk) -> None:
+    await desk.know()
+    await desk.know(SECOND)
+    raw = statuses(status("read"), number=None)
+    (first,) = await desk.post(raw)
+    assert first.workspace_id is None
+    assert await desk.claim() == []
+    await desk.accept("wamid.A", "m-1")
+    (told,) = await desk.claim()
+    assert (told.sender_id, told.message_id) == (NUMBER, "m-1")
+    assert await desk.claim() == []
+
+
+async def test_nobody_elses_app_finds_a_number_for_a_status(desk: Desk) -> None:
+    await desk.know()
+    await desk.accept("wamid.A", "m-1")
+    raw = statuses(status("read", **callback("m-1")), number=None)
+    assert errors_of(await desk.post(raw, signer=OTHER_APP)) == ["foreign"]
+
+
+async def test_what_a_claim_leaves_is_not_taken_again_until_its_account_changes(desk: Desk) -> None:
+    await desk.know()
+    await desk.know(SECOND, workspace="globex")
+    wish = {"wa_id": "447700900142", "value": "stop", "category": "marketing_messages", "timestamp": str(T0)}
+    raw = body(value(None, user_preferences=[wish]), field="user_preferences")
+    await desk.post(raw)
+    assert await desk.claim() == []
+    async with desk.pool.acquire() as connection, connection.transaction():
+        assert await store.lock_claimable(connection, only_app=None, limit=10) == {}
+    await desk.know(version=2)
+    async with desk.pool.acquire() as connection, connection.transaction():
+        assert await store.lock_claimable(connection, only_app=None, limit=10) == {}
+    await desk.know(SECOND, version=2)
+    (told,) = await desk.claim()
+    assert told.workspace_id == WORKSPACE
     assert await desk.claim() == []
 
 

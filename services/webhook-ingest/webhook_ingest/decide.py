@@ -456,6 +456,13 @@ class Unclaimed:
     body: bytes
 
     @property
+    def wamid(self) -> str | None:
+        """By which a status without a number may find its message."""
+        if self.number is not None or not isinstance(self.event, StatusUpdated):
+            return None
+        return self.event.provider_message_id
+
+    @property
     def is_told(self) -> bool:
         """Whether its event goes out already. Not what could hold or change an account: whether its signer may speak
         for that shows once the account is registered."""
@@ -471,6 +478,38 @@ class Sorted:
     reports: dict[UUID, list[tuple[Delivery, Event]]] = field(default_factory=dict)
     unclaimed: dict[UUID, list[Unclaimed]] = field(default_factory=dict)
     foreign: list[tuple[Delivery, Origin | Whole]] = field(default_factory=list)
+
+
+def without_number(
+    elements: Iterable[tuple[Delivery, Element]],
+    accounts: Mapping[str, Sequence[Sender]],
+    apps: AbstractSet[str],
+) -> dict[int, dict[str, Sender]]:
+    """The statuses without a number, by their place in `elements`, each with the numbers that it may be of: those of
+    its account for which its signer speaks, and, where it names a workspace, only that one's."""
+    found: dict[int, dict[str, Sender]] = {}
+    for place, (delivery, element) in enumerate(elements):
+        if not isinstance(element, StatusTold) or element.origin.number is not None:
+            continue
+        named, only_app = element.callback, apps <= {delivery.signer}
+        found[place] = {
+            sender.sender_id: sender
+            for sender in accounts.get(element.origin.waba, ())
+            if _speaks_for(sender, delivery.signer, only_app) is Standing.OWN
+            and (named is None or named[0] == sender.workspace_id)
+        }
+    return found
+
+
+def numbered(status: StatusTold, numbers: Iterable[str], known: AbstractSet[MessageKey]) -> StatusTold:
+    """A status without a number, of which `numbers` may be the one: of the one that has its message, or of the only
+    one of the workspace that its callback data name. Else as it is."""
+    possible = set(numbers)
+    having = {number for number in possible if (number, status.wamid) in known}
+    fitting = having or (possible if status.callback is not None else set())
+    if len(fitting) != 1 or not isinstance(status.origin, Origin):
+        return status
+    return replace(status, origin=replace(status.origin, number=next(iter(fitting))))
 
 
 def accounts_needed(elements: Iterable[tuple[Delivery, Element]], senders: Mapping[str, Sender]) -> set[str]:

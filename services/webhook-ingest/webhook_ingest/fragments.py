@@ -25,6 +25,7 @@ from sendwhy.events import (
     TemplateReported,
     event_id_of,
 )
+from sendwhy.lenient import json_of
 from sendwhy.moments import told_time
 from sendwhy.reasons import ReasonCode
 
@@ -48,9 +49,9 @@ from webhook_ingest.values import (
     WAMID_LENGTH_MAX,
     Fragment,
     error_entries,
+    has_new_error_keys,
     identifier,
     is_at_most,
-    json_of,
     line,
     list_of,
     moment_of,
@@ -58,6 +59,7 @@ from webhook_ingest.values import (
     phone_of,
     reason_of,
     text_of,
+    untold_errors,
     wamid_of,
 )
 
@@ -145,7 +147,12 @@ class _MetaReader:
         entries = whole.get("entry") if isinstance(whole, dict) else None
         if not isinstance(whole, dict) or not isinstance(entries, list):
             raise ValueError("the body is no object with a list `entry`")
-        elements = [*self._of_entries(entries)]
+        elements: list[Element] = []
+        try:
+            for element in self._of_entries(entries):
+                elements.append(element)
+        except TooManyElements as error:
+            elements.append(Unreadable(body, str(error)))
         if not whole.keys() <= BODY_KEYS:
             elements.append(self._besides({}, whole, "body", BODY_KEYS))
         return Reading(tuple(elements), self.unknown, self.errors)
@@ -178,7 +185,12 @@ class _MetaReader:
         told = [key for key in ARRAYS if key in value]
         for key in told:
             items = value[key]
-            for item in items if isinstance(items, list) else [items]:
+            several = items if isinstance(items, list) else [items]
+            if len(several) > self.left:
+                # It alone: its neighbours are read.
+                yield self._unreadable(items, f"{key}: more than the {ELEMENTS_MAX} elements that a body may hold")
+                continue
+            for item in several:
                 yield self._guarded(self._readers[key], place, key, item)
         if not told:
             yield self._guarded(_MetaReader._report, place, place.field, value)
@@ -221,17 +233,19 @@ class _MetaReader:
         why = self._why(item) if status is Status.FAILED else None
         pricing, conversation = _whole_object(item, "pricing"), _whole_object(item, "conversation")
         extra = self._extra(item, failed=status is Status.FAILED)
+        # Meta's words beside what is read of them don't tell two statuses apart: a repeat may have a trace of its own.
+        reading = understood(why, (pricing, conversation, extra))
         return StatusTold(
             origin=place.origin(key, item),
             wamid=wamid_of(item),
             status=status,
             occurred_at=moment_of(item.get("timestamp"), self.observed),
             callback=callback_of(str(item.get("biz_opaque_callback_data"))),
-            reading=understood(why, (pricing, conversation, extra)),
+            reading=reading,
             reason=why,
             pricing=pricing,
             conversation=conversation,
-            extra=extra or None,
+            extra=(extra if why is None else self._with_errors(extra, item.get("errors"))) or None,
         )
 
     def _why(self, item: Fragment) -> Reason:
@@ -246,6 +260,14 @@ class _MetaReader:
         extra = {name: part for name, part in item.items() if name not in STATUS_KEYS}
         self.unknown["field"] += bool(extra)
         return extra | _odd_parts(item, failed=failed)
+
+    def _with_errors(self, extra: Fragment, errors: JsonValue) -> Fragment:
+        """With the errors of a `failed` as they came, where its reason tells less."""
+        if not error_entries(errors):
+            return extra
+        self.unknown["field"] += has_new_error_keys(errors)
+        untold = untold_errors(errors)
+        return extra if untold is None else {**extra, "errors": untold}
 
     def _message(self, place: "_Change", key: str, item: Fragment) -> Element:
         kind = line(item.get("type"), 64)

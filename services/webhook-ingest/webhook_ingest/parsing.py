@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +23,7 @@ from webhook_ingest.accepted import Accepted
 from webhook_ingest.decide import (
     Change,
     MessageKey,
+    Sender,
     Sorted,
     Told,
     Verdict,
@@ -31,8 +32,10 @@ from webhook_ingest.decide import (
     is_to_be_saved,
     joined,
     judge_statuses,
+    numbered,
     risen,
     sort_out,
+    without_number,
 )
 from webhook_ingest.elements import Delivery, Element, StatusTold, Unreadable
 from webhook_ingest.erasures import recipient_of
@@ -75,8 +78,8 @@ class Replayed:
 
 @dataclass(slots=True)
 class Outcome:
-    """What deliveries lead to: `publish` now, `from_outbox` what no Kafka record stands behind, and the counts.
-    `changes` only in a replay."""
+    """What deliveries lead to: `publish` now, `from_outbox` what no Kafka record stands behind, the counts, and the ids
+    of what is `unclaimed`. `changes` only in a replay."""
 
     publish: list[Outgoing] = field(default_factory=list)
     from_outbox: list[tuple[UUID, Outgoing]] = field(default_factory=list)
@@ -86,6 +89,7 @@ class Outcome:
     verdict: Verdict = field(default_factory=Verdict)
     beats: dict[str, Beat] = field(default_factory=dict)
     changes: dict[MessageKey, Change] = field(default_factory=dict)
+    unclaimed: set[UUID] = field(default_factory=set)
 
     def count(self, metrics: Metrics) -> None:
         for kind, number in self.unknown.items():
@@ -143,10 +147,13 @@ async def apply(
     origins = (element.origin for _, element in elements if not isinstance(element, Unreadable))
     senders = await store.senders_of(connection, {origin.number for origin in origins if origin.number})
     accounts = await store.senders_of_accounts(connection, accounts_needed(elements, senders))
+    if accounts:
+        elements = await _with_numbers(connection, elements, senders, accounts, apps)
     sorted_out = sort_out(elements, senders, accounts, apps, None if replayed is None else replayed.workspace_id)
     outcome.beats = _beats(elements, sorted_out)
     await _apply_statuses(connection, sorted_out.told, outcome, replayed)
     events = await _fresh_reports(connection, sorted_out, replayed)
+    outcome.unclaimed = set(sorted_out.unclaimed)
     places = await store.add_unclaimed(connection, sorted_out.unclaimed) if sorted_out.unclaimed else {}
     for event_id, several in sorted_out.unclaimed.items():
         claimable = next((one for one in several if one.delivery.place == places.get(event_id)), None)
@@ -159,6 +166,29 @@ async def apply(
     ]
     _count_unclaimed(sorted_out, outcome)
     return outcome
+
+
+async def _with_numbers(
+    connection: Connection,
+    elements: list[tuple[Delivery, Element]],
+    senders: dict[str, Sender],
+    accounts: Mapping[str, Sequence[Sender]],
+    apps: AbstractSet[str],
+) -> list[tuple[Delivery, Element]]:
+    """With the numbers of statuses that name none but can only be of one; these join `senders`."""
+    possible = {place: some for place, some in without_number(elements, accounts, apps).items() if some}
+    if not possible:
+        return elements
+    wamids = {element.wamid for place in possible if isinstance(element := elements[place][1], StatusTold)}
+    known = await store.known_messages(connection, {number for some in possible.values() for number in some}, wamids)
+    found = list(elements)
+    for place, some in possible.items():
+        delivery, element = elements[place]
+        if isinstance(element, StatusTold):
+            element = numbered(element, some, known)
+            senders.update((number, sender) for number, sender in some.items() if number == element.origin.number)
+            found[place] = delivery, element
+    return found
 
 
 def _count_unclaimed(sorted_out: Sorted, outcome: Outcome) -> None:
@@ -280,6 +310,7 @@ async def accept(connection: Connection, records: Sequence[Record[Accepted | Non
     }
     outcome = Outcome()
     if accepted:
+        await store.look_again_at_messages(connection, {wamid for _, wamid in accepted})
         recipients = {key: recipient_of(tagger, told.workspace_id, told.to) for key, told in accepted.items()}
         await store.accept(connection, accepted, recipients)
         outcome.from_outbox = await _join(connection, list(accepted), outcome.verdict)
@@ -289,15 +320,29 @@ async def accept(connection: Connection, records: Sequence[Record[Accepted | Non
 async def keep_senders(connection: Connection, records: Sequence[Record[SenderUpdated | None]]) -> Sequence[Outgoing]:
     """Whose each number is; the last state of a batch counts."""
     states = {(record.key or b"").decode(errors="replace"): record.event for record in records}
+    before = await store.senders_of(connection, states.keys())
     await store.save_senders(connection, states)
+    after = await store.senders_of(connection, states.keys())
+    # Nearly always it is something else about a number that has changed.
+    if changed := {sender for sender, _ in before.items() ^ after.items()}:
+        accounts = {
+            sender.waba_id for known in (before, after) for number, sender in known.items() if number in changed
+        }
+        await store.look_again_at_accounts(connection, accounts)
     return ()
 
 
 async def claim(connection: Connection, apps: AbstractSet[str]) -> Outcome:
-    """Read again what was told about numbers that have become known; all of it goes through the outbox."""
+    """Read again what was told about numbers that have become known; all of it goes through the outbox. What is still
+    nobody's is left, and what has gone out of it is not said again."""
     only_app = next(iter(apps)) if len(apps) == 1 else None
-    deliveries = await store.take_claimable(connection, only_app=only_app, limit=CLAIM_LIMIT)
-    outcome = await apply(connection, deliveries, apps) if deliveries else Outcome()
+    claimable = await store.lock_claimable(connection, only_app=only_app, limit=CLAIM_LIMIT)
+    if not claimable:
+        return Outcome()
+    outcome = await apply(connection, list(claimable.values()), apps)
+    left = claimable.keys() & outcome.unclaimed
+    await store.settle_claim(connection, claimable.keys() - left, left)
+    outcome.publish = [record for record in outcome.publish if _event_id(record) not in left]
     await hold_in_outbox(connection, outcome)
     return outcome
 

@@ -241,9 +241,10 @@ async def join(connection: Connection, keys: Sequence[MessageKey]) -> list[tuple
 
 
 _ADD_UNCLAIMED = """
-insert into unclaimed (event_id, sender_id, app_id, kafka_partition, kafka_offset, received_at, body, waba_id)
+insert into unclaimed (event_id, sender_id, app_id, kafka_partition, kafka_offset, received_at, body, waba_id,
+                       wamid)
 select * from unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::timestamptz[], $7::bytea[],
-                     $8::text[])
+                     $8::text[], $9::text[])
 on conflict do nothing
 """
 _UNCLAIMED_PLACES = "select event_id, kafka_partition, kafka_offset from unclaimed where event_id = any($1)"
@@ -264,35 +265,68 @@ async def add_unclaimed(
         [entry.delivery.at for _, entry in rows],
         [entry.body for _, entry in rows],
         [entry.waba for _, entry in rows],
+        [entry.wamid for _, entry in rows],
     )
     return _places(await connection.fetch(_UNCLAIMED_PLACES, list(unclaimed)))
 
 
 # An app_id that the dispatcher wasn't told speaks for nobody unless there is only one app.
-_TAKE_CLAIMABLE = """
-delete from unclaimed where event_id in (
+_LOCK_CLAIMABLE = """
+select event_id, app_id, kafka_partition, kafka_offset, received_at, body from unclaimed where event_id in (
     select u.event_id from sender s
     join lateral (
         select event_id from unclaimed
-        where (sender_id = s.sender_id or sender_id is null and waba_id = s.waba_id)
+        where (sender_id = s.sender_id or sender_id is null and waba_id = s.waba_id) and not is_left
           and (s.app_id is not null or app_id = $2)
         order by received_at limit $1
         for update skip locked
     ) u on true
     limit $1
 )
-returning app_id, kafka_partition, kafka_offset, received_at, body
 """
+_DROP_CLAIMED = "delete from unclaimed where event_id = any($1)"
+_LEAVE = "update unclaimed set is_left = true where event_id = any($1)"
+# Without `is_left`: what a claim looks at just now is locked, and is to be looked at again after it.
+_LOOK_AGAIN_AT_ACCOUNTS = "update unclaimed set is_left = false where sender_id is null and waba_id = any($1)"
+_LOOK_AGAIN_AT_MESSAGES = "update unclaimed set is_left = false where sender_id is null and wamid = any($1)"
 
 
-async def take_claimable(connection: Connection, *, only_app: str | None, limit: int) -> list[Delivery]:
-    """Take out what was told about numbers and accounts that have become known meanwhile; `only_app`: if just one is
-    configured."""
-    rows = await connection.fetch(_TAKE_CLAIMABLE, limit, only_app)
-    return [
-        Delivery("meta", row["app_id"], row["body"], row["received_at"], row["kafka_partition"], row["kafka_offset"])
+async def lock_claimable(connection: Connection, *, only_app: str | None, limit: int) -> dict[UUID, Delivery]:
+    """What was told about numbers and accounts that have become known meanwhile, held until the transaction's end;
+    `only_app`: if just one is configured."""
+    rows = await connection.fetch(_LOCK_CLAIMABLE, limit, only_app)
+    return {
+        row["event_id"]: Delivery(
+            "meta", row["app_id"], row["body"], row["received_at"], row["kafka_partition"], row["kafka_offset"]
+        )
         for row in rows
-    ]
+    }
+
+
+async def settle_claim(connection: Connection, claimed: AbstractSet[UUID], left: AbstractSet[UUID]) -> None:
+    """Forget what has found its owner, and leave the rest until `look_again`."""
+    await connection.execute(_DROP_CLAIMED, sorted(claimed))
+    await connection.execute(_LEAVE, sorted(left))
+
+
+async def look_again_at_accounts(connection: Connection, accounts: AbstractSet[str]) -> None:
+    await connection.execute(_LOOK_AGAIN_AT_ACCOUNTS, sorted(accounts))
+
+
+async def look_again_at_messages(connection: Connection, wamids: AbstractSet[str]) -> None:
+    """Before these messages' own rows are written: a claim locks them in this order, too."""
+    await connection.execute(_LOOK_AGAIN_AT_MESSAGES, sorted(wamids))
+
+
+_KNOWN_BY_WAMID = "select sender_id, wamid from message where sender_id = any($1) and wamid = any($2)"
+
+
+async def known_messages(
+    connection: Connection, numbers: AbstractSet[str], wamids: AbstractSet[str]
+) -> set[MessageKey]:
+    """Which of these ids are of messages of these numbers."""
+    rows = await connection.fetch(_KNOWN_BY_WAMID, sorted(numbers), sorted(wamids))
+    return {(row["sender_id"], row["wamid"]) for row in rows}
 
 
 # The same condition as the partial index on deadline.

@@ -1,10 +1,10 @@
 """Single values of a webhook, read tolerantly: what can't be read is None, or what stands in for it; nothing raises
-but `json_of` and `wamid_of`, which say ValueError."""
+but `wamid_of`, which says ValueError."""
 
 import re
 from datetime import datetime, timedelta
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter
 from sendwhy.events import MetaError, Reason, reason
 from sendwhy.moments import told_time
 from sendwhy.reasons import ReasonCode, reason_for_meta
@@ -13,6 +13,10 @@ TEXT_LENGTH_MAX = 64 * 1024
 WAMID_LENGTH_MAX = 512
 DETAIL_LENGTH_MAX = 500
 ERROR_CODE_MAX = 2**31
+MORE_ERRORS_MAX = 10
+ERRORS_BYTES_MAX = 16 * 1024
+ERROR_KEYS = frozenset({"code", "title", "message", "error_data", "details", "error_subcode", "href"})
+ERROR_DATA_KEYS = frozenset({"messaging_product", "details"})
 # Meta's clock and ours: beyond this a time ahead of ours is a mistake, and must not outrank what comes later.
 AHEAD_MAX = timedelta(days=1)
 
@@ -20,32 +24,8 @@ Fragment = dict[str, JsonValue]
 
 JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_CODE = re.compile(r"\s*#?([0-9]{1,10})\s*")
 _NUL = re.compile("\x00")
-_RAW_CONTROL = bytes(range(0x20))
-# An escaped backslash, a pair of surrogates, a lone one, or NUL: in this order, so that each stands for itself.
-_ESCAPES = re.compile(
-    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u(?:[dD][89a-fA-F][0-9a-fA-F]{2}|0000))"
-)
-
-
-def json_of(body: bytes) -> JsonValue:
-    """The body as JSON. Raises ValueError.
-
-    NUL, which PostgreSQL refuses, and lone surrogates, which no UTF-8 can hold, become U+FFFD, and bare control
-    characters spaces: one bad character in one text must not cost the whole delivery. The raw bytes stay on
-    webhook.received as they came.
-    """
-    if b"\\u" in body:
-        body = _ESCAPES.sub(lambda match: rb"\ufffd" if match.group(1) else match.group(), body)
-    try:
-        return JSON.validate_json(body)
-    except ValidationError:
-        spaced = body.translate(bytes.maketrans(_RAW_CONTROL, b" " * len(_RAW_CONTROL)))
-        mended = spaced.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
-    try:
-        return JSON.validate_json(mended)
-    except ValidationError as error:
-        raise ValueError(error.errors(include_input=False)[0]["msg"]) from None
 
 
 def moment_of(value: JsonValue, observed: datetime) -> datetime:
@@ -55,7 +35,7 @@ def moment_of(value: JsonValue, observed: datetime) -> datetime:
 
 
 def reason_of(errors: JsonValue) -> tuple[Reason, bool]:
-    """The reason for a `failed` by its first error with a code, and whether the code is new to the catalogue."""
+    """The reason for a `failed` by its first error with a code, and whether a code is new to the catalogue or none."""
     entries = error_entries(errors)
     first = next((entry for entry in entries if _code(entry) is not None), entries[0] if entries else None)
     if first is None:
@@ -63,10 +43,50 @@ def reason_of(errors: JsonValue) -> tuple[Reason, bool]:
     meta = _meta_error(first)
     code = reason_for_meta(meta.code, subcode=meta.subcode)
     told = meta.details or meta.title or "no text"
-    others: list[JsonValue] = [_code(entry) for entry in entries[:10] if entry is not first]
+    others: list[JsonValue] = [_code(entry) for entry in entries[:MORE_ERRORS_MAX] if entry is not first]
     evidence: Fragment = {"other_codes": others} if others else {}
     detail = f"Meta: {told}" + (f" (code {meta.code})" if meta.code is not None else "")
-    return reason(code, detail, evidence, meta), meta.code is not None and code is ReasonCode.META_ERROR
+    is_new = meta.code is not None and code is ReasonCode.META_ERROR
+    return reason(code, detail, evidence, meta), is_new or any(_is_odd_code(entry) for entry in entries)
+
+
+def untold_errors(errors: JsonValue) -> JsonValue:
+    """The errors as they came where the reason by them tells less; None where it tells all. What is very long is cut,
+    as a text."""
+    several = errors if isinstance(errors, list) else [errors]
+    entries = error_entries(errors)
+    # Of further errors the reason has the codes alone.
+    is_told = len(several) == len(entries) <= 1 or all(entry.keys() <= {"code"} for entry in entries[1:])
+    if is_told and len(several) == len(entries) <= MORE_ERRORS_MAX and all(map(_is_plain, entries)):
+        return None
+    written = JSON.dump_json(errors)
+    return errors if len(written) <= ERRORS_BYTES_MAX else written[:ERRORS_BYTES_MAX].decode(errors="ignore")
+
+
+def has_new_error_keys(errors: JsonValue) -> bool:
+    return any(
+        not entry.keys() <= ERROR_KEYS or not object_of(entry.get("error_data")).keys() <= ERROR_DATA_KEYS
+        for entry in error_entries(errors)
+    )
+
+
+def _is_plain(entry: Fragment) -> bool:
+    """Whether `_meta_error` tells all of it. `href` is always the same page of Meta's."""
+    data, title = entry.get("error_data"), entry.get("title")
+    details = data.get("details") if isinstance(data, dict) else data
+    texts = (title, entry.get("message"), details, entry.get("details"))
+    return (
+        not has_new_error_keys(entry)
+        and not _is_odd_code(entry)
+        and all(text is None or (isinstance(text, str) and len(text) <= DETAIL_LENGTH_MAX) for text in texts)
+        and (not title or entry.get("message") in (None, title))
+        and (not details or entry.get("details") in (None, details))
+        and (entry.get("error_subcode") is None or _number(entry["error_subcode"]) is not None)
+    )
+
+
+def _is_odd_code(entry: Fragment) -> bool:
+    return entry.get("code") is not None and _code(entry) is None
 
 
 def error_entries(errors: JsonValue) -> list[Fragment]:
@@ -91,8 +111,8 @@ def _code(entry: Fragment) -> int | None:
 
 
 def _number(code: JsonValue) -> int | None:
-    if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) <= 10:
-        code = int(code)
+    if isinstance(code, str) and (told := _CODE.fullmatch(code)):
+        code = int(told[1])
     if isinstance(code, float) and code.is_integer():
         code = int(code)
     is_number = isinstance(code, int) and not isinstance(code, bool)

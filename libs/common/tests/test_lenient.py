@@ -1,0 +1,25 @@
+"""JSON with one bad character in it is read for the rest."""
+
+import pytest
+from sendwhy.lenient import json_of
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (rb'{"a": "\ud83d", "b": 1}', {"a": "\ufffd", "b": 1}),
+        (rb'{"a": "\ud83d\udc4b \\ud83d"}', {"a": "👋 \\ud83d"}),
+        (rb'"\u0000"', "\ufffd"),
+        (b'{"a": "x\ny\tz"}', {"a": "x y z"}),
+        (b'{"a": "\xff"}', {"a": "\ufffd"}),
+        (b"\xef\xbb\xbf[1]", [1]),
+    ],
+)
+def test_one_bad_character_costs_nothing_else(body: bytes, told: object) -> None:
+    assert json_of(body) == told
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"a": 1', b"[" * 300 + b"]" * 300, b"{} {}"])
+def test_what_is_no_json_or_half_of_it_is_not_guessed(body: bytes) -> None:
+    with pytest.raises(ValueError, match="Invalid JSON"):
+        json_of(body)
