@@ -12,7 +12,6 @@ Json = dict[str, Any]
 # What may become of a record of send.requested, as docs/bad-inputs.md words it.
 ASIDE = "dead letter"
 REFUSED = "dead letter, and send.rejected INVALID_REQUEST"
-ANSWERED = "send.rejected INVALID_REQUEST"
 GOES = "harmless: goes out, and is read"
 
 

@@ -109,6 +109,9 @@ class WordBody(Body):
     at: At | None = None
 
 
+NOTHING_MORE = WordBody()
+
+
 class ContactView(BaseModel):
     """`phone` in E.164 where it can be read, else as given, with `phone_fault`. Without the right to see numbers,
     only its last two digits. `person_id`: the person's own id, the same for all contacts that are one person, and
@@ -160,35 +163,43 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
     router = APIRouter(prefix="/v1")
     desk = Desk(runtime, settings)
 
-    @router.put("/workspaces/{w}/contacts/{contact_id}", response_model=ContactView)
+    @router.put("/workspaces/{w}/contacts/{contact_id:path}", response_model=ContactView)
     async def put_contact(
         caller: Operator, contact_id: ContactId, body: ContactBody, request: Request, key: IdempotencyKey = None
     ) -> Response:
         return await desk.write(request, caller, key, lambda now: _put(caller, contact_id, body, now))
 
-    @router.get("/workspaces/{w}/contacts/{contact_id}", response_model=ContactView)
+    @router.get("/workspaces/{w}/contacts/{contact_id:path}", response_model=ContactView)
     async def get_contact(caller: Viewer, contact_id: ContactId) -> ContactView:
         async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             contact = await people.contact_named(connection, caller.workspace, contact_id)
             return _view(contact, caller, await people.records_of(connection, contact))
 
-    @router.delete("/workspaces/{w}/contacts/{contact_id}", status_code=204)
+    @router.delete("/workspaces/{w}/contacts/{contact_id:path}", status_code=204)
     async def erase_contact(
         caller: Admin, contact_id: ContactId, request: Request, key: IdempotencyKey = None
     ) -> Response:
         """Erase a person in all services. `Location` is the proof's address; a repeat has the same."""
         return await desk.erase(request, caller, key, contact_id)
 
-    @router.post("/workspaces/{w}/contacts/{contact_id}/subscribe", response_model=ContactView)
+    @router.post("/workspaces/{w}/contacts/{contact_id:path}/subscribe", response_model=ContactView)
     async def subscribe(
-        caller: Operator, contact_id: ContactId, body: WordBody, request: Request, key: IdempotencyKey = None
+        caller: Operator,
+        contact_id: ContactId,
+        request: Request,
+        body: WordBody = NOTHING_MORE,
+        key: IdempotencyKey = None,
     ) -> Response:
         state = MarketingState.SUBSCRIBED
         return await desk.say(request, caller, key, contact_id, body, state)
 
-    @router.post("/workspaces/{w}/contacts/{contact_id}/unsubscribe", response_model=ContactView)
+    @router.post("/workspaces/{w}/contacts/{contact_id:path}/unsubscribe", response_model=ContactView)
     async def unsubscribe(
-        caller: Operator, contact_id: ContactId, body: WordBody, request: Request, key: IdempotencyKey = None
+        caller: Operator,
+        contact_id: ContactId,
+        request: Request,
+        body: WordBody = NOTHING_MORE,
+        key: IdempotencyKey = None,
     ) -> Response:
         return await desk.say(request, caller, key, contact_id, body, UNSUBSCRIBED)
 

@@ -71,12 +71,12 @@ def make_app(settings: Settings) -> FastAPI:
         },
     )
     desk = api.Desk(runtime, settings)
-    app.include_router(suggestions.routes(runtime, desk))  # before the routes by id: "suggestions" is no contact
+    # An id may have slashes, so that a contact's own routes take whatever is left: all others stand before them.
+    app.include_router(suggestions.routes(runtime, desk))
     app.include_router(workspace.routes(runtime, desk))
     app.include_router(history.routes(runtime))
-    # Before the contacts, one of which might be called "imports".
     app.include_router(import_api.routes(runtime, imports))
-    app.include_router(api.routes(runtime, settings))
     app.include_router(erasure_api.routes(runtime, settings))
+    app.include_router(api.routes(runtime, settings))
     app.include_router(keyword_routes(runtime))
     return app

@@ -235,7 +235,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         more = cursor_of(str(rows[limit - 1]["number"])) if len(rows) > limit else None
         return PrivacyRequestPage(items=[_request(caller.workspace, row) for row in rows[:limit]], next_cursor=more)
 
-    @router.get("/contacts/{contact_id}/data")
+    @router.get("/contacts/{contact_id:path}/data")
     async def get_data(caller: Operator, contact_id: ContactId) -> DataAnswer:
         """What consent holds of a person, for message-log's export."""
         async with runtime.within(caller.workspace, wait_seconds=30) as connection:

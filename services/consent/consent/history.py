@@ -92,7 +92,7 @@ class HistoryPage(BaseModel):
 def routes(runtime: Runtime) -> APIRouter:
     router = APIRouter(prefix="/v1/workspaces/{w}/contacts")
 
-    @router.get("/{contact_id}/history", response_model=HistoryPage)
+    @router.get("/{contact_id:path}/history", response_model=HistoryPage)
     async def get_history(
         caller: Viewer,
         contact_id: ContactId,

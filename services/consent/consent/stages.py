@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from sendwhy.erasure import keep_erasures_waiting
 from sendwhy.events import (
     CustomerUpdated,
@@ -15,7 +15,9 @@ from sendwhy.events import (
     MarketingState,
     MessageId,
     MessageReceived,
+    Metadata,
     SendConsented,
+    SenderId,
     SenderUpdated,
     SendRecalled,
     SendRejected,
@@ -23,15 +25,17 @@ from sendwhy.events import (
     Status,
     StatusUpdated,
     TemplateUpdated,
+    To,
     Wire,
     WorkspaceId,
     event_id_of,
 )
+from sendwhy.events import Origin as Asker
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, Decision, MessageKey, decisions_of
 from sendwhy.privacy import ERASURE, redacted_request
 from sendwhy.reasons import ReasonCode, Service
-from sendwhy.stage import Parse, Record, Unreadable
+from sendwhy.stage import Parse, Record, Unreadable, dead_letter
 from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
 
 from consent import erasures, keyword_store, people, store
@@ -59,11 +63,26 @@ _ASKED_BY_SHOPS = ("redact", "data_request", "shop_redact")
 _STOPPED = ReasonCode.RECIPIENT_STOPPED_MARKETING.encode()
 
 
-class _Ids(Wire):
-    """What must be readable of a request for its refusal to be told."""
+def _none_if_wrong(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+_IfRight = WrapValidator(_none_if_wrong)
+
+
+class _Legible(Wire):
+    """What can be read of a request that is wrong: its ids must be for its refusal to be told, the rest is echoed in
+    it, each as far as it is right by itself."""
 
     message_id: MessageId
     workspace_id: WorkspaceId
+    sender_id: Annotated[SenderId | None, _IfRight] = None
+    to: Annotated[To | None, _IfRight] = None
+    origin: Annotated[Asker | None, _IfRight] = None
+    metadata: Annotated[Metadata | None, _IfRight] = None
 
 
 @dataclass
@@ -232,7 +251,7 @@ class Stages:
             if key not in standing and key not in fresh:
                 completed = complete(record.event, record.at)
                 if isinstance(completed, Invalid):
-                    refused.append(self._refuse(key, record, completed, record.event))
+                    refused += [self._refuse(key, record, completed, record.event), self._put_aside(record, completed)]
                     result = "invalid"
                 else:
                     fresh[key] = (record, completed)
@@ -309,7 +328,7 @@ class Stages:
         return answers
 
     def _refuse(
-        self, key: MessageKey, record: Record[Any], invalid: Invalid, request: SendRequested | None
+        self, key: MessageKey, record: Record[Any], invalid: Invalid, request: SendRequested | _Legible
     ) -> Outgoing:
         self._metrics.inc(Metric.REJECTED, service=Service.CONSENT, reason=ReasonCode.INVALID_REQUEST)
         # By its bytes and place: the same broken bytes twice are two refusals, each told with its own time.
@@ -319,26 +338,32 @@ class Stages:
             occurred_at=record.at,
             workspace_id=key[0],
             message_id=key[1],
-            sender_id=request.sender_id if request else None,
-            to=request.to if request else None,
-            origin=request.origin if request else None,
+            sender_id=request.sender_id,
+            to=request.to,
+            origin=request.origin,
             service=Service.CONSENT,
             reason=invalid.reason,
-            metadata=request.metadata if request else {},
+            metadata=request.metadata or {},
         )
         return outgoing(event, source=Service.CONSENT, trace=record.trace)
 
+    def _put_aside(self, record: Record[Any], invalid: Invalid) -> Outgoing:
+        """The dead letter of a request that can be parsed and yet not be used; the stage makes those of the others."""
+        self._metrics.inc(Metric.DEAD_LETTERS, topic=record.topic, error="invalid")
+        return dead_letter(record, service=Service.CONSENT, error=f"invalid: {'; '.join(invalid.fields)}")
+
     async def on_unreadable(self, connection: Connection, unreadable: Sequence[Unreadable]) -> Sequence[Outgoing]:
         """Tell of requests that can't be read, as far as their ids can and nothing was decided under them."""
-        readable = [(ids, entry) for entry in unreadable if (ids := _ids_of(entry.record)) is not None]
+        legible = [(told, entry) for entry in unreadable if (told := _legible(entry.record)) is not None]
         for _ in unreadable:
             self._metrics.inc(Metric.REQUESTS, origin_kind="unknown", result="invalid")
-        if not readable:
+        if not legible:
             return []
-        standing = await decisions_of(connection, CONSENT_STEP, [key for key, _ in readable])
+        keys = [(told.workspace_id, told.message_id) for told, _ in legible]
+        standing = await decisions_of(connection, CONSENT_STEP, keys)
         return [
-            self._refuse(key, entry.record, Invalid(entry.fields), None)
-            for key, entry in readable
+            self._refuse(key, entry.record, Invalid(entry.fields), told)
+            for key, (told, entry) in zip(keys, legible, strict=True)
             if key not in standing
         ]
 
@@ -598,12 +623,11 @@ def _told(records: Iterable[Outgoing]) -> list[Outgoing]:
     return [record for record in records if record.value is not None]
 
 
-def _ids_of(record: Record[None]) -> MessageKey | None:
+def _legible(record: Record[None]) -> _Legible | None:
     try:
-        ids = _Ids.model_validate_json(record.value or b"")
+        return _Legible.model_validate_json(record.value or b"")
     except ValidationError:
         return None
-    return ids.workspace_id, ids.message_id
 
 
 def _latest_states(records: Sequence[Record[Any]]) -> dict[str, Any]:

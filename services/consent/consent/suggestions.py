@@ -179,7 +179,7 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
 
         return await desk.once(request, caller, key, act)
 
-    @router.get("/{contact_id}/suggestion", response_model=ContactSuggestion)
+    @router.get("/{contact_id:path}/suggestion", response_model=ContactSuggestion)
     async def one_suggestion(caller: Viewer, contact_id: ContactId) -> ContactSuggestion:
         async with runtime.within(caller.workspace, wait_seconds=30) as connection:
             contact = await people.contact_named(connection, caller.workspace, contact_id)
@@ -189,7 +189,7 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
         shown = _view(suggestion, clear=clear) if suggestion else None
         return ContactSuggestion(contact_id=contact.key.contact_id, suggestion=shown)
 
-    @router.post("/{contact_id}/suggestion/accept", response_model=Outcome)
+    @router.post("/{contact_id:path}/suggestion/accept", response_model=Outcome)
     async def accept(
         caller: Operator, contact_id: ContactId, body: AcceptBody, request: Request, key: IdempotencyKey = None
     ) -> Response:

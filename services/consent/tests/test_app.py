@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -355,6 +355,10 @@ async def test_evaluate_finds_the_stop_of_who_has_the_given_phone(running: Runni
         ("viewer-token-1", "GET", "/v1/workspaces/other/contacts", 404),
         ("viewer-token-1", "PUT", "/v1/workspaces/acme/contacts/c", 403),
         ("operator-token-1", "DELETE", "/v1/workspaces/acme/contacts/c", 403),
+        ("operator-token-1", "DELETE", "/v1/workspaces/acme/contacts/gid:%2F%2Fshop%2F5", 403),
+        ("viewer-token-1", "PUT", "/v1/workspaces/acme/contacts/gid:%2F%2Fshop%2F5", 403),
+        ("viewer-token-1", "GET", "/v1/workspaces/other/contacts/x%2Fworkspaces%2Facme%2Fcontacts%2Fc", 404),
+        ("admin-token-1", "PUT", "/v1/workspaces/acme/contacts/", 422),
         ("operator-token-1", "GET", "/v1/workspaces/acme/contacts/nobody", 404),
         ("operator-token-1", "POST", "/v1/workspaces/acme/contacts/nobody/subscribe", 404),
         ("wrong-token", "GET", "/v1/workspaces/acme/contacts", 401),
@@ -738,3 +742,53 @@ async def test_rights_on_suggestions(
 async def test_another_workspaces_person_is_nobody(running: Running) -> None:
     mine = await put(running, workspace())
     assert (await running.http.get(f"/v1/workspaces/{workspace()}/contacts/{mine['person_id']}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "contact_id", ["gid://shopify/Customer/5", "/", "erp/7/history", "erp/7/subscribe", "imports/7", "a%2Fb", "a//b/"]
+)
+async def test_a_contact_id_may_have_slashes(running: Running, contact_id: str) -> None:
+    """It stands in a path with its slashes encoded, which a server decodes before it looks for the route."""
+    w = workspace()
+    headers = {"content-type": "text/csv"}
+    file = f"contact_id,phone,marketing_state\n{contact_id},{PHONE},subscribed\n".encode()
+    await running.http.post(f"/v1/workspaces/{w}/contacts/import", content=file, headers=headers)
+    path = f"/v1/workspaces/{w}/contacts/{quote(contact_id, safe='')}"
+
+    async def told(method: str, suffix: str = "", **more: Any) -> Any:
+        answer = await running.http.request(method, path + suffix, **more)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    assert (await told("PUT", json=CONTACT | {"name": "Inés"}))["contact_id"] == contact_id
+    assert (await told("POST", "/unsubscribe", json={}))["contact_id"] == contact_id
+    assert (await told("POST", "/subscribe", json={"proof": "form 17"}))["name"] == "Inés"
+    assert [one["contact_id"] for one in (await told("GET", "/history"))["items"]] == [contact_id] * 4
+    assert (await told("GET", "/suggestion")) == {"contact_id": contact_id, "suggestion": None}
+    assert [one["contact_id"] for one in (await told("GET", "/data"))["contacts"]] == [contact_id]
+    accepted = {"phone": PHONE, "ground": "shop_country"}
+    assert (await told("POST", "/suggestion/accept", json=accepted))["outcome"] == "already_accepted"
+    if not contact_id.endswith("/history"):
+        assert (await told("GET"))["contact_id"] == contact_id
+    assert (await running.http.delete(path)).status_code == 204
+    assert (await running.http.get(f"/v1/workspaces/{w}/contacts")).json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [(b"", {}), *((body, {"content-type": "application/json"}) for body in (b"", b"{}"))],
+)
+async def test_a_word_needs_no_body(running: Running, body: bytes, headers: dict[str, str]) -> None:
+    w = workspace()
+    await put(running, w, marketing_state="UNKNOWN")
+    path = f"/v1/workspaces/{w}/contacts/c-1"
+    answers = [
+        await running.http.post(f"{path}/{said}", content=body, headers=headers | {"idempotency-key": f"{w}-{number}"})
+        for number, said in ((1, "subscribe"), (2, "unsubscribe"), (2, "unsubscribe"))
+    ]
+    assert [(one.status_code, one.json()["marketing_state"], one.json()["source"]) for one in answers] == [
+        (200, "SUBSCRIBED", "operator"),
+        (200, "UNSUBSCRIBED", "operator"),
+        (200, "UNSUBSCRIBED", "operator"),
+    ]
+    assert answers[2].headers["idempotent-replayed"] == "true"

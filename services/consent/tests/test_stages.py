@@ -1,8 +1,10 @@
 """Consent's stages on a real database: repeats, opt-outs, copies, erasure."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import consent
@@ -25,6 +27,7 @@ from consent_desk import (
     sender,
     template,
 )
+from pydantic import ValidationError
 from sendwhy.events import (
     ContactUpdated,
     Inbound,
@@ -34,6 +37,7 @@ from sendwhy.events import (
     SendFunded,
     SendRecalled,
     SendRejected,
+    SendRequested,
     Status,
     StatusUpdated,
     reason,
@@ -76,10 +80,28 @@ async def test_an_invalid_request_leaves_its_id_free(desk: Desk) -> None:
     await desk.tell(customer())
     wrong = record(request(expires_at=at(-60)))
     refused = await desk.handle(desk.stages.on_requested, wrong)
-    assert codes(refused) == [R.INVALID_REQUEST]
+    assert codes(refused) == [R.INVALID_REQUEST, None]
     assert await desk.handle(desk.stages.on_requested, wrong) == refused
     assert codes(await desk.request(request())) == [None]
     assert codes(await desk.request(request(expires_at=at(-60)))) == [None]
+
+
+async def test_a_request_that_cannot_be_used_is_put_aside_as_it_came(desk: Desk) -> None:
+    """Also one that can be parsed; without another letter for each time that its record is read."""
+    wrong = record(request(send_at=at(100), expires_at=at(50)), key=b"shopify:7712")
+    told = await desk.handle(desk.stages.on_requested, wrong)
+    (letter,) = [one for one in told if one.topic == Topic.DEAD_LETTERS]
+    assert (letter.key, letter.value) == (b"shopify:7712", wrong.value)
+    assert {name: value.decode() for name, value in letter.headers} == {
+        "service": "consent",
+        "topic": "send.requested",
+        "partition": "0",
+        "offset": str(wrong.offset),
+        "error": "invalid: expires_at: must not be before send_at",
+    }
+    assert await desk.handle(desk.stages.on_requested, wrong) == told
+    counted = 'sendwhy_dead_letters_total{error="invalid",topic="send.requested"} 2.0'
+    assert counted in desk.metrics.text().decode()
 
 
 async def test_an_unreadable_request_is_told_as_far_as_its_ids_can_be_read(desk: Desk) -> None:
@@ -99,6 +121,41 @@ async def test_an_unreadable_request_is_told_as_far_as_its_ids_can_be_read(desk:
     event = SendRejected.model_validate_json(published[0].value or b"")
     assert event.reason.evidence == {"fields": ["to: Field required"]}
     assert codes(await desk.request(request())) == [None]
+
+
+ECHOED: dict[str, Any] = {
+    "sender_id": SENDER,
+    "to": {"contact_id": "shopify:7712", "phone": PHONE},
+    "origin": {"kind": "campaign", "id": "black-friday", "name": "Black Friday"},
+    "metadata": {"k": 1, "deep": [{"er": None}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "lost"),
+    [
+        ({"purpose": "spam"}, {}),
+        ({"content": None}, {}),
+        ({"sender_id": 415566778899001}, {"sender_id": None}),
+        ({"to": {}}, {"to": None}),
+        ({"to": {"contact_id": "shopify:7712", "phone": 52}}, {"to": None}),
+        ({"origin": {"kind": "spam"}}, {"origin": None}),
+        ({"metadata": {"k": "x" * 2048}}, {"metadata": {}}),
+        ({"metadata": "k", "to": 7, "origin": [], "sender_id": "me"}, dict.fromkeys(ECHOED) | {"metadata": {}}),
+    ],
+    ids=lambda case: " ".join(case) or "nothing",
+)
+async def test_an_unreadable_request_is_echoed_as_far_as_it_is_right(
+    desk: Desk, wrong: dict[str, Any], lost: dict[str, Any]
+) -> None:
+    body = json.loads(request().to_json()) | ECHOED | wrong
+    with pytest.raises(ValidationError):
+        SendRequested.model_validate(body, strict=False)
+    entry = Unreadable(record(None, value=json.dumps(body).encode()), "unreadable", ("purpose: is wrong",))
+    (told,) = await desk.handle(lambda connection, _: desk.stages.on_unreadable(connection, [entry]))
+    event = SendRejected.model_validate_json(told.value or b"").model_dump(mode="json", exclude_none=True)
+    due = {name: value for name, value in (ECHOED | lost).items() if value is not None}
+    assert {name: event[name] for name in ECHOED if name in event} == due
 
 
 async def test_stop_then_a_replayed_old_start_stays_unsubscribed(desk: Desk) -> None:
