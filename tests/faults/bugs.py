@@ -330,8 +330,11 @@ BUGS = (
             Change(
                 DISPATCHER,
                 "driver.py",
-                "marked.may_start(now) and self._lease.holds(now) and not self._results.circuit.is_open",
-                "now > 0",
+                "return marked.may_start(now) and self._lease.holds(now)",
+                "return now > 0",
+            ),
+            Change(
+                DISPATCHER, "driver.py", "if self._is_resting(now) or self._results.circuit.is_open:", "if now < 0:"
             ),
             Change(
                 DISPATCHER,
