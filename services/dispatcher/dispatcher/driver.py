@@ -222,10 +222,10 @@ class Driver:
         if not self._lease.holds(self._clock()) or self._results.circuit.is_open:
             # In a moment it is known whether the sender still is ours, or the hold is stored.
             return IDLE_SECONDS
-        if self._is_resting(self._clock()):
-            return IDLE_SECONDS
         if self._commit_is_unsure:
             await self._give_back()
+        if self._is_resting(self._clock()):
+            return IDLE_SECONDS
         room = self._starts.reserve()
         if room <= 0:
             return min(IDLE_SECONDS / 2, self._starts.worth_a_claim_in())
