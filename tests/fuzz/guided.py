@@ -68,7 +68,7 @@ def read_webhook(raw: bytes) -> None:
         elif not isinstance(element, Unreadable):
             type(element.event).model_validate_json(element.event.to_json())
             element.origin.alone()
-    told = sort_out(elements, {}, frozenset({"acme"}))
+    told = sort_out(elements, {}, {}, frozenset({"acme"}))
     kept = len(told.told) + len(told.reports) + len(told.unclaimed) + len(told.foreign)
     dead = sum(isinstance(element, Unreadable) for element in reading.elements)
     # Of two that say the very same one is kept.
