@@ -155,7 +155,7 @@ WRONG_FIELDS = [
     BadRecord("resend_of of the wrong form", REFUSED, put("resend_of", "the last one")),
     BadRecord("metadata of 2 KB and a byte", REFUSED, put("metadata", {"x": "x" * 2048})),
     BadRecord("metadata that are a list", REFUSED, put("metadata", ["x"])),
-    BadRecord("metadata that are null", REFUSED, put("metadata", None)),
+    BadRecord("metadata that are null", GOES, put("metadata", None)),
     BadRecord("a number beyond all floats in metadata", NUMBERLESS, spliced("metadata.n", "1e400")),
     BadRecord("NaN in metadata", NUMBERLESS, spliced("metadata.n", "NaN")),
     BadRecord("NUL in metadata", GOES, put("metadata", {"note\0": "a\0b"})),
