@@ -59,6 +59,9 @@ CREDENTIALS = frozenset({"access_token", "appsecret_proof"})
 # Beside the calls that send: numbers and templates are read.
 READS_AT_ONCE = 50
 _PORTFOLIO = re.compile(r"[0-9A-Za-z_\-]{1,64}")
+_TEMPLATE_FIELDS = "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason"
+_TTL_FIELD = "message_send_ttl_seconds"
+UNKNOWN_FIELD_CODE = 100
 
 
 SWITCHING_PROTOCOLS = 101
@@ -273,10 +276,18 @@ class Meta:
 
     async def templates(self, waba_id: str, access: Access) -> "Listing":
         """GET all templates of an account, page by page. Raises MetaRefused, MetaUnreachable, also in the middle."""
-        fields = (
-            "id,name,language,status,category,parameter_format,components,quality_score,rejected_reason,"
-            "message_send_ttl_seconds"
-        )
+        try:
+            return await self._templates(waba_id, access, f"{_TEMPLATE_FIELDS},{_TTL_FIELD}")
+        except MetaRefused as refused:
+            # Without templates nothing goes out: whoever doesn't know the time to live is asked without it.
+            if (
+                refused.error.code != UNKNOWN_FIELD_CODE
+                or _TTL_FIELD not in f"{refused.error.title} {refused.error.details}"
+            ):
+                raise
+            return await self._templates(waba_id, access, _TEMPLATE_FIELDS)
+
+    async def _templates(self, waba_id: str, access: Access, fields: str) -> "Listing":
         url = f"{self._base}/{waba_id}/message_templates?limit=200&fields={fields}"
         entries: list[Mapping[str, Any]] = []
         read: set[str] = set()

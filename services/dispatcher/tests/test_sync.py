@@ -539,6 +539,19 @@ async def test_all_pages_are_read() -> None:
     assert ([one["name"] for one in listing.entries], listing.incomplete) == (["a", "b", "c"], None)
 
 
+async def test_who_does_not_know_the_time_to_live_is_asked_without_it() -> None:
+    told = "(#100) Tried accessing nonexisting field (message_send_ttl_seconds) on node type (MessageTemplate)"
+    answers = iter([{"error": {"code": 100, "message": told}}, page("a", None)])
+    listing, asked = await read_pages({"*": lambda _after: next(answers)})
+    assert ([one["name"] for one in listing.entries], asked) == (["a"], 2)
+
+
+@pytest.mark.parametrize("error", [{"code": 100, "message": "(#100) Param limit"}, {"code": 190, "message": "token"}])
+async def test_any_other_refusal_of_the_templates_is_one(error: dict[str, Any]) -> None:
+    with pytest.raises(MetaRefused):
+        await read_pages({"*": lambda _after: {"error": error}})
+
+
 async def test_the_same_cursor_twice_ends() -> None:
     listing, asked = await read_pages({"": page("a", "1"), "1": page("b", "1")})
     assert asked == 2

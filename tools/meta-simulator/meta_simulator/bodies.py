@@ -28,6 +28,7 @@ class Template(Body):
     components: list[Json] | None = None
     quality_score: str = "GREEN"
     rejected_reason: str = "NONE"
+    message_send_ttl_seconds: int | None = None
 
     @cached_property
     def plan(self) -> Plan | None:
