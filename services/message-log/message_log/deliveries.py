@@ -19,8 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @value_class
 class Part:
-    """One element of a delivery. `kind`: "status sent", "message text", or the webhook's field. `workspace_id`: by the
-    address. The one that callback data name says nothing: whoever has an app of its own could name another's."""
+    """One element of a delivery. `kind`: "status sent", "message text", or the webhook's field."""
 
     kind: str
     workspace_id: str | None = None
@@ -65,8 +64,9 @@ def _change_parts(field: str, value: dict[str, Any], waba_id: str | None) -> Ite
     found = False
     for status in _dicts(value, "statuses"):
         found = True
+        workspace, message = _callback(status)
         kind = f"status {_text(status, 'status') or 'unknown'}"
-        yield Part(kind, None, sender_id, waba_id, _text(status, "id"), _message_id(status))
+        yield Part(kind, workspace, sender_id, waba_id, _text(status, "id"), message)
     for message_in in _dicts(value, "messages"):
         found = True
         kind = f"message {_text(message_in, 'type') or 'unknown'}"
@@ -75,9 +75,9 @@ def _change_parts(field: str, value: dict[str, Any], waba_id: str | None) -> Ite
         yield Part(field, None, sender_id, waba_id)
 
 
-def _message_id(status: dict[str, Any]) -> str | None:
+def _callback(status: dict[str, Any]) -> tuple[str | None, str | None]:
     found = _CALLBACK.fullmatch(_text(status, "biz_opaque_callback_data") or "")
-    return found[2] if found else None
+    return (found[1], found[2]) if found else (None, None)
 
 
 def _dicts(holder: Any, name: str) -> Iterator[dict[str, Any]]:

@@ -327,23 +327,17 @@ select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::
 # A sender that becomes known adopts what came before (`set_senders`), which it would not see beside this transaction.
 _SENDERS_STAY = "select pg_advisory_xact_lock_shared(hashtext('senders'))"
 _SENDERS_CHANGE = "select pg_advisory_xact_lock(hashtext('senders'))"
-# A part belongs to the workspace whose number it names, or, if none, to that of its account's first number; and only
-# if the app that signed it speaks for that number, as far as that was told. What it says of a workspace itself proves
-# nothing: whoever has an app of its own could write into the log of another workspace.
 _ADD_PARTS = """
 insert into webhook_part (webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id)
-select n.webhook_id, n.received_at, n.position, n.kind, owner.workspace_id, n.sender_id, n.waba_id, n.wamid,
-       n.message_id
+select n.webhook_id, n.received_at, n.position, n.kind,
+       coalesce(n.workspace_id, s.workspace_id,
+                (select w.workspace_id from sender w where w.waba_id = n.waba_id and n.sender_id is null
+                 order by w.sender_id limit 1)),
+       n.sender_id, n.waba_id, n.wamid, n.message_id
 from unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-            $9::text[], $10::text[])
-    as n(webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id, app)
+            $9::text[])
+    as n(webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id)
 left join sender s on s.sender_id = n.sender_id
-cross join lateral (
-    select coalesce(n.workspace_id,
-                    case when s.app_id is null or s.app_id = n.app then s.workspace_id end,
-                    (select case when w.app_id is null or w.app_id = n.app then w.workspace_id end
-                     from sender w where w.waba_id = n.waba_id and n.sender_id is null order by w.sender_id limit 1))
-           as workspace_id) owner
 """
 
 
@@ -356,7 +350,7 @@ async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> No
         for r in ordered
     ]
     parts = [
-        (r.webhook_id, r.received_at, n, p.kind, p.workspace_id, p.sender_id, p.waba_id, p.wamid, p.message_id, r.app)
+        (r.webhook_id, r.received_at, n, p.kind, p.workspace_id, p.sender_id, p.waba_id, p.wamid, p.message_id)
         for r in ordered
         for n, p in enumerate(r.parts)
     ]
@@ -497,34 +491,30 @@ class SenderRow:
     version: int
     is_default: bool
     free_since: datetime | None
-    app_id: str | None = None
 
 
 _SET_SENDERS = """
-insert into sender (sender_id, workspace_id, waba_id, version, is_default, free_since, app_id)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::timestamptz[], $7::text[])
+insert into sender (sender_id, workspace_id, waba_id, version, is_default, free_since)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::timestamptz[])
 on conflict (sender_id) do update
-set (workspace_id, waba_id, version, is_default, free_since, app_id)
-    = row (excluded.workspace_id, excluded.waba_id, excluded.version, excluded.is_default, excluded.free_since,
-           excluded.app_id)
+set (workspace_id, waba_id, version, is_default, free_since)
+    = row (excluded.workspace_id, excluded.waba_id, excluded.version, excluded.is_default, excluded.free_since)
 where excluded.version > sender.version
 """
 # What came before its sender was known belongs to that sender's workspace after all.
 _ADOPT = """
-update webhook_part t set workspace_id = s.workspace_id from sender s, webhook w
+update webhook_part t set workspace_id = s.workspace_id from sender s
 where t.workspace_id is null and s.sender_id = t.sender_id and s.sender_id = any($1::text[])
-  and w.webhook_id = t.webhook_id and w.received_at = t.received_at and (s.app_id is null or s.app_id = w.app)
 """
 
 
 # What names only an account belongs to the workspace of its first number.
 _ADOPT_OF_ACCOUNT = """
 update webhook_part t set workspace_id = owner.workspace_id from (
-    select distinct on (s.waba_id) s.waba_id, s.workspace_id, s.app_id from sender s
+    select distinct on (s.waba_id) s.waba_id, s.workspace_id from sender s
     where s.waba_id = any(array(select waba_id from sender where sender_id = any($1::text[])))
-    order by s.waba_id, s.sender_id) owner, webhook w
+    order by s.waba_id, s.sender_id) owner
 where t.sender_id is null and t.waba_id = owner.waba_id and t.workspace_id is distinct from owner.workspace_id
-  and w.webhook_id = t.webhook_id and w.received_at = t.received_at and (owner.app_id is null or owner.app_id = w.app)
 """
 
 
@@ -534,8 +524,7 @@ async def set_senders(connection: Connection, senders: Sequence[SenderRow], gone
     if gone:
         await connection.execute("delete from sender where sender_id = any($1::text[])", sorted(gone))
     values = [
-        (s.sender_id, s.workspace_id, s.waba_id, s.version, s.is_default, s.free_since, s.app_id)
-        for _, s in sorted(last.items())
+        (s.sender_id, s.workspace_id, s.waba_id, s.version, s.is_default, s.free_since) for _, s in sorted(last.items())
     ]
     if values:
         await connection.execute(_SET_SENDERS, *map(list, zip(*values, strict=True)))

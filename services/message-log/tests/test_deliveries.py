@@ -7,7 +7,7 @@ import pytest
 from message_log.deliveries import Part, parts_of
 
 STATUS = {"id": "wamid.A", "status": "sent", "biz_opaque_callback_data": "sw1:acme:m-1"}
-FOUND = Part("status sent", None, "1001", "301", "wamid.A", "m-1")
+FOUND = Part("status sent", "acme", "1001", "301", "wamid.A", "m-1")
 
 
 def raw(statuses: Any, number: Any = "1001", note: str = "") -> bytes:

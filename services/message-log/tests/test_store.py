@@ -211,27 +211,3 @@ async def test_a_webhook_that_comes_beside_its_sender_gets_its_workspace(
     await beside
     await other.close()
     assert await connection.fetchval("select workspace_id from webhook_part") == "acme"
-
-
-@pytest.mark.parametrize("first", ["webhook", "sender"])
-@pytest.mark.parametrize(
-    ("app", "sender_id", "owner"),
-    [
-        ("700", "1001", "acme"),
-        ("666", "1001", None),
-        ("700", None, "acme"),
-        ("666", None, None),
-        ("666", "9999", None),
-    ],
-)
-async def test_only_the_app_of_a_number_writes_into_its_workspaces_log(
-    connection: asyncpg.Connection, first: str, app: str, sender_id: str | None, owner: str | None
-) -> None:
-    part = Part("status sent", None, sender_id, "waba-1", "wamid.A", "m-1")
-    webhook = WebhookRow(event_id("raw"), NOON, "meta", app, None, 2, b"{}", (part,))
-    sender = SenderRow("1001", "acme", "waba-1", 1, True, None, "700")
-    if first == "webhook":
-        await store.add_webhooks(connection, [webhook])
-    await store.set_senders(connection, [sender], [])
-    await store.add_webhooks(connection, [webhook])
-    assert await connection.fetchval("select workspace_id from webhook_part") == owner
