@@ -29,7 +29,7 @@ import psutil
 import report
 from local_stack.postgres import Postgres
 from phases import Phase, Runner
-from processes import loop_ms
+from processes import best_loop_ms, loop_ms
 from report import PUBLISHED, console
 from rich.table import Table
 from sendwhy.service import spare_the_collector
@@ -170,12 +170,12 @@ async def replicas(counts: Sequence[int], messages: int) -> list[Point]:
             runner = Runner(system, shape)
             await runner.run(Phase("warm-up", 500, rate=250))
             result = await runner.run(Phase("burst", messages))
-        own = {name: us for name, us in result.cpu_us.items() if name not in ("postgres", "load", "meta")}
-        stages: defaultdict[str, float] = defaultdict(float)
-        for name, us in own.items():
-            stages[re.sub(r"-\d+$", "", name)] += us
-        loop = min(loop_ms() for _ in range(7))
-        cost = Point("replicas", count, dict(stages), result.cpu_us["postgres"], os.getloadavg()[0], loop, result.pace)
+        own: defaultdict[str, float] = defaultdict(float)
+        for name, us in result.cpu_us.items():
+            if name not in ("postgres", "load", "meta"):
+                own[re.sub(r"-\d+$", "", name)] += us
+        postgres, load = result.cpu_us["postgres"], os.getloadavg()[0]
+        cost = Point("replicas", count, dict(own), postgres, load, best_loop_ms(), result.pace)
         console.print(
             f"replicas {count}: {cost.total:,.0f} µs, {cost.scaled:,.0f} to scale, {cost.pace:,.0f} messages/s"
         )

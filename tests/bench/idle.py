@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from processes import Watch, loop_ms
+from processes import Watch, best_loop_ms
 from report import console
 from rich.table import Table
 from system import Shape, running
@@ -20,7 +20,7 @@ SETTLE_SECONDS, MEASURED_SECONDS = 35, 90
 
 @dataclass(frozen=True)
 class Idle:
-    """CPU ms a second by process, with so many numbers; `loop`: ms of `processes.loop_ms` then."""
+    """CPU ms a second by process, with so many numbers; `loop`: ms of `processes.best_loop_ms` then."""
 
     numbers: int
     cpu: dict[str, float]
@@ -36,7 +36,7 @@ async def idle(counts: Sequence[int] = COUNTS) -> list[Idle]:
             watch.start()
             await asyncio.sleep(MEASURED_SECONDS)
             cpu = {name: seconds / MEASURED_SECONDS * 1e3 for name, seconds in watch.stop().items()}
-        found.append(Idle(count, cpu, min(loop_ms() for _ in range(7))))
+        found.append(Idle(count, cpu, best_loop_ms()))
         console.print(f"{count:,} numbers: {sum(cpu.values()):,.0f} ms of CPU a second")
     return found
 

@@ -653,7 +653,7 @@ def receipt_deadline(
     sets (-1: 30 days), and some slack, as Meta tells nobody that it gave up (meta-cloud-api.md, 2.4). What a marketing
     template sets is meant for another endpoint than ours."""
     own = AUTHENTICATION_TTL if category == "AUTHENTICATION" else None
-    if template_seconds is not None and category != "MARKETING":
+    if template_seconds is not None and category != MARKETING:
         own = timedelta(seconds=template_seconds) if template_seconds > 0 else None
     return accepted_at + (ttl if own is None else min(ttl, own + RECEIPT_SLACK))
 

@@ -56,7 +56,7 @@ def untold_errors(errors: JsonValue) -> JsonValue:
     several = errors if isinstance(errors, list) else [errors]
     entries = error_entries(errors)
     # Of further errors the reason has the codes alone.
-    is_told = len(several) == len(entries) <= 1 or all(entry.keys() <= {"code"} for entry in entries[1:])
+    is_told = all(entry.keys() <= {"code"} for entry in entries[1:])
     if is_told and len(several) == len(entries) <= MORE_ERRORS_MAX and all(map(_is_plain, entries)):
         return None
     written = JSON.dump_json(errors)
