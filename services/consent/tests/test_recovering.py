@@ -79,7 +79,8 @@ async def test_a_decision_stands_as_it_was_told_whatever_has_become_of_the_perso
 
 
 async def test_what_could_not_be_read_was_no_decision(desk: Desk) -> None:
-    [invalid] = await lost(desk, request(send_at="2026-11-22T12:00:00Z", expires_at="2026-11-21T12:00:00Z"))
+    records = await lost(desk, request(send_at="2026-11-22T12:00:00Z", expires_at="2026-11-21T12:00:00Z"))
+    [invalid] = [one for one in records if one.topic == Topic.SEND_REJECTED]
     event = SendRejected.model_validate_json(invalid.value or b"")
     async with desk.pool.acquire() as connection, connection.transaction():
         assert await adopt(connection, TAGGER, [(invalid, event)]) == 0
