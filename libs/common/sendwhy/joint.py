@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from sendwhy.kafka import BATCH_MAX_RECORDS
+from sendwhy.kafka import BATCH_MAX_RECORDS, REST_AT_MOST_SECONDS
 from sendwhy.postgres import Connection, Position, store_reached
 from sendwhy.topics import Outgoing
 from sendwhy.values import value_class
@@ -20,7 +20,7 @@ from sendwhy.values import value_class
 # What comes waits this long for company.
 PAUSE_SECONDS = 0.02
 # After a turn of so many records as come in a steady flow, its stages rest; not where one had as many as it reads at
-# once, and has more of them waiting.
+# once, and has more of them waiting. They rest longer where turns take longer, as each stage does.
 FLOW_RECORDS, REST_SECONDS = 20, 0.25
 
 Act = Callable[[Connection, Sequence[Any]], Awaitable[Sequence[Outgoing]]]
@@ -74,10 +74,13 @@ class Joint:
                 await self.rest()
                 await asyncio.sleep(PAUSE_SECONDS)
                 parts, self._parts = self._parts, []
+                begins = time.monotonic()
                 await self._turn(parts)
+                ends = time.monotonic()
                 sizes = [len(part.records) for part in parts]
                 is_flow = sum(sizes) >= FLOW_RECORDS and max(sizes) < self.max_records
-                self._rest_until = time.monotonic() + REST_SECONDS if is_flow else 0.0
+                rest = max(REST_SECONDS, min(ends - begins, REST_AT_MOST_SECONDS))
+                self._rest_until = ends + rest if is_flow else 0.0
         finally:
             self._turns = None
             for part in (*parts, *self._parts):

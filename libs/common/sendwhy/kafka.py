@@ -45,6 +45,9 @@ FETCHER_WAKES_MS = 2000
 # From a batch to the next one, while fewer records come than fit into one. Each takes statements, a commit and
 # questions to Kafka that cost as much as dozens of records.
 REST_SECONDS = 0.08
+# Where a batch takes longer than that, the machine has more to do than it can: a stage then rests for as long as its
+# batch took, up to this. So batches grow until they cost little, instead of staying small and taking all there is.
+REST_AT_MOST_SECONDS = 0.5
 # For what nobody waits for: it follows what a message's way has told already.
 UNHURRIED_SECONDS = 0.5
 
@@ -307,7 +310,9 @@ async def as_it_came(batch: tuple[ConsumerRecord[Any, Any], ...]) -> KafkaMessag
     return KafkaMessage(batch, b"", consumer=FAKE_CONSUMER)
 
 
-def in_turns(subscriber: BatchSubscriber, rest_seconds: float = REST_SECONDS) -> None:
+def in_turns(
+    subscriber: BatchSubscriber, rest_seconds: float = REST_SECONDS, at_most_seconds: float = REST_AT_MOST_SECONDS
+) -> None:
     """Ask Kafka only when the last batch is done and its rest is over, for all partitions at once (ADR 46).
 
     aiokafka by itself asks for the partitions that a batch has emptied while that is being handled, and is answered
@@ -315,21 +320,28 @@ def in_turns(subscriber: BatchSubscriber, rest_seconds: float = REST_SECONDS) ->
     waits for the end of the question (a long one, where these are quiet). FastStream's own way also sleeps after a
     poll that brought nothing, for as long as it has waited.
     """
-    begins = 0.0
+    taken_at: float | None = None
 
     async def get_msg(consumer: AIOKafkaConsumer) -> tuple[ConsumerRecord[Any, Any], ...]:
-        nonlocal begins
-        await asyncio.sleep(max(0.0, begins - time.monotonic()))
+        nonlocal taken_at
+        if taken_at is not None:
+            await asyncio.sleep(rest_after(time.monotonic() - taken_at, rest_seconds, at_most_seconds))
         consumer.resume(*consumer.paused())
         found = await consumer.getmany(timeout_ms=subscriber.batch_timeout_ms, max_records=subscriber.max_records)
         # At once: after the next await aiokafka would have asked.
         consumer.pause(*consumer.assignment())
         batch = tuple(chain.from_iterable(found.values()))
         is_full = subscriber.max_records is not None and len(batch) >= subscriber.max_records
-        begins = time.monotonic() + rest_seconds if batch and not is_full else 0.0
+        taken_at = time.monotonic() if batch and not is_full else None
         return batch
 
     subscriber.get_msg = get_msg  # type: ignore[method-assign] # a subscriber is made by its broker, of its own class
+
+
+def rest_after(took_seconds: float, rest_seconds: float, at_most_seconds: float = REST_AT_MOST_SECONDS) -> float:
+    """Seconds until a stage takes its next batch, after one that wasn't full and took so long: at least `rest_seconds`
+    from batch to batch, and as long as the batch took, up to `at_most_seconds`."""
+    return max(rest_seconds - took_seconds, min(took_seconds, at_most_seconds))
 
 
 async def undecoded(message: KafkaMessage) -> Any:

@@ -26,6 +26,7 @@ from sendwhy.kafka import (
     FETCH_BYTES,
     FETCH_WAIT_MS,
     FETCHER_WAKES_MS,
+    REST_AT_MOST_SECONDS,
     REST_SECONDS,
     Producer,
     PublishError,
@@ -183,7 +184,8 @@ class Stage(Generic[T]):
             decoder=undecoded,
             title=f"{self._service}: {self.topic}",
         )
-        in_turns(subscriber, self._rest_seconds)
+        # What takes part in a Joint waits for that, and rests with it.
+        in_turns(subscriber, self._rest_seconds, REST_AT_MOST_SECONDS if self._joint is None else 0.0)
 
         @subscriber
         async def on_batch(batch: tuple[ConsumerRecord[Any, Any], ...]) -> None:

@@ -15,7 +15,16 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy.events import SendCancelled
-from sendwhy.kafka import Producer, PublishError, as_it_came, create_topics, in_turns, make_broker, undecoded
+from sendwhy.kafka import (
+    Producer,
+    PublishError,
+    as_it_came,
+    create_topics,
+    in_turns,
+    make_broker,
+    rest_after,
+    undecoded,
+)
 from sendwhy.metrics import Metrics
 from sendwhy.partitions import partition_of
 from sendwhy.postgres import Connection, add_to_outbox, migrate, prune
@@ -430,6 +439,16 @@ async def test_a_batch_that_was_not_full_is_followed_by_a_rest() -> None:
         await asyncio.sleep(0)
     assert consumer.calls == asked
     resting.cancel()
+
+
+@pytest.mark.parametrize(
+    ("took", "rest", "expected"),
+    [(0.0, 0.08, 0.08), (0.02, 0.08, 0.06), (0.04, 0.08, 0.04), (0.06, 0.08, 0.06), (0.2, 0.08, 0.2), (9, 0.08, 0.5)],
+)
+def test_a_stage_rests_for_as_long_as_its_batch_took_but_not_for_long(
+    took: float, rest: float, expected: float
+) -> None:
+    assert rest_after(took, rest) == pytest.approx(expected)
 
 
 async def test_no_partition_waits_until_a_question_about_the_others_ends(world: World) -> None:

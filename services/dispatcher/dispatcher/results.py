@@ -1,6 +1,7 @@
 """How tries ended: stored in one transaction with what is told of it, in batches, in the order in which they ended."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -31,8 +32,8 @@ from dispatcher.store import Key
 
 RESULTS_AT_MOST = 200
 RESULTS_WITHIN_SECONDS = 0.01
-# A busy sender's results are stored in fewer transactions.
-BUSY_RESULTS, BUSY_WITHIN_SECONDS = 5, 0.04
+# A busy sender's results are stored in fewer transactions; the longer one takes, the more of them meet in the next.
+BUSY_RESULTS, BUSY_WITHIN_SECONDS, BUSY_AT_MOST_SECONDS = 5, 0.04, 0.15
 TRIES_KEPT = 20
 
 log = structlog.get_logger("sendwhy")
@@ -87,11 +88,13 @@ class Results:
         await self._ended.join()
 
     async def run(self) -> None:
+        took = 0.0
         while True:
             batch = [await self._ended.get()]
             await asyncio.sleep(RESULTS_WITHIN_SECONDS)
             if self._ended.qsize() >= BUSY_RESULTS:
-                await asyncio.sleep(BUSY_WITHIN_SECONDS)
+                await asyncio.sleep(min(max(took, BUSY_WITHIN_SECONDS), BUSY_AT_MOST_SECONDS))
+            begins = time.monotonic()
             while len(batch) < RESULTS_AT_MOST and not self._ended.empty():
                 batch.append(self._ended.get_nowait())
             pause = 0.1
@@ -103,6 +106,7 @@ class Results:
                     log.warning("results are stored again", count=len(batch), error=describe(error))
                     await asyncio.sleep(pause)
                     pause = min(5.0, pause * 2)
+            took = time.monotonic() - begins
             for _ in batch:
                 self._ended.task_done()
 
