@@ -1,11 +1,13 @@
-"""JSON as others write it, read for what can be read of it."""
+"""JSON as others write it, read for what can be read of it: what can't be is None."""
 
 import re
 
 from pydantic import JsonValue
 from pydantic_core import from_json
 
+IDENTIFIER_LENGTH_MAX = 64
 BOM = b"\xef\xbb\xbf"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _RAW_CONTROL = bytes(range(0x20))
 _SPACED = bytes.maketrans(_RAW_CONTROL, b" " * len(_RAW_CONTROL))
 # An escaped backslash, a pair of surrogates, a lone one, or NUL: in this order, so that each stands for itself.
@@ -36,3 +38,19 @@ def json_of(body: bytes) -> JsonValue:
 def _read(text: bytes | str) -> JsonValue:
     told: JsonValue = from_json(text)
     return told
+
+
+def line(value: JsonValue, length: int) -> str | None:
+    """A one-line text without control characters, cut to `length`; None for anything else."""
+    if not isinstance(value, str):
+        return None
+    # Nothing that is printable is a control character.
+    text = value if value.isprintable() else _CONTROL.sub(" ", value)
+    return text.strip()[:length] or None
+
+
+def identifier(value: JsonValue) -> str | None:
+    """An id, which may come as a number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if 0 <= value < 10**20 else None
+    return line(value, IDENTIFIER_LENGTH_MAX)

@@ -1,7 +1,10 @@
 """JSON with one bad character in it is read for the rest."""
 
 import pytest
-from sendwhy.lenient import json_of
+from pydantic import JsonValue
+from sendwhy.lenient import identifier, json_of
+
+NO_IDS: list[JsonValue] = ["", " ", -1, 10**20, 1.5, True, None, [], {}]
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,19 @@ def test_one_bad_character_costs_nothing_else(body: bytes, told: object) -> None
 def test_what_is_no_json_or_half_of_it_is_not_guessed(body: bytes) -> None:
     with pytest.raises(ValueError, match="Invalid JSON"):
         json_of(body)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("1001", "1001"),
+        (1001, "1001"),
+        (0, "0"),
+        (" 1001\n", "1001"),
+        ("a\x00b", "a b"),
+        ("x" * 65, "x" * 64),
+        *((value, None) for value in NO_IDS),
+    ],
+)
+def test_an_id_is_a_line_or_a_number(value: JsonValue, told: str | None) -> None:
+    assert identifier(value) == told

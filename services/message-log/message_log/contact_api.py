@@ -130,7 +130,7 @@ def routes(runtime: Runtime, settings: MessageLogSettings, services: OtherServic
     async def export_contacts(request: Request, caller: http.Viewer, filters: ContactQuery) -> StreamingResponse:
         return contacts_csv(runtime, caller.workspace, filters, api.viewer_for(request, caller, settings))
 
-    @router.get("/contacts/{contact_id}/eligibility")
+    @router.get("/contacts/{contact_id:path}/eligibility")
     async def read_eligibility(
         request: Request, caller: http.Viewer, contact_id: ContactId, asked: Annotated[EligibilityQuery, Query()]
     ) -> Eligibility:

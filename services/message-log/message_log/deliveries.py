@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from sendwhy.lenient import json_of
+from sendwhy.lenient import identifier, json_of
 from sendwhy.values import value_class
 
 PARTS_MAX = 2000
@@ -19,7 +19,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @value_class
 class Part:
-    """One element of a delivery. `kind`: "status sent", "message text", or the webhook's field."""
+    """One element of a delivery. `kind`: "status sent", "message text", or the webhook's field. `workspace_id` is the
+    address's; the one beside `message_id`, which the element names itself, proves nothing: whoever has an app of its
+    own may name another's."""
 
     kind: str
     workspace_id: str | None = None
@@ -27,6 +29,7 @@ class Part:
     waba_id: str | None = None
     wamid: str | None = None
     message_id: str | None = None
+    named_workspace_id: str | None = None
 
 
 def parts_of(body: bytes, *, workspace_id: str | None = None) -> list[Part]:
@@ -50,7 +53,7 @@ def parts_of(body: bytes, *, workspace_id: str | None = None) -> list[Part]:
 
 def _meta_parts(payload: Any) -> Iterator[Part]:
     for entry in _dicts(payload, "entry"):
-        waba_id = _identifier(entry, "id")
+        waba_id = identifier(entry.get("id"))
         for change in _dicts(entry, "changes"):
             value = change.get("value")
             yield from _change_parts(
@@ -60,13 +63,13 @@ def _meta_parts(payload: Any) -> Iterator[Part]:
 
 def _change_parts(field: str, value: dict[str, Any], waba_id: str | None) -> Iterator[Part]:
     metadata = value.get("metadata")
-    sender_id = _identifier(metadata, "phone_number_id") if isinstance(metadata, dict) else None
+    sender_id = identifier(metadata.get("phone_number_id")) if isinstance(metadata, dict) else None
     found = False
     for status in _dicts(value, "statuses"):
         found = True
         workspace, message = _callback(status)
         kind = f"status {_text(status, 'status') or 'unknown'}"
-        yield Part(kind, workspace, sender_id, waba_id, _text(status, "id"), message)
+        yield Part(kind, None, sender_id, waba_id, _text(status, "id"), message, workspace)
     for message_in in _dicts(value, "messages"):
         found = True
         kind = f"message {_text(message_in, 'type') or 'unknown'}"
@@ -85,13 +88,6 @@ def _dicts(holder: Any, name: str) -> Iterator[dict[str, Any]]:
     elements = holder.get(name) if isinstance(holder, dict) else None
     several = [elements] if isinstance(elements, dict) else elements
     return (each for each in several if isinstance(each, dict)) if isinstance(several, list) else iter(())
-
-
-def _identifier(holder: dict[str, Any], name: str) -> str | None:
-    """An id, which may come as a number."""
-    value = holder.get(name)
-    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**20
-    return str(value) if is_number else _text(holder, name)
 
 
 def _text(holder: dict[str, Any], name: str) -> str | None:

@@ -107,7 +107,7 @@ class Exporter:
     def routes(self) -> APIRouter:
         router = APIRouter(prefix="/v1/workspaces/{w}")
 
-        @router.get("/contacts/{contact_id}/export", response_model=Export)
+        @router.get("/contacts/{contact_id:path}/export", response_model=Export)
         async def export(
             request: Request,
             caller: Operator,

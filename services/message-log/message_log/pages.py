@@ -253,7 +253,9 @@ class Pages:
                                 login.refuse_foreign_form(request)
                             return await handle(request)
                         except NotLoggedIn:
-                            wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+                            # Not request.url's: that would end at a "#" or "?" in an id.
+                            query = f"?{request.url.query}" if request.url.query else ""
+                            wanted = quote(request.scope["path"]) + query
                             return redirect(f"/login?{urlencode({'next': wanted})}", request)
                         except RequestValidationError as error:
                             fields = ", ".join(str(entry["loc"][-1]) for entry in error.errors())

@@ -355,7 +355,9 @@ async def write_senders(connection: Connection, records: Sequence[Record[SenderU
 def _sender_row(event: SenderUpdated) -> SenderRow:
     free = event.hold is None and not event.paused
     free_since = event.occurred_at if free else None
-    return SenderRow(event.sender_id, event.workspace_id, event.waba_id, event.version, event.default, free_since)
+    return SenderRow(
+        event.sender_id, event.workspace_id, event.waba_id, event.version, event.default, free_since, event.app_id
+    )
 
 
 # What the door writes beside a delivery, and beside one that it refused.

@@ -324,21 +324,29 @@ insert into webhook (webhook_id, received_at, source, app, refused, size, body, 
 select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bytea[],
                      $8::jsonb[])
 """
-# A sender that becomes known adopts what came before (`set_senders`), which it would not see beside this transaction.
+# Whose a part is changes with the senders (`set_senders`), which would not see what is added beside that transaction.
 _SENDERS_STAY = "select pg_advisory_xact_lock_shared(hashtext('senders'))"
 _SENDERS_CHANGE = "select pg_advisory_xact_lock(hashtext('senders'))"
-_ADD_PARTS = """
-insert into webhook_part (webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id)
-select n.webhook_id, n.received_at, n.position, n.kind,
-       coalesce(n.workspace_id, s.workspace_id,
-                (select w.workspace_id from sender w where w.waba_id = n.waba_id and n.sender_id is null
-                 order by w.sender_id limit 1)),
-       n.sender_id, n.waba_id, n.wamid, n.message_id
+# A number speaks through its app, as webhook-ingest has it (one of which nobody told that: through any, since then
+# only one is configured), and for its own workspace.
+_SPEAKS = """({0}.app_id is null or {0}.app_id = n.app)
+    and {0}.workspace_id = coalesce(n.named_workspace_id, {0}.workspace_id)"""
+# A part belongs to the workspace whose number it names, or, if none, to that of its account's first number that speaks.
+_WHOSE = f"""coalesce(s.workspace_id, (
+    select w.workspace_id from sender w
+    where n.sender_id is null and w.waba_id = n.waba_id and {_SPEAKS.format("w")} order by w.sender_id limit 1))"""  # noqa: S608 - as above
+_NUMBER = f"left join sender s on s.sender_id = n.sender_id and {_SPEAKS.format('s')}"
+_ADD_PARTS = f"""
+insert into webhook_part (webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id,
+                          named_workspace_id)
+select n.webhook_id, n.received_at, n.position, n.kind, coalesce(n.workspace_id, {_WHOSE}), n.sender_id, n.waba_id,
+       n.wamid, n.message_id, n.named_workspace_id
 from unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-            $9::text[])
-    as n(webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id)
-left join sender s on s.sender_id = n.sender_id
-"""
+            $9::text[], $10::text[], $11::text[])
+    as n(webhook_id, received_at, position, kind, workspace_id, sender_id, waba_id, wamid, message_id,
+         named_workspace_id, app)
+{_NUMBER}
+"""  # noqa: S608 - only the texts above
 
 
 async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> None:
@@ -350,7 +358,19 @@ async def add_webhooks(connection: Connection, rows: Sequence[WebhookRow]) -> No
         for r in ordered
     ]
     parts = [
-        (r.webhook_id, r.received_at, n, p.kind, p.workspace_id, p.sender_id, p.waba_id, p.wamid, p.message_id)
+        (
+            r.webhook_id,
+            r.received_at,
+            n,
+            p.kind,
+            p.workspace_id,
+            p.sender_id,
+            p.waba_id,
+            p.wamid,
+            p.message_id,
+            p.named_workspace_id,
+            r.app,
+        )
         for r in ordered
         for n, p in enumerate(r.parts)
     ]
@@ -491,45 +511,58 @@ class SenderRow:
     version: int
     is_default: bool
     free_since: datetime | None
+    app_id: str | None = None
 
 
 _SET_SENDERS = """
-insert into sender (sender_id, workspace_id, waba_id, version, is_default, free_since)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::timestamptz[])
+insert into sender (sender_id, workspace_id, waba_id, version, is_default, free_since, app_id)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::timestamptz[], $7::text[])
 on conflict (sender_id) do update
-set (workspace_id, waba_id, version, is_default, free_since)
-    = row (excluded.workspace_id, excluded.waba_id, excluded.version, excluded.is_default, excluded.free_since)
+set (workspace_id, waba_id, version, is_default, free_since, app_id)
+    = row (excluded.workspace_id, excluded.waba_id, excluded.version, excluded.is_default, excluded.free_since,
+           excluded.app_id)
 where excluded.version > sender.version
 """
-# What came before its sender was known belongs to that sender's workspace after all.
-_ADOPT = """
-update webhook_part t set workspace_id = s.workspace_id from sender s
-where t.workspace_id is null and s.sender_id = t.sender_id and s.sender_id = any($1::text[])
-"""
-
-
-# What names only an account belongs to the workspace of its first number.
-_ADOPT_OF_ACCOUNT = """
-update webhook_part t set workspace_id = owner.workspace_id from (
-    select distinct on (s.waba_id) s.waba_id, s.workspace_id from sender s
-    where s.waba_id = any(array(select waba_id from sender where sender_id = any($1::text[])))
-    order by s.waba_id, s.sender_id) owner
-where t.sender_id is null and t.waba_id = owner.waba_id and t.workspace_id is distinct from owner.workspace_id
-"""
+_SPEAKERS = "select sender_id, workspace_id, waba_id, app_id from sender where sender_id = any($1::text[])"
+# What names these numbers ($1) is nobody's, or stands under the workspaces that they were of ($2); what names none is
+# of their accounts ($3). Rows from before 0018 that name a message name the workspace where they stand.
+_ASSIGN = f"""
+update webhook_part t set workspace_id = now.workspace_id, named_workspace_id = now.named_workspace_id from (
+    select n.webhook_id, n.received_at, n.position, n.named_workspace_id, {_WHOSE} as workspace_id from (
+        select p.webhook_id, p.received_at, p.position, p.sender_id, p.waba_id, w.app,
+               coalesce(p.named_workspace_id, case when p.message_id is not null then p.workspace_id end)
+                   as named_workspace_id
+        from (select * from webhook_part where workspace_id is null and sender_id = any($1::text[])
+              union all
+              select * from webhook_part where workspace_id = any($2::text[]) and sender_id = any($1::text[])
+              union all
+              select * from webhook_part where sender_id is null and waba_id = any($3::text[])) p
+        join webhook w on w.webhook_id = p.webhook_id and w.received_at = p.received_at) n
+    {_NUMBER}) now
+where t.webhook_id = now.webhook_id and t.received_at = now.received_at and t.position = now.position
+  and t.workspace_id is distinct from now.workspace_id
+"""  # noqa: S608 - only the texts above
 
 
 async def set_senders(connection: Connection, senders: Sequence[SenderRow], gone: Sequence[str]) -> None:
+    """Whose the stored deliveries are follows, so that it is the same whichever of the two was read first."""
     await connection.execute(_SENDERS_CHANGE)
     last = {sender.sender_id: sender for sender in senders}
+    told = sorted({*last, *gone})
+    before = {tuple(row) for row in await connection.fetch(_SPEAKERS, told)}
     if gone:
         await connection.execute("delete from sender where sender_id = any($1::text[])", sorted(gone))
     values = [
-        (s.sender_id, s.workspace_id, s.waba_id, s.version, s.is_default, s.free_since) for _, s in sorted(last.items())
+        (s.sender_id, s.workspace_id, s.waba_id, s.version, s.is_default, s.free_since, s.app_id)
+        for _, s in sorted(last.items())
     ]
     if values:
         await connection.execute(_SET_SENDERS, *map(list, zip(*values, strict=True)))
-        await connection.execute(_ADOPT, sorted(last))
-        await connection.execute(_ADOPT_OF_ACCOUNT, sorted(last))
+    after = {tuple(row) for row in await connection.fetch(_SPEAKERS, told)}
+    if changed := before ^ after:
+        numbers, _, accounts, _ = map(set, zip(*changed, strict=True))
+        left = {workspace for _, workspace, _, _ in before - after}
+        await connection.execute(_ASSIGN, sorted(numbers), sorted(left), sorted(accounts))
 
 
 # Partitions are attached, not created in place: that locks out no reader and no writer of the other days. What had

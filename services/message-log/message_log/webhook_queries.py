@@ -114,8 +114,10 @@ left join lateral (
     limit 1
 ) made on p.wamid is not null
 """
+# The message that nobody's part names may be anybody's.
 _READ_PARTS = f"""
-select p.kind, p.workspace_id, p.sender_id, p.waba_id, p.wamid, p.message_id,
+select p.kind, p.workspace_id, p.sender_id, p.waba_id, p.wamid,
+       case when p.workspace_id is not null then p.message_id end as message_id,
        made.event_id as made_id, made.kind as made_kind, made.occurred_at as made_at
 from webhook_part p {_MADE}
 where p.webhook_id = $1 and p.received_at = $2 and (p.workspace_id = $3 or $4 and p.workspace_id is null)

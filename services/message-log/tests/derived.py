@@ -131,6 +131,7 @@ def _senders(workspace: str) -> list[Wire]:
             waba_id=WABA,
             default=sender == SENDERS[0],
             paused=version == 1,
+            app_id=None if version == 1 else "400",
         )
         for sender in SENDERS
         for version in (1, 2)
@@ -254,7 +255,8 @@ def recalled(workspace: str = WORKSPACE) -> SendRecalled:
 
 
 def _raw(workspace: str, message_id: str) -> list[Outgoing]:
-    """Deliveries: of a message, of a number, and of an account alone; a shop's, and one that was refused."""
+    """Deliveries: of a message, of a number, and of an account alone; a shop's, one that was refused, and one of
+    somebody else's app."""
 
     def meta(value: dict[str, Any], field: str = "messages") -> bytes:
         change = {"field": field, "value": value}
@@ -265,9 +267,11 @@ def _raw(workspace: str, message_id: str) -> list[Outgoing]:
     told = {"id": f"wamid.{message_id}", "status": "sent", "biz_opaque_callback_data": callback}
     number = {"phone_number_id": SENDERS[1]}
     headers = (("source", b"meta"), ("app_id", b"400"))
+    foreign = (("source", b"meta"), ("app_id", b"666"))
     shop = (("source", b"shopify"), ("workspace_id", workspace.encode()))
     return [
         Outgoing(Topic.WEBHOOK_RECEIVED, b"k", meta({"metadata": number, "statuses": [told]}), headers),
+        Outgoing(Topic.WEBHOOK_RECEIVED, b"k", meta({"metadata": number, "statuses": [told]}), foreign),
         Outgoing(Topic.WEBHOOK_RECEIVED, b"k", meta({"metadata": number, "messages": [{"id": "wamid.in"}]}), headers),
         Outgoing(Topic.WEBHOOK_RECEIVED, b"k", meta({"event": "APPROVED"}, "message_template_status_update"), headers),
         Outgoing(Topic.WEBHOOK_RECEIVED, b"k", b'{"id": 7712}', shop),

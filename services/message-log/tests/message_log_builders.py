@@ -11,6 +11,7 @@ from sendwhy.events import (
     Resolved,
     Scope,
     SendConsented,
+    SenderUpdated,
     SendHeld,
     SendRejected,
     SendRequested,
@@ -24,6 +25,19 @@ from sendwhy.reasons import ReasonCode, Service
 T0 = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 WORKSPACE, MESSAGE = "acme", "bf-1"
 _NAMES = UUID(int=1)
+# What an id may be made of though it means something in an address.
+CONTACT_IDS = (
+    "shopify:a/b",
+    "a/export",
+    "a/eligibility",
+    "50%",
+    "a%2Fb",
+    "a?b=c",
+    "a#b",
+    "a&b;c=d",
+    "Inés Ortega",
+    "👋🏽",
+)
 
 
 def after(seconds: float) -> datetime:
@@ -32,6 +46,21 @@ def after(seconds: float) -> datetime:
 
 def event_id(name: str) -> UUID:
     return uuid5(_NAMES, name)
+
+
+def registered(sender_id: str, **given: Any) -> SenderUpdated:
+    """A number of the account 301, whose app is 400."""
+    fields: dict[str, Any] = {
+        "event_id": event_id(f"registered {sender_id}"),
+        "occurred_at": T0,
+        "sender_id": sender_id,
+        "workspace_id": WORKSPACE,
+        "version": 1,
+        "waba_id": "301",
+        "app_id": "400",
+        "default": False,
+    }
+    return SenderUpdated(**(fields | given))
 
 
 def requested(**given: Any) -> SendRequested:

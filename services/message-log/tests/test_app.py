@@ -18,6 +18,7 @@ from message_log_builders import (
     consented,
     event_id,
     held,
+    registered,
     rejected,
     requested,
     status,
@@ -214,16 +215,20 @@ def test_a_wrong_request_over_http_names_its_fields(message_log: MessageLog) -> 
 
 
 def test_raw_deliveries_are_linked_and_shown_to_whom_they_belong(message_log: MessageLog) -> None:
-    callback = f"sw1:{WORKSPACE}:hook-1"
+    callback, number = f"sw1:{WORKSPACE}:hook-1", "415566778890020"
     body = (
         '{"object":"whatsapp_business_account","entry":[{"id":"301","changes":[{"field":"messages","value":{'
-        '"metadata":{"phone_number_id":"415566778899001"},"statuses":[{"id":"wamid.hook","status":"delivered",'
+        f'"metadata":{{"phone_number_id":"{number}"}},"statuses":[{{"id":"wamid.hook","status":"delivered",'
         f'"biz_opaque_callback_data":"{callback}"}}]}}}}]}}]}}'
     ).encode()
     headers = (("source", b"meta"), ("app_id", b"400"))
     junk = Outgoing(Topic.WEBHOOK_RECEIVED, b"k", b"\x00 not json", headers)
     message_log.publish(
-        [Outgoing(Topic.WEBHOOK_RECEIVED, b"k", body, headers), junk, *sent(requested(message_id="hook-1"))]
+        [
+            Outgoing(Topic.WEBHOOK_RECEIVED, b"k", body, headers),
+            junk,
+            *sent(registered(number), requested(message_id="hook-1")),
+        ]
     )
     message = message_log.wait_for(f"{HOME}/messages/hook-1", lambda m: m["webhooks"])
     link = message["webhooks"][0]["webhook_id"]

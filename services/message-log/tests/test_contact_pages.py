@@ -3,12 +3,15 @@
 import csv
 import html
 import io
+import re
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
+import httpx
 import pytest
 from message_log.eligibility import GateView, Judged, verdict_of
-from message_log_builders import OPERATOR, STRANGER, VIEWER, WORKSPACE, after, rejected, requested
+from message_log_builders import CONTACT_IDS, OPERATOR, STRANGER, VIEWER, WORKSPACE, after, rejected, requested
 from people_desk import (
     ANSWERS,
     CONTACT,
@@ -16,6 +19,7 @@ from people_desk import (
     PERSON,
     PHONE,
     RESOLVED,
+    SAME_SITE,
     SCRIPT,
     SENDER,
     SENDER_TOLD,
@@ -143,6 +147,41 @@ def test_one_no_is_a_no_and_a_pass_needs_every_word(told: list[Any], verdict: st
         for n, one in enumerate(told)
     ]
     assert verdict_of([Judged(service=Service.DISPATCHER, gates=given, fault=None)])[0] == verdict
+
+
+@pytest.mark.parametrize("contact_id", CONTACT_IDS)
+async def test_a_contact_is_found_whatever_its_id_is_made_of(desk: Desk, contact_id: str) -> None:
+    await desk.know(contact(contact_id))
+    answer = await desk.get(f"contacts/{quote(contact_id, safe='')}/eligibility", VIEWER)
+    assert (answer.status_code, answer.json()["verdict"]) == (200, "passes")
+    asked = next(one for one in desk.others.asked if one.service == "consent")
+    assert asked.body["requests"][0]["to"] == {"contact_id": contact_id}
+    desk.others.answers[f"consent contacts/{contact_id}/subscribe"] = (200, PERSON)
+    async with desk.browser(OPERATOR) as browser:
+        place = link_in((await browser.get("contacts")).text, "contacts/")
+        page = await browser.get(place)
+        assert (page.status_code, html.escape(contact_id) in page.text) == (200, True)
+        assert f'action="/w/{WORKSPACE}/{place}"' in page.text
+        done = await browser.post(place, data={"do": "subscribe"})
+        assert done.headers["location"] == f"/w/{WORKSPACE}/{place}?done=subscribe"
+    assert [one.path for one in desk.others.writes()] == [f"contacts/{contact_id}/subscribe"]
+
+
+@pytest.mark.parametrize("contact_id", CONTACT_IDS)
+async def test_a_login_leads_back_to_whatever_contact_it_was(desk: Desk, contact_id: str) -> None:
+    await desk.know(contact(contact_id))
+    transport, place = httpx.ASGITransport(desk.app), f"/w/{WORKSPACE}/contacts/{quote(contact_id, safe='')}?done=x"
+    async with httpx.AsyncClient(transport=transport, base_url="http://log", headers=SAME_SITE) as client:
+        (wanted,) = parse_qs(urlsplit((await client.get(place)).headers["location"]).query)["next"]
+        back = (await client.post("/login", data={"token": VIEWER, "next": wanted})).headers["location"]
+        page = await client.get(back)
+    assert (page.status_code, html.escape(contact_id) in page.text, urlsplit(back).query) == (200, True, "done=x")
+
+
+def link_in(page: str, place: str) -> str:
+    """Where the first link to such a place leads, below the workspace."""
+    (found, *_) = re.findall(rf'href="/w/{WORKSPACE}/({place}[^"]+)"', page)
+    return html.unescape(found)
 
 
 async def test_subscribing_with_proof_is_consents_and_noted_and_not_a_viewers(desk: Desk) -> None:

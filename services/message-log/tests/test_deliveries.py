@@ -7,7 +7,7 @@ import pytest
 from message_log.deliveries import Part, parts_of
 
 STATUS = {"id": "wamid.A", "status": "sent", "biz_opaque_callback_data": "sw1:acme:m-1"}
-FOUND = Part("status sent", "acme", "1001", "301", "wamid.A", "m-1")
+FOUND = Part("status sent", None, "1001", "301", "wamid.A", "m-1", named_workspace_id="acme")
 
 
 def raw(statuses: Any, number: Any = "1001", note: str = "") -> bytes:
@@ -25,6 +25,7 @@ def raw(statuses: Any, number: Any = "1001", note: str = "") -> bytes:
         raw([STATUS], note="NOTE").replace(b"NOTE", b"\xff"),
         raw(STATUS),
         raw([STATUS], number=1001),
+        raw([STATUS], number=" 1001\n"),
     ],
 )
 def test_a_status_is_found_however_its_delivery_is_written(body: bytes) -> None:

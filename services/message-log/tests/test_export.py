@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from fastapi import FastAPI, Request, Response
 from message_log.export import MESSAGES_PER_PAGE, Exporter
 from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
-from message_log_builders import OPERATOR, STRANGER, TOKENS, VIEWER, WORKSPACE
+from message_log_builders import CONTACT_IDS, OPERATOR, STRANGER, TOKENS, VIEWER, WORKSPACE
 from pydantic import HttpUrl, SecretStr
 from sendwhy import problems
 from sendwhy.acting import Acting
@@ -25,7 +26,8 @@ from sendwhy.reasons import Service
 from sendwhy.tenancy import within
 
 pytestmark = pytest.mark.postgres
-PATH = f"/v1/workspaces/{WORKSPACE}/contacts/shopify%3A7712/export"
+CONTACTS = f"/v1/workspaces/{WORKSPACE}/contacts"
+PATH = f"{CONTACTS}/shopify%3A7712/export"
 PHONE = "+525512345678"
 
 
@@ -37,13 +39,15 @@ class Others:
     contacts: list[dict[str, Any]] = field(default_factory=list)
     asked: list[Request] = field(default_factory=list)
     status: int = 200
+    contact_ids: list[str] = field(default_factory=list)
 
     def app(self) -> FastAPI:
         app = FastAPI()
 
-        @app.get("/{service}/v1/workspaces/{w}/contacts/{contact_id}/data")
-        async def data(service: str, request: Request) -> Any:
+        @app.get("/{service}/v1/workspaces/{w}/contacts/{contact_id:path}/data")
+        async def data(service: str, contact_id: str, request: Request) -> Any:
             self.asked.append(request)
+            self.contact_ids.append(contact_id)
             if service == "webhook-ingest" and self.status != 200:
                 return Response(status_code=self.status)
             if service == "consent":
@@ -133,3 +137,11 @@ async def test_whom_nobody_holds_is_not_found_and_a_viewer_gets_nothing(desk: De
     assert (await desk.get(token=VIEWER)).status_code == 403
     assert (await desk.get(token=STRANGER)).status_code == 404
     assert (await desk.get("?cursor=_w")).status_code == 422
+
+
+@pytest.mark.parametrize("contact_id", CONTACT_IDS)
+async def test_a_person_is_exported_whatever_their_id_is_made_of(desk: Desk, contact_id: str) -> None:
+    desk.others.contacts = [{"contact_id": contact_id, "phone": None, "user_id": None}]
+    headers = {"authorization": f"Bearer {OPERATOR}"}
+    answer = await desk.http.get(f"{CONTACTS}/{quote(contact_id, safe='')}/export", headers=headers)
+    assert (answer.status_code, set(desk.others.contact_ids)) == (200, {contact_id})

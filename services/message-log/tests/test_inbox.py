@@ -4,13 +4,15 @@ import json
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from html import unescape
+from html import escape, unescape
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
 from message_log import accounts
 from message_log_builders import (
+    CONTACT_IDS,
     OPERATOR,
     STRANGER,
     VIEWER,
@@ -39,22 +41,26 @@ SCRIPT = "<script>alert(1)</script>"
 HOUR = timedelta(hours=1)
 
 
+def contact(contact_id: str, phone: str) -> ContactUpdated:
+    return ContactUpdated(
+        event_id=uuid4(),
+        occurred_at=NOW,
+        workspace_id=WORKSPACE,
+        contact_id=contact_id,
+        version=1,
+        phone=phone,
+        name="Inés",
+        marketing_state=MarketingState.SUBSCRIBED,
+        since=NOW,
+        source="import",
+    )
+
+
 @pytest.fixture
 async def desk(migrated_database: str) -> AsyncIterator[Desk]:
     async with open_desk(migrated_database) as desk:
         await desk.know(
-            ContactUpdated(
-                event_id=uuid4(),
-                occurred_at=NOW,
-                workspace_id=WORKSPACE,
-                contact_id="shopify:7712",
-                version=1,
-                phone="+525512345678",
-                name="Inés",
-                marketing_state=MarketingState.SUBSCRIBED,
-                since=NOW,
-                source="import",
-            ),
+            contact("shopify:7712", "+525512345678"),
             template("order_update", "UTILITY", "Order {{1}} is on its way."),
             template("old_news", "MARKETING", "Old", "PAUSED"),
         )
@@ -100,6 +106,23 @@ async def test_threads_go_page_by_page_and_each_stands_once(desk: Desk) -> None:
         seen += [one["contact_id"] or one["phone"] for one in page["items"]]
         cursor = page["next_cursor"]
     assert seen == ["shopify:7712", *(f"+49151000000{n:02}" for n in range(1, 6))]
+
+
+@pytest.mark.parametrize("contact_id", CONTACT_IDS)
+async def test_a_thread_is_found_whatever_its_contacts_id_is_made_of(desk: Desk, contact_id: str) -> None:
+    await desk.know(contact(contact_id, "+491510000001"))
+    await desk.wrote(wrote("Where is it?", HOUR, phone="491510000001"))
+    thread = (await desk.get(f"threads/{quote(contact_id, safe='')}", VIEWER)).json()
+    assert [one["text"] for one in thread["items"]] == ["Where is it?"]
+    async with desk.browser(OPERATOR) as browser:
+        (link, *_) = re.findall(r'href="(/w/acme/inbox/with/[^"]+)"', (await browser.get("/w/acme/inbox")).text)
+        place = unescape(link)
+        page = await browser.get(place)
+        assert (page.status_code, escape(contact_id) in page.text) == (200, True)
+        sent = await browser.post(place, data={"text": "Soon", "key": str(uuid4())})
+        assert sent.headers["location"].startswith(f"{place}?sent=")
+    (request,) = await desk.outbox()
+    assert json.loads(request.value)["to"]["contact_id"] == contact_id
 
 
 async def test_a_thread_has_both_directions_with_words_ticks_and_reasons(desk: Desk) -> None:

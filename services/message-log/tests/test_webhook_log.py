@@ -9,13 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
-from message_log_builders import ADMIN, OPERATOR, STRANGER, VIEWER, WORKSPACE, requested, status
+from message_log_builders import ADMIN, OPERATOR, STRANGER, VIEWER, WORKSPACE, registered, requested, status
 from sendwhy.access import Role
 from sendwhy.events import Status
 from sendwhy.topics import Headers, Outgoing, Topic, outgoing
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 MessageLog = Any
+NUMBER = "415566778890018"
 HOME, API = f"/w/{WORKSPACE}", f"/v1/workspaces/{WORKSPACE}"
 SAME_SITE = {"sec-fetch-site": "same-origin"}
 SCRIPT = "<script>alert(1)</script>"
@@ -36,7 +37,7 @@ def admin(message_log: MessageLog) -> Iterator[httpx.Client]:
 
 def delivery(wamid: str, message_id: str | None = None, **more: Any) -> bytes:
     callback = {"biz_opaque_callback_data": f"sw1:{WORKSPACE}:{message_id}"} if message_id else {}
-    value = {"metadata": {"phone_number_id": "1"}, "statuses": [{"id": wamid, "status": "delivered", **callback}]}
+    value = {"metadata": {"phone_number_id": NUMBER}, "statuses": [{"id": wamid, "status": "delivered", **callback}]}
     change = {"field": "messages", "value": value}
     return json.dumps({"entry": [{"id": "301", "changes": [change]}], **more}).encode()
 
@@ -64,7 +65,8 @@ def dead(body: bytes, topic: str = "send.requested", error: str = "unreadable: t
 def test_a_delivery_is_found_by_wamid_and_says_what_became_of_it(message_log: MessageLog, admin: httpx.Client) -> None:
     told = status(Status.DELIVERED, message_id="made-1", provider_message_id="wamid.made")
     bodies = [delivery("wamid.made", "made-1", evil=SCRIPT), delivery("wamid.unmade", "made-2")]
-    message_log.publish([*map(received, bodies), outgoing(told, source="test")])
+    senders = outgoing(registered(NUMBER), source="test")
+    message_log.publish([senders, *map(received, bodies), outgoing(told, source="test")])
     message_log.wait_for(f"{API}/messages/made-1", lambda m: m["webhooks"] and m["events"])
     found = message_log.wait_for(f"{API}/webhooks?wamid=wamid.made", lambda a: len(a["items"]) == 1)["items"][0]
     assert (found["signature"], found["answer"], found["refused"]) == ("right", 200, None)

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import JsonValue
 from sendwhy.events import EARLIEST, CustomerUpdated, event_id_of
-from sendwhy.lenient import json_of
+from sendwhy.lenient import identifier, json_of, line
 
 from webhook_ingest.elements import Delivery, Origin, Reading, Report, Unreadable, report_of
-from webhook_ingest.values import AHEAD_MAX, Fragment, identifier, line, object_of
+from webhook_ingest.values import AHEAD_MAX, Fragment, object_of
 
 SHOPIFY_ACTIONS: Mapping[str, Literal["update", "delete"]] = {
     "customers/create": "update",

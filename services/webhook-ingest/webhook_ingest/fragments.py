@@ -25,7 +25,7 @@ from sendwhy.events import (
     TemplateReported,
     event_id_of,
 )
-from sendwhy.lenient import json_of
+from sendwhy.lenient import identifier, json_of, line
 from sendwhy.moments import told_time
 from sendwhy.reasons import ReasonCode
 
@@ -50,9 +50,7 @@ from webhook_ingest.values import (
     Fragment,
     error_entries,
     has_new_error_keys,
-    identifier,
     is_at_most,
-    line,
     list_of,
     moment_of,
     object_of,

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from pydantic import JsonValue, TypeAdapter
 from sendwhy.events import MetaError, Reason, reason
+from sendwhy.lenient import identifier, line
 from sendwhy.moments import told_time
 from sendwhy.reasons import ReasonCode, reason_for_meta
 
@@ -23,7 +24,7 @@ AHEAD_MAX = timedelta(days=1)
 Fragment = dict[str, JsonValue]
 
 JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CODE = re.compile(r"\s*#?([0-9]{1,10})\s*")
 _NUL = re.compile("\x00")
 
@@ -127,23 +128,8 @@ def list_of(value: JsonValue) -> list[JsonValue]:
     return value if isinstance(value, list) else []
 
 
-def line(value: JsonValue, length: int) -> str | None:
-    """A one-line text without control characters, cut to `length`; None for anything else."""
-    if not isinstance(value, str):
-        return None
-    # Nothing that is printable is a control character.
-    text = value if value.isprintable() else _CONTROL.sub(" ", value)
-    return text.strip()[:length] or None
-
-
 def text_of(value: JsonValue) -> str | None:
     return _NUL.sub("\ufffd", value)[:TEXT_LENGTH_MAX] if isinstance(value, str) else None
-
-
-def identifier(value: JsonValue) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value) if abs(value) < 10**20 else None
-    return line(value, 64)
 
 
 def phone_of(value: JsonValue) -> str | None:
