@@ -35,17 +35,15 @@ from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, Decision, MessageKey, decisions_of
 from sendwhy.privacy import ERASURE, redacted_request
 from sendwhy.reasons import ReasonCode, Service
+from sendwhy.requests import Completed, Invalid, complete
 from sendwhy.stage import Parse, Record, Unreadable, dead_letter
 from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
 
 from consent import erasures, keyword_store, people, store
 from consent.contacts import OWN_ID_LENGTH, UNSUBSCRIBED, Book, Change, Contact, Entry, Mark, Origin, Word, latest
 from consent.decide import (
-    Completed,
     Facts,
-    Invalid,
     answer_recall,
-    complete,
     decide,
     keep_until,
     not_opted_in,
