@@ -230,6 +230,11 @@ async def test_evaluate_refuses_foreign_workspaces_and_odd_questions(service: Se
     assert (await service.evaluate({"requests": [ours] * 1001})).status_code == 422
 
 
+async def test_a_persons_data_are_found_by_an_id_with_slashes(service: Service, workspace: str) -> None:
+    path = f"/v1/workspaces/{workspace}/contacts/gid:%2F%2Fshop%2F5/data?message_id=m-1"
+    assert (await service.ask("GET", path)).json() == {"ledger": []}
+
+
 async def test_from_topic_to_topic(service: Service, workspace: str) -> None:
     await service.top_up(workspace, 2)
     await service.publish(*(consented(name, workspace) for name in ("a", "b", "c", "a")))

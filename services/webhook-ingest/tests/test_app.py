@@ -368,6 +368,11 @@ def test_what_nobody_knows_is_listed(ingest: Ingest) -> None:
     assert "sendwhy_receipts_missing_ratio" in told
 
 
+def test_a_persons_data_are_found_by_an_id_with_slashes(ingest: Ingest) -> None:
+    answer = ingest.look("/v1/workspaces/acme/contacts/gid:%2F%2Fshop%2F5/data", "operator-1")
+    assert answer.json() == {"receipts": [], "left_out": False}
+
+
 def test_no_secret_and_no_phone_is_logged(ingest: Ingest) -> None:
     ingest.hook(hook("100000000000110", status("sent", "wamid.log"), 7))
     ingest.get(f"/webhooks/meta?hub.mode=subscribe&hub.verify_token={VERIFY_TOKEN}")
