@@ -98,11 +98,11 @@ class PricesAnswer(Wire):
 
 
 class Result(Wire):
-    """`message_id` is null where the request names none."""
+    """`message_id` is null where the request names none, `resolved` where it names nobody or can't be used."""
 
     message_id: str | None
     gates: list[Gate]
-    resolved: Resolved | None = None
+    resolved: Resolved | None
 
 
 class EvaluateAnswer(Wire):
@@ -278,7 +278,9 @@ def _evaluate_routes(router: APIRouter, runtime: Runtime) -> None:
             judged = iter(_in_turn(requests, prices, balances, tallies))
         return EvaluateAnswer(
             results=[
-                Result(message_id=name_of(raw), gates=[refused(one)]) if isinstance(one, Invalid) else next(judged)
+                Result(message_id=name_of(raw), gates=[refused(one)], resolved=None)
+                if isinstance(one, Invalid)
+                else next(judged)
                 for raw, one in zip(body.requests, asked, strict=True)
             ]
         )

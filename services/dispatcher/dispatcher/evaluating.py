@@ -59,7 +59,7 @@ class EvaluateResult(Wire):
 
     message_id: str | None
     gates: list[Gate]
-    resolved: Resolved | None = None
+    resolved: Resolved | None
 
 
 class EvaluateAnswer(Wire):
@@ -154,7 +154,7 @@ class Evaluation:
         )
         return EvaluateAnswer(
             results=[
-                EvaluateResult(message_id=name_of(raw), gates=[refused(one)])
+                EvaluateResult(message_id=name_of(raw), gates=[refused(one)], resolved=None)
                 if isinstance(one, Invalid)
                 else next(results)
                 for raw, one in zip(body.requests, asked, strict=True)
