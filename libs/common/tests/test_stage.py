@@ -44,7 +44,7 @@ class World:
     fail_with: list[BaseException] = field(default_factory=list)
     publish: list[Outgoing] = field(default_factory=list)
     jointly: bool = False
-    told_of: list[tuple[int, list[str], int]] = field(default_factory=list)
+    told_of: list[tuple[int, list[str | None], int]] = field(default_factory=list)
     parse: Callable[[Record[None]], SendCancelled] = field(default_factory=lambda: parse_json(SendCancelled))
 
     async def handle(self, connection: Connection, records: Sequence[Record[SendCancelled]]) -> Sequence[Outgoing]:

@@ -160,17 +160,20 @@ async def test_an_unreadable_request_is_echoed_as_far_as_it_is_right(
     assert {name: event[name] for name in ECHOED if name in event} == due
 
 
-def asked_in(workspace: str, *kinds: str) -> list[tuple[Record[Any], tuple[str, ...] | None]]:
+Handed = tuple[Record[Any], tuple[str, ...] | None]
+
+
+def asked_in(workspace: str, *kinds: str) -> list[Handed]:
     """Records of one message, in this order: usable, invalid or unreadable, these with what is wrong in them."""
-    made = []
+    made: list[Handed] = []
     for kind in kinds:
-        one = request(workspace_id=workspace, **({"expires_at": at(-60)} if kind == "invalid" else {}))
+        one = request(workspace_id=workspace, expires_at=at(-60) if kind == "invalid" else None)
         body = one.to_json() if kind != "unreadable" else one.to_json().replace(b'"campaign"', b'"spam"')
         made.append((record(one, value=body), ("origin.kind: is wrong",) if kind == "unreadable" else None))
     return made
 
 
-async def handled(desk: Desk, batch: Sequence[tuple[Record[Any], tuple[str, ...] | None]]) -> list[Outgoing]:
+async def handled(desk: Desk, batch: Sequence[Handed]) -> list[Outgoing]:
     """As a stage hands over a batch: first what of it can't be read."""
     bad = [Unreadable(one, "unreadable", fields) for one, fields in batch if fields]
     good = [one for one, fields in batch if not fields]
