@@ -42,6 +42,18 @@ def test_every_setting_is_explained_and_nothing_else() -> None:
     assert set(GENERATE["MEANINGS"]) == fields
 
 
+def test_the_contract_names_every_setting_that_must_be_given() -> None:
+    contract = (DOCS / "contract.md").read_text()
+    needed = {
+        name.upper()
+        for kind in GENERATE["SETTINGS"].values()
+        for name, field in kind.model_fields.items()
+        if field.is_required()
+    }
+    assert "PRIVACY_KEY" in needed
+    assert not [name for name in needed if f"`{name}`" not in contract]
+
+
 def test_event_schemas_are_valid() -> None:
     schemas = json.loads((DOCS / "contracts" / "asyncapi.json").read_text())["components"]["schemas"]
     for schema in schemas.values():

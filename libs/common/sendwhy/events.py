@@ -49,6 +49,8 @@ CONTENT_TYPES = frozenset(
 )
 MAX_CONTENT_BYTES = 256 * 1024
 MAX_METADATA_BYTES = 2 * 1024
+# The contract asks for digits: a short number is one that nobody has. Meta's ids have 64 bits, so 20 digits at most.
+SENDER_ID = r"^[0-9]{1,20}$"
 COMPONENTS_MAX = 64
 
 _NAMESPACE = UUID("6f1f0f0a-6d1c-5b8e-9c55-0a1d7b4c2e77")
@@ -124,7 +126,7 @@ _ONE_LINE = AfterValidator(_no_control_characters)
 Line = Annotated[str, _ONE_LINE]
 MessageId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
 WorkspaceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
-SenderId = Annotated[str, StringConstraints(pattern=r"^[0-9]{5,20}$")]
+SenderId = Annotated[str, StringConstraints(pattern=SENDER_ID)]
 ContactId = Annotated[str, StringConstraints(min_length=1, max_length=128), _ONE_LINE]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256), _ONE_LINE]
 Wamid = Annotated[str, StringConstraints(min_length=1, max_length=512), _ONE_LINE]

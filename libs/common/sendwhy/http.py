@@ -503,18 +503,36 @@ async def once(
     if key is None:
         status, answer = await act()
         return Response(answer, status, media_type="application/json")
-    body = await request.body()
-    digest = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body).digest()
+    digest = await _digest_of(request)
     if await connection.fetchrow(_CLAIM, caller.workspace, key, digest) is not None:
         status, answer = await act()
         await connection.execute(_STORE_ANSWER, caller.workspace, key, status, answer)
         return Response(answer, status, media_type="application/json")
-    stored = await connection.fetchrow(_READ_ANSWER, caller.workspace, key)
-    if stored is None or not hmac.compare_digest(stored["digest"], digest):
-        detail = "This Idempotency-Key was used for another request."
-        raise Problem(409, detail, errors={"Idempotency-Key": "was used for another request"})
+    stands = await answered(connection, request, caller, key)
+    if stands is None:
+        raise _used_for_another()
+    return stands
+
+
+async def answered(connection: Connection, request: Request, caller: Caller, key: str | None) -> Response | None:
+    """What `once` has answered to this key already: for what takes too long to be done within its transaction."""
+    stored = None if key is None else await connection.fetchrow(_READ_ANSWER, caller.workspace, key)
+    if stored is None:
+        return None
+    if not hmac.compare_digest(stored["digest"], await _digest_of(request)):
+        raise _used_for_another()
     headers = {"idempotent-replayed": "true"}
     return Response(stored["answer"], stored["status"], headers=headers, media_type="application/json")
+
+
+async def _digest_of(request: Request) -> bytes:
+    body = await request.body()
+    return hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body).digest()
+
+
+def _used_for_another() -> Problem:
+    detail = "This Idempotency-Key was used for another request."
+    return Problem(409, detail, errors={"Idempotency-Key": "was used for another request"})
 
 
 class Server(uvicorn.Server):

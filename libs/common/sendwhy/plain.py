@@ -38,7 +38,7 @@ T = TypeVar("T")
 _Moment = Annotated[datetime, Meta(tz=True)]
 _MessageId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\-]{1,128}\Z")]
 _WorkspaceId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-]{1,64}\Z")]
-_SenderId = Annotated[str, Meta(pattern=r"^[0-9]{5,20}\Z")]
+_SenderId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}\Z")]
 
 
 def _line(least: int, most: int) -> Meta:

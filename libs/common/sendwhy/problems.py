@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -38,21 +39,23 @@ _SCHEMA: dict[str, Any] = {
     },
     "required": ["type", "title", "status", "detail"],
 }
-_REFUSED: dict[str, Any] = {
-    "description": "Refused, and why",
-    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-}
+PROBLEM: dict[str, Any] = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_REFUSED: dict[str, Any] = {"description": "Refused, and why", "content": PROBLEM}
 
 
 class Api(FastAPI):
-    """An app whose OpenAPI tells of refusals as they are; FastAPI would tell of its own."""
+    """An app whose OpenAPI tells of refusals as they are; FastAPI would tell of its own. `before_routes`: what OpenAPI
+    tells of paths that are answered before the app's routes."""
+
+    before_routes: Mapping[str, Any] = MappingProxyType({})
 
     def openapi(self) -> dict[str, Any]:
         told = super().openapi()
         told.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _SCHEMA
-        for operations in told["paths"].values():
-            for operation in operations.values():
+        for path, operations in told["paths"].items():
+            for operation in operations.values() if path not in self.before_routes else ():
                 operation["responses"] |= {"422": _REFUSED, "4XX": _REFUSED}
+        told["paths"] |= self.before_routes
         return told
 
 

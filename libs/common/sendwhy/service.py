@@ -208,7 +208,7 @@ class Runtime:
         self._to_publish.update(events)
         self._wake_sweep.set()
 
-    def make_api(self, title: str, *, body_limits: Mapping[str, int] | None = None) -> FastAPI:
+    def make_api(self, title: str, *, body_limits: Mapping[str, int] | None = None) -> problems.Api:
         """The FastAPI app with health and metrics; its lifespan opens and closes everything."""
         app = problems.Api(title=title, version="0.1.0", lifespan=self._lifespan, docs_url=None, redoc_url=None)
         app.state.tokens = self.settings.tokens

@@ -89,7 +89,8 @@ class Unreadable:
     fields: tuple[str, ...]
 
 
-HandleUnreadable = Callable[[Connection, Sequence[Unreadable]], Awaitable[Sequence[Outgoing]]]
+# Also gets what of the batch can be read, which is handled after it: some of that may have come before.
+HandleUnreadable = Callable[[Connection, Sequence[Unreadable], Sequence[Record[Any]]], Awaitable[Sequence[Outgoing]]]
 Committed = Callable[[Sequence[Record[T]]], None]
 
 
@@ -218,7 +219,7 @@ class Stage(Generic[T]):
             self._refuse_flood(len(bad), len(records))
         aside: list[Outgoing] = []
         is_done = await self._is_done_jointly(good, records)
-        publish = [] if is_done else await self._transact(good, bad, records, aside)
+        publish = [] if is_done else [*await self._tell_of(bad, good), *await self._transact(good, records, aside)]
         if self._on_committed is not None:
             self._on_committed(good)
         self._refuse_flood(len(aside), len(records))
@@ -274,10 +275,22 @@ class Stage(Generic[T]):
             return False
         return True
 
+    async def _tell_of(self, bad: Sequence[Unreadable], good: Sequence[Record[T]]) -> Sequence[Outgoing]:
+        """What is said of unreadable records, before what comes after them is decided. Their dead letters go anyhow."""
+        if not bad or self._on_unreadable is None:
+            return []
+        try:
+            async with self._pool().acquire(timeout=30) as connection, connection.transaction():
+                return await self._on_unreadable(connection, bad, good)
+        except Exception as error:
+            if not self._blames_a_record(error):
+                raise
+            log.error("of unreadable records nothing was told", topic=self.topic, error=describe(error), exc_info=error)
+            return []
+
     async def _transact(
         self,
         good: Sequence[Record[T]],
-        bad: Sequence[Unreadable],
         records: Sequence[Record[Any]],
         aside: list[Outgoing],
     ) -> list[Outgoing]:
@@ -286,8 +299,6 @@ class Stage(Generic[T]):
         try:
             async with self._pool().acquire(timeout=30) as connection, connection.transaction():
                 publish = list(await self._handle(connection, good)) if good else []
-                if bad and self._on_unreadable is not None:
-                    publish += await self._on_unreadable(connection, bad)
                 await store_reached(connection, self._service_group, _next_offsets(records))
                 return publish
         except Exception as error:
@@ -297,8 +308,8 @@ class Stage(Generic[T]):
                 aside += await self._put_aside(good, records, error)
                 return []
             middle = len(good) // 2
-            left = await self._transact(good[:middle], bad, good[:middle], aside)
-            right = await self._transact(good[middle:], [], records, aside)
+            left = await self._transact(good[:middle], good[:middle], aside)
+            right = await self._transact(good[middle:], records, aside)
             return left + right
 
     def _blames_a_record(self, error: Exception) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sendwhy import plain
 from sendwhy.events import (
     CONTENT_TYPES,
     EARLIEST,
@@ -70,6 +71,9 @@ WRONG: list[tuple[str, Any]] = [
     ("workspace_id", "x" * 65),
     ("sender_id", 415566778899001),
     ("sender_id", "../me"),
+    ("sender_id", ""),
+    ("sender_id", "1" * 21),
+    ("sender_id", "12\n"),
     ("to", None),
     ("to", {}),
     ("to", {"phone": ""}),
@@ -90,6 +94,14 @@ WRONG: list[tuple[str, Any]] = [
     ("metadata", {"x": "y" * 2048}),
     ("metadata", []),
 ]
+
+
+@pytest.mark.parametrize("sender_id", ["1", "12345", "1" * 20])
+def test_any_digits_may_name_a_sender(sender_id: str) -> None:
+    """Whose number it is, or whether it is anybody's, is the dispatcher's to say: SENDER_NOT_AVAILABLE."""
+    asked = read(sender_id=sender_id)
+    assert asked.sender_id == sender_id
+    assert plain.request_of(asked.to_json()) is not None
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)

@@ -31,7 +31,7 @@ from sendwhy.postgres import Connection, add_to_outbox, migrate, prune
 from sendwhy.reasons import Service
 from sendwhy.service import DatabaseIsOlder, Runtime, _serve
 from sendwhy.settings import KafkaSettings, ServiceSettings
-from sendwhy.stage import Record, consumer_group, parse_json
+from sendwhy.stage import Record, Unreadable, consumer_group, parse_json
 from sendwhy.topics import TOPICS, Outgoing, Topic, outgoing
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
@@ -53,6 +53,7 @@ class World:
     fail_with: list[BaseException] = field(default_factory=list)
     publish: list[Outgoing] = field(default_factory=list)
     jointly: bool = False
+    told_of: list[tuple[int, list[str | None], int]] = field(default_factory=list)
     parse: Callable[[Record[None]], SendCancelled] = field(default_factory=lambda: parse_json(SendCancelled))
 
     async def handle(self, connection: Connection, records: Sequence[Record[SendCancelled]]) -> Sequence[Outgoing]:
@@ -69,10 +70,19 @@ class World:
         )
         return self.publish
 
+    async def on_unreadable(
+        self, connection: Connection, unreadable: Sequence[Unreadable], readable: Sequence[Record[SendCancelled]]
+    ) -> Sequence[Outgoing]:
+        mine = [one for one in unreadable if self.workspace.encode() in (one.record.value or b"")]
+        if mine:
+            names = [one.event.message_id for one in readable if one.event.workspace_id == self.workspace]
+            self.told_of.append((len(mine), names, await connection.fetchval("select count(*) from seen")))
+        return []
+
     def app(self) -> FastAPI:
         runtime = Runtime(SERVICE, self.settings)
         handle = runtime.joint(self.handle) if self.jointly else self.handle
-        runtime.stage(TOPIC, self.parse, handle)
+        runtime.stage(TOPIC, self.parse, handle, on_unreadable=self.on_unreadable)
         return runtime.make_api("test")
 
     @asynccontextmanager
@@ -144,6 +154,19 @@ async def dead_letters(bootstrap: str, workspace: str) -> list[Any]:
     # Of our stage: others may read the same topic in this session.
     ours = [record for record in found if dict(record.headers).get("service") == Service.BILLING.encode()]
     return [record for record in ours if workspace.encode() in record.value]
+
+
+async def test_of_the_unreadable_is_told_first_whatever_becomes_of_their_neighbours(world: World) -> None:
+    """Also with a neighbour that the database refuses; and they are told what else is in their batch."""
+    broken = b'{"workspace_id": "%s"}' % world.workspace.encode()
+    await world.send(broken, world.cancel("bad", "refused"), world.cancel("good"))
+
+    async def handled() -> bool:
+        return await world.seen() == {"good"}
+
+    async with world.running():
+        await until(handled)
+    assert world.told_of == [(1, ["bad", "good"], 0)]
 
 
 async def test_a_record_that_is_nested_too_deeply_for_its_parser_is_put_aside(world: World) -> None:

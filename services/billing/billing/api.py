@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AfterValidator, Field, StringConstraints
-from sendwhy.access import Role, Token
-from sendwhy.evaluation import Evaluate
+from sendwhy.evaluation import Evaluate, EvaluateRequest, check_rights, name_of, refused
 from sendwhy.events import Gate, Line, MessageId, Moment, Price, Resolved, SendRequested, Wire
 from sendwhy.http import (
     Admin,
@@ -25,8 +24,9 @@ from sendwhy.http import (
     once,
 )
 from sendwhy.postgres import Connection, add_to_outbox
-from sendwhy.problems import Problem, not_found
+from sendwhy.problems import Problem
 from sendwhy.reasons import Service
+from sendwhy.requests import Invalid
 from sendwhy.service import Runtime
 from sendwhy.topics import outgoing
 
@@ -98,7 +98,9 @@ class PricesAnswer(Wire):
 
 
 class Result(Wire):
-    message_id: str
+    """`message_id` is null where the request names none, `resolved` where it names nobody or can't be used."""
+
+    message_id: str | None
     gates: list[Gate]
     resolved: Resolved | None
 
@@ -260,24 +262,28 @@ def _evaluate_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.post("/evaluate", openapi_extra=body_schema(Evaluate))
     async def post_evaluate(token: AnyToken, body: Annotated[Evaluate, json_body(Evaluate)]) -> EvaluateAnswer:
         """Which requests the balance would cover, one after the other. Nothing is stored or charged."""
-        workspaces = {request.workspace_id for request in body.requests}
-        _check_rights(token, workspaces)
+        check_rights(token, body.requests)
         now = datetime.now(UTC)
-        requests = list(zip(body.requests, body.each_resolved(), strict=True))
-        asked = [Priceable(one, resolved, one.requested_at or body.at or now) for one, resolved in requests]
+        asked = body.read(now)
+        requests = [one for one in asked if isinstance(one, EvaluateRequest)]
+        priceable = [Priceable(one, one.resolved, one.requested_at or body.at or now) for one in requests]
         async with runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            prices = [quote.price for quote in await prices_for(connection, asked)]
-            accounts = await store.accounts(connection, workspaces)
-            tallies = await store.tallies_of(connection, ((r.workspace_id, _origin(r)) for r in body.requests))
+            prices = [quote.price for quote in await prices_for(connection, priceable)]
+            accounts = await store.accounts(connection, {one.workspace_id for one in requests})
+            tallies = await store.tallies_of(connection, ((r.workspace_id, _origin(r)) for r in requests))
         if body.asks_of_the_past(now):
-            return EvaluateAnswer(results=[_unknown(*one, price) for one, price in zip(requests, prices, strict=True)])
-        balances = {name: row.balance for name, row in accounts.items()}
-        return EvaluateAnswer(results=_in_turn(requests, prices, balances, tallies))
-
-
-def _check_rights(token: Token, workspaces: Iterable[str]) -> None:
-    if not all(token.may(Role.VIEWER, workspace) for workspace in workspaces):
-        raise not_found("The workspace")
+            judged = iter([_unknown(*one) for one in zip(requests, prices, strict=True)])
+        else:
+            balances = {name: row.balance for name, row in accounts.items()}
+            judged = iter(_in_turn(requests, prices, balances, tallies))
+        return EvaluateAnswer(
+            results=[
+                Result(message_id=name_of(raw), gates=[refused(one)], resolved=None)
+                if isinstance(one, Invalid)
+                else next(judged)
+                for raw, one in zip(body.requests, asked, strict=True)
+            ]
+        )
 
 
 def _origin(request: SendRequested) -> OriginKey:
@@ -285,14 +291,14 @@ def _origin(request: SendRequested) -> OriginKey:
 
 
 def _in_turn(
-    asked: Iterable[tuple[SendRequested, Resolved | None]],
+    requests: Iterable[EvaluateRequest],
     prices: Iterable[Price],
     balances: dict[str, int],
     tallies: store.Tallies,
 ) -> list[Result]:
     """Each request is judged on what the ones before it leave."""
     results = []
-    for (request, resolved), price in zip(asked, prices, strict=True):
+    for request, price in zip(requests, prices, strict=True):
         workspace, origin = request.workspace_id, _origin(request)
         balance, counted = balances.get(workspace, 0), tallies.setdefault(workspace, {})
         tally = counted.get(origin, Tally())
@@ -301,10 +307,10 @@ def _in_turn(
         if passed:
             balances[workspace] = balance - price.credits
         counted[origin] = Tally(tally.funded + passed, tally.refused + (not passed))
-        results.append(Result(message_id=request.message_id, gates=gates, resolved=resolved))
+        results.append(Result(message_id=request.message_id, gates=gates, resolved=request.resolved))
     return results
 
 
-def _unknown(request: SendRequested, resolved: Resolved | None, price: Price) -> Result:
+def _unknown(request: EvaluateRequest, price: Price) -> Result:
     gate = Gate(gate="credits", passed=None, evidence={"price": price.credits, "currency": "credits"})
-    return Result(message_id=request.message_id, gates=[gate], resolved=resolved)
+    return Result(message_id=request.message_id, gates=[gate], resolved=request.resolved)

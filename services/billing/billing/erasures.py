@@ -86,7 +86,7 @@ class DataAnswer(Wire):
 def routes(runtime: Runtime) -> APIRouter:
     router = APIRouter(prefix="/v1/workspaces/{w}")
 
-    @router.get("/contacts/{contact_id}/data")
+    @router.get("/contacts/{contact_id:path}/data")
     async def get_data(
         caller: Operator,
         contact_id: ContactId,  # noqa: ARG001 - billing knows messages only

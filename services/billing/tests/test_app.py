@@ -201,14 +201,38 @@ async def test_evaluate_does_not_know_the_past(service: Service, workspace: str)
     assert [gate["passed"] for gate in result["gates"]] == [None]
 
 
-async def test_evaluate_refuses_foreign_workspaces_and_odd_requests(service: Service, workspace: str) -> None:
+async def test_evaluate_answers_each_request_for_itself(service: Service, workspace: str) -> None:
+    await service.top_up(workspace, 2)
+    asked = [body_of(consented(name, workspace)) for name in ("a", "b", "c")]
+    odd = [asked[0] | {"message_id": "no spaces"}, {"workspace_id": workspace}]
+    answer = await service.evaluate({"requests": [asked[0], *odd, *asked[1:]]})
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [one["message_id"] for one in results] == ["a", "no spaces", None, "b", "c"]
+    told = [(one["gates"][0]["gate"], one["gates"][0]["passed"]) for one in results]
+    assert told == [("credits", True), ("request", False), ("request", False), ("credits", True), ("credits", False)]
+    reason = results[1]["gates"][0]["reason"]
+    assert (reason["code"], [line.partition(":")[0] for line in reason["evidence"]["fields"]]) == (
+        "INVALID_REQUEST",
+        ["message_id"],
+    )
+    past = await service.evaluate({"requests": [odd[0], asked[0]], "at": "2026-01-01T00:00:00Z"})
+    assert [one["gates"][0]["passed"] for one in past.json()["results"]] == [False, None]
+
+
+async def test_evaluate_refuses_foreign_workspaces_and_odd_questions(service: Service, workspace: str) -> None:
     ours, foreign = body_of(consented("a", "elsewhere")), body_of(consented("b", workspace))
     assert (await service.evaluate({"requests": [ours]}, "foreign-token")).status_code == 200
     assert (await service.evaluate({"requests": [ours, foreign]}, "foreign-token")).status_code == 404
-    odd = await service.evaluate({"requests": [ours, ours | {"message_id": "no spaces"}]})
-    assert (odd.status_code, fields(odd)) == (422, {"requests.1.message_id"})
+    odd = await service.evaluate({"requests": [ours, 7]})
+    assert (odd.status_code, fields(odd)) == (422, {"requests.1"})
     assert (await service.evaluate({"requests": [ours], "resolved": []})).status_code == 422
     assert (await service.evaluate({"requests": [ours] * 1001})).status_code == 422
+
+
+async def test_a_persons_data_are_found_by_an_id_with_slashes(service: Service, workspace: str) -> None:
+    path = f"/v1/workspaces/{workspace}/contacts/gid:%2F%2Fshop%2F5/data?message_id=m-1"
+    assert (await service.ask("GET", path)).json() == {"ledger": []}
 
 
 async def test_from_topic_to_topic(service: Service, workspace: str) -> None:

@@ -8,10 +8,9 @@ from uuid import UUID, uuid4
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, ValidationError
-from pydantic_core import to_json
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue
 from sendwhy.access import Role
-from sendwhy.evaluation import EVALUATE_MAX
+from sendwhy.evaluation import EVALUATE_MAX, check_rights, name_of, read, refused
 from sendwhy.events import ContactId, Gate, Line, MarketingState, Moment, Name, Resolved, SendRequested
 from sendwhy.http import (
     Admin,
@@ -29,12 +28,12 @@ from sendwhy.http import (
 )
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem, not_found
+from sendwhy.requests import Invalid
 from sendwhy.service import Runtime
-from sendwhy.stage import fields_of
 
 from consent import erasures, people, store
 from consent.contacts import UNSUBSCRIBED, Book, Change, Contact, Key, Mark, Origin, Word
-from consent.decide import Completed, Invalid, Verdict, complete, evaluate
+from consent.decide import Verdict, evaluate
 from consent.fields import Fields
 from consent.past import Past, past_of
 from consent.phones import read_phone
@@ -159,7 +158,7 @@ class EvaluateAnswer(BaseModel):
     results: list[EvaluateResult]
 
 
-def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - one closure a route
+def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     router = APIRouter(prefix="/v1")
     desk = Desk(runtime, settings)
 
@@ -225,10 +224,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:  # noqa: C901 - o
 
     @router.post("/evaluate", openapi_extra=body_schema(EvaluateBody))
     async def post_evaluate(token: AnyToken, body: Annotated[EvaluateBody, json_body(EvaluateBody)]) -> EvaluateAnswer:
-        named = (one.get("workspace_id") for one in body.requests)
-        for workspace in {name for name in named if isinstance(name, str)}:
-            if not token.may(Role.VIEWER, workspace):
-                raise not_found("The workspace")
+        check_rights(token, body.requests)
         async with runtime.pool.acquire(timeout=30) as connection:
             return await desk.evaluate(connection, body)
 
@@ -315,40 +311,31 @@ class Desk:
     async def evaluate(self, connection: Connection, body: EvaluateBody) -> EvaluateAnswer:
         """All gates for each request; nothing is stored. A past `at` is judged by what was known then."""
         now = datetime.now(UTC)
-        read = [_read(raw, now) for raw in body.requests]
-        requests = [one.request for one in read if isinstance(one, Completed)]
+        asked = [read(SendRequested, raw, now) for raw in body.requests]
+        requests = [one for one in asked if isinstance(one, SendRequested)]
         around = await surroundings_of(connection, self._tagger, requests, self._believed)
         past: Past | None = None
         if body.at is not None and body.at < now:
             contacts = [contact for request in requests if (contact := around.contact_of(request))]
             past = await past_of(connection, contacts, body.at)
         return EvaluateAnswer(
-            results=[_result(raw, one, around, past) for raw, one in zip(body.requests, read, strict=True)]
+            results=[_result(name_of(raw), one, around, past) for raw, one in zip(body.requests, asked, strict=True)]
         )
 
 
-def _read(raw: dict[str, JsonValue], now: datetime) -> Completed | Invalid:
-    try:
-        return complete(SendRequested.model_validate_json(to_json(raw)), now)
-    except ValidationError as error:
-        return Invalid(fields_of(error))
-
-
 def _result(
-    raw: dict[str, JsonValue], one: Completed | Invalid, around: Surroundings, past: Past | None
+    message_id: str | None, one: SendRequested | Invalid, around: Surroundings, past: Past | None
 ) -> EvaluateResult:
     if isinstance(one, Invalid):
-        named = raw.get("message_id")
-        gate = Gate(gate="request", passed=False, reason=one.reason, evidence=one.reason.evidence)
-        return EvaluateResult(message_id=named if isinstance(named, str) else None, gates=[gate], resolved=None)
+        return EvaluateResult(message_id=message_id, gates=[refused(one)], resolved=None)
     verdict = _verdict(one, around, past)
     gates = [Gate(gate="request", passed=True), *(gate.to_gate() for gate in verdict.gates)]
-    return EvaluateResult(message_id=one.request.message_id, gates=gates, resolved=verdict.resolved)
+    return EvaluateResult(message_id=message_id, gates=gates, resolved=verdict.resolved)
 
 
-def _verdict(one: Completed, around: Surroundings, past: Past | None) -> Verdict:
-    facts = around.of(one.request)
-    return evaluate(one.request, past.facts(facts) if past else facts)
+def _verdict(request: SendRequested, around: Surroundings, past: Past | None) -> Verdict:
+    facts = around.of(request)
+    return evaluate(request, past.facts(facts) if past else facts)
 
 
 def _put(caller: Caller, contact_id: str, body: ContactBody, now: datetime) -> Change:

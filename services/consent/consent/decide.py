@@ -1,4 +1,4 @@
-"""The decision on one send request: complete it, run every gate, and take the first that fails. Pure."""
+"""The decision on one send request: run every gate, and take the first that fails. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import field, replace
@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from sendwhy.events import (
-    MAX_HORIZON,
     PURPOSE_BY_ORIGIN,
     Evidence,
     Gate,
@@ -22,6 +21,7 @@ from sendwhy.events import (
     reason,
 )
 from sendwhy.reasons import ReasonCode, Service
+from sendwhy.requests import Completed
 from sendwhy.values import value_class
 
 from consent.contacts import Contact, Word
@@ -62,27 +62,6 @@ class Facts:
 
 
 @value_class
-class Completed:
-    """A request with its times filled in."""
-
-    request: SendRequested
-    send_at: datetime
-    expires_at: datetime
-
-
-@value_class
-class Invalid:
-    """`fields` as "field: what is wrong"."""
-
-    fields: tuple[str, ...]
-
-    @property
-    def reason(self) -> Reason:
-        detail = f"The request can't be used: {'; '.join(self.fields)}"
-        return reason(ReasonCode.INVALID_REQUEST, detail, {"fields": list(self.fields)})
-
-
-@value_class
 class Judged:
     """One gate's verdict; `passed` is None where it can't know. A plain value: four are made for every message."""
 
@@ -106,28 +85,6 @@ class Verdict:
     @property
     def failure(self) -> Reason | None:
         return next((gate.reason for gate in self.gates if gate.passed is False), None)
-
-
-def complete(request: SendRequested, arrived_at: datetime) -> Completed | Invalid:
-    """Fill in requested_at, send_at and expires_at (contract.md); `arrived_at` is Kafka's time of the record."""
-    requested_at = request.requested_at or arrived_at
-    send_at = request.send_at or requested_at
-    latest_moment = requested_at + MAX_HORIZON
-    expires_at = request.expiry(arrived_at)
-    wrong = [
-        f"{name}: must be at most {MAX_HORIZON.days} days after requested_at"
-        for name, moment in (("send_at", send_at), ("expires_at", expires_at))
-        if moment > latest_moment
-    ]
-    if requested_at > arrived_at + MAX_HORIZON:
-        wrong.append(f"requested_at: lies more than {MAX_HORIZON.days} days ahead")
-    if expires_at < send_at:
-        wrong.append("expires_at: must not be before send_at")
-    if wrong:
-        return Invalid(tuple(wrong))
-    if request.requested_at is None:
-        request = request.model_copy(update={"requested_at": requested_at})
-    return Completed(request, send_at, expires_at)
 
 
 def purpose_of(request: SendRequested, facts: Facts) -> Purpose:

@@ -24,6 +24,9 @@ from consent.import_store import forget_import_rows
 
 TagOf = Callable[[Mark], bytes]
 
+# A refused request is no decision on its message: its step begins so, and whom it was for is noted apart.
+REFUSAL = "invalid/"
+
 MESSAGES_PER_ORDER = 1000
 CAUSES: Mapping[Origin, str] = {
     Origin.ERASURE: "http",
@@ -59,6 +62,19 @@ from unnest($2::text[]) as gone(message_id)
 where d.workspace_id = $1 and d.message_id = gone.message_id and d.body is not null
 """
 _FORGET_MESSAGES = "delete from message_of where workspace_id = $1 and tag = any($2::bytea[]) returning message_id"
+# Of refusals: which of these messages were decided for nobody else. A corrected request may be for another person.
+_FORGET_REFUSED = """
+with gone as (delete from message_of where workspace_id = $1 and tag = any($2::bytea[]) returning message_id)
+select distinct g.message_id, exists (
+    select from decision d
+    where d.workspace_id = $1 and d.message_id = g.message_id and not starts_with(d.step, $3)
+) as is_decided from gone g
+"""
+_REDACT_REFUSALS = """
+update decision d set body = null, headers = ''
+from unnest($2::text[]) as gone(message_id)
+where d.workspace_id = $1 and d.message_id = gone.message_id and starts_with(d.step, $3) and d.body is not null
+"""
 _FORGET_ANSWERS = """
 delete from idempotency_key
 where workspace_id = $1 and position(convert_to($2, 'UTF8') in coalesce(answer, '')) > 0
@@ -127,6 +143,11 @@ class Earlier:
     @property
     def alias(self) -> str:
         return alias_of(self.erasure_id) if self.erasure_id else UNNUMBERED_ALIAS
+
+
+def refused_mark(mark: Mark) -> Mark:
+    """The identity under which is noted that a refused request was for this one."""
+    return Mark(mark.workspace_id, f"{REFUSAL}{mark.kind}", mark.value)
 
 
 def order_tags(tag_of: TagOf, marks: Iterable[Mark]) -> list[str]:
@@ -201,7 +222,11 @@ async def _erase_here(
     tags = sorted(tag_of(mark) for mark in marks)
     own = [tag_of(Mark(workspace, "contact", contact_id)).hex() for contact_id in ids]
     rows = await connection.fetch(_FORGET_MESSAGES, workspace, tags)
-    messages = sorted({row["message_id"] for row in rows})
+    refused_tags = sorted(tag_of(refused_mark(mark)) for mark in marks)
+    refused = await connection.fetch(_FORGET_REFUSED, workspace, refused_tags, REFUSAL)
+    refusals = await connection.execute(_REDACT_REFUSALS, workspace, [row["message_id"] for row in refused], REFUSAL)
+    undecided = {row["message_id"] for row in refused if not row["is_decided"]}
+    messages = sorted({row["message_id"] for row in rows} | undecided)
     answers = 0
     for contact_id in ids:
         answers += _count(await connection.execute(_FORGET_ANSWERS, workspace, _named_in_json(contact_id)))
@@ -212,7 +237,8 @@ async def _erase_here(
         _rows("contact", "erased", await connection.execute(_DELETE_CONTACTS, workspace, ids)),
         _rows("contact_history", "blurred", await connection.execute(_BLUR_HISTORY, workspace, ids, own)),
         _rows("decision", "blurred", await connection.execute(_REDACT_DECISIONS, workspace, messages)),
-        ErasedRows(table="message_of", act="erased", rows=len(rows)),
+        _rows("decision", "blurred", refusals),
+        ErasedRows(table="message_of", act="erased", rows=len(rows) + len(refused)),
         ErasedRows(table="idempotency_key", act="erased", rows=answers),
         _rows("contact_import_refused", "erased", await forget_import_rows(connection, workspace, tags)),
         _rows("privacy_request", "blurred", await connection.execute(_FORGET_REQUESTS, workspace, ids, erasure_id)),

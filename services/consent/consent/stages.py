@@ -1,23 +1,18 @@
 """What consent does with each topic's batch. Stages that change contacts read all into `Change`s and share one path."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from sendwhy.erasure import keep_erasures_waiting
 from sendwhy.events import (
     CustomerUpdated,
     Evidence,
     MarketingState,
-    MessageId,
     MessageReceived,
-    Metadata,
     SendConsented,
-    SenderId,
     SenderUpdated,
     SendRecalled,
     SendRejected,
@@ -25,27 +20,20 @@ from sendwhy.events import (
     Status,
     StatusUpdated,
     TemplateUpdated,
-    To,
-    Wire,
-    WorkspaceId,
-    event_id_of,
 )
-from sendwhy.events import Origin as Asker
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, Decision, MessageKey, decisions_of
 from sendwhy.privacy import ERASURE, redacted_request
 from sendwhy.reasons import ReasonCode, Service
+from sendwhy.requests import Completed, Invalid, complete
 from sendwhy.stage import Parse, Record, Unreadable, dead_letter
 from sendwhy.topics import Outgoing, Topic, contact_key, outgoing, tombstone
 
 from consent import erasures, keyword_store, people, store
 from consent.contacts import OWN_ID_LENGTH, UNSUBSCRIBED, Book, Change, Contact, Entry, Mark, Origin, Word, latest
 from consent.decide import (
-    Completed,
     Facts,
-    Invalid,
     answer_recall,
-    complete,
     decide,
     keep_until,
     not_opted_in,
@@ -54,6 +42,7 @@ from consent.decide import (
 from consent.fields import Fields
 from consent.keywords import judge, proof_of
 from consent.phones import Phone, phone_of_wa_id, read_phone
+from consent.refusals import Unusable, first_usable, legible, refuse
 from consent.settings import Settings
 from consent.words import NOTHING_OWN, Keyword, Own
 
@@ -61,28 +50,6 @@ CONSENT_STEP, RECALL_STEP = "consent", "recall"
 _ORIGINS = {"delete": Origin.DELETED, "redact": Origin.REDACT}
 _ASKED_BY_SHOPS = ("redact", "data_request", "shop_redact")
 _STOPPED = ReasonCode.RECIPIENT_STOPPED_MARKETING.encode()
-
-
-def _none_if_wrong(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return read(value)
-    except (ValueError, RecursionError):
-        return None
-
-
-_IfRight = WrapValidator(_none_if_wrong)
-
-
-class _Legible(Wire):
-    """What can be read of a request that is wrong: its ids must be for its refusal to be told, the rest is echoed in
-    it, each as far as it is right by itself."""
-
-    message_id: MessageId
-    workspace_id: WorkspaceId
-    sender_id: Annotated[SenderId | None, _IfRight] = None
-    to: Annotated[To | None, _IfRight] = None
-    origin: Annotated[Asker | None, _IfRight] = None
-    metadata: Annotated[Metadata | None, _IfRight] = None
 
 
 @dataclass
@@ -244,24 +211,26 @@ class Stages:
         await keep_erasures_waiting(connection, {workspace for workspace, _ in keys})
         standing = await decisions_of(connection, CONSENT_STEP, keys)
         fresh: dict[MessageKey, tuple[Record[SendRequested], Completed]] = {}
-        refused: list[Outgoing] = []
+        unusable: list[Unusable] = []
         results: Counter[tuple[str, str]] = Counter()
         for key, record in zip(keys, records, strict=True):
             result = "duplicate"
-            if key not in standing and key not in fresh:
-                completed = complete(record.event, record.at)
-                if isinstance(completed, Invalid):
-                    refused += [self._refuse(key, record, completed, record.event), self._put_aside(record, completed)]
-                    result = "invalid"
-                else:
-                    fresh[key] = (record, completed)
-                    result = "accepted"
+            completed, is_first = complete(record.event, record.at), key not in standing and key not in fresh
+            if isinstance(completed, Invalid):
+                unusable.append(Unusable(record, record.event, completed, is_first=is_first))
+                result = "invalid" if is_first else result
+            elif is_first:
+                fresh[key] = (record, completed)
+                result = "accepted"
             results[record.event.origin.kind, result] += 1
         for (origin_kind, result), count in results.items():
             self._metrics.inc(Metric.REQUESTS, count, origin_kind=origin_kind, result=result)
+        refusals = await refuse(connection, self._tagger, self._metrics, unusable, now)
+        refused = [(refusals[one.step], self._put_aside(one)) for one in unusable if one.step in refusals]
         decided = await self._decide(connection, fresh, now)
         answers = {**standing, **decided}
-        return refused + _told(answers[key] for key in dict.fromkeys(keys) if key in answers)
+        told = (answers[key] for key in dict.fromkeys(keys) if key in answers)
+        return _told([*(record for pair in refused for record in pair), *told])
 
     async def _decide(
         self,
@@ -327,45 +296,32 @@ class Stages:
             self._metrics.inc(Metric.REJECTED, count, service=Service.CONSENT, reason=code)
         return answers
 
-    def _refuse(
-        self, key: MessageKey, record: Record[Any], invalid: Invalid, request: SendRequested | _Legible
-    ) -> Outgoing:
-        self._metrics.inc(Metric.REJECTED, service=Service.CONSENT, reason=ReasonCode.INVALID_REQUEST)
-        # By its bytes and place: the same broken bytes twice are two refusals, each told with its own time.
-        digest = hashlib.sha256(record.value or b"").hexdigest()
-        event = SendRejected(
-            event_id=event_id_of(f"{digest}/{record.place}", "send.rejected"),
-            occurred_at=record.at,
-            workspace_id=key[0],
-            message_id=key[1],
-            sender_id=request.sender_id,
-            to=request.to,
-            origin=request.origin,
-            service=Service.CONSENT,
-            reason=invalid.reason,
-            metadata=request.metadata or {},
-        )
-        return outgoing(event, source=Service.CONSENT, trace=record.trace)
-
-    def _put_aside(self, record: Record[Any], invalid: Invalid) -> Outgoing:
+    def _put_aside(self, one: Unusable) -> Outgoing:
         """The dead letter of a request that can be parsed and yet not be used; the stage makes those of the others."""
-        self._metrics.inc(Metric.DEAD_LETTERS, topic=record.topic, error="invalid")
-        return dead_letter(record, service=Service.CONSENT, error=f"invalid: {'; '.join(invalid.fields)}")
+        self._metrics.inc(Metric.DEAD_LETTERS, topic=one.record.topic, error="invalid")
+        return dead_letter(one.record, service=Service.CONSENT, error=f"invalid: {'; '.join(one.invalid.fields)}")
 
-    async def on_unreadable(self, connection: Connection, unreadable: Sequence[Unreadable]) -> Sequence[Outgoing]:
-        """Tell of requests that can't be read, as far as their ids can and nothing was decided under them."""
-        legible = [(told, entry) for entry in unreadable if (told := _legible(entry.record)) is not None]
+    async def on_unreadable(
+        self, connection: Connection, unreadable: Sequence[Unreadable], readable: Sequence[Record[SendRequested]]
+    ) -> Sequence[Outgoing]:
+        """Tell of requests that can't be read, as far as their ids can and nothing was decided under them before, also
+        by what of the batch can be read."""
         for _ in unreadable:
             self._metrics.inc(Metric.REQUESTS, origin_kind="unknown", result="invalid")
-        if not legible:
+        found = [(told, entry) for entry in unreadable if (told := legible(entry.record)) is not None]
+        if not found:
             return []
-        keys = [(told.workspace_id, told.message_id) for told, _ in legible]
+        keys = [(told.workspace_id, told.message_id) for told, _ in found]
+        await keep_erasures_waiting(connection, {workspace for workspace, _ in keys})
         standing = await decisions_of(connection, CONSENT_STEP, keys)
-        return [
-            self._refuse(key, entry.record, Invalid(entry.fields), told)
-            for key, (told, entry) in zip(keys, legible, strict=True)
-            if key not in standing
-        ]
+        earlier = first_usable(readable, keys)
+        unusable = []
+        for key, (told, entry) in zip(keys, found, strict=True):
+            offset = entry.record.offset
+            is_first = key not in standing and earlier.get((key, entry.record.partition), offset) >= offset
+            unusable.append(Unusable(entry.record, told, Invalid(entry.fields), is_first=is_first))
+        refusals = await refuse(connection, self._tagger, self._metrics, unusable, datetime.now(UTC))
+        return _told(refusals[one.step] for one in unusable if one.step in refusals)
 
     async def on_recalled(self, connection: Connection, records: Sequence[Record[SendRecalled]]) -> Sequence[Outgoing]:
         """Every recalled message is rejected; this is its second decision."""
@@ -621,13 +577,6 @@ def _decision(
 def _told(records: Iterable[Outgoing]) -> list[Outgoing]:
     # An erased person's decisions have no body any more and are not told again.
     return [record for record in records if record.value is not None]
-
-
-def _legible(record: Record[None]) -> _Legible | None:
-    try:
-        return _Legible.model_validate_json(record.value or b"")
-    except ValidationError:
-        return None
 
 
 def _latest_states(records: Sequence[Record[Any]]) -> dict[str, Any]:

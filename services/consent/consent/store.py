@@ -11,7 +11,8 @@ import asyncpg
 from pydantic_core import to_json
 from sendwhy import privacy
 from sendwhy.events import MarketingState, SenderUpdated, TemplateUpdated
-from sendwhy.postgres import Connection, Decision, MessageKey, decisions_added, write_together
+from sendwhy.postgres import Connection, Decision, MessageKey, decisions_added, stored, write_together
+from sendwhy.topics import Outgoing
 from sendwhy.values import value_class
 
 from consent import erasures
@@ -118,6 +119,11 @@ from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $
 on conflict do nothing
 """
 
+_REFUSALS = """
+select d.step, d.topic, d.key, d.body, d.headers
+from unnest($1::text[], $2::text[], $3::text[]) as asked(workspace_id, message_id, step)
+join decision d on d.workspace_id = asked.workspace_id and d.message_id = asked.message_id and d.step = asked.step
+"""
 # Of messages whose decisions are added as the first of several writes.
 _ADD_MESSAGES = """
 insert into message_of (workspace_id, tag, message_id, prune_after)
@@ -341,6 +347,12 @@ async def add_decided(
     messages_added = (_ADD_MESSAGES, _columns(rows, 4))
     added = await write_together(connection, decisions_added(decisions), messages_added, told=_ADDED)
     return {(row["workspace_id"], row["message_id"]) for row in added}
+
+
+async def refusals_of(connection: Connection, asked: Sequence[tuple[str, str, str]]) -> dict[str, Outgoing]:
+    """The refusals that stand, by step; of (workspace, message, step)."""
+    rows = await connection.fetch(_REFUSALS, *_columns(asked, 3))
+    return {row["step"]: stored(row) for row in rows}
 
 
 async def shop_countries_of(connection: Connection, workspaces: Iterable[str]) -> dict[str, str]:

@@ -5,10 +5,11 @@ from uuid import UUID
 
 import pytest
 from consent.contacts import Contact, Key, Person, Word
-from consent.decide import Completed, Facts, Invalid, complete, decide, evaluate, purpose_of
+from consent.decide import Facts, decide, evaluate, purpose_of
 from consent.fields import Fields
 from sendwhy.events import MarketingState, Purpose, SendConsented, SendRejected, SendRequested
 from sendwhy.reasons import ReasonCode
+from sendwhy.requests import Completed, Invalid, complete
 from sendwhy.topics import outgoing
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, 210_000, tzinfo=UTC)

@@ -1,17 +1,20 @@
 """Erasure on a real database: what is ordered, what is left here, and what lay in Kafka when it came."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 from consent import erasures
-from consent_desk import PHONE, Desk, customer, message, record, request
+from consent_desk import PHONE, Desk, at, customer, message, record, request
 from sendwhy.erasure import report
 from sendwhy.events import PersonErased, PersonErasing, SendRejected
 from sendwhy.postgres import unpublished
 from sendwhy.privacy import ERASED_PREFIX, Tagger
 from sendwhy.reasons import ReasonCode, Service
+from sendwhy.stage import Unreadable
 from sendwhy.topics import Topic
 
 TAGGER = Tagger("a key of tests only")
@@ -155,3 +158,72 @@ async def test_an_erasure_that_nobody_finishes_is_counted(desk: Desk) -> None:
         others = [service for service in Service if service is not Service.CONSENT]
         await erasures.keep_reports(connection, [report(order, service, [], now) for service in others])
         assert await erasures.count_unfinished(connection, now + timedelta(minutes=11)) == 0
+
+
+def refused(desk: Desk, message_id: str, key: bytes | None = None, **wrong: Any) -> Any:
+    """An unreadable request, handed over as the stage does."""
+    body = json.loads(request(message_id).to_json()) | {"purpose": "spam"} | wrong
+    entry = Unreadable(record(None, value=json.dumps(body).encode(), key=key), "unreadable", ("purpose: is wrong",))
+    return desk.handle(lambda connection, _: desk.stages.on_unreadable(connection, [entry], []))
+
+
+RECOGNIZED: list[tuple[bytes | None, dict[str, Any]]] = [
+    (None, {}),
+    (None, {"to": {"contact_id": "shopify:7712"}}),
+    (None, {"to": {"phone": PHONE}}),
+    (b"shopify:7712", {"to": 7}),
+    (PHONE.encode(), {"to": {"contact_id": 7, "phone": PHONE}}),
+]
+
+
+@pytest.mark.parametrize(("key", "wrong"), RECOGNIZED, ids=lambda case: str(case)[:50])
+async def test_a_refused_request_is_erased_with_whom_it_was_for(
+    desk: Desk, key: bytes | None, wrong: dict[str, Any]
+) -> None:
+    """As far as that can be read of it, or is its record's key: the others erase what they have of the message."""
+    await desk.tell(customer())
+    (rejection,) = await refused(desk, "m-1", key, **wrong)
+    assert rejection.value
+    await desk.tell(redaction())
+    (order,) = await told(desk, Topic.PERSON_ERASING)
+    assert order.message_ids == ["m-1"]
+    assert not [one for one in CANARIES if one in await dump(desk, ("decision", "message_of"))]
+
+
+async def test_an_invalid_request_is_erased_too_and_its_rejection_is_told_no_more(desk: Desk) -> None:
+    await desk.tell(customer())
+    wrong = record(request("m-1", expires_at=at(-60)))
+    first = await desk.handle(desk.stages.on_requested, wrong)
+    await desk.tell(redaction())
+    (order,) = await told(desk, Topic.PERSON_ERASING)
+    assert order.message_ids == ["m-1"]
+    again = await desk.handle(desk.stages.on_requested, wrong)
+    assert [one.topic for one in first] == [Topic.SEND_REJECTED, Topic.DEAD_LETTERS]
+    assert [one.topic for one in again] == [Topic.DEAD_LETTERS]
+
+
+async def test_a_refused_request_that_lay_in_kafka_names_nobody(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.tell(redaction())
+    erasure_id = await desk.pool.fetchval("select erasure_id from erasure")
+    (rejection,) = await refused(desk, "late")
+    refusal = SendRejected.model_validate_json(rejection.value or b"")
+    assert refusal.reason.code == ReasonCode.INVALID_REQUEST
+    assert refusal.to is not None
+    assert (refusal.to.contact_id, refusal.to.phone) == (f"{ERASED_PREFIX}{erasure_id}", None)
+    assert refusal.metadata == {}
+    orders = await told(desk, Topic.PERSON_ERASING)
+    assert [one.message_ids for one in orders if one.message_ids] == [["late"]]
+
+
+async def test_the_corrected_request_of_another_person_is_not_erased_with_the_first(desk: Desk) -> None:
+    await desk.tell(customer())
+    await refused(desk, "m-1")
+    (decided,) = await desk.request(request("m-1", to={"contact_id": "another"}))
+    await desk.tell(redaction())
+    (order,) = await told(desk, Topic.PERSON_ERASING)
+    assert order.message_ids == []
+    assert await desk.request(request("m-1", to={"contact_id": "another"})) == [decided]
+    assert not [one for one in CANARIES if one in await dump(desk, ("message_of",))]
+    rows = await desk.pool.fetch("select body from decision where starts_with(step, $1)", erasures.REFUSAL)
+    assert [row["body"] for row in rows] == [None]

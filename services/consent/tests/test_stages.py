@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ from sendwhy.events import (
 )
 from sendwhy.postgres import connect_pool, migrate
 from sendwhy.reasons import ReasonCode, Service
-from sendwhy.stage import Unreadable
+from sendwhy.stage import Record, Unreadable
 from sendwhy.topics import Outgoing, Topic
 
 pytestmark = pytest.mark.postgres
@@ -115,8 +117,8 @@ async def test_an_unreadable_request_is_told_as_far_as_its_ids_can_be_read(desk:
         Unreadable(record(None, value=None), "unreadable", fields),
     ]
     async with desk.pool.acquire() as connection:
-        published = list(await desk.stages.on_unreadable(connection, entries))
-        assert published == list(await desk.stages.on_unreadable(connection, entries))
+        published = list(await desk.stages.on_unreadable(connection, entries, []))
+        assert published == list(await desk.stages.on_unreadable(connection, entries, []))
     assert codes(published) == [R.INVALID_REQUEST]
     event = SendRejected.model_validate_json(published[0].value or b"")
     assert event.reason.evidence == {"fields": ["to: Field required"]}
@@ -152,10 +154,72 @@ async def test_an_unreadable_request_is_echoed_as_far_as_it_is_right(
     with pytest.raises(ValidationError):
         SendRequested.model_validate(body, strict=False)
     entry = Unreadable(record(None, value=json.dumps(body).encode()), "unreadable", ("purpose: is wrong",))
-    (told,) = await desk.handle(lambda connection, _: desk.stages.on_unreadable(connection, [entry]))
+    (told,) = await desk.handle(lambda connection, _: desk.stages.on_unreadable(connection, [entry], []))
     event = SendRejected.model_validate_json(told.value or b"").model_dump(mode="json", exclude_none=True)
     due = {name: value for name, value in (ECHOED | lost).items() if value is not None}
     assert {name: event[name] for name in ECHOED if name in event} == due
+
+
+Handed = tuple[Record[Any], tuple[str, ...] | None]
+
+
+def asked_in(workspace: str, *kinds: str) -> list[Handed]:
+    """Records of one message, in this order: usable, invalid or unreadable, these with what is wrong in them."""
+    made: list[Handed] = []
+    for kind in kinds:
+        one = request(workspace_id=workspace, expires_at=at(-60) if kind == "invalid" else None)
+        body = one.to_json() if kind != "unreadable" else one.to_json().replace(b'"campaign"', b'"spam"')
+        made.append((record(one, value=body), ("origin.kind: is wrong",) if kind == "unreadable" else None))
+    return made
+
+
+async def handled(desk: Desk, batch: Sequence[Handed]) -> list[Outgoing]:
+    """As a stage hands over a batch: first what of it can't be read."""
+    bad = [Unreadable(one, "unreadable", fields) for one, fields in batch if fields]
+    good = [one for one, fields in batch if not fields]
+    told: list[Outgoing] = []
+    if bad:
+        told += await desk.handle(lambda connection, _: desk.stages.on_unreadable(connection, bad, good))
+    return told + (await desk.handle(desk.stages.on_requested, *good) if good else [])
+
+
+ORDERS = [
+    (("unreadable", "usable"), 1),
+    (("invalid", "usable"), 1),
+    (("usable", "unreadable"), 0),
+    (("usable", "invalid"), 0),
+    (("invalid", "unreadable", "usable", "unreadable", "invalid", "usable"), 2),
+    (("unreadable", "invalid", "unreadable"), 3),
+]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "refusals"), ORDERS, ids=lambda case: " ".join(map(str, case)) if isinstance(case, tuple) else ""
+)
+async def test_each_request_gets_what_it_deserves_however_the_topic_is_cut(
+    desk: Desk, kinds: tuple[str, ...], refusals: int
+) -> None:
+    """What can't be used is refused where nothing was decided before it, in whatever batches it comes; a batch that is
+    handled again (its offsets, or what it told, were lost) tells the same."""
+    cuts = range(2 ** (len(kinds) - 1))
+    for cut in cuts:
+        records = asked_in(f"w-{cut}", *kinds)
+        ends = [number + 1 for number in range(len(kinds) - 1) if cut >> number & 1] + [len(kinds)]
+        batches = [records[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        told: list[Outgoing] = []
+        for batch in batches:
+            first = await handled(desk, batch)
+            assert await handled(desk, batch) == first
+            told += first
+        events = {
+            event.event_id: event.reason.code
+            for one in told
+            if one.topic == Topic.SEND_REJECTED
+            for event in [SendRejected.model_validate_json(one.value or b"")]
+        }
+        counted = Counter(events.values())
+        assert counted[R.INVALID_REQUEST] == refusals, batches
+        assert counted[R.CUSTOMER_IS_NOT_OPTED_IN] == ("usable" in kinds)
 
 
 async def test_stop_then_a_replayed_old_start_stays_unsubscribed(desk: Desk) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import JsonValue, StringConstraints
 from sendwhy.events import (
+    SENDER_ID,
     Moment,
     SenderId,
     Wire,
@@ -18,6 +19,7 @@ from sendwhy.http import (
     IdempotencyKey,
     Operator,
     Viewer,
+    answered,
     cursor_of,
     once,
     position_of,
@@ -39,7 +41,7 @@ from dispatcher.tokens import Access, TokenUnreadable, TokenVault, token_tag
 ACQUIRE_SECONDS = 10
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_\-]{1,64}$")]
-SenderPath = Annotated[str, Path(alias="id", pattern=r"^[0-9]{5,20}$")]
+SenderPath = Annotated[str, Path(alias="id", pattern=SENDER_ID)]
 InCapitals = Annotated[str | None, Query(pattern=r"^[A-Z_]{1,64}$")]
 
 
@@ -185,9 +187,14 @@ class Api:
         async with self._runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             return _sender_answer(await sender_of(connection, caller.workspace, id))
 
-    async def sync(self, caller: Operator, id: SenderPath) -> SyncAnswer:
+    async def sync(self, request: Request, caller: Operator, id: SenderPath, key: IdempotencyKey = None) -> Response:
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             row = await sender_of(connection, caller.workspace, id)
+            before = await answered(connection, request, caller, key)
+        # Two at once may both ask Meta; the answer of the first to end stands for both.
+        return before or await self._sync(request, caller, row, key)
+
+    async def _sync(self, request: Request, caller: Caller, row: SenderRow, key: str | None) -> Response:
         now = self._clock()
         try:
             count = await sync_sender(self._runtime.pool, self._meta, self._vault, row, now)
@@ -197,9 +204,11 @@ class Api:
             raise Problem(502, f"Meta refused: {refused.error.title} (code {refused.error.code})") from None
         except MetaUnreachable:
             raise Problem(503, "Meta could not be reached; try again.") from None
-        self._runtime.publish_soon()
-        self._fleet.wake(id)
-        return SyncAnswer(synced_at=now, templates=count)
+
+        async def act(_: Connection) -> tuple[int, bytes]:
+            return 200, SyncAnswer(synced_at=now, templates=count).to_json()
+
+        return await self._write(request, caller, key, act, wake=row.sender.sender_id)
 
     async def pause(self, request: Request, caller: Operator, id: SenderPath, key: IdempotencyKey = None) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:

@@ -6,13 +6,11 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter
-from sendwhy.access import Role
-from sendwhy.evaluation import EVALUATE_PATH, Evaluate, EvaluateRequest
+from sendwhy.evaluation import EVALUATE_PATH, Evaluate, EvaluateRequest, check_rights, name_of, refused
 from sendwhy.events import (
     LIFE_BY_ORIGIN,
     PURPOSE_BY_ORIGIN,
     Gate,
-    MessageId,
     Price,
     Purpose,
     Resolved,
@@ -22,7 +20,7 @@ from sendwhy.events import (
 )
 from sendwhy.http import AnyToken, body_schema, json_body
 from sendwhy.postgres import Connection
-from sendwhy.problems import not_found
+from sendwhy.requests import Invalid
 from sendwhy.service import Runtime
 
 from dispatcher import claims, facts, queue_store, store, tier_store
@@ -57,9 +55,11 @@ Pairs = Callable[[str], PairPace | None]
 
 
 class EvaluateResult(Wire):
-    message_id: MessageId
+    """`message_id` is null where the request names none, `resolved` where it can't be used."""
+
+    message_id: str | None
     gates: list[Gate]
-    resolved: Resolved
+    resolved: Resolved | None
 
 
 class EvaluateAnswer(Wire):
@@ -134,22 +134,30 @@ class Evaluation:
         return router
 
     async def evaluate(self, token: AnyToken, body: Annotated[Evaluate, json_body(Evaluate)]) -> EvaluateAnswer:
-        if not all(token.may(Role.VIEWER, request.workspace_id) for request in body.requests):
-            raise not_found("The workspace")
+        check_rights(token, body.requests)
         now = body.at or self._clock()
-        asked = list(zip(body.requests, body.each_resolved(), strict=True))
+        asked = body.read(self._clock())
+        requests = [one for one in asked if isinstance(one, EvaluateRequest)]
+        messages = [_imagined(one, now, name=str(number)) for number, one in enumerate(requests)]
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            messages = [_imagined(one, resolved, now, name=str(number)) for number, (one, resolved) in enumerate(asked)]
             judged = await self.judge(connection, messages, now)
         past = body.asks_of_the_past(self._clock())
-        return EvaluateAnswer(
-            results=[
+        results = iter(
+            [
                 EvaluateResult(
                     message_id=request.message_id,
                     gates=[in_the_past(message, known, now, one) if past else one.to_gate() for one in checks],
                     resolved=message.funded.resolved,
                 )
-                for (request, _), message, (known, checks) in zip(asked, messages, judged, strict=True)
+                for request, message, (known, checks) in zip(requests, messages, judged, strict=True)
+            ]
+        )
+        return EvaluateAnswer(
+            results=[
+                EvaluateResult(message_id=name_of(raw), gates=[refused(one)], resolved=None)
+                if isinstance(one, Invalid)
+                else next(results)
+                for raw, one in zip(body.requests, asked, strict=True)
             ]
         )
 
@@ -222,11 +230,11 @@ def _as_queued(message: Message, known: Facts | None, stopped: Mapping[Key, Stop
     )
 
 
-def _imagined(request: EvaluateRequest, resolved: Resolved | None, now: datetime, *, name: str) -> Message:
+def _imagined(request: EvaluateRequest, now: datetime, *, name: str) -> Message:
     """The request as it would stand in the queue at this moment, under a name of its own: a list may hold one id
     twice, with two contents."""
     purpose = request.purpose or PURPOSE_BY_ORIGIN[request.origin.kind]
-    known = resolved or Resolved(contact_id=request.to.contact_id, phone=request.to.phone, purpose=purpose)
+    known = request.resolved or Resolved(contact_id=request.to.contact_id, phone=request.to.phone, purpose=purpose)
     requested = request.requested_at or now
     send_at = max(request.send_at or requested, requested)
     funded = SendFunded(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
-from sendwhy.events import MessageId, Moment, Wire
+from sendwhy.events import SENDER_ID, MessageId, Moment, Wire
 from sendwhy.http import Body, Caller, IdempotencyKey, Operator, Viewer, once
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem, not_found
@@ -28,7 +28,7 @@ from dispatcher.sweeps import Kind, Sweep
 FRESH_SHARE = 10
 
 
-QueueSender = Annotated[str | None, Query(pattern=r"^[0-9]{5,20}$")]
+QueueSender = Annotated[str | None, Query(pattern=SENDER_ID)]
 QueueCampaign = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Asked = tuple[str, str | None, str | None]
 

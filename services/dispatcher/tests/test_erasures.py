@@ -1,12 +1,15 @@
 """Erasure in the dispatcher: nothing that waits goes out, and nothing that is kept names the person."""
 
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import asyncpg
+import httpx
 import pytest
-from dispatcher import people_store, queue_store, tier_store
+from dispatcher import people_store, person_api, queue_store, tier_store
 from dispatcher.clock import utc_now
 from dispatcher.decide import Recall, decide
 from dispatcher.erasures import CAP, Eraser, prune
@@ -15,7 +18,9 @@ from dispatcher.store import NewSender
 from dispatcher.windows import Window
 from dispatcher_cases import FACTS, NOW, PHONE, SENDER, contact, funded, message, template_content, text_content
 from dispatcher_desk import known_of
+from fastapi import FastAPI
 from pydantic import SecretStr
+from sendwhy.access import parse_tokens
 from sendwhy.events import (
     ContactUpdated,
     Inbound,
@@ -26,10 +31,11 @@ from sendwhy.events import (
     SendRecalled,
 )
 from sendwhy.metrics import Metrics
-from sendwhy.postgres import unpublished
+from sendwhy.postgres import connect_pool, unpublished
 from sendwhy.privacy import ERASURE, Tagger, alias_of, is_alias, redacted
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
+from sendwhy.tenancy import within
 from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
@@ -217,3 +223,27 @@ async def test_numbers_are_kept_no_longer_than_their_limits_last(desk: Desk) -> 
     await prune(desk.connection, utc_now())
     assert await desk.connection.fetchval("select count(*) from conversation_window") == 1
     assert "5512345678" not in await desk.dump()
+
+
+async def test_a_persons_data_are_found_by_an_id_with_slashes(migrated_database: str) -> None:
+    contact_id = "gid://shop/5"
+    state = contact(MarketingState.SUBSCRIBED, 1).model_copy(update={"contact_id": contact_id})
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
+    async with pool.acquire() as connection:
+        await people_store.save_contacts(connection, [state])
+
+    class Running:
+        @staticmethod
+        def within(workspace: str) -> AbstractAsyncContextManager[Any]:
+            return within(pool, None, workspace, wait_seconds=10)
+
+    token = "o" * 32
+    app = FastAPI()
+    app.state.tokens = parse_tokens(f"{token}:operator:acme")
+    app.include_router(person_api.routes(Running()))  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
+        path = f"/v1/workspaces/acme/contacts/{quote(contact_id, safe='')}/data"
+        answer = await http.get(path, headers={"authorization": f"Bearer {token}"})
+    await pool.close()
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["contact"]["contact_id"] == contact_id

@@ -1,6 +1,7 @@
 """POST /v1/evaluate answers what the driver would decide: the same rows, the same world, the same verdicts."""
 
 import ast
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -20,6 +21,8 @@ from dispatcher.queue_store import NewMessage
 from dispatcher.store import NewSender, TemplateRow
 from dispatcher.windows import Window
 from dispatcher_cases import PHONE, SENDER, TEMPLATE, contact, funded, template_content, text_content
+from sendwhy.access import Role, Token
+from sendwhy.evaluation import Evaluate
 from sendwhy.events import MarketingState, Purpose, Resolved, reason
 from sendwhy.postgres import Connection, connect_pool
 from sendwhy.reasons import ReasonCode
@@ -171,6 +174,19 @@ async def test_evaluate_and_the_driver_agree(world: World, change: Change) -> No
     kinds = {type(verdict).__name__ for verdict in verdicts.values()}
     assert change is not as_it_is or kinds == {"Send", "Wait", "Recall"}
     assert change is not utility or "Reject" in kinds
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("moment", [None, "2026-01-01T00:00:00Z"])
+async def test_evaluate_answers_each_request_for_itself(world: World, moment: str | None) -> None:
+    good = funded(template_content("Ines"), message_id="good").request.model_dump(mode="json")
+    odd = [good | {"message_id": "no spaces"}, {"workspace_id": "acme"}]
+    body = Evaluate.model_validate_json(json.dumps({"requests": [good, *odd, good], "at": moment}))
+    evaluation = Evaluation(world, world.settings, lambda _: None, utc_now, lambda: 100.0)  # type: ignore[arg-type]
+    results = (await evaluation.evaluate(Token("t", Role.VIEWER, "acme"), body)).results
+    assert [one.message_id for one in results] == ["good", "no spaces", None, "good"]
+    assert [[gate.gate for gate in one.gates] == ["request"] for one in results] == [False, True, True, False]
+    assert {gate.reason.code for one in results[1:3] for gate in one.gates if gate.reason} == {"INVALID_REQUEST"}
 
 
 def test_only_calls_to_meta_leave_the_dispatcher() -> None:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import facts, people_store, queue_store, reporting, store, sync_store, tier_store
+from dispatcher.api import Api
 from dispatcher.clock import utc_now
 from dispatcher.decide import Lane, Message, Tier
 from dispatcher.drift import Drift
@@ -79,6 +80,8 @@ class Desk:
         return listing
 
     def publish_soon(self) -> None: ...
+
+    def wake(self, _sender_id: str) -> None: ...
 
     async def row(self, sender_id: str = SENDER.sender_id) -> SenderRow:
         async with self.pool.acquire() as connection:
@@ -500,6 +503,43 @@ async def test_operators_see_how_a_number_does(desk: Desk) -> None:
     assert health["reports"][0]["event"] == "OBA_APPROVED"
     assert sync == health["sync"]
     assert sync["last"]["templates"] == 1
+
+
+async def test_a_sync_of_one_key_asks_meta_once(desk: Desk) -> None:
+    """As other writes: the same key has the same answer, and is no other request's; without one Meta is asked again."""
+    token = "o" * 32
+    settings = Settings(
+        kafka_bootstrap_servers="none",
+        database_url=SecretStr("postgresql://none"),
+        token_encryption_key=SecretStr(Fernet.generate_key().decode()),
+        privacy_key=SecretStr("a key of tests only"),
+        api_tokens=SecretStr(f"{token}:operator:acme"),
+    )
+    app = FastAPI()
+    app.state.tokens = settings.tokens
+    problems.install(app)
+    app.include_router(Api(desk, settings, desk, VAULT, desk, utc_now).routes())  # type: ignore[arg-type]
+    asked = 0
+
+    async def count() -> None:
+        nonlocal asked
+        asked += 1
+
+    desk.while_reading = count
+    base = f"/v1/workspaces/acme/senders/{SENDER.sender_id}"
+    headers = {"authorization": f"Bearer {token}"}
+    keyed = headers | {"idempotency-key": "k-1"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
+        desk.listing, listing = MetaUnreachable("gone"), desk.listing
+        assert (await http.post(f"{base}/sync", headers=keyed)).status_code == 503
+        desk.listing = listing
+        first, again = [await http.post(f"{base}/sync", headers=keyed) for _ in range(2)]
+        assert (first.status_code, first.json()["templates"]) == (200, 1)
+        assert again.content == first.content
+        assert (again.headers["idempotent-replayed"], asked) == ("true", 2)
+        assert (await http.post(f"{base}/sync?x=1", headers=keyed)).status_code == 409
+        assert (await http.post(f"{base}/sync", headers=headers)).json()["synced_at"] > first.json()["synced_at"]
+        assert asked == 3
 
 
 # --- pages, over real sockets ---

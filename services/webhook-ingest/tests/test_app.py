@@ -88,6 +88,29 @@ def test_200_means_that_kafka_has_the_very_bytes(ingest: Ingest) -> None:
     assert headers["delivery_id"] == record.key == hashlib.sha256(raw).hexdigest().encode()
 
 
+KNOCKS: list[tuple[str, str, dict[str, str], int]] = [
+    ("GET", "/webhooks/meta?hub.mode=subscribe&hub.challenge=7&hub.verify_token=" + VERIFY_TOKEN, {}, 200),
+    ("GET", "/webhooks/meta?hub.mode=subscribe&hub.challenge=7&hub.verify_token=no", {}, 403),
+    ("POST", "/webhooks/meta", {}, 401),
+    ("POST", "/webhooks/meta", {"content-encoding": "gzip"}, 415),
+    ("POST", "/webhooks/meta", {"x-shopify-topic": "a", "X-Shopify-Topic": "b"}, 400),
+    ("POST", "/webhooks/shopify/acme", {}, 401),
+    ("POST", "/webhooks/shopify/acme", {"content-encoding": "gzip"}, 415),
+]
+
+
+@pytest.mark.parametrize(("method", "target", "headers", "code"), KNOCKS)
+def test_what_the_door_answers_stands_in_its_document(
+    ingest: Ingest, method: str, target: str, headers: dict[str, str], code: int
+) -> None:
+    answer = httpx.request(method, ingest.url + target, headers=headers, timeout=10, trust_env=False)
+    assert answer.status_code == code
+    path = target.partition("?")[0].replace("/acme", "/{workspace_id}")
+    told = ingest.get("/openapi.json").json()["paths"][path][method.lower()]["responses"]
+    kind = answer.headers.get("content-type", "").partition(";")[0]
+    assert set(told[str(code)].get("content", {})) == ({kind} if answer.content else set())
+
+
 @pytest.mark.parametrize("secret", ["nobodys-secret", None])
 def test_an_unsigned_webhook_is_refused_and_recorded(ingest: Ingest, secret: str | None) -> None:
     raw = hook("100000000000102", status("sent", f"wamid.refused.{secret}", note="x" * 4000))
@@ -366,6 +389,11 @@ def test_what_nobody_knows_is_listed(ingest: Ingest) -> None:
     assert 'sendwhy_senders_silent{cause="subscription_gone"} 0.0' in told
     assert 'sendwhy_webhook_unknown_total{kind="sender"}' in told
     assert "sendwhy_receipts_missing_ratio" in told
+
+
+def test_a_persons_data_are_found_by_an_id_with_slashes(ingest: Ingest) -> None:
+    answer = ingest.look("/v1/workspaces/acme/contacts/gid:%2F%2Fshop%2F5/data", "operator-1")
+    assert answer.json() == {"receipts": [], "left_out": False}
 
 
 def test_no_secret_and_no_phone_is_logged(ingest: Ingest) -> None:

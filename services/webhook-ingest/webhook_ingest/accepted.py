@@ -30,7 +30,7 @@ class Accepted(Struct):
     occurred_at: _Moment
     message_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\-]{1,128}\Z")]
     workspace_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-]{1,64}\Z")]
-    sender_id: Annotated[str, Meta(pattern=r"^[0-9]{5,20}\Z")]
+    sender_id: Annotated[str, Meta(pattern=r"^[0-9]{1,20}\Z")]
     provider_message_id: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,512}\Z")]
     to: Recipient | None = None
     receipt_deadline: _Moment | None = None

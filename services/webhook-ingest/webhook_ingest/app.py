@@ -18,6 +18,7 @@ from sendwhy.topics import Outgoing, Topic
 from webhook_ingest import api, erasures, lists, parsing, shopify, store
 from webhook_ingest.accepted import Accepted, accepted_of
 from webhook_ingest.door import Door
+from webhook_ingest.door_openapi import DOOR
 from webhook_ingest.elements import Delivery
 from webhook_ingest.parsing import Outcome
 from webhook_ingest.receipts import Deadlines
@@ -38,6 +39,7 @@ def make_app(settings: Settings) -> FastAPI:
     _add_stages(runtime, settings, pulse)
     _add_timers(runtime, settings, pulse)
     app = runtime.make_api("Sendwhy webhook-ingest")
+    app.before_routes = DOOR
     app.state.entrance = Door(app, runtime.producer.publish, runtime.metrics, settings)
     app.include_router(api.routes(runtime, settings))
     app.include_router(lists.routes(runtime))

@@ -100,7 +100,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     router = APIRouter(prefix="/v1/workspaces/{w}")
     tagger = Tagger(settings.privacy_key.get_secret_value())
 
-    @router.get("/contacts/{contact_id}/data")
+    @router.get("/contacts/{contact_id:path}/data")
     async def get_data(
         caller: Operator,
         contact_id: ContactId,

@@ -102,7 +102,7 @@ KNOWN_FIELDS = TEMPLATE_FIELDS | {
     "smb_message_echoes", "user_preferences",
 }  # fmt: skip
 
-_NUMBER = re.compile("[0-9]{5,20}")
+_NUMBER = re.compile("[0-9]{1,20}")
 NOTHING: Counter[Any] = Counter()
 
 
