@@ -33,7 +33,7 @@ from sendwhy.events import MetaError, Purpose, SenderReported, Status, StatusUpd
 from sendwhy.http import Caller
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import Connection, add_to_outbox, connect_pool, migrate, unpublished
-from sendwhy.reasons import ReasonCode, Service
+from sendwhy.reasons import ReasonCode, Service, reason_for_meta
 from sendwhy.stage import Record
 from sendwhy.tenancy import within
 from sendwhy.topics import Topic
@@ -366,9 +366,7 @@ async def test_a_window_that_meta_denies_against_our_books_is_tried_once_more(co
 
 
 def failure(sender_id: str, code: int, at: datetime, name: str = "m-1") -> Record[Any]:
-    why = reason(
-        ReasonCode.META_PAYMENT_ISSUE if code == 131042 else ReasonCode.META_ERROR, "so", meta=MetaError(code=code)
-    )
+    why = reason(reason_for_meta(code), "so", meta=MetaError(code=code))
     event = StatusUpdated(
         event_id=event_id_of(name, "failed"),
         occurred_at=at,
@@ -510,6 +508,39 @@ async def test_what_meta_repeats_late_neither_ends_nor_shortens_a_later_restrict
         await company.stages.on_sender_reports(connection, [older, newer, older, lift])
         (row,) = (await store.senders(connection, [ONE])).values()
     assert row.sender.hold_until == (now + timedelta(days=5)).replace(microsecond=0)
+
+
+@pytest.mark.parametrize(("field", "raw"), LIFTING, ids=["reinstated", "reconnected", "ended", "reviewed"])
+async def test_a_lift_that_comes_before_its_restriction_ends_it(
+    company: Company, field: str, raw: dict[str, Any]
+) -> None:
+    minute = timedelta(minutes=1)
+    lifted_at = (utc_now() - timedelta(hours=1)).replace(microsecond=0)
+
+    async def hear(*records: Record[Any]) -> set[str]:
+        async with company.database() as connection:
+            await company.stages.on_sender_reports(connection, records)
+        return set(await company.held())
+
+    await hear(account_event(field, raw, lifted_at), account_event(field, raw, lifted_at - 9 * minute))
+    ban = account_event("account_update", DISABLED, lifted_at - minute)
+    assert await hear(ban, restricted(utc_now() + timedelta(days=3), lifted_at)) == set()
+    assert await company.told(Topic.SEND_HELD) == []
+    assert await hear(restricted(utc_now() + timedelta(days=3), lifted_at + minute)) == {ONE, TWO, FOREIGN}
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "concerned"), [(131031, 0, set[str]()), (131031, 1, {ONE, TWO}), (131042, -1, {ONE, TWO})]
+)
+async def test_a_lift_ends_what_late_webhooks_on_messages_tell_of_before_but_no_bill(
+    company: Company, code: int, seconds: int, concerned: set[str]
+) -> None:
+    lifted_at = utc_now() - timedelta(hours=1)
+    async with company.database() as connection:
+        await company.stages.on_sender_reports(connection, [account_event(*LIFTING[0], lifted_at)])
+        late = failure(ONE, code, lifted_at + timedelta(seconds=seconds))
+        await company.stages.on_statuses(connection, [late])
+    assert set(await company.held()) == concerned
 
 
 async def test_a_reply_may_try_while_a_restriction_of_what_a_business_begins_stands(company: Company) -> None:
