@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
@@ -480,19 +480,30 @@ def _wait_for_sync(now: datetime) -> Wait:
     return Wait(Waiting.SYNC, ReasonCode.TEMPLATE_NOT_APPROVED, now + timedelta(seconds=1))
 
 
+def nearest_names(wanted: TemplateContent, known: Iterable[tuple[str, str]]) -> list[str]:
+    """Of an account's templates, by name and language, those that may have been meant."""
+    names = [f"{name} ({language})" for name, language in known]
+    found = process.extract(f"{wanted.name} ({wanted.language.code})", names, limit=NEAREST_NAMES, score_cutoff=55)
+    return [name for name, _score, _index in found]
+
+
+def not_found(wanted: TemplateContent, nearest: Sequence[str], synced_at: datetime | None) -> Evidence:
+    """Of a template that isn't there, whether our list or Meta itself says so."""
+    return {
+        "status": "NOT_FOUND",
+        "template": wanted.name,
+        "language": wanted.language.code,
+        "nearest": list(nearest),
+        "synced_at": _text(synced_at) if synced_at else None,
+    }
+
+
 def _template_not_found(message: Message, facts: Facts, sender: Sender, now: datetime) -> Check:
     wanted = message.template
     assert wanted is not None
     assert sender.templates_synced_at is not None
-    names = [f"{name} ({language})" for name, language in facts.known_templates]
-    nearest = process.extract(f"{wanted.name} ({wanted.language.code})", names, limit=NEAREST_NAMES, score_cutoff=55)
-    evidence: Evidence = {
-        "status": "NOT_FOUND",
-        "template": wanted.name,
-        "language": wanted.language.code,
-        "nearest": [name for name, _score, _index in nearest],
-        "synced_at": _text(sender.templates_synced_at),
-    }
+    nearest = nearest_names(wanted, facts.known_templates)
+    evidence = not_found(wanted, nearest, sender.templates_synced_at)
     fresh = sender.templates_synced_at >= message.queued_at or now - sender.templates_synced_at < SYNC_INTERVAL
     if not fresh:
         return Check("template", None, evidence, _wait_for_sync(now))
@@ -501,7 +512,7 @@ def _template_not_found(message: Message, facts: Facts, sender: Sender, now: dat
         evidence |= {"status": "UNKNOWN", "list_incomplete": facts.listing_incomplete}
         wait = Wait(Waiting.SYNC, ReasonCode.TEMPLATE_NOT_APPROVED, now + SYNC_INTERVAL)
         return Check("template", None, evidence, wait)
-    hint = f"; nearest: {', '.join(name for name, *_ in nearest)}" if nearest else ""
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
     detail = f"Meta has no template {wanted.name} in {wanted.language.code} for this account{hint}"
     return Check("template", False, evidence, Reject(reason(ReasonCode.TEMPLATE_NOT_APPROVED, detail, evidence)))
 
@@ -533,15 +544,21 @@ def _window_is_open(facts: Facts, now: datetime) -> bool:
     return facts.window_opened_at is not None and now < facts.window_opened_at + WINDOW
 
 
+def window_evidence(opened_at: datetime | None, free_entry_at: datetime | None) -> Evidence:
+    """Of a window, whether our books or Meta itself say that it is closed."""
+    evidence: Evidence = {
+        "last_message_at": _text(opened_at) if opened_at else None,
+        "closed_at": _text(opened_at + WINDOW) if opened_at else None,
+    }
+    if free_entry_at is not None:
+        # Free of charge for 72 h once we answer, but no longer a window: Meta, "Pricing", free entry points.
+        evidence["free_entry_point_at"] = _text(free_entry_at)
+    return evidence
+
+
 def _window(message: Message, facts: Facts, now: datetime) -> Check:
     opened = facts.window_opened_at
-    evidence: Evidence = {
-        "last_message_at": _text(opened) if opened else None,
-        "closed_at": _text(opened + WINDOW) if opened else None,
-    }
-    if facts.free_entry_at is not None:
-        # Free of charge for 72 h once we answer, but no longer a window: Meta, "Pricing", free entry points.
-        evidence["free_entry_point_at"] = _text(facts.free_entry_at)
+    evidence = window_evidence(opened, facts.free_entry_at)
     if message.template is not None or _window_is_open(facts, now):
         return Check("window", True, evidence)
     requested = message.funded.request.requested_at or message.queued_at

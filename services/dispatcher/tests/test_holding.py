@@ -363,6 +363,10 @@ async def test_a_window_that_meta_denies_against_our_books_is_tried_once_more(co
     (rejected,) = await company.told(Topic.SEND_REJECTED)
     assert rejected["reason"]["code"] == "OUTSIDE_24_HOUR_WINDOW"
     assert rejected["reason"]["meta"]["code"] == 131047
+    opened = await company.pool.fetchval("select opened_at from conversation_window")
+    assert datetime.fromisoformat(rejected["reason"]["evidence"]["closed_at"]) == opened.replace(
+        microsecond=0
+    ) + timedelta(hours=24)
 
 
 def failure(sender_id: str, code: int, at: datetime, name: str = "m-1") -> Record[Any]:
