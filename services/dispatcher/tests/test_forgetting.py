@@ -66,7 +66,7 @@ async def test_a_request_that_came_again_after_all_was_forgotten_would_expire_an
     assert await prune_messages(desk.connection, NOW) == 1
     again = funded(message_id="m1").model_copy(update={"expires_at": NOW - KEEP_MESSAGES - HOUR})
     await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, again)])
-    ((message, _),) = await queue_store.lock_expired(desk.connection, NOW, 10)
+    ((message, *_),) = await queue_store.lock_expired(desk.connection, NOW, 10)
     facts = Facts(sender=SENDER)
     verdict = decide(message, facts, NOW)
     assert isinstance(verdict, Reject)

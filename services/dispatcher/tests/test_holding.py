@@ -573,7 +573,7 @@ async def test_what_expires_in_an_accounts_hold_has_its_reason(company: Company)
     async with company.driving(TWO):
         await company.reach(("waiting", Waiting.HOLD))
     async with company.database() as connection:
-        ((message, hold),) = await queue_store.lock_expired(connection, utc_now() + timedelta(hours=2), 10)
+        ((message, hold, _),) = await queue_store.lock_expired(connection, utc_now() + timedelta(hours=2), 10)
     assert message.waiting_for is Waiting.HOLD
     assert hold is not None
     assert hold.code is ReasonCode.META_PAYMENT_ISSUE
