@@ -91,6 +91,7 @@ class Timers:
         async with self._runtime.pool.acquire(timeout=30) as connection:
             await erasures.prune(connection, self._clock())
             await forgetting.prune_messages(connection, self._clock())
+            await forgetting.prune_cancellations(connection, self._clock())
 
     async def measure(self) -> None:
         """At most a fiftieth of the time goes into counting: a million waiting messages are counted twice a minute."""
