@@ -96,6 +96,14 @@ async def senders_of(connection: Connection, column: str, value: str) -> list[Se
     return [sender_of(row) for row in await connection.fetch(query, value)]
 
 
+async def senders_page(connection: Connection, workspace_id: str, after: str, limit: int) -> list[SenderRow]:
+    """Senders of a workspace by their ids, from behind `after`."""
+    query = (
+        f"select {SENDER_COLUMNS} from sender where workspace_id = $1 and sender_id > $2 order by sender_id limit $3"  # noqa: S608
+    )
+    return [sender_of(row) for row in await connection.fetch(query, workspace_id, after, limit)]
+
+
 async def tier_key_of(connection: Connection, sender_id: str) -> str:
     key: str = await connection.fetchval("select tier_key from sender where sender_id = $1", sender_id)
     return key

@@ -231,6 +231,20 @@ async def test_an_operator_sees_cause_since_and_next_try(company: Company) -> No
     assert answer.hold_until - answer.hold_since >= timedelta(minutes=5)
 
 
+async def test_numbers_are_listed_whole_or_page_by_page(company: Company) -> None:
+    whole = await company.api.list_senders(OPERATOR)
+    assert isinstance(whole, list)
+    assert [one.sender_id for one in whole] == sorted({ONE, TWO, OTHER})
+    pages, cursor = [], None
+    for _ in range(9):
+        page = await company.api.list_senders(OPERATOR, cursor=cursor, limit=2)
+        assert not isinstance(page, list)
+        pages.append(page.items)
+        if (cursor := page.next_cursor) is None:
+            break
+    assert pages == [whole[:2], whole[2:]]
+
+
 def put_body(token: str, waba: str = "300") -> PutSender:
     return PutSender(access_token=token, waba_id=waba, portfolio_id="200")
 
