@@ -560,12 +560,9 @@ class Driver:
     # --- results ---
 
     def _start_sync(self, row: SenderRow) -> None:
-        running = self._sync is not None and not self._sync.done()
-        if (
-            running
-            or self._clock() < self._sync_not_before
-            or not (self._sync_now or syncs.is_due(row.read, utc_now()))
-        ):
+        is_running = self._sync is not None and not self._sync.done()
+        is_wanted = self._sync_now or syncs.is_due(row.read, utc_now())
+        if not is_wanted or is_running or self._clock() < self._sync_not_before:
             return
         is_template_missing, self._sync_now = self._sync_now, False
         self._sync_not_before = self._clock() + syncs.AGAIN.total_seconds()
