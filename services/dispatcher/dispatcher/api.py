@@ -38,6 +38,7 @@ from dispatcher.store import NewSender, SenderRow
 from dispatcher.sync import sync_sender
 from dispatcher.tokens import Access, TokenUnreadable, TokenVault, token_tag
 
+SENDERS_PAGE = 100
 ACQUIRE_SECONDS = 10
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_\-]{1,64}$")]
@@ -71,6 +72,11 @@ class SenderAnswer(Wire):
     hold_since: Moment | None
     hold_until: Moment | None
     synced_at: Moment | None
+
+
+class SendersAnswer(Wire):
+    items: list[SenderAnswer]
+    next_cursor: str | None
 
 
 class TemplateAnswer(Wire):
@@ -124,7 +130,11 @@ class Api:
         base = "/v1/workspaces/{w}"
         put, get, post = router.put, router.get, router.post
         put(f"{base}/senders/{{id}}", response_model=SenderAnswer, summary="Set up a number")(self.put_sender)
-        get(f"{base}/senders", response_model=list[SenderAnswer], summary="The workspace's numbers")(self.list_senders)
+        get(
+            f"{base}/senders",
+            response_model=list[SenderAnswer] | SendersAnswer,
+            summary="The workspace's numbers: all of them, or page by page",
+        )(self.list_senders)
         get(f"{base}/senders/{{id}}", response_model=SenderAnswer, summary="One number")(self.get_sender)
         post(f"{base}/senders/{{id}}/sync", response_model=SyncAnswer, summary="Read number and templates from Meta")(
             self.sync
@@ -178,10 +188,18 @@ class Api:
         except MetaUnreachable:
             raise Problem(503, "Meta could not be reached to prove the token; try again.") from None
 
-    async def list_senders(self, caller: Viewer) -> list[SenderAnswer]:
+    async def list_senders(
+        self, caller: Viewer, cursor: str | None = None, limit: Annotated[int | None, Query(ge=1, le=500)] = None
+    ) -> list[SenderAnswer] | SendersAnswer:
+        """All numbers as a list; with `limit` or `cursor` a page of them, and where the next one begins."""
+        start, most = position_of(cursor) if cursor else "", limit or SENDERS_PAGE
         async with self._runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
-            rows = await store.senders_of(connection, "workspace_id", caller.workspace)
-        return [_sender_answer(row) for row in rows]
+            if cursor is None and limit is None:
+                rows = await store.senders_of(connection, "workspace_id", caller.workspace)
+                return [_sender_answer(row) for row in rows]
+            rows = await store.senders_page(connection, caller.workspace, start, most + 1)
+        more = cursor_of(rows[most - 1].sender.sender_id) if len(rows) > most else None
+        return SendersAnswer(items=[_sender_answer(row) for row in rows[:most]], next_cursor=more)
 
     async def get_sender(self, caller: Viewer, id: SenderPath) -> SenderAnswer:
         async with self._runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:

@@ -267,18 +267,15 @@ async def lock_due(
 
 # By one step into the index for each sender, however much waits: a join would walk over all of it.
 _AT_WORK = """
-select s.sender_id from sender s
-where s.sender_id = any($1::text[])
-  and (s.templates_synced_at is null or s.templates_synced_at < clock_timestamp() - $2::interval
-       or s.sync_wanted_at > s.templates_synced_at
-       or (select true from message m
-           where m.state = 'waiting' and m.sender_id = s.sender_id and m.line < 'p' limit 1))
+select s.sender_id from unnest($1::text[]) as s(sender_id)
+where (select true from message m
+       where m.state = 'waiting' and m.sender_id = s.sender_id and m.line < 'p' limit 1)
 """
 
 
-async def senders_at_work(connection: Connection, sender_ids: Sequence[str], sync_every: timedelta) -> set[str]:
-    """Those of these senders for whom a message waits, or whose account is to be synced with Meta's."""
-    return {row["sender_id"] for row in await connection.fetch(_AT_WORK, sender_ids, sync_every)}
+async def senders_at_work(connection: Connection, sender_ids: Sequence[str]) -> set[str]:
+    """Those of these senders for whom a message waits."""
+    return {row["sender_id"] for row in await connection.fetch(_AT_WORK, sender_ids)}
 
 
 _NEXT_DUE = """

@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
@@ -28,6 +28,7 @@ from sendwhy.reasons import ReasonCode
 from sendwhy.values import value_class
 
 from dispatcher.blame import aside_until
+from dispatcher.rests import Rest, Shared
 from dispatcher.templates import mismatches
 
 WINDOW = timedelta(hours=24)
@@ -84,7 +85,8 @@ class Stops(StrEnum):
 
 @value_class
 class Sender:
-    """`tier_key`: under what the people whom it reaches are counted; numbers that share a portfolio share it."""
+    """`tier_key`: under what the people whom it reaches are counted; numbers that share a portfolio share it. `rest`:
+    known to its driver alone, while Meta lets nobody call."""
 
     sender_id: str
     workspace_id: str
@@ -100,6 +102,7 @@ class Sender:
     templates_synced_at: datetime | None = None
     messaging_limit: int | None = None
     messages_per_second: int = 80
+    rest: Rest | None = None
 
 
 @value_class
@@ -341,7 +344,7 @@ def _expiry(message: Message, sender: Sender, now: datetime) -> Check:
     evidence: Evidence = {"expires_at": _text(message.funded.expires_at)}
     if now < message.funded.expires_at:
         return Check("expiry", True, evidence)
-    return Check("expiry", False, evidence, Reject(expired(message, sender.hold)))
+    return Check("expiry", False, evidence, Reject(expired(message, sender.hold, sender.rest)))
 
 
 _EXPIRED_AS: Mapping[Waiting, ReasonCode] = {
@@ -370,23 +373,58 @@ _WAITED_FOR: Mapping[Waiting, str] = {
 }
 
 
-def expired(message: Message, hold: Reason | None = None) -> Reason:
+_SPENT: Mapping[Shared, str] = {
+    Shared.NUMBER: "the number's calls",
+    Shared.ACCOUNT: "the calls of the account, which its numbers share",
+    Shared.APP: "the calls of the app, which its numbers share",
+}
+
+
+def expired(message: Message, hold: Reason | None = None, rest: Rest | None = None) -> Reason:
     """Why a message that ran out of time failed: what it waited for is its reason."""
+    kept = _kept_by(message, hold, rest)
+    if kept is not None:
+        return _expired_in_rest(message, kept)
     code = _EXPIRED_AS.get(message.waiting_for, ReasonCode.EXPIRED_BEFORE_SENDING)
     if message.waiting_for in (Waiting.HOLD, Waiting.TURN) and hold is not None:
         code = hold.code
-    evidence: Evidence = {
+    waited_for = Waiting.HOLD if hold is not None and code is hold.code else message.waiting_for
+    detail = f"It waited for {_WAITED_FOR[waited_for]} until it expired at {_text(message.funded.expires_at)}"
+    if message.waiting_for is Waiting.RETRY:
+        detail = f"All {message.attempts} tries failed until it expired at {_text(message.funded.expires_at)}"
+    return reason(code, detail, _waited(message), hold.meta if hold and code is hold.code else None)
+
+
+def _kept_by(message: Message, hold: Reason | None, rest: Rest | None) -> Rest | None:
+    """The rest behind which it stood in line, or out of which it was to be tried again."""
+    in_line = message.waiting_for is Waiting.RATE or (message.waiting_for is Waiting.TURN and hold is None)
+    return rest if rest is not None and in_line and rest.kept_waiting(message.funded.expires_at) else None
+
+
+def _expired_in_rest(message: Message, rest: Rest) -> Reason:
+    code = f" (code {rest.meta.code})" if rest.meta and rest.meta.code is not None else ""
+    detail = (
+        f"Meta counted too many calls{code}: {_SPENT[rest.limit]}. Nobody called from {_text(rest.since)} until"
+        f" {_text(rest.until)}, and it expired at {_text(message.funded.expires_at)}"
+    )
+    limited: Evidence = {
+        "waited_for": Waiting.RATE.value,
+        "waiting_since": _text(message.waiting_since or max(rest.since, message.queued_at)),
+        "limit": rest.limit.value,
+        "limited_since": _text(rest.since),
+        "limited_until": _text(rest.until),
+    }
+    return reason(ReasonCode.RATE_LIMIT_EXCEEDED, detail, _waited(message) | limited, rest.meta)
+
+
+def _waited(message: Message) -> Evidence:
+    return {
         "expires_at": _text(message.funded.expires_at),
         "waited_for": message.waiting_for.value,
         "waiting_since": _text(message.waiting_since) if message.waiting_since else None,
         "attempts": message.attempts,
         "tries": [dict(one) for one in message.tries],
     }
-    waited_for = Waiting.HOLD if hold is not None and code is hold.code else message.waiting_for
-    detail = f"It waited for {_WAITED_FOR[waited_for]} until it expired at {_text(message.funded.expires_at)}"
-    if message.waiting_for is Waiting.RETRY:
-        detail = f"All {message.attempts} tries failed until it expired at {_text(message.funded.expires_at)}"
-    return reason(code, detail, evidence, hold.meta if hold and code is hold.code else None)
 
 
 def subscription(message: Message, facts: Facts) -> Check:
@@ -480,19 +518,30 @@ def _wait_for_sync(now: datetime) -> Wait:
     return Wait(Waiting.SYNC, ReasonCode.TEMPLATE_NOT_APPROVED, now + timedelta(seconds=1))
 
 
+def nearest_names(wanted: TemplateContent, known: Iterable[tuple[str, str]]) -> list[str]:
+    """Of an account's templates, by name and language, those that may have been meant."""
+    names = [f"{name} ({language})" for name, language in known]
+    found = process.extract(f"{wanted.name} ({wanted.language.code})", names, limit=NEAREST_NAMES, score_cutoff=55)
+    return [name for name, _score, _index in found]
+
+
+def not_found(wanted: TemplateContent, nearest: Sequence[str], synced_at: datetime | None) -> Evidence:
+    """Of a template that isn't there, whether our list or Meta itself says so."""
+    return {
+        "status": "NOT_FOUND",
+        "template": wanted.name,
+        "language": wanted.language.code,
+        "nearest": list(nearest),
+        "synced_at": _text(synced_at) if synced_at else None,
+    }
+
+
 def _template_not_found(message: Message, facts: Facts, sender: Sender, now: datetime) -> Check:
     wanted = message.template
     assert wanted is not None
     assert sender.templates_synced_at is not None
-    names = [f"{name} ({language})" for name, language in facts.known_templates]
-    nearest = process.extract(f"{wanted.name} ({wanted.language.code})", names, limit=NEAREST_NAMES, score_cutoff=55)
-    evidence: Evidence = {
-        "status": "NOT_FOUND",
-        "template": wanted.name,
-        "language": wanted.language.code,
-        "nearest": [name for name, _score, _index in nearest],
-        "synced_at": _text(sender.templates_synced_at),
-    }
+    nearest = nearest_names(wanted, facts.known_templates)
+    evidence = not_found(wanted, nearest, sender.templates_synced_at)
     fresh = sender.templates_synced_at >= message.queued_at or now - sender.templates_synced_at < SYNC_INTERVAL
     if not fresh:
         return Check("template", None, evidence, _wait_for_sync(now))
@@ -501,7 +550,7 @@ def _template_not_found(message: Message, facts: Facts, sender: Sender, now: dat
         evidence |= {"status": "UNKNOWN", "list_incomplete": facts.listing_incomplete}
         wait = Wait(Waiting.SYNC, ReasonCode.TEMPLATE_NOT_APPROVED, now + SYNC_INTERVAL)
         return Check("template", None, evidence, wait)
-    hint = f"; nearest: {', '.join(name for name, *_ in nearest)}" if nearest else ""
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
     detail = f"Meta has no template {wanted.name} in {wanted.language.code} for this account{hint}"
     return Check("template", False, evidence, Reject(reason(ReasonCode.TEMPLATE_NOT_APPROVED, detail, evidence)))
 
@@ -533,15 +582,21 @@ def _window_is_open(facts: Facts, now: datetime) -> bool:
     return facts.window_opened_at is not None and now < facts.window_opened_at + WINDOW
 
 
+def window_evidence(opened_at: datetime | None, free_entry_at: datetime | None) -> Evidence:
+    """Of a window, whether our books or Meta itself say that it is closed."""
+    evidence: Evidence = {
+        "last_message_at": _text(opened_at) if opened_at else None,
+        "closed_at": _text(opened_at + WINDOW) if opened_at else None,
+    }
+    if free_entry_at is not None:
+        # Free of charge for 72 h once we answer, but no longer a window: Meta, "Pricing", free entry points.
+        evidence["free_entry_point_at"] = _text(free_entry_at)
+    return evidence
+
+
 def _window(message: Message, facts: Facts, now: datetime) -> Check:
     opened = facts.window_opened_at
-    evidence: Evidence = {
-        "last_message_at": _text(opened) if opened else None,
-        "closed_at": _text(opened + WINDOW) if opened else None,
-    }
-    if facts.free_entry_at is not None:
-        # Free of charge for 72 h once we answer, but no longer a window: Meta, "Pricing", free entry points.
-        evidence["free_entry_point_at"] = _text(facts.free_entry_at)
+    evidence = window_evidence(opened, facts.free_entry_at)
     if message.template is not None or _window_is_open(facts, now):
         return Check("window", True, evidence)
     requested = message.funded.request.requested_at or message.queued_at

@@ -22,7 +22,7 @@ from sendwhy.postgres import DATA_ERRORS, TRANSIENT_ERRORS, Connection, add_to_o
 from sendwhy.reasons import ReasonCode
 from sendwhy.service import Runtime
 
-from dispatcher import announce, claims, facts, hold_store, queue_store, tier_store
+from dispatcher import announce, claims, facts, hold_store, queue_store, syncs, tier_store
 from dispatcher.allowances import Allowance
 from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken, code_label, in_light_of
 from dispatcher.blame import ALL, Blame
@@ -49,12 +49,12 @@ from dispatcher.limits import Budget, LastMinute, PairPace
 from dispatcher.meta import Meta, MetaRefused, MetaUnreachable
 from dispatcher.queue_store import NewWait
 from dispatcher.receipts import Accepted
-from dispatcher.rests import Rests, Shares
+from dispatcher.rests import Rests, Series, Shares
 from dispatcher.results import Ended, Go, Results
 from dispatcher.settings import Settings
 from dispatcher.starts import AHEAD_SECONDS, Marked, Starts
 from dispatcher.store import Key, SenderRow
-from dispatcher.sync import sync_sender
+from dispatcher.sync import sync_due
 from dispatcher.tokens import Access, TokenUnreadable, TokenVault
 
 IDLE_SECONDS = 0.5
@@ -62,9 +62,6 @@ IDLE_SECONDS = 0.5
 QUIET_SECONDS = 30.0
 LOCK_SECONDS = 1.0
 ALIVE_SECONDS = 5.0
-SYNC_EVERY = timedelta(hours=1)
-SYNC_AGAIN_SECONDS = 5.0
-SYNC_AGAIN_MAX_SECONDS = 300.0
 # Of ten rounds one begins with the last lane, and one with the middle one.
 LAST_LANE_EVERY = 10
 _LANES_BY_ROUND = {
@@ -190,6 +187,10 @@ class Driver:
     def sent_last_minute(self) -> int:
         return self._sent.count(self._clock())
 
+    def resting(self) -> Series | None:
+        """Why nothing goes, or went until just now, where Meta refused for the sum of calls."""
+        return None if self._shares is None else self._rests.standing(self._shares, self._clock())
+
     async def _pause(self, seconds: float) -> None:
         if seconds < IDLE_SECONDS:
             await asyncio.sleep(seconds)
@@ -303,9 +304,9 @@ class Driver:
         held = await claims.hold_fence(connection, self.sender_id, self._fence)
         if held is None:
             raise Lost
-        row, known_lines = held
-        self._idle_seconds = IDLE_SECONDS
         now = utc_now()
+        row, known_lines = self._with_rest(held[0], now), held[1]
+        self._idle_seconds = IDLE_SECONDS
         # One message tries whether a hold still stands, whichever of its senders has one first.
         is_due = row.sender.hold_until is not None and row.sender.hold_until <= now
         if stands_still(row.sender, now) or (is_due and self._starts.is_busy):
@@ -357,6 +358,10 @@ class Driver:
                 for go in going
             ],
         )
+
+    def _with_rest(self, row: SenderRow, now: datetime) -> SenderRow:
+        rest = self.resting()
+        return row if rest is None else replace(row, sender=replace(row.sender, rest=rest.told(self._clock(), now)))
 
     async def _look_ahead(self, connection: Connection, now: datetime, lines: OpenLines) -> None:
         """What is to be sent at a moment is looked at at that moment."""
@@ -502,8 +507,7 @@ class Driver:
         if isinstance(outcome, NotTaken) and outcome.action is Action.PACE:
             self._starts.rest(PACE_REST_SECONDS)
             if shares is not None:
-                meta = outcome.reason.meta
-                self._rests.refused(shares, meta.code if meta else None, outcome.asked.total_seconds(), now)
+                self._rests.refused(shares, outcome.reason.meta, outcome.asked.total_seconds(), now)
         elif isinstance(outcome, Taken) and shares is not None:
             self._rests.taken(shares, now)
 
@@ -556,20 +560,31 @@ class Driver:
     # --- results ---
 
     def _start_sync(self, row: SenderRow) -> None:
-        synced, wanted = row.sender.templates_synced_at, row.sync_wanted_at
-        due = synced is None or utc_now() - synced > SYNC_EVERY or (wanted is not None and wanted > synced)
-        running = self._sync is not None and not self._sync.done()
-        if (due or self._sync_now) and not running and self._clock() >= self._sync_not_before:
-            self._sync_now = False
-            self._sync_not_before = self._clock() + SYNC_AGAIN_SECONDS
-            self._sync = asyncio.create_task(self._synchronize(row))
+        is_running = self._sync is not None and not self._sync.done()
+        is_wanted = self._sync_now or syncs.is_due(row.read, utc_now())
+        if not is_wanted or is_running or self._clock() < self._sync_not_before:
+            return
+        is_template_missing, self._sync_now = self._sync_now, False
+        self._sync_not_before = self._clock() + syncs.AGAIN.total_seconds()
+        self._sync = asyncio.create_task(self._synchronize(is_template_missing=is_template_missing))
 
-    async def _synchronize(self, row: SenderRow) -> None:
+    async def _synchronize(self, *, is_template_missing: bool) -> None:
         now = utc_now()
         try:
-            count = await sync_sender(self._runtime.pool, self._meta, self._vault, row, now)
+            ended = await sync_due(
+                self._runtime.pool,
+                self._meta,
+                self._vault,
+                self.sender_id,
+                now,
+                is_template_missing=is_template_missing,
+            )
             self._sync_failures = 0
-            log.info("sender is synced", sender=self.sender_id, templates=count)
+            if ended.again_at is not None:
+                wait = (ended.again_at - now).total_seconds()
+                self._sync_not_before = max(self._sync_not_before, self._clock() + wait)
+            else:
+                log.info("sender is synced", sender=self.sender_id, templates=ended.templates)
             self._runtime.publish_soon()
             self.wake.set()
         except MetaRefused as refused:
@@ -587,7 +602,5 @@ class Driver:
 
     def _sync_failed(self, cause: str) -> None:
         self._runtime.metrics.inc(Metric.SYNC_FAILURES, cause=cause)
-        # Meta counts such calls by the hour (200 for an account), the failed ones too.
-        pause = min(SYNC_AGAIN_MAX_SECONDS, SYNC_AGAIN_SECONDS * 2.0**self._sync_failures)
-        self._sync_failures = min(self._sync_failures + 1, 10)
-        self._sync_not_before = self._clock() + pause
+        self._sync_not_before = self._clock() + syncs.again_after(self._sync_failures).total_seconds()
+        self._sync_failures += 1

@@ -18,9 +18,11 @@ from sendwhy.service import Runtime
 
 from dispatcher import claims, queue_store, store, sync_store
 from dispatcher.clock import utc_now
-from dispatcher.driver import ALIVE_SECONDS, LOCK_SECONDS, SYNC_EVERY, Driver
+from dispatcher.driver import ALIVE_SECONDS, LOCK_SECONDS, Driver
+from dispatcher.driving import Doing, Told, is_to_be_told
 from dispatcher.lease import SILENCE_ENDS_SESSIONS, Lease
 from dispatcher.limits import PairPace
+from dispatcher.syncs import is_due
 
 log = structlog.get_logger("sendwhy")
 LOCK_SPACE = 2**62
@@ -42,6 +44,8 @@ class Fleet:
         self._drivers: dict[str, tuple[Driver, asyncio.Task[None]]] = {}
         self._stopping: set[str] = set()
         self._lease = Lease()
+        self._told: dict[str, tuple[Driver, Told]] = {}
+        self._to_sync: set[str] = set()
 
     def wake(self, sender_id: str) -> None:
         """Tell a sender's driver, if it runs here, that something is due; what others queue is found by `look`."""
@@ -55,11 +59,20 @@ class Fleet:
         return None if known is None else known[0].pairs()
 
     async def tell(self) -> None:
-        """Let all replicas know what this one really sends."""
-        sent = {sender_id: driver.sent_last_minute() for sender_id, (driver, _) in self._drivers.items()}
-        if sent:
+        """Let all replicas know what this one's numbers do, as far as that is to be told."""
+        now, at = time.monotonic(), utc_now()
+        drivers = {sender_id: driver for sender_id, (driver, _) in self._drivers.items()}
+        doing = {one: Doing(driver.sent_last_minute(), driver.resting()) for one, driver in drivers.items()}
+        # Another replica may have driven, and told of, a number that came back.
+        told = {one: known for one, (driver, known) in self._told.items() if drivers.get(one) is driver}
+        news = {one: what for one, what in doing.items() if is_to_be_told(told.get(one), what, now)}
+        if news:
+            sent = {one: what.sent_last_minute for one, what in news.items()}
+            rests = {one: what.rest.told(now, at) for one, what in news.items() if what.rest is not None}
             async with self._runtime.pool.acquire(timeout=30) as connection:
-                await sync_store.tell_driving(connection, f"{self._runtime.settings.replica}", sent)
+                await sync_store.tell_driving(connection, f"{self._runtime.settings.replica}", sent, rests)
+        told |= {one: Told(what, now) for one, what in news.items()}
+        self._told = {one: (drivers[one], known) for one, known in told.items()}
 
     async def look(self) -> None:
         """Twice a second, one statement for all: drivers whose sender has nothing to do rest, the others look."""
@@ -67,9 +80,15 @@ class Fleet:
         if not drivers:
             return
         async with self._runtime.pool.acquire(timeout=30) as connection:
-            at_work = await claims.senders_at_work(connection, list(drivers), SYNC_EVERY)
+            at_work = await claims.senders_at_work(connection, list(drivers))
         for sender_id, driver in drivers.items():
-            driver.rest(is_quiet=sender_id not in at_work)
+            driver.rest(is_quiet=sender_id not in at_work and sender_id not in self._to_sync)
+
+    async def look_at_syncs(self) -> None:
+        """Whose driver is to read its number or account from Meta, also where another replica heard of it."""
+        async with self._runtime.pool.acquire(timeout=30) as connection:
+            reads = await sync_store.reads(connection, list(self._drivers))
+        self._to_sync = {read.sender_id for read in reads if is_due(read, utc_now())}
 
     async def run(self) -> None:
         while True:

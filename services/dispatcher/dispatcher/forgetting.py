@@ -1,4 +1,5 @@
-"""Which messages the dispatcher forgets, and when. Until then a row makes every repeat of its send.funded harmless."""
+"""Which messages and cancels the dispatcher forgets, and when. Until then a message's row makes every repeat of its
+send.funded harmless, and a cancel's takes out the request that comes after it."""
 
 from datetime import datetime, timedelta
 
@@ -26,3 +27,20 @@ async def prune_messages(connection: Connection, now: datetime, *, at_once: int 
     doesn't come: billing has its `reserve` in the ledger for good, and puts a second request aside.
     """
     return await delete_in_steps(connection, _PRUNE_MESSAGES, now - KEEP_MESSAGES, at_once=at_once)
+
+
+# A cancel may name a message that waits for weeks, or is out and comes back to wait: it stays as long as that is known.
+_PRUNE_CANCELLATIONS = """
+delete from cancellation where (workspace_id, message_id) in (
+    select c.workspace_id, c.message_id from cancellation c
+    where c.at < $1
+      and not exists (select from message m where m.workspace_id = c.workspace_id and m.message_id = c.message_id)
+    order by c.at limit $2
+    for update skip locked
+)
+"""
+
+
+async def prune_cancellations(connection: Connection, now: datetime, *, at_once: int = PRUNE_AT_ONCE) -> int:
+    """Forget cancels whose request can't come any more, as long after them as messages are kept after their end."""
+    return await delete_in_steps(connection, _PRUNE_CANCELLATIONS, now - KEEP_MESSAGES, at_once=at_once)

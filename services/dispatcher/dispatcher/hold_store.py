@@ -90,6 +90,21 @@ async def of_account(connection: Connection, waba_id: str) -> list[Hold]:
     return [_hold(row) for row in rows]
 
 
+async def note_lift(connection: Connection, waba_id: str, at: datetime) -> None:
+    await connection.execute(
+        "insert into account_lift (waba_id, lifted_at) values ($1, $2) on conflict (waba_id) do update"
+        " set lifted_at = greatest(account_lift.lifted_at, excluded.lifted_at)",
+        waba_id,
+        at,
+    )
+
+
+async def account_lifted_at(connection: Connection, waba_id: str) -> datetime | None:
+    """When Meta last said that the account may send again, by Meta's time."""
+    at: datetime | None = await connection.fetchval("select lifted_at from account_lift where waba_id = $1", waba_id)
+    return at
+
+
 # Nobody waits here for another driver's claim: what is locked is being probed.
 _LOCK_HOLDS_OF = f"""
 select h.stops,

@@ -41,6 +41,8 @@ async def hold_sender(
         return []
     name = (row.sender.workspace_id, *scope_id(row, scope))
     if scope is HoldScope.ACCOUNT:
+        if await _is_over(connection, row.sender.waba_id, told):
+            return []
         of_account = await hold_store.of_account(connection, row.sender.waba_id)
         if holds.is_told_by_event([one for one in of_account if one.workspace_id == name[0]], told):
             return []
@@ -52,10 +54,18 @@ async def hold_account(
 ) -> list[announce.Announcement]:
     """Hold the account by Meta's event; `scope`: its restriction or its ban."""
     announcements: list[announce.Announcement] = []
+    if await _is_over(connection, waba_id, told):
+        return announcements
     for workspace_id in sorted(workspaces):
         await store.lock_workspace(connection, workspace_id)
         announcements += await _hold(connection, (workspace_id, scope, waba_id), told, now)
     return announcements
+
+
+async def _is_over(connection: Connection, waba_id: str, told: Refusal) -> bool:
+    """Whether Meta said later that the account may send again, though that came first."""
+    lifted_at = await hold_store.account_lifted_at(connection, waba_id)
+    return lifted_at is not None and told.is_ended_by(lifted_at)
 
 
 async def _hold(
@@ -98,7 +108,8 @@ async def lift(
 
 
 async def lift_account(connection: Connection, waba_id: str, at: datetime) -> list[SenderRow]:
-    """Meta's event says that the account may send again."""
+    """Meta's event says that the account may send again, which ends whatever it told before, also what comes later."""
+    await hold_store.note_lift(connection, waba_id, at)
     changed: list[SenderRow] = []
     for one in await hold_store.of_account(connection, waba_id):
         if one.is_ended_by(at):

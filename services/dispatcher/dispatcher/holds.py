@@ -43,7 +43,7 @@ class Hold:
     def is_ended_by(self, at: datetime) -> bool:
         """Whether Meta's word of that moment, that the account may send again, ends this: not a payment's hold, and
         not what Meta told later."""
-        return self.cause.code is ReasonCode.SENDER_NOT_AVAILABLE and (self.said_at or self.since) <= at
+        return _is_ended_by(self.cause, self.said_at or self.since, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,14 @@ class Refusal:
     until: datetime | None = None
     is_account_event: bool = False
     stops: Stops = Stops.ALL
+
+    def is_ended_by(self, at: datetime) -> bool:
+        """As of a hold: where the lift came first, as webhooks keep no order."""
+        return _is_ended_by(self.cause, self.at, at)
+
+
+def _is_ended_by(cause: Reason, told_at: datetime, lifted_at: datetime) -> bool:
+    return cause.code is ReasonCode.SENDER_NOT_AVAILABLE and told_at <= lifted_at
 
 
 def probe_delay(strikes: int) -> timedelta:

@@ -10,18 +10,20 @@ from sendwhy.postgres import add_to_outbox
 from sendwhy.service import Runtime
 
 from dispatcher import announce, claims
+from dispatcher.driving import IS_NEWS
 
 LASTS = timedelta(minutes=10)
 RENEW_BEFORE = timedelta(seconds=30)
 LOOK_SECONDS = 5.0
 
 # Held or paused it waits for that, and where nobody drives it, for nobody's pace.
-_DRIVEN = """
+_DRIVEN = f"""
 select s.sender_id, s.workspace_id, s.messages_per_second, s.paced_since, s.paced_until
-from sender s join driving d on d.sender_id = s.sender_id and d.seen_at > clock_timestamp() - interval '20 s'
+from sender s
+join driving d on d.sender_id = s.sender_id and d.seen_at > clock_timestamp() - interval '{IS_NEWS.seconds} s'
 where s.paused_at is null and s.hold is null
 order by s.sender_id
-"""
+"""  # noqa: S608 - a constant
 _IS_BEHIND = """
 select exists (select from message m where m.state = 'waiting' and m.sender_id = $1 and m.line = any($2::text[])
                and m.not_before <= $3 offset $4)

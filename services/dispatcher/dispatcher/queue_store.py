@@ -17,6 +17,8 @@ from sendwhy.values import value_class
 
 from dispatcher import salvage
 from dispatcher.decide import UPSTREAM, Lane, Message, Waiting
+from dispatcher.driving import BUSY_IS_NEWS
+from dispatcher.rests import Rest
 from dispatcher.store import OBJECTS, Key
 
 WAKE_AT_MOST = 5_000
@@ -406,8 +408,9 @@ case when m.line = 'p' then 'paused'
 
 # A number that is driven and sends most of what it may keeps its messages waiting by its pace.
 _EXPIRED = f"""
-select {MESSAGE_COLUMNS}, s.hold, {WAITS_FOR} as waits_for,
-       d.seen_at > clock_timestamp() - interval '20 s' and d.sent_last_minute >= 45 * s.messages_per_second as is_paced,
+select {MESSAGE_COLUMNS}, s.hold, d.rest, {WAITS_FOR} as waits_for,
+       d.seen_at > clock_timestamp() - interval '{BUSY_IS_NEWS.seconds} s'
+           and d.sent_last_minute >= 45 * s.messages_per_second as is_paced,
        case {WAITS_FOR} when 'paused' then coalesce(m.paused_at, c.paused_at, s.paused_at) when 'hold' then s.hold_since
             when 'throttle' then coalesce(m.waiting_since, m.not_before) else m.waiting_since end as waits_since
 from message m
@@ -419,12 +422,16 @@ for update of m skip locked
 """  # noqa: S608 - a constant
 
 
-async def lock_expired(connection: Connection, now: datetime, limit: int) -> list[tuple[Message, Reason | None]]:
-    """Waiting messages whose time is over, with what they waited for, each with its sender's hold."""
+async def lock_expired(
+    connection: Connection, now: datetime, limit: int
+) -> list[tuple[Message, Reason | None, Rest | None]]:
+    """Waiting messages whose time is over, with what they waited for, each with its sender's hold, and the last rest
+    that its driver told."""
     return [
         (
             replace(message_of(row), waiting_for=_waited_for(row), waiting_since=row["waits_since"]),
             Reason.model_validate_json(row["hold"]) if row["hold"] else None,
+            Rest.model_validate_json(row["rest"]) if row["rest"] else None,
         )
         for row in await connection.fetch(_EXPIRED, now, limit)
     ]

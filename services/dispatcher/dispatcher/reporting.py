@@ -143,6 +143,6 @@ async def _numbers(
         saved = await store.save_number(connection, sender_id, told, said_at=event.occurred_at, reported_at=now)
         synced = row.sender.templates_synced_at
         if not saved and synced is not None and synced - event.occurred_at <= CLOSE:
-            await store.want_sync(connection, sender_id, now)
+            await store.want_number(connection, sender_id)
         changed |= {one.sender.sender_id: one for one in saved}
     return changed

@@ -7,12 +7,16 @@ that all numbers that share it rest, as long as Meta asks and longer with each r
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 
+from sendwhy.events import MetaError, Moment, Wire
 from sendwhy.values import value_class
 
 FIRST_SECONDS = 5.0
 MOST_SECONDS = 300.0
+# After a rest it takes a moment until the next calls are answered, and a longer rest begins or this one is over.
+TRIED_WITHIN_SECONDS = 60.0
 
 
 class Shared(StrEnum):
@@ -54,31 +58,74 @@ class Shares:
         return self.number, self.account, self.app
 
 
+class Rest(Wire):
+    """What messages of a number wait for while nobody calls: whose calls were too many (`limit`), what Meta said, since
+    its first refusal, and until when nobody calls."""
+
+    limit: Shared
+    meta: MetaError | None
+    since: Moment
+    until: Moment
+
+    def kept_waiting(self, at: datetime) -> bool:
+        """Whether it was what let nothing go at that moment."""
+        return self.since <= at < self.until + timedelta(seconds=TRIED_WITHIN_SECONDS)
+
+
+@value_class
+class Series:
+    """Rests one after the other, by seconds of a clock that never goes back."""
+
+    limit: Shared
+    meta: MetaError | None
+    since: float
+    until: float
+    strikes: int = 0
+
+    def is_of(self, now: float) -> bool:
+        """Whether it lets nothing go now, or did until just now."""
+        return now < self.until + TRIED_WITHIN_SECONDS
+
+    def told(self, now: float, at: datetime) -> Rest:
+        """By the time of day; `at` is now."""
+        since, until = (at + timedelta(seconds=one - now) for one in (self.since, self.until))
+        return Rest(limit=self.limit, meta=self.meta, since=since, until=until)
+
+
 @dataclass(slots=True)
 class Rests:
-    """The rests of one replica, by the names of `Shares`: until when (seconds of a clock that never goes back), and how
-    many came one after the other."""
+    """The rests of one replica, by the names of `Shares`, until a call goes through."""
 
-    _until: dict[str, float] = field(default_factory=dict)
-    _strikes: dict[str, int] = field(default_factory=dict)
+    _known: dict[str, Series] = field(default_factory=dict)
 
-    def refused(self, shares: Shares, code: int | None, asked_seconds: float, now: float) -> None:
+    def refused(self, shares: Shares, meta: MetaError | None, asked_seconds: float, now: float) -> None:
         """`asked_seconds`: Meta's Retry-After, bounded. Who was out when a rest began doesn't make it grow."""
+        code = meta.code if meta is not None else None
         shared = BUDGETS.get(code) if code is not None else None
-        name = shares.named(shared or Shared.NUMBER)
-        seconds = asked_seconds
-        if shared is not None and self._until.get(name, 0.0) <= now:
-            strikes = self._strikes.get(name, 0)
-            self._strikes[name] = strikes + 1
+        limit = shared or Shared.NUMBER
+        name = shares.named(limit)
+        known = self._known.get(name) or Series(limit, meta, now, now)
+        seconds, strikes = asked_seconds, known.strikes
+        if shared is not None and known.until <= now:
             seconds = max(seconds, min(MOST_SECONDS, FIRST_SECONDS * 2.0 ** min(strikes, 10)))
-        self._until[name] = max(self._until.get(name, 0.0), now + seconds)
+            strikes += 1
+        if now + seconds > known.until:
+            since = known.since if known.is_of(now) else now
+            self._known[name] = Series(limit, meta, since, now + seconds, strikes)
 
     def taken(self, shares: Shares, now: float) -> None:
         """A call went through after the rest: there is budget again."""
         for name in shares.all:
-            if name in self._until and self._until[name] <= now:
-                del self._until[name]
-                self._strikes.pop(name, None)
+            if name in self._known and self._known[name].until <= now:
+                del self._known[name]
 
     def wait_seconds(self, shares: Shares, now: float) -> float:
-        return max(0.0, *(self._until.get(name, 0.0) - now for name in shares.all))
+        return max((one.until - now for one in self._of(shares) if one.until > now), default=0.0)
+
+    def standing(self, shares: Shares, now: float) -> Series | None:
+        """Of those that let nothing go now, or until just now, the one that ends last."""
+        standing = [one for one in self._of(shares) if one.until > one.since and one.is_of(now)]
+        return max(standing, key=lambda one: one.until, default=None)
+
+    def _of(self, shares: Shares) -> list[Series]:
+        return [self._known[name] for name in shares.all if name in self._known] if self._known else []

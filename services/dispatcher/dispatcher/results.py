@@ -23,6 +23,7 @@ from dispatcher.claims import Due
 from dispatcher.clock import utc_now
 from dispatcher.decide import Waiting, receipt_deadline
 from dispatcher.erasures import CAP, blur
+from dispatcher.explaining import explained
 from dispatcher.holds import ANSWER, SILENCE, Refusal
 from dispatcher.limits import Circuit
 from dispatcher.queue_store import Result
@@ -137,7 +138,7 @@ class Results:
             holding = await self._hold_or_lift(connection, batch)
             changed = await queue_store.record_results(connection, results.values())
             announcements = list(holding)
-            for ended in batch:
+            for ended in [await _explained(connection, one) for one in batch]:
                 key = ended.go.due.message.key
                 contact_id = changed.get(key)
                 if contact_id is not None and is_alias(contact_id):
@@ -250,6 +251,11 @@ class Results:
             # Refused for the message's own fault, which tells nothing of the hold: the next one may try.
             await hold_store.give_back_probe(connection, self._sender_id)
         return announcements
+
+
+async def _explained(connection: Connection, ended: Ended) -> Ended:
+    outcome = await explained(connection, ended.go.due.message, ended.outcome)
+    return ended if outcome is ended.outcome else replace(ended, outcome=outcome)
 
 
 def _refusals(batch: Sequence[Ended]) -> list[tuple[tuple[HoldScope, str | None], Refusal]]:

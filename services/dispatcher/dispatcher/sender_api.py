@@ -1,7 +1,7 @@
 """How senders do, for operators: health, the last sync, what Meta last told, and what would stop a message now."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from fastapi import APIRouter
 from pydantic import JsonValue
@@ -13,12 +13,10 @@ from sendwhy.service import Runtime
 from dispatcher import sync_store, tier_store
 from dispatcher.api import ACQUIRE_SECONDS, SenderPath, sender_of
 from dispatcher.decide import Stops, Tier
+from dispatcher.driving import IS_NEWS
 from dispatcher.settings import Settings
 from dispatcher.store import SenderRow
 from dispatcher.sync_store import Failure, Report, Synced
-
-# Drivers tell every 5 s how they do; what is older tells of nobody.
-DRIVING_IS_NEWS = timedelta(seconds=20)
 
 
 class Stop(Wire):
@@ -112,7 +110,7 @@ class SenderApi:
         limit = sender.messaging_limit if _is_proven(row) else None
         tier = await tier_store.read_tier(connection, sender.tier_key, limit, now)
         driving = await sync_store.driving(connection, sender.sender_id)
-        is_news = driving is not None and now - driving["seen_at"] <= DRIVING_IS_NEWS
+        is_news = driving is not None and now - driving["seen_at"] <= IS_NEWS
         sync = await _sync_state(connection, row)
         return Health(
             sender_id=sender.sender_id,

@@ -12,6 +12,7 @@ from sendwhy.events import Reason
 from sendwhy.postgres import Connection
 
 from dispatcher.decide import Sender, Stops, Template
+from dispatcher.syncs import Read
 
 Key = tuple[str, str]
 TEMPLATES_KEPT = 500
@@ -20,7 +21,7 @@ OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, Js
 SENDER_COLUMNS = """
 sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, display_phone_number, quality,
 messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, hold_stops, templates_synced_at,
-sync_wanted_at, token_tag, fence, version, tier_key, proven_portfolio_id
+sync_wanted_at, token_tag, fence, version, tier_key, proven_portfolio_id, number_synced_at, account_numbers
 """
 COLUMNS_OF_S = ", ".join(f"s.{name.strip()}" for name in SENDER_COLUMNS.split(","))
 
@@ -40,6 +41,14 @@ class SenderRow:
     fence: int
     version: int
     proven_portfolio_id: str | None = None
+    number_synced_at: datetime | None = None
+    account_numbers: int = 1
+
+    @property
+    def read(self) -> Read:
+        sender = self.sender
+        at = (sender.templates_synced_at, self.sync_wanted_at, self.number_synced_at)
+        return Read(sender.sender_id, *at, self.account_numbers)
 
 
 def sender_of(row: Row) -> SenderRow:
@@ -69,6 +78,8 @@ def sender_of(row: Row) -> SenderRow:
         fence=row["fence"],
         version=row["version"],
         proven_portfolio_id=row["proven_portfolio_id"],
+        number_synced_at=row["number_synced_at"],
+        account_numbers=row["account_numbers"],
     )
 
 
@@ -83,6 +94,14 @@ async def senders_of(connection: Connection, column: str, value: str) -> list[Se
     assert column in ("workspace_id", "waba_id", "tier_key")
     query = f"select {SENDER_COLUMNS} from sender where {column} = $1 order by sender_id"  # noqa: S608
     return [sender_of(row) for row in await connection.fetch(query, value)]
+
+
+async def senders_page(connection: Connection, workspace_id: str, after: str, limit: int) -> list[SenderRow]:
+    """Senders of a workspace by their ids, from behind `after`."""
+    query = (
+        f"select {SENDER_COLUMNS} from sender where workspace_id = $1 and sender_id > $2 order by sender_id limit $3"  # noqa: S608
+    )
+    return [sender_of(row) for row in await connection.fetch(query, workspace_id, after, limit)]
 
 
 async def tier_key_of(connection: Connection, sender_id: str) -> str:
@@ -329,7 +348,8 @@ async def save_number(
         "display_phone_number = coalesce($2, display_phone_number), quality = coalesce($3, quality),"
         " messages_per_second = coalesce($4, messages_per_second),"
         " messaging_limit = case when $6 then null else coalesce($5, messaging_limit) end,"
-        " number_said_at = $7, number_reported_at = coalesce($8, number_reported_at)",
+        " number_said_at = $7, number_reported_at = coalesce($8, number_reported_at),"
+        " number_synced_at = case when $8::timestamptz is null then $7 else number_synced_at end",
         f"sender_id = $1 and {condition}",
         sender_id,
         told.display_phone_number,
@@ -353,7 +373,10 @@ async def mark_synced(
     """Anybody may name another's account or portfolio in a PUT: that it is a workspace's own is proven by a sync with
     its token, and only for that workspace. `portfolio_id` None: Meta didn't tell."""
     condition = "waba_id = $1 and workspace_id = $3"
-    proven = "templates_synced_at = $2, proven_portfolio_id = coalesce($4, proven_portfolio_id)"
+    proven = (
+        "templates_synced_at = $2, proven_portfolio_id = coalesce($4, proven_portfolio_id),"
+        " account_numbers = (select count(*) from sender other where other.waba_id = $1)"
+    )
     return await _change(connection, proven, condition, waba_id, at, workspace_id, portfolio_id)
 
 
@@ -367,8 +390,9 @@ async def want_account_sync(connection: Connection, waba_id: str, now: datetime)
     )
 
 
-async def want_sync(connection: Connection, sender_id: str, now: datetime) -> None:
-    await connection.execute("update sender set sync_wanted_at = $2 where sender_id = $1", sender_id, now)
+async def want_number(connection: Connection, sender_id: str) -> None:
+    """The number is read anew."""
+    await connection.execute("update sender set number_synced_at = null where sender_id = $1", sender_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,7 +427,7 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
         " on conflict (sender_id) do update set waba_id = excluded.waba_id, portfolio_id = excluded.portfolio_id,"
         " app_id = excluded.app_id, is_default = excluded.is_default, token = excluded.token,"
         " sync_wanted_at = excluded.sync_wanted_at, token_tag = excluded.token_tag,"
-        " version = sender.version + 1, updated_at = clock_timestamp(), templates_synced_at ="
+        " version = sender.version + 1, updated_at = clock_timestamp(), number_synced_at = null, templates_synced_at ="
         " case when sender.waba_id = excluded.waba_id then sender.templates_synced_at end, proven_portfolio_id ="
         " case when sender.waba_id = excluded.waba_id then sender.proven_portfolio_id end"
         f" where sender.workspace_id = excluded.workspace_id returning {SENDER_COLUMNS}",
@@ -416,6 +440,10 @@ async def put_sender(connection: Connection, new: NewSender, now: datetime) -> l
         new.token,
         now,
         new.token_tag,
+    )
+    # Another token may read what the former could not.
+    await connection.execute(
+        "delete from sync_turn where workspace_id = $1 and waba_id = $2", new.workspace_id, new.waba_id
     )
     return [*former, *(sender_of(row) for row in rows)] if rows else []
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from asyncpg import Pool
@@ -13,12 +13,16 @@ from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.topics import Topic, template_key, tombstone
 
 from dispatcher import announce, drift, queue_store, store, sync_store, tier_store
-from dispatcher.decide import Template, Waiting
+from dispatcher.clock import utc_now
+from dispatcher.decide import SYNC_INTERVAL, Sender, Template, Waiting
 from dispatcher.meta import Listing, Meta, MetaRefused, MetaUnreachable, Number
 from dispatcher.store import NumberState, TemplateRow
 from dispatcher.sync_store import Change
+from dispatcher.syncs import is_account_due, is_number_due
 from dispatcher.tokens import TokenUnreadable, TokenVault
 
+# Longer than reading an account takes: whoever reads it may have died.
+TURN_LASTS = timedelta(minutes=1)
 TTL_SECONDS_LEAST, TTL_SECONDS_MOST = 30, 2_592_000
 
 
@@ -28,20 +32,86 @@ async def sync_sender(pool: Pool, meta: Meta, vault: TokenVault, row: store.Send
 
     Raises MetaRefused, MetaUnreachable, TokenUnreadable.
     """
+    told = await _sync(pool, meta, vault, row, now, account=True, number=True)
+    assert told.account is not None
+    return len(told.account.listing.entries)
+
+
+async def sync_due(
+    pool: Pool, meta: Meta, vault: TokenVault, sender_id: str, now: datetime, *, is_template_missing: bool
+) -> "Ended":
+    """Read what is due of a sender: its number, and the account's templates unless another of its numbers reads them.
+
+    Raises as `sync_sender`.
+    """
+    async with pool.acquire(timeout=30) as connection, connection.transaction():
+        row = (await store.senders(connection, [sender_id])).get(sender_id)
+        if row is None:
+            return Ended()
+        taken_until = await _take_turn(connection, row, now, is_template_missing=is_template_missing)
+        # As it is now that nobody else reads it: whoever did may just have ended.
+        row = (await store.senders(connection, [sender_id]))[sender_id]
+    mine = taken_until is None and _is_wanted(row, now, is_template_missing=is_template_missing)
+    number = is_number_due(row.read, now)
+    if not (mine or number):
+        return Ended(again_at=taken_until)
+    account, failed = (row.sender.workspace_id, row.sender.waba_id), True
+    try:
+        told = await _sync(pool, meta, vault, row, now, account=mine, number=number)
+        failed = False
+    finally:
+        if mine:
+            async with pool.acquire(timeout=30) as connection, connection.transaction():
+                await sync_store.end_turn(connection, account, utc_now(), failed=failed)
+    return Ended(None if told.account is None else len(told.account.listing.entries), taken_until)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """`templates`: how many Meta has, where they were read; `again_at`: when another number's turn to read them ends,
+    where it is another's."""
+
+    templates: int | None = None
+    again_at: datetime | None = None
+
+
+def _is_wanted(row: store.SenderRow, now: datetime, *, is_template_missing: bool) -> bool:
+    """A template that isn't found triggers a sync, but not just after one."""
+    synced = row.sender.templates_synced_at
+    is_fresh = synced is not None and now - synced < SYNC_INTERVAL
+    return is_account_due(row.read, now) or (is_template_missing and not is_fresh)
+
+
+async def _take_turn(
+    connection: Connection, row: store.SenderRow, now: datetime, *, is_template_missing: bool
+) -> datetime | None:
+    if not _is_wanted(row, now, is_template_missing=is_template_missing):
+        return None
+    account = (row.sender.workspace_id, row.sender.waba_id)
+    return await sync_store.take_turn(connection, account, now, now + TURN_LASTS)
+
+
+async def _sync(
+    pool: Pool, meta: Meta, vault: TokenVault, row: store.SenderRow, now: datetime, *, account: bool, number: bool
+) -> "Told":
     sender = row.sender
     try:
         access = vault.access(vault.open(sender.workspace_id, sender.sender_id, row.token), row.app_id)
-        number = await meta.number(sender.sender_id, access)
-        listing = await meta.templates(sender.waba_id, access)
-        portfolio_id = await meta.portfolio(sender.waba_id, access)
+        state = _state(await meta.number(sender.sender_id, access)) if number else None
+        of_account = None
+        if account:
+            listing = await meta.templates(sender.waba_id, access)
+            of_account = AccountTold(listing, await meta.portfolio(sender.waba_id, access))
     except (MetaRefused, MetaUnreachable, TokenUnreadable) as error:
         async with pool.acquire(timeout=30) as connection:
             await sync_store.note_failure(connection, sender.sender_id, now, failure_words(error))
         raise
+    told = Told(state, of_account)
     async with pool.acquire(timeout=30) as connection, connection.transaction():
-        await store.lock_account(connection, sender.waba_id)
-        await _save(connection, row, Told(_state(number), listing, portfolio_id), now)
-    return len(listing.entries)
+        if account:
+            await store.lock_account(connection, sender.waba_id)
+        await _save(connection, row, told, now)
+    return told
 
 
 def failure_words(error: MetaRefused | MetaUnreachable | TokenUnreadable) -> str:
@@ -53,48 +123,75 @@ def failure_words(error: MetaRefused | MetaUnreachable | TokenUnreadable) -> str
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What Meta told of a number and its account; `portfolio_id`: who owns it, None where that wasn't told."""
+class AccountTold:
+    """`portfolio_id`: who owns the account, None where that wasn't told."""
 
-    number: NumberState
     listing: Listing
     portfolio_id: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What Meta told of a number and its account, each None where it wasn't asked."""
+
+    number: NumberState | None
+    account: AccountTold | None
+
+
 async def _save(connection: Connection, row: store.SenderRow, told: Told, now: datetime) -> None:
-    sender, listing = row.sender, told.listing
+    sender = row.sender
     standing = await store.senders_of(connection, "waba_id", sender.waba_id)
-    before = next((one for one in standing if one.sender.sender_id == sender.sender_id), row)
-    changed = await store.save_number(connection, sender.sender_id, told.number, said_at=now)
-    if not changed:
-        # An event told of the number while it was read; Meta is asked once more.
-        await store.want_sync(connection, sender.sender_id, datetime.now(UTC))
-    changes = [change for after in changed for change in number_changes(before, after)]
+    changed: list[store.SenderRow] = []
+    changes: list[Change] = []
     announcements: list[announce.Announcement] = []
+    if told.number is not None:
+        before = next((one for one in standing if one.sender.sender_id == sender.sender_id), row)
+        changed = await store.save_number(connection, sender.sender_id, told.number, said_at=now)
+        if not changed:
+            # An event told of the number while it was read; Meta is asked once more.
+            await store.want_number(connection, sender.sender_id)
+        changes = [change for after in changed for change in number_changes(before, after)]
     # Of two syncs of one account at once, the one that began later knows better.
-    if not any(one.sender.templates_synced_at and one.sender.templates_synced_at > now for one in standing):
-        synced = await store.mark_synced(connection, sender.workspace_id, sender.waba_id, now, told.portfolio_id)
-        changed += synced
-        former = {one.sender.sender_id: one.sender.tier_key for one in standing}
-        moved = {(former[one.sender.sender_id], one.sender.tier_key) for one in synced}
-        for old, new in sorted(moved):
-            if old != new:
-                await tier_store.count_under(connection, old, new)
-        found, announcements = await _save_templates(connection, sender.waba_id, listing, now)
-        changes += found
-        await sync_store.save_synced(
-            connection,
-            sender.waba_id,
-            sender.sender_id,
-            now,
-            templates=len(listing.entries),
-            incomplete=incomplete(sender.waba_id, listing),
-            changes=changes,
-        )
+    is_outdated = any(one.sender.templates_synced_at and one.sender.templates_synced_at > now for one in standing)
+    if told.account is not None and not is_outdated:
+        synced, announcements = await _save_account(connection, sender, standing, told.account, now, changes)
+        changed = [*changed, *synced]
+    elif changes and not is_outdated:
+        await sync_store.note_changes(connection, sender.waba_id, now, changes)
+    await sync_store.forget_failure(connection, sender.sender_id)
     latest = {one.sender.sender_id: one for one in changed}
     await add_to_outbox(connection, [*announcements, *announce.senders_updated(latest.values(), now)])
     for sender_id in latest:
         await queue_store.wake_waiting(connection, [Waiting.SYNC], sender_id=sender_id)
+
+
+async def _save_account(
+    connection: Connection,
+    sender: Sender,
+    standing: Sequence[store.SenderRow],
+    told: AccountTold,
+    now: datetime,
+    changes: Sequence[Change],
+) -> tuple[list[store.SenderRow], list[announce.Announcement]]:
+    """`changes`: what was found of the number itself."""
+    listing = told.listing
+    synced = await store.mark_synced(connection, sender.workspace_id, sender.waba_id, now, told.portfolio_id)
+    former = {one.sender.sender_id: one.sender.tier_key for one in standing}
+    moved = {(former[one.sender.sender_id], one.sender.tier_key) for one in synced}
+    for old, new in sorted(moved):
+        if old != new:
+            await tier_store.count_under(connection, old, new)
+    found, announcements = await _save_templates(connection, sender.waba_id, listing, now)
+    await sync_store.save_synced(
+        connection,
+        sender.waba_id,
+        sender.sender_id,
+        now,
+        templates=len(listing.entries),
+        incomplete=incomplete(sender.waba_id, listing),
+        changes=[*changes, *found],
+    )
+    return synced, announcements
 
 
 def incomplete(waba_id: str, listing: Listing) -> str | None:

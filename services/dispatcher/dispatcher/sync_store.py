@@ -9,6 +9,10 @@ from pydantic import JsonValue, TypeAdapter
 from sendwhy.events import Moment, Wire
 from sendwhy.postgres import Connection
 
+from dispatcher.rests import Rest
+from dispatcher.store import Key
+from dispatcher.syncs import Read, again_after
+
 CHANGES_MAX = 200
 
 
@@ -63,6 +67,61 @@ async def save_synced(
         max(0, len(changes) - CHANGES_MAX),
         bool(changes),
     )
+
+
+async def note_changes(connection: Connection, waba_id: str, at: datetime, changes: Sequence[Change]) -> None:
+    """What was found when a number alone was read."""
+    await connection.execute(
+        "update account_sync set changed_at = $2, changes = $3, more = $4 where waba_id = $1",
+        waba_id,
+        at,
+        _CHANGES.dump_json(list(changes[:CHANGES_MAX])),
+        max(0, len(changes) - CHANGES_MAX),
+    )
+
+
+async def reads(connection: Connection, sender_ids: Sequence[str]) -> list[Read]:
+    rows = await connection.fetch(
+        "select sender_id, templates_synced_at, sync_wanted_at, number_synced_at, account_numbers from sender"
+        " where sender_id = any($1::text[])",
+        sender_ids,
+    )
+    return [Read(*row) for row in rows]
+
+
+_TAKE_TURN = """
+insert into sync_turn (workspace_id, waba_id, until) values ($1, $2, $4)
+on conflict (workspace_id, waba_id) do update set until = $4 where sync_turn.until <= $3
+returning true
+"""
+
+
+async def take_turn(connection: Connection, account: Key, now: datetime, until: datetime) -> datetime | None:
+    """Become the one of a workspace's numbers that reads the account, until then at the longest. None: it is; else from
+    when on another may."""
+    if await connection.fetchval(_TAKE_TURN, *account, now, until):
+        return None
+    taken: datetime | None = await connection.fetchval(
+        "select until from sync_turn where workspace_id = $1 and waba_id = $2", *account
+    )
+    return taken or now
+
+
+async def end_turn(connection: Connection, account: Key, now: datetime, *, failed: bool) -> None:
+    """Whoever reads next waits a little, and longer after each failure."""
+    before: int | None = await connection.fetchval(
+        "select failures from sync_turn where workspace_id = $1 and waba_id = $2 for update", *account
+    )
+    failures = (before or 0) + 1 if failed else 0
+    await connection.execute(
+        "update sync_turn set until = $3, failures = $4 where workspace_id = $1 and waba_id = $2",
+        *account,
+        now + again_after(max(0, failures - 1)),
+        failures,
+    )
+
+
+async def forget_failure(connection: Connection, sender_id: str) -> None:
     await connection.execute(
         "update sender set sync_failed_since = null, sync_failed_at = null, sync_error = null"
         " where sender_id = $1 and sync_failed_since is not null",
@@ -151,16 +210,21 @@ async def reports(connection: Connection, sender_id: str) -> list[Report]:
     return [Report(**dict(row)) for row in rows]
 
 
-async def tell_driving(connection: Connection, replica: str, sent: Mapping[str, int]) -> None:
-    ids = sorted(sent)
+async def tell_driving(
+    connection: Connection, replica: str, sent: Mapping[str, int], rests: Mapping[str, Rest] | None = None
+) -> None:
+    """How much each number sent in the last minute, and the rest that it keeps, if it does."""
+    ids, kept = sorted(sent), rests or {}
     await connection.execute(
-        "insert into driving (sender_id, replica, seen_at, sent_last_minute)"
-        " select sender_id, $1, clock_timestamp(), count from unnest($2::text[], $3::int[]) as t(sender_id, count)"
+        "insert into driving (sender_id, replica, seen_at, sent_last_minute, rest)"
+        " select sender_id, $1, clock_timestamp(), count, rest"
+        " from unnest($2::text[], $3::int[], $4::bytea[]) as t(sender_id, count, rest)"
         " on conflict (sender_id) do update set replica = excluded.replica, seen_at = excluded.seen_at,"
-        " sent_last_minute = excluded.sent_last_minute",
+        " sent_last_minute = excluded.sent_last_minute, rest = excluded.rest",
         replica,
         ids,
         [sent[one] for one in ids],
+        [kept[one].to_json() if one in kept else None for one in ids],
     )
 
 

@@ -52,11 +52,11 @@ class Timers:
             async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
                 now = self._clock()
                 rows = await queue_store.lock_expired(connection, now, SWEEP_AT_MOST)
-                reasons = {message.key: expired(message, hold) for message, hold in rows}
+                reasons = {message.key: expired(message, hold, rest) for message, hold, rest in rows}
                 if rows:
                     codes = {key: why.code for key, why in reasons.items()}
                     await queue_store.finish_waiting(connection, "rejected", codes)
-                    told = [announce.rejected(message, reasons[message.key], now) for message, _ in rows]
+                    told = [announce.rejected(message, reasons[message.key], now) for message, *_ in rows]
                     await add_to_outbox(connection, told)
             count = len(rows)
             self._tell(list(reasons.values()))
@@ -91,6 +91,7 @@ class Timers:
         async with self._runtime.pool.acquire(timeout=30) as connection:
             await erasures.prune(connection, self._clock())
             await forgetting.prune_messages(connection, self._clock())
+            await forgetting.prune_cancellations(connection, self._clock())
 
     async def measure(self) -> None:
         """At most a fiftieth of the time goes into counting: a million waiting messages are counted twice a minute."""

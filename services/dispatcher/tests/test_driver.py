@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from dispatcher.lease import Lease
 from dispatcher.limits import SILENT_MAX, Budget
 from dispatcher.queue_store import NewMessage
 from dispatcher.receipts import Accepted
+from dispatcher.rests import Rest, Shared, Shares
 from dispatcher.settings import Settings
 from dispatcher.store import NewSender, TemplateRow
 from dispatcher.tokens import TokenVault
@@ -640,12 +642,23 @@ class Resting:
             " update sender set templates_synced_at = clock_timestamp() - interval '61 minutes', sync_wanted_at = null",
             False,
         ),
+        ("delete from message; update sender set number_synced_at = null", False),
+        (
+            "delete from message; update sender set number_synced_at = clock_timestamp() - interval '61 minutes'",
+            False,
+        ),
+        (
+            "delete from message; update sender set account_numbers = 1000,"
+            " number_synced_at = clock_timestamp() - interval '61 minutes'",
+            True,
+        ),
     ],
 )
 async def test_the_fleet_sees_for_whom_there_is_something_to_do(world: World, change: str, is_quiet: bool) -> None:
     async with world.pool.pool.acquire(timeout=5) as connection:
         await connection.execute(
-            "update sender set templates_synced_at = clock_timestamp(), sync_wanted_at = now() - interval '1 s'"
+            "update sender set templates_synced_at = clock_timestamp(), sync_wanted_at = now() - interval '1 s',"
+            " number_synced_at = clock_timestamp()"
         )
         await connection.execute(change)
     fleet = Fleet(cast("Any", world), lambda _: world.driver)
@@ -653,9 +666,54 @@ async def test_the_fleet_sees_for_whom_there_is_something_to_do(world: World, ch
     resting, other = Resting(), Resting()
     ended = asyncio.get_running_loop().create_task(asyncio.sleep(0))
     fleet._drivers = {SENDER.sender_id: (cast("Driver", resting), ended), "99": (cast("Driver", other), ended)}
+    await fleet.look_at_syncs()
     await fleet.look()
     assert (resting.is_quiet, other.is_quiet) == (is_quiet, True)
     await ended
+
+
+async def told_of(world: World) -> Any:
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        return await connection.fetchrow("select seen_at, rest from driving")
+
+
+async def test_a_rest_is_told_to_all_replicas_and_what_stays_the_same_is_not(world: World) -> None:
+    world.answers = [not_taken(MetaError(code=80007, title="Too many calls"), attempt=1, jitter=0.0)]
+    fleet = Fleet(cast("Any", world), lambda _: world.driver)
+    async with world.driving() as task:
+        await until(lambda: world.driver._shares is not None and len(world.calls) == 1)
+        fleet._drivers = {SENDER.sender_id: (world.driver, task)}
+        await until(lambda: world.driver.resting() is not None)
+        await fleet.tell()
+        first = await told_of(world)
+        rest = Rest.model_validate_json(first["rest"])
+        assert (rest.limit, rest.meta and rest.meta.code) == (Shared.ACCOUNT, 80007)
+        await fleet.tell()
+        assert await told_of(world) == first
+        world.driver._rests._known.clear()
+        await fleet.tell()
+        assert (await told_of(world))["rest"] is None
+
+
+async def test_a_driver_that_finds_what_expired_in_a_rest_says_so(world: World) -> None:
+    spent = MetaError(code=4, title="Too many calls")
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute("update sender set templates_synced_at = clock_timestamp()")
+        fence = await queue_store.take_over(connection, SENDER.sender_id)
+    assert fence is not None
+    driver = world.driver
+    driver._fence, driver._lease = fence, world.lease
+    world.lease.renew(float("inf"))
+    driver._shares = Shares.of("acme", SENDER.sender_id, "300", None, None)
+    driver._rests.refused(driver._shares, spent, 60.0, time.monotonic() - 60.0)
+    expires = {"send_at": utc_now() - timedelta(hours=1), "expires_at": utc_now() - timedelta(seconds=1)}
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        late = funded(text_content(), purpose=Purpose.CONVERSATION).model_copy(update=expires)
+        await connection.execute("update message set funded = $1", late.to_json())
+    await driver._round()
+    assert await world.states() == {"rejected"}
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        assert await connection.fetchval("select outcome from message") == ReasonCode.RATE_LIMIT_EXCEEDED
 
 
 async def test_who_waits_for_a_place_is_not_forgotten_behind_a_fuller_lane(world: World) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from dispatcher import queue_store
 from dispatcher.decide import Facts, Reject, decide
-from dispatcher.forgetting import KEEP_MESSAGES, prune_messages
+from dispatcher.forgetting import KEEP_MESSAGES, prune_cancellations, prune_messages
 from dispatcher_cases import NOW, SENDER, funded
 from dispatcher_desk import Desk, record
 from sendwhy.postgres import connect_pool
@@ -47,6 +47,19 @@ async def test_what_is_over_goes_in_steps_and_what_has_no_outcome_stays_however_
     assert await prune_messages(desk.connection, NOW, at_once=2) == 0
 
 
+async def test_a_cancel_stays_while_its_request_may_come_and_as_long_as_its_message(desk: Desk) -> None:
+    past = KEEP_MESSAGES + HOUR
+    for state in ("waiting", "unknown", "rejected"):
+        await ended(desk, f"of-{state}", state, HOUR, past)
+    for message_id, age in [("early", KEEP_MESSAGES - HOUR), ("never-1", past), ("never-2", past), ("never-3", past)]:
+        await queue_store.remember_cancellations(desk.connection, [("acme", message_id, None)], NOW - age)
+    for state in ("waiting", "unknown", "rejected"):
+        await queue_store.remember_cancellations(desk.connection, [("acme", f"of-{state}", None)], NOW - past)
+    assert await prune_cancellations(desk.connection, NOW, at_once=2) == 3
+    left = await desk.connection.fetch("select message_id from cancellation order by message_id")
+    assert [row["message_id"] for row in left] == ["early", "of-rejected", "of-unknown", "of-waiting"]
+
+
 async def test_what_somebody_works_on_is_passed_over_and_goes_the_next_time(desk: Desk, migrated_database: str) -> None:
     past = KEEP_MESSAGES + HOUR
     for message_id in ("worked-on", "over"):
@@ -66,7 +79,7 @@ async def test_a_request_that_came_again_after_all_was_forgotten_would_expire_an
     assert await prune_messages(desk.connection, NOW) == 1
     again = funded(message_id="m1").model_copy(update={"expires_at": NOW - KEEP_MESSAGES - HOUR})
     await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, again)])
-    ((message, _),) = await queue_store.lock_expired(desk.connection, NOW, 10)
+    ((message, *_),) = await queue_store.lock_expired(desk.connection, NOW, 10)
     facts = Facts(sender=SENDER)
     verdict = decide(message, facts, NOW)
     assert isinstance(verdict, Reject)

@@ -33,7 +33,7 @@ from sendwhy.events import MetaError, Purpose, SenderReported, Status, StatusUpd
 from sendwhy.http import Caller
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import Connection, add_to_outbox, connect_pool, migrate, unpublished
-from sendwhy.reasons import ReasonCode, Service
+from sendwhy.reasons import ReasonCode, Service, reason_for_meta
 from sendwhy.stage import Record
 from sendwhy.tenancy import within
 from sendwhy.topics import Topic
@@ -231,6 +231,20 @@ async def test_an_operator_sees_cause_since_and_next_try(company: Company) -> No
     assert answer.hold_until - answer.hold_since >= timedelta(minutes=5)
 
 
+async def test_numbers_are_listed_whole_or_page_by_page(company: Company) -> None:
+    whole = await company.api.list_senders(OPERATOR)
+    assert isinstance(whole, list)
+    assert [one.sender_id for one in whole] == sorted({ONE, TWO, OTHER})
+    pages, cursor = [], None
+    for _ in range(9):
+        page = await company.api.list_senders(OPERATOR, cursor=cursor, limit=2)
+        assert not isinstance(page, list)
+        pages.append(page.items)
+        if (cursor := page.next_cursor) is None:
+            break
+    assert pages == [whole[:2], whole[2:]]
+
+
 def put_body(token: str, waba: str = "300") -> PutSender:
     return PutSender(access_token=token, waba_id=waba, portfolio_id="200")
 
@@ -363,12 +377,14 @@ async def test_a_window_that_meta_denies_against_our_books_is_tried_once_more(co
     (rejected,) = await company.told(Topic.SEND_REJECTED)
     assert rejected["reason"]["code"] == "OUTSIDE_24_HOUR_WINDOW"
     assert rejected["reason"]["meta"]["code"] == 131047
+    opened = await company.pool.fetchval("select opened_at from conversation_window")
+    assert datetime.fromisoformat(rejected["reason"]["evidence"]["closed_at"]) == opened.replace(
+        microsecond=0
+    ) + timedelta(hours=24)
 
 
 def failure(sender_id: str, code: int, at: datetime, name: str = "m-1") -> Record[Any]:
-    why = reason(
-        ReasonCode.META_PAYMENT_ISSUE if code == 131042 else ReasonCode.META_ERROR, "so", meta=MetaError(code=code)
-    )
+    why = reason(reason_for_meta(code), "so", meta=MetaError(code=code))
     event = StatusUpdated(
         event_id=event_id_of(name, "failed"),
         occurred_at=at,
@@ -512,6 +528,39 @@ async def test_what_meta_repeats_late_neither_ends_nor_shortens_a_later_restrict
     assert row.sender.hold_until == (now + timedelta(days=5)).replace(microsecond=0)
 
 
+@pytest.mark.parametrize(("field", "raw"), LIFTING, ids=["reinstated", "reconnected", "ended", "reviewed"])
+async def test_a_lift_that_comes_before_its_restriction_ends_it(
+    company: Company, field: str, raw: dict[str, Any]
+) -> None:
+    minute = timedelta(minutes=1)
+    lifted_at = (utc_now() - timedelta(hours=1)).replace(microsecond=0)
+
+    async def hear(*records: Record[Any]) -> set[str]:
+        async with company.database() as connection:
+            await company.stages.on_sender_reports(connection, records)
+        return set(await company.held())
+
+    await hear(account_event(field, raw, lifted_at), account_event(field, raw, lifted_at - 9 * minute))
+    ban = account_event("account_update", DISABLED, lifted_at - minute)
+    assert await hear(ban, restricted(utc_now() + timedelta(days=3), lifted_at)) == set()
+    assert await company.told(Topic.SEND_HELD) == []
+    assert await hear(restricted(utc_now() + timedelta(days=3), lifted_at + minute)) == {ONE, TWO, FOREIGN}
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "concerned"), [(131031, 0, set[str]()), (131031, 1, {ONE, TWO}), (131042, -1, {ONE, TWO})]
+)
+async def test_a_lift_ends_what_late_webhooks_on_messages_tell_of_before_but_no_bill(
+    company: Company, code: int, seconds: int, concerned: set[str]
+) -> None:
+    lifted_at = utc_now() - timedelta(hours=1)
+    async with company.database() as connection:
+        await company.stages.on_sender_reports(connection, [account_event(*LIFTING[0], lifted_at)])
+        late = failure(ONE, code, lifted_at + timedelta(seconds=seconds))
+        await company.stages.on_statuses(connection, [late])
+    assert set(await company.held()) == concerned
+
+
 async def test_a_reply_may_try_while_a_restriction_of_what_a_business_begins_stands(company: Company) -> None:
     async with company.database() as connection:
         await company.stages.on_sender_reports(connection, [restricted(utc_now() + timedelta(days=3))])
@@ -538,7 +587,7 @@ async def test_what_expires_in_an_accounts_hold_has_its_reason(company: Company)
     async with company.driving(TWO):
         await company.reach(("waiting", Waiting.HOLD))
     async with company.database() as connection:
-        ((message, hold),) = await queue_store.lock_expired(connection, utc_now() + timedelta(hours=2), 10)
+        ((message, hold, _),) = await queue_store.lock_expired(connection, utc_now() + timedelta(hours=2), 10)
     assert message.waiting_for is Waiting.HOLD
     assert hold is not None
     assert hold.code is ReasonCode.META_PAYMENT_ISSUE

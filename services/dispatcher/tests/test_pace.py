@@ -138,9 +138,10 @@ class Stage:
         return self.busy if self.dice.random() < self.busy_share else Taken(f"wamid.{attempt}")
 
     def row(self) -> SenderRow:
-        sender = replace(SENDER, messages_per_second=self.limit, templates_synced_at=utc_now())
+        now = utc_now()
+        sender = replace(SENDER, messages_per_second=self.limit, templates_synced_at=now)
         sealed = VAULT.seal(sender.workspace_id, sender.sender_id, "token")
-        return SenderRow(sender, None, True, sealed, None, None, None, self.fence, 1)
+        return SenderRow(sender, None, True, sealed, None, None, None, self.fence, 1, number_synced_at=now)
 
     def take_over(self) -> None:
         """What the fleet does: the former driver's lease is over before another starts."""

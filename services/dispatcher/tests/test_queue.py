@@ -19,6 +19,7 @@ from dispatcher.limits import Throttle, throttle_take
 from dispatcher.pacing import Pacing
 from dispatcher.queue_api import QueueApi
 from dispatcher.queue_store import NewMessage, NewWait, Result
+from dispatcher.rests import Rest, Shared
 from dispatcher.settings import Settings
 from dispatcher.stages import CANCEL_STEPS_AT_ONCE
 from dispatcher.store import Key
@@ -28,7 +29,7 @@ from dispatcher_desk import ACME, Desk, open_lines, record
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy import problems
-from sendwhy.events import SendCancelled, SendHeld, reason
+from sendwhy.events import MetaError, SendCancelled, SendHeld, reason
 from sendwhy.postgres import mark_published, unpublished
 from sendwhy.reasons import ReasonCode
 from sendwhy.topics import Topic, outgoing
@@ -247,7 +248,7 @@ async def test_who_waits_above_ten_seconds_for_a_throttle_is_told_of_once(queue:
     assert {one.cause for one in held} == {ReasonCode.RATE_LIMIT_EXCEEDED}
     assert {one.scope.kind for one in held} == {"message"}
     assert await queue.waits() == {"throttle": 15}
-    ((one, _), *_) = await queue_store.lock_expired(queue.connection, queue.now + HOUR, 9)
+    ((one, *_), *_) = await queue_store.lock_expired(queue.connection, queue.now + HOUR, 9)
     assert one.waiting_for is Waiting.THROTTLE
     assert one.waiting_since is not None
 
@@ -382,7 +383,7 @@ async def test_a_paused_message_stands_aside_and_keeps_its_time(queue: Queue) ->
     assert await queue.waits() == {"paused": 1}
     queue.now += 2 * HOUR
     assert await queue.look() == []
-    ((one, _),) = await queue_store.lock_expired(queue.connection, queue.now + 48 * HOUR, 9)
+    ((one, *_),) = await queue_store.lock_expired(queue.connection, queue.now + 48 * HOUR, 9)
     assert one.waiting_for is Waiting.PAUSED
     queue.now -= 2 * HOUR
     await queue_store.resume_message(queue.connection, ("acme", "m1"))
@@ -422,7 +423,7 @@ async def test_what_waits_at_a_sender_that_stands_still_says_so_unseen(queue: Qu
     held = "update sender set hold = $1, hold_since = $2, hold_until = $2"
     await queue.connection.execute(held, why.model_dump_json().encode(), queue.now)
     assert await queue.waits() == {"hold": 1}
-    ((one, hold),) = await queue_store.lock_expired(queue.connection, queue.now + 48 * HOUR, 9)
+    ((one, hold, _),) = await queue_store.lock_expired(queue.connection, queue.now + 48 * HOUR, 9)
     assert hold == why
     assert (one.waiting_for, one.waiting_since) == (Waiting.HOLD, queue.now)
     await store.set_paused(queue.connection, SENDER.sender_id, queue.now)
@@ -448,10 +449,24 @@ async def test_who_expires_behind_a_number_that_sends_all_it_may_waited_for_its_
         seconds_ago,
         sent,
     )
-    ((one, _),) = await queue_store.lock_expired(queue.connection, queue.now + 48 * HOUR, 9)
+    ((one, *_),) = await queue_store.lock_expired(queue.connection, queue.now + 48 * HOUR, 9)
     assert one.waiting_for is waited_for
     code = ReasonCode.RATE_LIMIT_EXCEEDED if waited_for is Waiting.RATE else ReasonCode.EXPIRED_BEFORE_SENDING
     assert expired(one).code is code
+
+
+async def test_who_expires_while_its_number_rests_waited_for_that(queue: Queue) -> None:
+    await queue.put("m1")
+    now = utc_now().replace(microsecond=0)
+    since, until = now - HOUR, now + 50 * HOUR
+    rest = Rest(limit=Shared.APP, meta=MetaError(code=4, title="Too many calls"), since=since, until=until)
+    await sync_store.tell_driving(queue.connection, "a", {SENDER.sender_id: 0}, {SENDER.sender_id: rest})
+    ((one, hold, told),) = await queue_store.lock_expired(queue.connection, queue.now + 48 * HOUR, 9)
+    assert (told, hold) == (rest, None)
+    assert expired(one, hold, told).meta == rest.meta
+    await sync_store.tell_driving(queue.connection, "a", {SENDER.sender_id: 0})
+    ((one, hold, told),) = await queue_store.lock_expired(queue.connection, queue.now + 48 * HOUR, 9)
+    assert expired(one, hold, told).code is ReasonCode.EXPIRED_BEFORE_SENDING
 
 
 async def test_who_waits_for_a_place_is_called_by_lane_then_by_arrival(queue: Queue) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -21,7 +22,8 @@ from dispatcher.queue_store import NewMessage
 from dispatcher.sender_api import SenderApi, stops
 from dispatcher.settings import Settings
 from dispatcher.store import NewSender, SenderRow
-from dispatcher.sync import sync_sender
+from dispatcher.sync import TURN_LASTS, sync_due, sync_sender
+from dispatcher.syncs import is_due
 from dispatcher.tokens import Access, TokenVault
 from dispatcher_cases import SENDER, contact, funded, template_content
 from dispatcher_desk import meta_at, server
@@ -124,9 +126,7 @@ class Desk:
         return [(one.of, one.what, one.before, one.after) for one in synced.changes]
 
     async def wants_sync(self) -> bool:
-        row = await self.row()
-        synced = row.sender.templates_synced_at
-        return row.sync_wanted_at is not None and (synced is None or row.sync_wanted_at > synced)
+        return is_due((await self.row()).read, utc_now())
 
     async def queue(self, message_id: str, contact_id: str) -> None:
         life = {"send_at": utc_now() + timedelta(hours=1), "expires_at": utc_now() + timedelta(hours=2)}
@@ -311,6 +311,94 @@ async def test_the_sync_that_began_later_stands(desk: Desk) -> None:
     await desk.sync(now - SECOND)
     assert await desk.known() == {SALE: "APPROVED"}
     assert (await desk.row()).sender.templates_synced_at == now
+
+
+OTHER = "100000000000002"
+
+
+async def put_other(desk: Desk) -> None:
+    async with desk.pool.acquire() as connection:
+        token = VAULT.seal("acme", OTHER, "token")
+        await store.put_sender(
+            connection, NewSender(OTHER, "acme", "300", "200", None, False, token), utc_now() - timedelta(minutes=59)
+        )
+
+
+@dataclass
+class Counting:
+    """A Meta that counts what it is asked for; `reading` waits where one is to be overtaken."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    refuses: MetaRefused | None = None
+    reading: asyncio.Event | None = None
+
+    async def number(self, sender_id: str, _access: Access) -> Number:
+        self.asked[sender_id] += 1
+        return Number("15550100000", "GREEN", 80, 250)
+
+    async def portfolio(self, _waba_id: str, _access: Access) -> str | None:
+        return None
+
+    async def templates(self, waba_id: str, _access: Access) -> Listing:
+        self.asked[waba_id] += 1
+        if self.reading is not None:
+            await self.reading.wait()
+        if self.refuses is not None:
+            raise self.refuses
+        return Listing([entry()])
+
+
+async def test_of_an_accounts_numbers_one_reads_its_templates_and_each_itself(desk: Desk) -> None:
+    meta, now = Counting(reading=asyncio.Event()), utc_now()
+    await put_other(desk)
+
+    async def due(sender_id: str, *, is_template_missing: bool = False) -> Any:
+        told: Any = meta
+        return await sync_due(desk.pool, told, VAULT, sender_id, now, is_template_missing=is_template_missing)
+
+    first = asyncio.create_task(due(SENDER.sender_id))
+    async with asyncio.timeout(30):
+        while not meta.asked["300"]:
+            await asyncio.sleep(0.01)
+    other = await due(OTHER)
+    assert (other.templates, other.again_at) == (None, now + TURN_LASTS)
+    assert meta.reading is not None
+    meta.reading.set()
+    assert (await first).templates == 1
+    await due(OTHER, is_template_missing=True)
+    assert meta.asked == {"300": 1, SENDER.sender_id: 1, OTHER: 1}
+    row = await desk.row(OTHER)
+    assert (row.sender.templates_synced_at, row.account_numbers) == (now, 2)
+    assert not is_due(row.read, now)
+
+
+async def test_another_number_reads_where_ones_token_fails_and_later_each_time(desk: Desk) -> None:
+    refused = MetaRefused(MetaError(code=190, title="expired"))
+    meta: Any = Counting(refuses=refused)
+    await put_other(desk)
+    pauses = []
+    for _ in range(3):
+        with pytest.raises(MetaRefused):
+            await sync_due(desk.pool, meta, VAULT, SENDER.sender_id, utc_now(), is_template_missing=False)
+        ended = await sync_due(desk.pool, meta, VAULT, OTHER, utc_now(), is_template_missing=False)
+        assert ended.again_at is not None
+        pauses.append(round((ended.again_at - utc_now()).total_seconds() / 5))
+        await desk.pool.execute("update sync_turn set until = clock_timestamp() - interval '1 second'")
+    assert pauses == [1, 2, 4]
+    meta.refuses = None
+    assert (await sync_due(desk.pool, meta, VAULT, OTHER, utc_now(), is_template_missing=False)).templates == 1
+    assert (await desk.row()).sender.templates_synced_at is not None
+
+
+async def test_what_is_found_of_a_number_alone_is_told_too(desk: Desk) -> None:
+    await desk.sync()
+    meta: Any = desk
+    desk.number_told = Number("15550100000", "RED", 80, 250)
+    await desk.pool.execute("update sender set number_synced_at = null")
+    ended = await sync_due(desk.pool, meta, VAULT, SENDER.sender_id, utc_now(), is_template_missing=False)
+    assert ended.templates is None
+    assert await desk.changes() == [(SENDER.sender_id, "quality", "GREEN", "RED")]
+    assert (await desk.row()).sender.quality == "RED"
 
 
 async def test_a_number_follows_the_newest_word(desk: Desk) -> None:

@@ -1,0 +1,41 @@
+"""What we know of a message beside Meta's refusal of it: the evidence that our own refusal for the same cause gives.
+Few are refused so, and only for them anything is looked up."""
+
+from dataclasses import replace
+
+from sendwhy.events import Evidence
+from sendwhy.postgres import Connection
+
+from dispatcher import facts_store, store
+from dispatcher.answers import OUTSIDE_WINDOW, NotTaken, Outcome
+from dispatcher.decide import Message, nearest_names, not_found, window_evidence
+
+NO_SUCH_TEMPLATE = 132001
+
+
+async def explained(connection: Connection, message: Message, outcome: Outcome | None) -> Outcome | None:
+    """The outcome, with that evidence where Meta refused the message for good; Meta's own words stand."""
+    if not isinstance(outcome, NotTaken) or outcome.waiting_for is not None or outcome.reason.meta is None:
+        return outcome
+    known = await _known(connection, message, outcome.reason.meta.code)
+    if not known:
+        return outcome
+    why = outcome.reason.model_copy(update={"evidence": {**known, **outcome.reason.evidence}})
+    return replace(outcome, reason=why)
+
+
+async def _known(connection: Connection, message: Message, code: int | None) -> Evidence:
+    if code not in (OUTSIDE_WINDOW, NO_SUCH_TEMPLATE):
+        return {}
+    row = (await store.senders(connection, [message.sender_id])).get(message.sender_id)
+    if row is None:
+        return {}
+    if code == OUTSIDE_WINDOW:
+        found = await facts_store.known(connection, row.sender, phones=[message.phone])
+        window = found.windows.get(message.phone)
+        return window_evidence(window.opened_at if window else None, window.free_entry_at if window else None)
+    wanted = message.template
+    if wanted is None:
+        return {}
+    names = await store.template_names(connection, row.sender.waba_id)
+    return not_found(wanted, nearest_names(wanted, names), row.sender.templates_synced_at)
