@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import to_json
@@ -21,18 +21,17 @@ EVALUATE_BYTES_MAX = 16 * 1024 * 1024
 NOW_TOLERANCE = timedelta(minutes=1)
 
 Raw = Mapping[str, JsonValue]
-R = TypeVar("R", bound=SendRequested)
 
 
 class EvaluateRequest(SendRequested):
     resolved: Resolved | None = None
 
 
-def read(model: type[R], raw: Raw, now: datetime) -> R | Invalid:
+def _read(raw: Raw, now: datetime) -> EvaluateRequest | Invalid:
     """A request as the stage would read it, if it came now."""
     try:
         # As JSON: of Python's objects, strict models refuse every text that stands for a time.
-        request = model.model_validate_json(to_json(raw))
+        request = EvaluateRequest.model_validate_json(to_json(raw))
     except ValidationError as error:
         return Invalid(fields_of(error))
     completed = complete(request, now)
@@ -83,7 +82,7 @@ class Evaluate(Body):
     def read(self, now: datetime) -> list[EvaluateRequest | Invalid]:
         beside = self.resolved or [None] * len(self.requests)
         return [
-            read(EvaluateRequest, one if one.get("resolved") is not None else {**one, "resolved": other}, now)
+            _read(one if one.get("resolved") is not None else {**one, "resolved": other}, now)
             for one, other in zip(self.requests, beside, strict=True)
         ]
 

@@ -493,41 +493,51 @@ async def once(
     caller: Caller,
     key: str | None,
     act: Callable[[], Awaitable[tuple[int, bytes]]],
+    *,
+    digest: bytes | None = None,
 ) -> Response:
     """Do a write once per Idempotency-Key, within the caller's transaction.
 
     Same key, path and body: the stored answer; something else under the same key: 409. A running twin waits on the
     key's row until the first one has committed. `act` returns status and JSON body; a Problem that it raises rolls
-    the key back with everything else.
+    the key back with everything else. `digest`: of a request whose body was read as it came, begun by `digest_begun`.
     """
     if key is None:
         status, answer = await act()
         return Response(answer, status, media_type="application/json")
-    digest = await _digest_of(request)
+    digest = digest or await _digest_of(request)
     if await connection.fetchrow(_CLAIM, caller.workspace, key, digest) is not None:
         status, answer = await act()
         await connection.execute(_STORE_ANSWER, caller.workspace, key, status, answer)
         return Response(answer, status, media_type="application/json")
-    stands = await answered(connection, request, caller, key)
+    stands = await answered(connection, request, caller, key, digest=digest)
     if stands is None:
         raise _used_for_another()
     return stands
 
 
-async def answered(connection: Connection, request: Request, caller: Caller, key: str | None) -> Response | None:
+async def answered(
+    connection: Connection, request: Request, caller: Caller, key: str | None, *, digest: bytes | None = None
+) -> Response | None:
     """What `once` has answered to this key already: for what takes too long to be done within its transaction."""
     stored = None if key is None else await connection.fetchrow(_READ_ANSWER, caller.workspace, key)
     if stored is None:
         return None
-    if not hmac.compare_digest(stored["digest"], await _digest_of(request)):
+    if not hmac.compare_digest(stored["digest"], digest or await _digest_of(request)):
         raise _used_for_another()
     headers = {"idempotent-replayed": "true"}
     return Response(stored["answer"], stored["status"], headers=headers, media_type="application/json")
 
 
+def digest_begun(request: Request) -> "hashlib._Hash":
+    """What `once` compares, without the body: that is added as it comes."""
+    return hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
+
+
 async def _digest_of(request: Request) -> bytes:
-    body = await request.body()
-    return hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode() + body).digest()
+    digest = digest_begun(request)
+    digest.update(await request.body())
+    return digest.digest()
 
 
 def _used_for_another() -> Problem:

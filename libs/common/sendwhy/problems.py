@@ -45,13 +45,15 @@ _REFUSED: dict[str, Any] = {"description": "Refused, and why", "content": PROBLE
 
 class Api(FastAPI):
     """An app whose OpenAPI tells of refusals as they are; FastAPI would tell of its own. `before_routes`: what OpenAPI
-    tells of paths that are answered before the app's routes."""
+    tells of paths that are answered before the app's routes; `shapes`: schemas that routes refer to by themselves."""
 
+    shapes: Mapping[str, Any] = MappingProxyType({})
     before_routes: Mapping[str, Any] = MappingProxyType({})
 
     def openapi(self) -> dict[str, Any]:
         told = super().openapi()
-        told.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _SCHEMA
+        schemas = told.setdefault("components", {}).setdefault("schemas", {})
+        schemas |= {**self.shapes, **schemas, "Problem": _SCHEMA}
         for path, operations in told["paths"].items():
             for operation in operations.values() if path not in self.before_routes else ():
                 operation["responses"] |= {"422": _REFUSED, "4XX": _REFUSED}

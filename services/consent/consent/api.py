@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, Field, JsonValue
 from sendwhy.access import Role
-from sendwhy.evaluation import EVALUATE_MAX, check_rights, name_of, read, refused
+from sendwhy.evaluation import EVALUATE_MAX, Evaluate, check_rights, name_of, refused
 from sendwhy.events import ContactId, Gate, Line, MarketingState, Moment, Name, Resolved, SendRequested
 from sendwhy.http import (
     Admin,
@@ -143,9 +143,12 @@ class ContactPage(BaseModel):
     next_cursor: str | None
 
 
-class EvaluateBody(BaseModel):
-    requests: list[dict[str, JsonValue]] = Field(max_length=EVALUATE_MAX)
-    at: Moment | None = None
+class EvaluateBody(Evaluate):
+    """Read as everywhere; OpenAPI has promised no more of the requests than that they are objects. `resolved` may be
+    given, so that one body can be asked of all three services; consent's answer is its own."""
+
+    requests: Annotated[list[dict[str, JsonValue]], Field(max_length=EVALUATE_MAX)]
+    resolved: list[JsonValue] | None = None
 
 
 class EvaluateResult(BaseModel):
@@ -311,11 +314,11 @@ class Desk:
     async def evaluate(self, connection: Connection, body: EvaluateBody) -> EvaluateAnswer:
         """All gates for each request; nothing is stored. A past `at` is judged by what was known then."""
         now = datetime.now(UTC)
-        asked = [read(SendRequested, raw, now) for raw in body.requests]
+        asked = body.read(now)
         requests = [one for one in asked if isinstance(one, SendRequested)]
         around = await surroundings_of(connection, self._tagger, requests, self._believed)
         past: Past | None = None
-        if body.at is not None and body.at < now:
+        if body.at is not None and body.asks_of_the_past(now):
             contacts = [contact for request in requests if (contact := around.contact_of(request))]
             past = await past_of(connection, contacts, body.at)
         return EvaluateAnswer(

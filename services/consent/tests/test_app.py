@@ -19,6 +19,7 @@ from consent.app import make_app
 from consent_desk import PHONE, message, request, settings
 from fastapi import FastAPI
 from sendwhy.erasure import report
+from sendwhy.evaluation import NOW_TOLERANCE
 from sendwhy.events import ErasedRows, PersonErasing
 from sendwhy.kafka import create_topics
 from sendwhy.postgres import migrate
@@ -336,7 +337,7 @@ async def test_evaluate_shows_every_gate_and_stores_nothing(running: Running) ->
 
 async def test_evaluate_finds_the_stop_of_who_has_the_given_phone(running: Running) -> None:
     w = workspace()
-    before = datetime.now(UTC).isoformat()
+    before = (datetime.now(UTC) - 2 * NOW_TOLERANCE).isoformat()
     await put(running, w, "x", phone=None, marketing_state="SUBSCRIBED")
     await put(running, w, "s-1", phone=PHONE)
     await running.http.post(f"/v1/workspaces/{w}/contacts/s-1/unsubscribe", json={})
@@ -384,6 +385,9 @@ async def test_rights(running: Running, token: str, method: str, path: str, stat
         (b"{}", "requests"),
         (b'{"requests": [7]}', "requests.0"),
         (b'{"requests": [], "at": "yesterday"}', "at"),
+        (b'{"requests": [], "at": 1764000000}', "at"),
+        (b'{"requests": [], "when": null}', "when"),
+        (b'{"requests": [], "resolved": [null]}', "body"),
         (b'{"requests": [' + b",".join([b"{}"] * 1001) + b"]}", "requests"),
     ],
 )
@@ -593,7 +597,8 @@ async def test_what_stood_at_a_past_moment(running: Running) -> None:
     assert [line["said"] for line in past["items"]] == ["SUBSCRIBED"]
     never = (await running.http.get(path, params={"at": "2020-01-01T00:00:00Z"})).json()
     assert (never["standing"]["marketing_state"], never["items"]) == ("UNKNOWN", [])
-    body = {"requests": [request(workspace_id=w, to={"contact_id": "c-1"}).model_dump(mode="json")], "at": moment}
+    asked = [request(workspace_id=w, to={"contact_id": "c-1"}).model_dump(mode="json")]
+    body = {"requests": asked, "at": await an_hour_passes(running, w, moment)}
     (judged,) = (await running.http.post("/v1/evaluate", json=body)).json()["results"]
     assert next(gate for gate in judged["gates"] if gate["gate"] == "marketing_state")["passed"]
     assert (await running.http.get(path, params={"at": "yesterday"})).status_code == 422
@@ -607,11 +612,32 @@ async def test_a_past_moment_is_judged_by_the_phone_of_then(running: Running) ->
     moment = (datetime.fromisoformat(national["updated_at"]) + timedelta(milliseconds=1)).isoformat()
     asked = [request(workspace_id=w, to={"contact_id": "c-1"}).model_dump(mode="json")]
     verdicts = []
-    for at in (moment, None):
+    for at in (await an_hour_passes(running, w, moment), None):
         answer = await running.http.post("/v1/evaluate", json={"requests": asked, "at": at})
         (judged,) = answer.json()["results"]
         verdicts.append((judged["resolved"]["phone"], [one["gate"] for one in judged["gates"] if not one["passed"]]))
     assert verdicts == [(None, ["calling_code", "phone_possible"]), (PHONE, [])]
+
+
+async def an_hour_passes(running: Running, w: str, moment: str) -> str:
+    """As if all of the workspace had been told an hour earlier; when the moment was, then."""
+    async with running.app.state.runtime.pool.acquire() as connection:
+        for table, column in (("contact_history", "recorded_at"), ("contact", "created_at")):
+            earlier = f"{column} = {column} - interval '1 hour'"
+            await connection.execute(f"update {table} set {earlier} where workspace_id = $1", w)
+    return (datetime.fromisoformat(moment) - timedelta(hours=1)).isoformat()
+
+
+async def test_a_moment_ago_is_now(running: Running) -> None:
+    w = workspace()
+    await put(running, w)
+    asked = [request(workspace_id=w, to={"contact_id": "c-1"}).model_dump(mode="json")]
+    answers = []
+    for ago in (timedelta(0), NOW_TOLERANCE / 2, -NOW_TOLERANCE, 2 * NOW_TOLERANCE):
+        body = {"requests": asked, "resolved": [None], "at": (datetime.now(UTC) - ago).isoformat()}
+        (judged,) = (await running.http.post("/v1/evaluate", json=body)).json()["results"]
+        answers.append({gate["passed"] for gate in judged["gates"]})
+    assert answers == [{True}, {True}, {True}, {True, False, None}]
 
 
 async def test_a_viewer_sees_no_full_number_in_a_history(running: Running) -> None:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
+from pydantic.json_schema import models_json_schema
 from sendwhy import http
 from sendwhy.access import Role
 from sendwhy.events import SendRequested, event_id_of
@@ -36,6 +37,17 @@ LIMIT_MAX = 500
 CSV_PAGE = 1000
 ANSWERED_AT_ONCE = 202
 
+# What a message that is asked for here may leave out, beside what any send.requested may.
+FILLED_IN = ("message_id", "workspace_id", "origin")
+_MESSAGE = "MessageRequest"
+_REFERENCE = "#/components/schemas/"
+_MESSAGE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A send.requested.",
+        "content": {"application/json": {"schema": {"$ref": f"{_REFERENCE}{_MESSAGE}"}}},
+    }
+}
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 
 Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
@@ -87,7 +99,7 @@ def viewer_for(request: Request, caller: Caller, settings: MessageLogSettings) -
 
 
 def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSettings) -> None:
-    @router.post("/messages", status_code=ANSWERED_AT_ONCE, response_model=Published)
+    @router.post("/messages", status_code=ANSWERED_AT_ONCE, response_model=Published, openapi_extra=_MESSAGE_BODY)
     async def request_message(request: Request, caller: Operator, key: IdempotencyKey = None) -> Response:
         """Publish a send.requested. The body is the contract's, `message_id`, `workspace_id`, `origin` and
         `requested_at` may be left out. What becomes of it is told at `url`."""
@@ -118,6 +130,19 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
     @router.get("/messages/{message_id}")
     async def read_message(request: Request, caller: http.Viewer, message_id: str) -> MessageDetail:
         return await load_message(runtime, caller.workspace, message_id, viewer_for(request, caller, settings))
+
+
+def shapes_asked_for() -> dict[str, Any]:
+    """The schemas that OpenAPI needs for the body of a message."""
+    _, told = models_json_schema([(SendRequested, "validation")], ref_template=f"{_REFERENCE}{{model}}")
+    shapes: dict[str, Any] = told["$defs"]
+    message = shapes.pop(SendRequested.__name__)
+    own = {
+        "title": _MESSAGE,
+        "description": "A send.requested (contract.md); what isn't required is filled in where it is left out.",
+        "required": [name for name in message["required"] if name not in FILLED_IN],
+    }
+    return shapes | {_MESSAGE: message | own}
 
 
 def _stream_route(router: APIRouter, runtime: Runtime, settings: MessageLogSettings, streams: live.Streams) -> None:

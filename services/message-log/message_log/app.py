@@ -70,6 +70,7 @@ def make_app(settings: MessageLogSettings) -> FastAPI:
     runtime.every(READ_SECONDS, "lag of all groups", lag.read)
     runtime.at_end(lag.close)
     app = runtime.make_api("Sendwhy message log", body_limits=audience_api.BODY_LIMITS)
+    app.shapes = api.shapes_asked_for()
     app.include_router(campaign_api.routes(runtime, settings))
     app.include_router(inbox_api.routes(runtime, settings))
     services = OtherServices(settings, runtime.metrics)

@@ -2,7 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import IO, Annotated, Any
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
@@ -13,7 +14,7 @@ from pydantic import BaseModel, Field
 from sendwhy import http
 from sendwhy.access import Role, Token
 from sendwhy.acting import Acting
-from sendwhy.http import Body, Caller, Operator
+from sendwhy.http import Body, Caller, IdempotencyKey, Operator
 from sendwhy.postgres import Connection
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
@@ -22,7 +23,7 @@ from starlette.requests import ClientDisconnect
 
 from message_log import accounts, api, audience_view, resend_store
 from message_log import audience_store as stored
-from message_log.audience_job import Audiences, Rights
+from message_log.audience_job import Asked, Audiences, Rights, Run, claim
 from message_log.audience_lines import FILE_BYTES_MAX, LINES_MAX, Line, Reading, TooManyLines
 from message_log.audience_store import New
 from message_log.audience_view import COLUMNS, PATHS, AudienceView
@@ -50,6 +51,8 @@ _JSONL: dict[str, Any] = {
     }
 }
 
+# What a write does within its transaction; the run that it takes begins once that is committed.
+Take = Callable[[Connection], Awaitable[Run]]
 AudienceId = Annotated[UUID, Path(alias="id")]
 GroupName = Annotated[str | None, Query(max_length=100, description="A group, or an outcome for all of its groups.")]
 
@@ -78,48 +81,65 @@ def rights_for(acting: Acting, token: Token, workspace: str, own: str | None) ->
     return lambda: own
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The failed messages that a list's filters, `named` as a query, choose: `ids` of the `matched` that there are."""
+
+    named: str
+    ids: list[str]
+    matched: int
+
+
+async def take_file(connection: Connection, asked: Asked, file: IO[bytes], name: str) -> Run:
+    """Store a file's lines, to be judged. All of it or nothing is stored."""
+    shown = "".join(each for each in name if each.isprintable())[:200]
+    new = New(uuid4(), asked.workspace, "file", shown, asked.who, 0)
+    pieces = Reading(file, asked.workspace).pieces()
+    await _refuse_more(connection, asked.workspace)
+    await stored.add(connection, new)
+    try:
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            await stored.add_lines(connection, new.audience_id, piece)
+    except TooManyLines:
+        detail = _("The file has more than %(count)s requests. Check it in parts.", count=decimal(LINES_MAX))
+        raise Problem(413, detail) from None
+    if not await stored.count_lines(connection, new.audience_id):
+        raise Problem(422, "The file is empty: it needs one request a line.")
+    return await claim(connection, asked, new.audience_id)
+
+
+async def choose(connection: Connection, workspace: str, filters: Filters) -> Chosen:
+    failed = filters.model_copy(update={"status": "failed"})
+    named = urlencode(failed.model_dump(mode="json", by_alias=True, exclude_none=True))
+    ids, matched = await resend_store.matching(connection, workspace, failed)
+    if not ids:
+        raise Problem(422, "No failed message matches, so there is nothing to send again.")
+    return Chosen(named, ids, matched)
+
+
+async def take_chosen(connection: Connection, asked: Asked, chosen: Chosen) -> Run:
+    """Store which failed messages were chosen, to be judged."""
+    await _refuse_more(connection, asked.workspace)
+    new = New(uuid4(), asked.workspace, "again", chosen.named, asked.who, chosen.matched)
+    await stored.add(connection, new)
+    lines = [Line(number, b"", name) for number, name in enumerate(chosen.ids, start=1)]
+    await stored.add_lines(connection, new.audience_id, lines)
+    await stored.count_lines(connection, new.audience_id)
+    return await claim(connection, asked, new.audience_id)
+
+
 class Desk:
-    """Takes files and filters in, for pages and API."""
+    """Files and filters that were taken in, for pages and API."""
 
     def __init__(self, runtime: Runtime, audiences: Audiences) -> None:
         self.runtime, self.audiences = runtime, audiences
 
-    async def take_file(self, workspace: str, file: IO[bytes], name: str, who: str, rights: Rights) -> UUID:
-        """Store a file's lines and begin to judge them. All of it or nothing is stored."""
-        shown = "".join(each for each in name if each.isprintable())[:200]
-        new = New(uuid4(), workspace, "file", shown, who, 0)
-        pieces = Reading(file, workspace).pieces()
+    async def begin(self, take: Take) -> UUID:
+        """Take a run, and begin it."""
         async with self.runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            await _refuse_more(connection, workspace)
-            await stored.add(connection, new)
-            try:
-                while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-                    await stored.add_lines(connection, new.audience_id, piece)
-            except TooManyLines:
-                detail = _("The file has more than %(count)s requests. Check it in parts.", count=decimal(LINES_MAX))
-                raise Problem(413, detail) from None
-            if not await stored.count_lines(connection, new.audience_id):
-                raise Problem(422, "The file is empty: it needs one request a line.")
-        await self.audiences.begin(workspace, new.audience_id, who, rights)
-        return new.audience_id
-
-    async def take_filters(self, workspace: str, filters: Filters, who: str, rights: Rights) -> UUID:
-        """Store which failed messages match, and begin to judge them."""
-        failed = filters.model_copy(update={"status": "failed"})
-        named = urlencode(failed.model_dump(mode="json", by_alias=True, exclude_none=True))
-        async with self.runtime.within(workspace, wait_seconds=30) as connection:
-            ids, matched = await resend_store.matching(connection, workspace, failed)
-        if not ids:
-            raise Problem(422, "No failed message matches, so there is nothing to send again.")
-        async with self.runtime.pool.acquire(timeout=30) as connection, connection.transaction():
-            await _refuse_more(connection, workspace)
-            new = New(uuid4(), workspace, "again", named, who, matched)
-            await stored.add(connection, new)
-            lines = [Line(number, b"", name) for number, name in enumerate(ids, start=1)]
-            await stored.add_lines(connection, new.audience_id, lines)
-            await stored.count_lines(connection, new.audience_id)
-        await self.audiences.begin(workspace, new.audience_id, who, rights)
-        return new.audience_id
+            run = await take(connection)
+        self.audiences.start(run)
+        return run.audience_id
 
     async def view(self, workspace: str, audience_id: UUID, kind: str, viewer: Viewer) -> AudienceView:
         async with self.runtime.within(workspace, snapshot=True) as connection:
@@ -133,10 +153,6 @@ class Desk:
     async def cancel(self, workspace: str, audience_id: UUID, who: str) -> None:
         async with self.runtime.within(workspace) as connection:
             await stored.cancel(connection, workspace, audience_id, f"{who} cancelled it.")
-
-    async def note(self, workspace: str, who: str, action: str, audience_id: UUID, result: str) -> None:
-        async with self.runtime.within(workspace) as connection:
-            await accounts.note(connection, workspace, who, action, str(audience_id), result)
 
     async def csv(self, caller: Caller, audience_id: UUID, group: str | None) -> StreamingResponse:
         return api.csv_response("audience", caller, self._csv_lines(caller.workspace, audience_id, group))
@@ -193,58 +209,104 @@ def _recipient(body: bytes | None) -> dict[str, Any]:
     return {name: value for name, value in to.items() if isinstance(value, str)} if isinstance(to, dict) else {}
 
 
-async def _received(request: Request, file: IO[bytes]) -> None:
+async def _received(request: Request, file: IO[bytes]) -> bytes:
+    """Read the body into `file`; returns the request's digest for `http.once`."""
+    digest = http.digest_begun(request)
     try:
         async for chunk in request.stream():
+            digest.update(chunk)
             file.write(chunk)
     except ClientDisconnect:
         raise Problem(400, "The upload was broken off; nothing of it is kept.") from None
     file.seek(0)
+    return digest.digest()
+
+
+class Writes:
+    """The API's writes: each once per Idempotency-Key, answered by what is there then."""
+
+    def __init__(self, settings: MessageLogSettings, desk: Desk) -> None:
+        self._settings, self._desk = settings, desk
+
+    def asked(self, request: Request, caller: Caller) -> Asked:
+        own = request.headers["authorization"]
+        rights = rights_for(request.app.state.acting, caller.token, caller.workspace, own)
+        return Asked(caller.workspace, caller.token.name, rights)
+
+    async def run(
+        self, request: Request, caller: Caller, key: str | None, take: Take, *, digest: bytes | None = None
+    ) -> Response:
+        """Take a run, and begin it."""
+        taken: list[Run] = []
+
+        async def act() -> tuple[int, bytes]:
+            run = await take(connection)
+            taken.append(run)
+            return await self._shown(connection, request, caller, run.audience_id, run.kind)
+
+        async with self._desk.runtime.pool.acquire(timeout=30) as connection, connection.transaction():
+            answer = await http.once(connection, request, caller, key, act, digest=digest)
+        for run in taken:
+            self._desk.audiences.start(run)
+        return _located(answer, caller.workspace)
+
+    async def choose(self, request: Request, caller: Caller, key: str | None, filters: Filters) -> Chosen | Response:
+        """As the role that sees one workspace; or the answer that stands, though other messages have failed by now."""
+        async with self._desk.runtime.within(caller.workspace, wait_seconds=30) as connection:
+            stands = await http.answered(connection, request, caller, key)
+            return _located(stands, caller.workspace) if stands else await choose(connection, caller.workspace, filters)
+
+    async def cancel(self, request: Request, caller: Caller, key: str | None, audience_id: UUID, kind: str) -> Response:
+        async def act() -> tuple[int, bytes]:
+            await audience_view.read(connection, caller.workspace, audience_id, kind)
+            await stored.cancel(connection, caller.workspace, audience_id, f"{caller.token.name} cancelled it.")
+            return await self._shown(connection, request, caller, audience_id, kind)
+
+        async with self._desk.runtime.within(caller.workspace) as connection:
+            return _located(await http.once(connection, request, caller, key, act), caller.workspace)
+
+    async def _shown(
+        self, connection: Connection, request: Request, caller: Caller, audience_id: UUID, kind: str
+    ) -> tuple[int, bytes]:
+        viewer = api.viewer_for(request, caller, self._settings)
+        view = await audience_view.load(connection, caller.workspace, audience_id, kind, viewer)
+        return 202, view.model_dump_json().encode()
+
+
+def _located(answer: Response, workspace: str) -> Response:
+    """With the address of what the answer shows, also where it is one that stands."""
+    shown: Any = read_json(bytes(answer.body))
+    answer.headers["location"] = f"/v1/workspaces/{workspace}/{PATHS[shown['kind']]}/{shown['id']}"
+    return answer
 
 
 def routes(settings: MessageLogSettings, desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/v1/workspaces/{w}", tags=["audience"])
+    writes = Writes(settings, desk)
+    _file_routes(router, settings, desk, writes)
+    _plan_routes(router, writes)
+    for kind in PATHS:
+        _routes_of(router, settings, desk, writes, kind)
+    return router
 
-    def rights(request: Request, caller: Caller) -> Rights:
-        own = request.headers["authorization"]
-        return rights_for(request.app.state.acting, caller.token, caller.workspace, own)
 
-    async def answer(request: Request, caller: Caller, audience_id: UUID, kind: str) -> Response:
-        view = await desk.view(caller.workspace, audience_id, kind, api.viewer_for(request, caller, settings))
-        headers = {"location": f"/v1/workspaces/{caller.workspace}/{PATHS[kind]}/{audience_id}"}
-        return Response(view.model_dump_json(), 202, headers=headers, media_type="application/json")
-
+def _file_routes(router: APIRouter, settings: MessageLogSettings, desk: Desk, writes: Writes) -> None:
     @router.post("/audience-checks", status_code=202, response_model=AudienceView, openapi_extra=_JSONL)
     async def check_file(
-        request: Request, caller: Operator, name: Annotated[str, Query(max_length=200)] = "file"
+        request: Request,
+        caller: Operator,
+        name: Annotated[str, Query(max_length=200)] = "file",
+        key: IdempotencyKey = None,
     ) -> Response:
         """Judge a file of send requests: how many would go, wait or fail, and why. Nothing is sent or charged."""
+        asked = writes.asked(request, caller)
         with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
-            await _received(request, file)
-            made = await desk.take_file(
-                caller.workspace,
-                file,
-                name,
-                caller.token.name,
-                rights(request, caller),
-            )
-        return await answer(request, caller, made, "file")
+            digest = await _received(request, file)
 
-    @router.post("/send-again", status_code=202, response_model=AudienceView)
-    async def plan(request: Request, caller: Operator, filters: api.FilterQuery) -> Response:
-        """Judge the failed messages of a list anew: which of them would go today. Nothing is sent before `confirm`."""
-        who = caller.token.name
-        made = await desk.take_filters(caller.workspace, filters, who, rights(request, caller))
-        return await answer(request, caller, made, "again")
+            async def take(connection: Connection) -> Run:
+                return await take_file(connection, asked, file, name)
 
-    @router.post("/send-again/{id}/confirm", status_code=202, response_model=AudienceView)
-    async def confirm(request: Request, caller: Operator, audience_id: AudienceId, body: Confirmation) -> Response:
-        """Send again what the plan says would go, if it still is what it says. A repeat changes nothing."""
-        await desk.view(caller.workspace, audience_id, "again", api.viewer_for(request, caller, settings))
-        planned, who = Sum(body.messages, body.credits), caller.token.name
-        await desk.audiences.confirm(caller.workspace, audience_id, who, rights(request, caller), planned)
-        await desk.note(caller.workspace, who, "confirm send again", audience_id, f"{body.messages:,} messages")
-        return await answer(request, caller, audience_id, "again")
+            return await writes.run(request, caller, key, take, digest=digest)
 
     @router.get("/audience-checks/{id}/lines.jsonl", response_class=StreamingResponse)
     async def lines_as_they_came(
@@ -254,19 +316,37 @@ def routes(settings: MessageLogSettings, desk: Desk) -> APIRouter:
         await desk.view(caller.workspace, audience_id, "file", api.viewer_for(request, caller, settings))
         return desk.jsonl(caller.workspace, audience_id, group)
 
-    for kind in PATHS:
-        _routes_of(router, settings, desk, kind, rights, answer)
-    return router
+
+def _plan_routes(router: APIRouter, writes: Writes) -> None:
+    @router.post("/send-again", status_code=202, response_model=AudienceView)
+    async def plan(
+        request: Request, caller: Operator, filters: api.FilterQuery, key: IdempotencyKey = None
+    ) -> Response:
+        """Judge the failed messages of a list anew: which of them would go today. Nothing is sent before `confirm`."""
+        asked = writes.asked(request, caller)
+        chosen = await writes.choose(request, caller, key, filters)
+        if isinstance(chosen, Response):
+            return chosen
+        return await writes.run(request, caller, key, lambda connection: take_chosen(connection, asked, chosen))
+
+    @router.post("/send-again/{id}/confirm", status_code=202, response_model=AudienceView)
+    async def confirm(
+        request: Request, caller: Operator, audience_id: AudienceId, body: Confirmation, key: IdempotencyKey = None
+    ) -> Response:
+        """Send again what the plan says would go, if it still is what it says. A repeat changes nothing."""
+        asked, planned = writes.asked(request, caller), Sum(body.messages, body.credits)
+
+        async def take(connection: Connection) -> Run:
+            await audience_view.read(connection, caller.workspace, audience_id, "again")
+            run = await claim(connection, asked, audience_id, planned)
+            action, said = "confirm send again", f"{body.messages:,} messages"
+            await accounts.note(connection, caller.workspace, asked.who, action, str(audience_id), said)
+            return run
+
+        return await writes.run(request, caller, key, take)
 
 
-def _routes_of(
-    router: APIRouter,
-    settings: MessageLogSettings,
-    desk: Desk,
-    kind: str,
-    rights: Callable[[Request, Caller], Rights],
-    answer: Any,
-) -> None:
+def _routes_of(router: APIRouter, settings: MessageLogSettings, desk: Desk, writes: Writes, kind: str) -> None:
     path = f"/{PATHS[kind]}/{{id}}"
 
     @router.get(f"/{PATHS[kind]}")
@@ -281,18 +361,24 @@ def _routes_of(
         return await desk.view(caller.workspace, audience_id, kind, api.viewer_for(request, caller, settings))
 
     @router.post(f"{path}/again", status_code=202, response_model=AudienceView)
-    async def judge_again(request: Request, caller: Operator, audience_id: AudienceId) -> Response:
+    async def judge_again(
+        request: Request, caller: Operator, audience_id: AudienceId, key: IdempotencyKey = None
+    ) -> Response:
         """Judge all lines anew, by what stands now."""
-        await desk.view(caller.workspace, audience_id, kind, api.viewer_for(request, caller, settings))
-        await desk.audiences.begin(caller.workspace, audience_id, caller.token.name, rights(request, caller))
-        return await answer(request, caller, audience_id, kind)  # type: ignore[no-any-return]
+        asked = writes.asked(request, caller)
+
+        async def take(connection: Connection) -> Run:
+            await audience_view.read(connection, caller.workspace, audience_id, kind)
+            return await claim(connection, asked, audience_id)
+
+        return await writes.run(request, caller, key, take)
 
     @router.post(f"{path}/cancel", status_code=202, response_model=AudienceView)
-    async def cancel(request: Request, caller: Operator, audience_id: AudienceId) -> Response:
+    async def cancel(
+        request: Request, caller: Operator, audience_id: AudienceId, key: IdempotencyKey = None
+    ) -> Response:
         """End the run. What was sent again by then stays sent."""
-        await desk.view(caller.workspace, audience_id, kind, api.viewer_for(request, caller, settings))
-        await desk.cancel(caller.workspace, audience_id, caller.token.name)
-        return await answer(request, caller, audience_id, kind)  # type: ignore[no-any-return]
+        return await writes.cancel(request, caller, key, audience_id, kind)
 
     @router.get(f"{path}/lines.csv", response_class=StreamingResponse)
     async def lines(

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from sendwhy.evaluation import EVALUATE_MAX
 from sendwhy.events import Gate, SendRequested
 from sendwhy.logs import describe
-from sendwhy.postgres import TRANSIENT_ERRORS
+from sendwhy.postgres import TRANSIENT_ERRORS, Connection
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
@@ -45,10 +45,19 @@ log = structlog.get_logger("sendwhy")
 Rights = Callable[[], str]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asks for a run. `rights`: the Authorization with which services are asked now."""
+
+    workspace: str
+    who: str
+    rights: Rights
+
+
 @dataclass(slots=True)
 class Run:
-    """One run. `rights`: the Authorization with which services are asked now. `is_only`: it has one line. `planned`:
-    what was confirmed, of a run that sends. `faults`: why a service is not asked any more in this run."""
+    """One run. `rights` as in Asked. `is_only`: it has one line. `planned`: what was confirmed, of a run that sends.
+    `faults`: why a service is not asked any more in this run."""
 
     audience_id: UUID
     workspace: str
@@ -73,6 +82,25 @@ class Run:
         return {"balance": self.count.balance, "people": people, "faults": self.faults}
 
 
+async def claim(connection: Connection, asked: Asked, audience_id: UUID, planned: Sum | None = None) -> Run:
+    """Take the next run, within the caller's transaction: one that judges all lines anew, or sends again what was
+    `planned`. Raises Problem 409 where a run goes on, or all is sent."""
+    state, before = ("running", BEGUN_FROM) if planned is None else ("sending", CONFIRMED_FROM)
+    workspace = asked.workspace
+    row = await stored.claim(connection, workspace, audience_id, state, before)
+    if row is None:
+        raise Problem(409, "It runs already, or has ended. Look at it again.")
+    if planned is None:
+        await stored.reset(connection, audience_id)
+    count = Count(
+        # Of those that are sent again only the ones that go at once are asked for.
+        holds_credits=row["kind"] == "file",
+        portfolios=await stored.portfolios(connection, workspace),
+    )
+    is_only = row["lines"] == 1
+    return Run(audience_id, workspace, row["kind"], row["run"], asked.who, asked.rights, is_only, planned, count=count)
+
+
 class Audiences:
     """The runs of this process."""
 
@@ -81,15 +109,12 @@ class Audiences:
         self._turn = asyncio.Semaphore(RUNS_MAX)
         self._running: dict[asyncio.Task[None], Run] = {}
 
-    async def begin(self, workspace: str, audience_id: UUID, who: str, rights: Rights) -> None:
-        """Judge all lines anew. Raises Problem 409 where a run goes on."""
-        run = await self._claim(workspace, audience_id, who, rights, None)
-        self._start(run, self._judge_all)
-
-    async def confirm(self, workspace: str, audience_id: UUID, who: str, rights: Rights, planned: Sum) -> None:
-        """Send again what the plan says would go. Raises Problem 409 where a run goes on, or all is sent."""
-        run = await self._claim(workspace, audience_id, who, rights, planned)
-        self._start(run, self._send)
+    def start(self, run: Run) -> None:
+        """Begin a run that was claimed, once that is committed."""
+        act = self._judge_all if run.planned is None else self._send
+        task = asyncio.create_task(self._guard(run, act), name=f"audience {run.audience_id}")
+        self._running[task] = run
+        task.add_done_callback(lambda done: self._running.pop(done, None))
 
     async def beat(self) -> None:
         """Tell that the runs go on."""
@@ -102,27 +127,6 @@ class Audiences:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-
-    async def _claim(self, workspace: str, audience_id: UUID, who: str, rights: Rights, planned: Sum | None) -> Run:
-        state, before = ("running", BEGUN_FROM) if planned is None else ("sending", CONFIRMED_FROM)
-        async with self._runtime.pool.acquire(timeout=10) as connection, connection.transaction():
-            row = await stored.claim(connection, workspace, audience_id, state, before)
-            if row is None:
-                raise Problem(409, "It runs already, or has ended. Look at it again.")
-            if planned is None:
-                await stored.reset(connection, audience_id)
-            count = Count(
-                # Of those that are sent again only the ones that go at once are asked for.
-                holds_credits=row["kind"] == "file",
-                portfolios=await stored.portfolios(connection, workspace),
-            )
-        is_only = row["lines"] == 1
-        return Run(audience_id, workspace, row["kind"], row["run"], who, rights, is_only, planned, count=count)
-
-    def _start(self, run: Run, act: Callable[[Run], Awaitable[None]]) -> None:
-        task = asyncio.create_task(self._guard(run, act), name=f"audience {run.audience_id}")
-        self._running[task] = run
-        task.add_done_callback(lambda done: self._running.pop(done, None))
 
     async def _guard(self, run: Run, act: Callable[[Run], Awaitable[None]]) -> None:
         try:

@@ -1,18 +1,19 @@
 """Audience checks, and failed messages that are sent again: what would become of many requests, before any is sent."""
 
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sendwhy.access import Role
+from sendwhy.postgres import Connection
 from sendwhy.problems import Problem
 from starlette.datastructures import UploadFile
 
-from message_log import api, cells, login, message_pages, queries, words
-from message_log.audience_api import Desk, rights_for
-from message_log.audience_job import Rights
+from message_log import api, audience_api, cells, login, message_pages, queries, words
+from message_log.audience_api import Desk
+from message_log.audience_job import Asked, Run, claim
 from message_log.audience_lines import FILE_BYTES_MAX, LINES_MAX
 from message_log.audience_view import PAGES, AudienceView
 from message_log.language import gettext as _
@@ -41,8 +42,9 @@ class _Shown:
     def __init__(self, pages: Pages, desk: Desk) -> None:
         self.pages, self.desk = pages, desk
 
-    def rights(self, request: Request, reader: Reader) -> Rights:
-        return rights_for(request.app.state.acting, reader.token, reader.workspace, None)
+    def asked(self, request: Request, reader: Reader) -> Asked:
+        rights = audience_api.rights_for(request.app.state.acting, reader.token, reader.workspace, None)
+        return Asked(reader.workspace, reader.token.name, rights)
 
     def home(self, reader: Reader, kind: str, audience_id: UUID | None = None) -> str:
         home = f"/w/{quote(reader.workspace, safe='')}/{PAGES[kind]}"
@@ -97,13 +99,13 @@ def _file_routes(router: APIRouter, shown: _Shown) -> None:
     @router.post("/w/{w}/audience")
     async def upload(request: Request, reader: Reader = reader_dependency) -> Response:
         needs_operator(request, reader)
-        rights = shown.rights(request, reader)
+        asked = shown.asked(request, reader)
         try:
             async with request.form(max_files=1, max_fields=10) as form:
                 file = form.get("file")
                 if not isinstance(file, UploadFile) or not file.filename:
                     return await shown.list_page(request, reader, problem=_("Choose a file first."))
-                made = await shown.desk.take_file(reader.workspace, file.file, file.filename, reader.token.name, rights)
+                made = await _take_file(shown.desk, asked, file.file, file.filename)
         except Problem as problem:
             if problem.status_code >= 500:
                 raise
@@ -117,6 +119,13 @@ def _file_routes(router: APIRouter, shown: _Shown) -> None:
     ) -> StreamingResponse:
         await _may_load(shown, request, reader, audience_id, "file")
         return shown.desk.jsonl(reader.workspace, audience_id, group)
+
+
+async def _take_file(desk: Desk, asked: Asked, file: IO[bytes], name: str) -> UUID:
+    async def take(connection: Connection) -> Run:
+        return await audience_api.take_file(connection, asked, file, name)
+
+    return await desk.begin(take)
 
 
 async def _may_load(shown: _Shown, request: Request, reader: Reader, audience_id: UUID, kind: str) -> None:
@@ -150,9 +159,10 @@ def _again_routes(router: APIRouter, shown: _Shown) -> None:
     @router.post("/w/{w}/send-again")
     async def plan(request: Request, filters: api.FilterQuery, reader: Reader = reader_dependency) -> Response:
         needs_operator(request, reader)
-        made = await shown.desk.take_filters(
-            reader.workspace, filters, reader.token.name, shown.rights(request, reader)
-        )
+        asked = shown.asked(request, reader)
+        async with shown.pages.runtime.within(reader.workspace, wait_seconds=30) as connection:
+            chosen = await audience_api.choose(connection, reader.workspace, filters)
+        made = await shown.desk.begin(lambda connection: audience_api.take_chosen(connection, asked, chosen))
         await shown.pages.note(reader, "plan to send again", str(made), "done")
         return redirect(shown.home(reader, "again", made), request)
 
@@ -199,17 +209,18 @@ def _routes_of(router: APIRouter, shown: _Shown, kind: str) -> None:
 
 async def _act(shown: _Shown, request: Request, reader: Reader, audience_id: UUID, form: dict[str, str]) -> str | None:
     """Do what the form asks for; why it can't be done, or None."""
-    workspace, who, what = reader.workspace, reader.token.name, form.get("do", "")
+    what = form.get("do", "")
     if what == "cancel":
-        await shown.desk.cancel(workspace, audience_id, who)
+        await shown.desk.cancel(reader.workspace, audience_id, reader.token.name)
     elif what == "again":
-        await shown.desk.audiences.begin(workspace, audience_id, who, shown.rights(request, reader))
+        asked = shown.asked(request, reader)
+        await shown.desk.begin(lambda connection: claim(connection, asked, audience_id))
     elif what == "confirm":
         planned = _planned_in(form)
         if planned is None:
             return _("The form does not say what was planned; look at the plan again.")
-        rights = shown.rights(request, reader)
-        await shown.desk.audiences.confirm(workspace, audience_id, who, rights, planned)
+        asked = shown.asked(request, reader)
+        await shown.desk.begin(lambda connection: claim(connection, asked, audience_id, planned))
     else:
         raise Problem(422, "This form asks for nothing that is known here.")
     await shown.pages.note(reader, _NOTES[what], str(audience_id), "done")

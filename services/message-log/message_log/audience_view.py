@@ -218,10 +218,16 @@ def _credits(groups: Sequence[GroupView], balance: int | None) -> CreditsView:
     )
 
 
-async def load(connection: Connection, workspace: str, audience_id: UUID, kind: str, viewer: Viewer) -> AudienceView:
+async def read(connection: Connection, workspace: str, audience_id: UUID, kind: str) -> Record:
+    """Its row. Raises Problem 404 where the workspace has none of that kind."""
     row = await stored.read(connection, workspace, audience_id)
     if row is None or row["kind"] != kind:
         raise not_found("The audience check") if kind == "file" else not_found("The plan")
+    return row
+
+
+async def load(connection: Connection, workspace: str, audience_id: UUID, kind: str, viewer: Viewer) -> AudienceView:
+    row = await read(connection, workspace, audience_id, kind)
     found = await stored.groups(connection, audience_id)
     examples = await stored.examples(connection, audience_id, [each["first"] for each in found])
     groups = [_group(each, examples.get(each["first"]), sees_phones=viewer.sees_phones) for each in found]

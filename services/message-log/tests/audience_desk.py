@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from cryptography.fernet import Fernet
 from fastapi import APIRouter, FastAPI, Request
-from message_log import api, audience_api, audience_pages, login_pages, message_pages
+from message_log import api, audience_api, audience_pages, dead_letters, login_pages, message_pages
 from message_log.audience_api import Desk as AudienceDesk
 from message_log.audience_job import Audiences
 from message_log.freshness import Freshness
@@ -184,6 +184,7 @@ def _app(runtime: Any, settings: MessageLogSettings, services: OtherServices, de
     problems.install(app)
     app.include_router(audience_api.routes(settings, desk))
     app.include_router(api.routes(runtime, settings, Streams()))
+    app.include_router(dead_letters.routes(runtime))
     pages = Pages(runtime, settings, Freshness(Metrics(Service.MESSAGE_LOG)), services, Streams())
     router = APIRouter(route_class=pages.route_class())
     for group in (login_pages, message_pages):
