@@ -127,7 +127,7 @@ def _idle(told: Told) -> str:
     rows = [[name, *(f"{one['cpu'][name]:,.0f}" for one in found)] for name in found[0]["cpu"]]
     rows.append(["all", *(f"{sum(one['cpu'].values()):,.0f}" for one in found)])
     rows.append(["ms a loop", *(f"{one['loop']:.0f}" for one in found)])
-    head = ["CPU ms a second", *(f"{one['numbers']:,} numbers" for one in found)]
+    head = ["CPU ms a second", *(f"numbers: {one['numbers']:,}" for one in found)]
     return f"`make bench ARGS=idle`, commit {told['commit']}.\n\n{_rows(head, rows)}"
 
 

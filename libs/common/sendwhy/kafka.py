@@ -42,6 +42,9 @@ BATCH_TIMEOUT_MS = 2000
 FETCH_WAIT_MS = 2000
 # Nothing waits for aiokafka's look at whether there is something to do: all that it looks for also wakes it.
 FETCHER_WAKES_MS = 2000
+# Within this a stage reads a partition that was added, and what lies in it meanwhile; aiokafka's own five minutes are
+# long for a receipt.
+METADATA_AGE_MS = 60_000
 # From a batch to the next one, while fewer records come than fit into one. Each takes statements, a commit and
 # questions to Kafka that cost as much as dozens of records.
 REST_SECONDS = 0.08
@@ -115,6 +118,7 @@ def make_broker(settings: KafkaSettings) -> KafkaBroker:
         ack_policy=AckPolicy.MANUAL,
         security=_security(settings),
         client_id=f"sendwhy-{settings.replica}",
+        metadata_max_age_ms=METADATA_AGE_MS,
         # Else each batch would be looked up in FastStream's context by a thread of its own, and validated.
         apply_types=False,
         logger=None,
