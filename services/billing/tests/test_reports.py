@@ -471,7 +471,6 @@ async def test_odd_bodies_are_refused_by_name(
     [
         (b"{}", {"requests"}),
         (b'{"requests": 1}', {"requests"}),
-        (b'{"requests": [{}]}', {"requests.0.message_id", "requests.0.workspace_id", "requests.0.to"}),
         (b'{"requests": [], "at": "yesterday"}', {"at"}),
         (b'{"requests": [], "at": 1}', {"at"}),
         (b'{"requests": [], "on": "2026-01-01T00:00:00Z"}', {"on"}),
