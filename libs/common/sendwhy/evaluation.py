@@ -1,8 +1,8 @@
 """The question of POST /v1/evaluate, and how its requests are read: the same in all services (contract.md, "HTTP")."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import to_json
@@ -21,6 +21,7 @@ EVALUATE_BYTES_MAX = 16 * 1024 * 1024
 NOW_TOLERANCE = timedelta(minutes=1)
 
 Raw = Mapping[str, JsonValue]
+A = TypeVar("A")
 
 
 class EvaluateRequest(SendRequested):
@@ -84,6 +85,19 @@ class Evaluate(Body):
         return [
             _read(one if one.get("resolved") is not None else {**one, "resolved": other}, now)
             for one, other in zip(self.requests, beside, strict=True)
+        ]
+
+    def answers(
+        self, asked: Sequence[EvaluateRequest | Invalid], judged: Iterable[A], answer: Callable[..., A]
+    ) -> list[A]:
+        """Each request's own answer, in the order of the list. `asked`: as `read` has read them; `judged`: the answers
+        of those that can be used; `answer`: makes one of a `message_id`, `gates` and `resolved`."""
+        usable = iter(judged)
+        return [
+            answer(message_id=name_of(raw), gates=[refused(one)], resolved=None)
+            if isinstance(one, Invalid)
+            else next(usable)
+            for raw, one in zip(self.requests, asked, strict=True)
         ]
 
     def asks_of_the_past(self, now: datetime) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AfterValidator, Field, StringConstraints
-from sendwhy.evaluation import Evaluate, EvaluateRequest, check_rights, name_of, refused
+from sendwhy.evaluation import Evaluate, EvaluateRequest, check_rights
 from sendwhy.events import Gate, Line, MessageId, Moment, Price, Resolved, SendRequested, Wire
 from sendwhy.http import (
     Admin,
@@ -26,7 +26,6 @@ from sendwhy.http import (
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
-from sendwhy.requests import Invalid
 from sendwhy.service import Runtime
 from sendwhy.topics import outgoing
 
@@ -272,18 +271,11 @@ def _evaluate_routes(router: APIRouter, runtime: Runtime) -> None:
             accounts = await store.accounts(connection, {one.workspace_id for one in requests})
             tallies = await store.tallies_of(connection, ((r.workspace_id, _origin(r)) for r in requests))
         if body.asks_of_the_past(now):
-            judged = iter([_unknown(*one) for one in zip(requests, prices, strict=True)])
+            judged = [_unknown(*one) for one in zip(requests, prices, strict=True)]
         else:
             balances = {name: row.balance for name, row in accounts.items()}
-            judged = iter(_in_turn(requests, prices, balances, tallies))
-        return EvaluateAnswer(
-            results=[
-                Result(message_id=name_of(raw), gates=[refused(one)], resolved=None)
-                if isinstance(one, Invalid)
-                else next(judged)
-                for raw, one in zip(body.requests, asked, strict=True)
-            ]
-        )
+            judged = _in_turn(requests, prices, balances, tallies)
+        return EvaluateAnswer(results=body.answers(asked, judged, Result))
 
 
 def _origin(request: SendRequested) -> OriginKey:

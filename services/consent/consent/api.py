@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, Field, JsonValue
 from sendwhy.access import Role
-from sendwhy.evaluation import EVALUATE_MAX, Evaluate, check_rights, name_of, refused
+from sendwhy.evaluation import EVALUATE_MAX, Evaluate, check_rights
 from sendwhy.events import ContactId, Gate, Line, MarketingState, Moment, Name, Resolved, SendRequested
 from sendwhy.http import (
     Admin,
@@ -28,7 +28,6 @@ from sendwhy.http import (
 )
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem, not_found
-from sendwhy.requests import Invalid
 from sendwhy.service import Runtime
 
 from consent import erasures, people, store
@@ -321,19 +320,14 @@ class Desk:
         if body.at is not None and body.asks_of_the_past(now):
             contacts = [contact for request in requests if (contact := around.contact_of(request))]
             past = await past_of(connection, contacts, body.at)
-        return EvaluateAnswer(
-            results=[_result(name_of(raw), one, around, past) for raw, one in zip(body.requests, asked, strict=True)]
-        )
+        judged = (_result(one, around, past) for one in requests)
+        return EvaluateAnswer(results=body.answers(asked, judged, EvaluateResult))
 
 
-def _result(
-    message_id: str | None, one: SendRequested | Invalid, around: Surroundings, past: Past | None
-) -> EvaluateResult:
-    if isinstance(one, Invalid):
-        return EvaluateResult(message_id=message_id, gates=[refused(one)], resolved=None)
-    verdict = _verdict(one, around, past)
+def _result(request: SendRequested, around: Surroundings, past: Past | None) -> EvaluateResult:
+    verdict = _verdict(request, around, past)
     gates = [Gate(gate="request", passed=True), *(gate.to_gate() for gate in verdict.gates)]
-    return EvaluateResult(message_id=message_id, gates=gates, resolved=verdict.resolved)
+    return EvaluateResult(message_id=request.message_id, gates=gates, resolved=verdict.resolved)
 
 
 def _verdict(request: SendRequested, around: Surroundings, past: Past | None) -> Verdict:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter
-from sendwhy.evaluation import EVALUATE_PATH, Evaluate, EvaluateRequest, check_rights, name_of, refused
+from sendwhy.evaluation import EVALUATE_PATH, Evaluate, EvaluateRequest, check_rights
 from sendwhy.events import (
     LIFE_BY_ORIGIN,
     PURPOSE_BY_ORIGIN,
@@ -20,7 +20,6 @@ from sendwhy.events import (
 )
 from sendwhy.http import AnyToken, body_schema, json_body
 from sendwhy.postgres import Connection
-from sendwhy.requests import Invalid
 from sendwhy.service import Runtime
 
 from dispatcher import claims, facts, queue_store, store, tier_store
@@ -142,24 +141,15 @@ class Evaluation:
         async with self._runtime.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             judged = await self.judge(connection, messages, now)
         past = body.asks_of_the_past(self._clock())
-        results = iter(
-            [
-                EvaluateResult(
-                    message_id=request.message_id,
-                    gates=[in_the_past(message, known, now, one) if past else one.to_gate() for one in checks],
-                    resolved=message.funded.resolved,
-                )
-                for request, message, (known, checks) in zip(requests, messages, judged, strict=True)
-            ]
-        )
-        return EvaluateAnswer(
-            results=[
-                EvaluateResult(message_id=name_of(raw), gates=[refused(one)], resolved=None)
-                if isinstance(one, Invalid)
-                else next(results)
-                for raw, one in zip(body.requests, asked, strict=True)
-            ]
-        )
+        results = [
+            EvaluateResult(
+                message_id=request.message_id,
+                gates=[in_the_past(message, known, now, one) if past else one.to_gate() for one in checks],
+                resolved=message.funded.resolved,
+            )
+            for request, message, (known, checks) in zip(requests, messages, judged, strict=True)
+        ]
+        return EvaluateAnswer(results=body.answers(asked, results, EvaluateResult))
 
     async def judge(
         self, connection: Connection, messages: Sequence[Message], now: datetime

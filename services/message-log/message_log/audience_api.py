@@ -152,7 +152,7 @@ class Desk:
 
     async def cancel(self, workspace: str, audience_id: UUID, who: str) -> None:
         async with self.runtime.within(workspace) as connection:
-            await stored.cancel(connection, workspace, audience_id, f"{who} cancelled it.")
+            await stored.cancel(connection, workspace, audience_id, who)
 
     async def csv(self, caller: Caller, audience_id: UUID, group: str | None) -> StreamingResponse:
         return api.csv_response("audience", caller, self._csv_lines(caller.workspace, audience_id, group))
@@ -259,7 +259,7 @@ class Writes:
     async def cancel(self, request: Request, caller: Caller, key: str | None, audience_id: UUID, kind: str) -> Response:
         async def act() -> tuple[int, bytes]:
             await audience_view.read(connection, caller.workspace, audience_id, kind)
-            await stored.cancel(connection, caller.workspace, audience_id, f"{caller.token.name} cancelled it.")
+            await stored.cancel(connection, caller.workspace, audience_id, caller.token.name)
             return await self._shown(connection, request, caller, audience_id, kind)
 
         async with self._desk.runtime.within(caller.workspace) as connection:

@@ -176,8 +176,8 @@ async def end(
     await connection.execute(_END, audience_id, run, state, stored, told, judged_at)
 
 
-async def cancel(connection: Connection, workspace: str, audience_id: UUID, told: str) -> bool:
-    return bool(await connection.fetchval(_CANCEL, workspace, audience_id, told))
+async def cancel(connection: Connection, workspace: str, audience_id: UUID, who: str) -> bool:
+    return bool(await connection.fetchval(_CANCEL, workspace, audience_id, f"{who} cancelled it."))
 
 
 _RESET = """
