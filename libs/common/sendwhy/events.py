@@ -556,6 +556,18 @@ class MessageReceived(Event):
     observed_at: Moment | None = None
     raw: dict[str, JsonValue]
 
+    @property
+    def is_said_to_us(self) -> bool:
+        """Whether the person said it, to this number alone: it opens their window and stands in their thread. Not what
+        WhatsApp tells of them (a changed number, a message taken back), nor what they say to a group, which has a
+        window of its own (Meta, "Groups API Pricing")."""
+        told = self.raw
+        return (
+            told.get("type") not in ("system", "revoke")
+            and told.get("group_id") is None
+            and told.get("direction") != "BUSINESS_INITIATED"
+        )
+
 
 class CustomerUpdated(Event):
     """What a shop or Meta told about a person. Shopify: the fields of its customer; Meta: `user_preferences`,

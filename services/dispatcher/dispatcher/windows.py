@@ -7,9 +7,6 @@ from datetime import UTC, datetime
 from sendwhy.events import EARLIEST, Inbound, MessageReceived
 from sendwhy.privacy import spellings
 
-# WhatsApp tells of these, the person doesn't: a changed number, a new security code.
-_NOT_SAID = ("system",)
-
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -27,7 +24,7 @@ def opened_at(event: MessageReceived) -> datetime | None:
     nothing, while a wrong refusal of ours would lose an answer that could have been sent. A call counts from its
     start, told at its end as well.
     """
-    if event.raw.get("type") in _NOT_SAID or event.raw.get("direction") == "BUSINESS_INITIATED":
+    if not event.is_said_to_us:
         return None
     if event.kind is Inbound.CALL:
         return min(event.occurred_at, _started(event.raw.get("start_time")) or event.occurred_at)

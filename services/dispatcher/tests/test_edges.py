@@ -119,6 +119,9 @@ OPENING = [
     ("a reaction", inbound(type="reaction"), NOW),
     ("a kind that Meta shows nobody", inbound(type="unsupported"), NOW),
     ("a changed number", inbound(type="system"), None),
+    ("a message written anew", inbound(Inbound.TEXT, type="edit"), NOW),
+    ("a message taken back, up to two days later", inbound(type="revoke"), None),
+    ("a text to a group, whose window is the group's", inbound(Inbound.TEXT, type="text", group_id="Y2Fw"), None),
     ("a call", inbound(Inbound.CALL, event="connect"), NOW),
     (
         "a call's end",

@@ -297,12 +297,14 @@ async def write_inbound(connection: Connection, records: Sequence[Record[Message
     is, and that the app which signed may speak for it."""
     events, gone = await people.rows(connection, records, event_row)
     await store.add_events(connection, events)
-    rows = [
-        InboundRow(e.event_id, e.workspace_id, e.sender_id, e.phone, e.wamid, e.occurred_at, e.kind, e.text)
-        for e in (record.event for record in records)
-        if e.event_id not in gone and e.workspace_id is not None
-    ]
-    await store.add_inbound(connection, rows)
+    told = [record.event for record in records if record.event.event_id not in gone]
+    await store.add_inbound(connection, [inbound_row(e, e.workspace_id) for e in told if e.workspace_id is not None])
+
+
+def inbound_row(e: MessageReceived, workspace_id: str) -> InboundRow:
+    """Without the person's number where it belongs in no thread of theirs; their tag still finds it."""
+    phone = e.phone if e.is_said_to_us else None
+    return InboundRow(e.event_id, workspace_id, e.sender_id, phone, e.wamid, e.occurred_at, e.kind, e.text)
 
 
 async def write_customers(connection: Connection, records: Sequence[Record[CustomerUpdated]], people: People) -> None:

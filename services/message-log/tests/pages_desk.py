@@ -29,10 +29,10 @@ from message_log.decide import fold, tells
 from message_log.freshness import Freshness
 from message_log.live import Streams
 from message_log.pages import Pages, static_file
-from message_log.projection import event_row
+from message_log.projection import event_row, inbound_row
 from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
-from message_log.store import InboundRow, KnownState, SenderRow
+from message_log.store import KnownState, SenderRow
 from message_log_builders import PRIVACY_KEY, TOKENS, WORKSPACE, after
 from pydantic import HttpUrl, SecretStr
 from sendwhy import problems, tenancy
@@ -66,7 +66,9 @@ def template(name: str, category: str, text: str, state: str = "APPROVED", waba:
     )
 
 
-def wrote(text: str | None, ago: timedelta, phone: str = "5215512345678", sender: str = SENDER) -> MessageReceived:
+def wrote(
+    text: str | None, ago: timedelta, phone: str = "5215512345678", sender: str = SENDER, **raw: Any
+) -> MessageReceived:
     """Mexican people's numbers come from Meta with the old 1."""
     return MessageReceived(
         event_id=uuid4(),
@@ -77,7 +79,7 @@ def wrote(text: str | None, ago: timedelta, phone: str = "5215512345678", sender
         phone=phone,
         kind=Inbound.TEXT if text else Inbound.OTHER,
         text=text,
-        raw={},
+        raw=raw,
     )
 
 
@@ -163,12 +165,8 @@ class Desk:
             await store.add_events(connection, rows)
 
     async def wrote(self, *events: MessageReceived) -> None:
-        rows = [
-            InboundRow(e.event_id, e.workspace_id or "", e.sender_id, e.phone, e.wamid, e.occurred_at, e.kind, e.text)
-            for e in events
-        ]
         async with self.pool.acquire() as connection:
-            await store.add_inbound(connection, rows)
+            await store.add_inbound(connection, [inbound_row(event, WORKSPACE) for event in events])
 
     async def know(self, *states: ContactUpdated | TemplateUpdated) -> None:
         async with self.pool.acquire() as connection:

@@ -189,6 +189,24 @@ async def test_an_answer_is_a_request_from_the_number_that_the_person_wrote_to(d
     }
 
 
+NOT_SAID_TO_US: list[tuple[str | None, dict[str, Any]]] = [
+    (None, {"type": "system", "system": {"type": "user_changed_number", "wa_id": "5215500000000"}}),
+    (None, {"type": "revoke", "revoke": {"original_message_id": "wamid.A"}}),
+    ("See you there", {"type": "text", "group_id": "Y2FwaV9ncm91cDox"}),
+]
+
+
+@pytest.mark.parametrize(("text", "raw"), NOT_SAID_TO_US, ids=["a changed number", "taken back", "to a group"])
+async def test_what_is_not_said_to_the_number_waits_for_no_answer_and_opens_no_window(
+    desk: Desk, text: str | None, raw: dict[str, Any]
+) -> None:
+    await desk.wrote(wrote("Hello?", 25 * HOUR), wrote(text, HOUR, **raw))
+    thread = (await desk.get("threads/shopify%3A7712", VIEWER)).json()
+    assert ([one["text"] for one in thread["items"]], thread["window"]["open"]) == (["Hello?"], False)
+    (listed,) = (await threads(desk))["items"]
+    assert (listed["text"], listed["window"]["open"]) == ("Hello?", False)
+
+
 async def test_after_the_window_only_a_template_goes(desk: Desk) -> None:
     await desk.wrote(wrote("Hello?", 25 * HOUR))
     await desk.know(template("theirs", "UTILITY", "Of another account", waba="999"))

@@ -363,6 +363,15 @@ def test_every_level_is_read_to_its_end() -> None:
             None,
         ),
         ({"type": "system", "system": {"type": "user_changed_number", "wa_id": "1"}}, Inbound.OTHER, None, None),
+        (
+            {"type": "edit", "edit": {"message": {"type": "text", "text": {"body": "STOP"}}}},
+            Inbound.TEXT,
+            "STOP",
+            None,
+        ),
+        ({"type": "edit", "edit": {"message": {"type": "image", "image": {}}}}, Inbound.OTHER, None, None),
+        ({"type": "edit", "edit": {"message": {"type": "edit", "edit": "?"}}}, Inbound.OTHER, None, None),
+        ({"type": "edit"}, Inbound.OTHER, None, None),
         ({"type": "hologram"}, Inbound.OTHER, None, None),
         ({}, Inbound.OTHER, None, None),
         ({"type": 7}, Inbound.OTHER, None, None),
@@ -412,6 +421,9 @@ def test_accepted_is_never_believed_of_a_webhook() -> None:
         (body({"a": 1}, field="a_field_of_tomorrow"), "a_field_of_tomorrow", {"field": 1}),
         (body(value(groups=[1])), "messages", {"field": 1}),
         (body({"event": "ACCOUNT_DELETED"}, field="account_update"), "account_update", {}),
+        (body({"event": "FLOW_STATUS_CHANGE"}, field="flows"), "flows", {}),
+        (body(value(groups=[{"group_id": "g"}]), field="group_lifecycle_update"), "group_lifecycle_update", {}),
+        (body(value(control_passed={}), field="messaging_handovers"), "messaging_handovers", {}),
     ],
 )
 def test_fields_without_any_array_that_we_know(raw: bytes, field: str, unknown: dict[str, int]) -> None:

@@ -86,7 +86,7 @@ PLAIN_KEYS = STATUS_KEYS - {"errors"}
 MESSAGE_TYPES = frozenset(
     {
         "text", "image", "video", "audio", "document", "sticker", "location", "contacts", "reaction", "button",
-        "interactive", "order", "system", "unsupported",
+        "interactive", "order", "system", "unsupported", "edit", "revoke",
     }
 )  # fmt: skip
 TEMPLATE_FIELDS = frozenset(
@@ -99,7 +99,8 @@ KNOWN_FIELDS = TEMPLATE_FIELDS | {
     "account_alerts", "account_review_update", "account_update", "automatic_events", "business_capability_update",
     "business_username_update", "calls", "history", "messages", "partner_solutions", "payment_configuration_update",
     "phone_number_name_update", "phone_number_quality_update", "security", "smb_app_state_sync",
-    "smb_message_echoes", "user_preferences",
+    "smb_message_echoes", "user_preferences", "flows", "group_lifecycle_update", "group_participants_update",
+    "group_settings_update", "group_status_update", "messaging_handovers", "standby",
 }  # fmt: skip
 
 _NUMBER = re.compile("[0-9]{1,20}")
@@ -478,6 +479,11 @@ def _said(kind: str | None, body: Fragment) -> tuple[Inbound, str | None, str | 
     if kind == "interactive":
         reply = object_of(body.get(line(body.get("type"), 64) or ""))
         return Inbound.INTERACTIVE, text_of(reply.get("title") or reply.get("body")), text_of(reply.get("id"))
+    if kind == "edit":
+        # What the person says now, in a message of its own: a STOP written over a typing error is a STOP.
+        edited = object_of(body.get("message"))
+        new = line(edited.get("type"), 64)
+        return _said(new, object_of(edited.get(new or "")))
     return Inbound.OTHER, None, None
 
 
