@@ -309,8 +309,12 @@ class World:
             return ""
         wamid = inbound.message.get("id") or make_wamid(inbound.sender, inbound=True)
         message = {"from": inbound.sender, "id": wamid, "timestamp": str(at), **inbound.message}
-        self.open_window(line, inbound.sender, inbound.seconds_ago)
-        self.tell_messages(line, {"contacts": contacts, "messages": [message]})
+        is_system = message.get("type") == "system"
+        # Of a changed number or a message taken back WhatsApp tells; a group has a window of its own.
+        if not is_system and message.get("type") != "revoke" and "group_id" not in message:
+            self.open_window(line, inbound.sender, inbound.seconds_ago)
+        who = {} if is_system else {"contacts": contacts}
+        self.tell_messages(line, {**who, "messages": [message]})
         return str(wamid)
 
     def prefer(self, line: Line, phone: str, value: str) -> None:

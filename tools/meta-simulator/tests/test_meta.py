@@ -114,9 +114,9 @@ async def test_the_46th_message_at_once_to_a_person_is_refused(meta: Meta) -> No
 
 
 async def test_free_form_goes_only_within_24_hours_of_the_persons_message(meta: Meta) -> None:
-    async def first_status(seconds_ago: float | None, person: str) -> str:
+    async def first_status(seconds_ago: float | None, person: str, **other: Any) -> str:
         if seconds_ago is not None:
-            message = {"type": "text", "text": {"body": "?"}}
+            message = {"type": "text", "text": {"body": "?"}} | other
             said = {"phone_number_id": NUMBER, "from": person, "message": message, "seconds_ago": seconds_ago}
             await meta.control("POST", "inbound", said)
         await meta.send(person, biz_opaque_callback_data=person)
@@ -127,6 +127,11 @@ async def test_free_form_goes_only_within_24_hours_of_the_persons_message(meta: 
     assert await first_status(None, "447700900001") == "failed"
     assert await first_status(86_401, "447700900002") == "failed"
     assert await first_status(86_300, "447700900003") == "sent"
+    assert await first_status(1, "447700900004", group_id="Y2Fw") == "failed"
+    assert await first_status(1, "447700900005", type="revoke") == "failed"
+    assert await first_status(1, "447700900006", type="system", system={"type": "user_changed_number"}) == "failed"
+    (moved,) = [told for told in meta.receiver.values() if told.get("messages", [{}])[0].get("type") == "system"]
+    assert "contacts" not in moved
     assert _of(meta, "447700900001")[0]["errors"][0]["code"] == 131047
 
 
