@@ -20,6 +20,7 @@ from meta_simulator.world import Call, Line, Message, Person, World, make_wamid
 
 _RANDOM_CODES = {"400": 100, "401": 190, "403": 10, "404": 132001, "429": 130429, "500": 131000, "503": 2}
 _RATES = frozenset({4, 613, 80007, 130429, 131056})
+_RATE_STATUSES = frozenset({429, 503})
 _HTML = b"<html><body><h1>Sorry, something went wrong.</h1></body></html>"
 _UNSENDABLE = {"PAUSED": 132015, "DISABLED": 132016}
 
@@ -114,7 +115,7 @@ def _refused(refusal: Refusal) -> Outcome:
 def _by_status(http_status: int) -> Outcome:
     code = _RANDOM_CODES.get(str(http_status))
     body = json.dumps(error_answer(Refusal(code))).encode() if code else _HTML
-    return Outcome(http_status, body, is_rate=http_status in (429, 503))
+    return Outcome(http_status, body, is_rate=http_status in _RATE_STATUSES)
 
 
 @dataclass(slots=True)
@@ -230,4 +231,6 @@ class _Send:
 def _untaken(scenario: Scenario) -> Outcome:
     if scenario.refusal:
         return _refused(scenario.refusal)
-    return Outcome(scenario.http_status or 200, scenario.raw_bytes, scenario=scenario, fault=scenario.fault)
+    http_status = scenario.http_status or 200
+    is_rate = http_status in _RATE_STATUSES
+    return Outcome(http_status, scenario.raw_bytes, scenario=scenario, fault=scenario.fault, is_rate=is_rate)

@@ -315,6 +315,10 @@ async def test_rate_answers_say_when_to_come_back_if_told_so(meta: Meta) -> None
     assert (await meta.send_template(PERSON)).headers["retry-after"] == "7"
     await meta.settings(answers={"answer_131056": 1.0}, retry_after_seconds=7)
     assert (await meta.send_template(PERSON)).headers["retry-after"] == "7"
+    await meta.settings(retry_after_seconds=7)
+    slow = {"scenario": "answer", "http_status": 429, "body": "<html>slow down</html>", "times": 1}
+    await meta.control("PUT", f"recipients/{PERSON}", slow)
+    assert (await meta.send_template(PERSON)).headers["retry-after"] == "7"
     await meta.settings(answers={"400": 1.0}, retry_after_seconds=7)
     assert "retry-after" not in (await meta.send_template(PERSON)).headers
 
