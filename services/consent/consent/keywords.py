@@ -67,9 +67,12 @@ def _fault(name: str, word: str, forms: Mapping[str, list[str]]) -> str | None:
 
 
 def judge(event: MessageReceived, own: Own) -> tuple[Keyword | None, str]:
-    """What a person's message says of their consent, and how they said it (the word's source)."""
+    """What a person's message says of their consent, and how they said it (the word's source). A STOP counts wherever
+    they say it; an "ok" to a group is no consent."""
     if event.kind == Inbound.TEXT:
         keyword = keyword_in(event.text, own)
+        if keyword is Keyword.START and not event.is_said_to_us:
+            return None, ""
         return keyword, f"{keyword}_reply"
     if event.kind in (Inbound.BUTTON, Inbound.INTERACTIVE):
         keyword = button_keyword(event.payload, event.text, own)

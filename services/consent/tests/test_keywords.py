@@ -46,6 +46,15 @@ def test_which_messages_are_judged(
     assert judge(message(text, 0, kind=kind, payload=payload), NOTHING_OWN) == judged
 
 
+@pytest.mark.parametrize(
+    ("text", "judged"), [("STOP", (Keyword.STOP, "stop_reply")), ("start", (None, "")), ("hello", (None, "None_reply"))]
+)
+def test_a_stop_counts_wherever_it_is_said_and_consent_is_given_to_nobody_in_a_group(
+    text: str, judged: tuple[Keyword | None, str]
+) -> None:
+    assert judge(message(text, 0, raw={"type": "text", "group_id": "Y2FwaV9ncm91cDox"}), NOTHING_OWN) == judged
+
+
 def test_the_proof_has_the_persons_own_words() -> None:
     assert proof_of(message("¡Baja!\n🙏", 1, wamid="wamid.7")) == 'wamid.7 "¡Baja! 🙏"'
     tapped = message("No more", 1, wamid="wamid.8", kind=Inbound.BUTTON, payload="PREF_0")
