@@ -16,6 +16,7 @@ from sendwhy.events import (
     Evidence,
     Gate,
     MarketingState,
+    MetaError,
     Purpose,
     Reason,
     SendFunded,
@@ -357,6 +358,13 @@ _EXPIRED_AS: Mapping[Waiting, ReasonCode] = {
     Waiting.SYNC: ReasonCode.TEMPLATE_NOT_APPROVED,
     Waiting.WINDOW: ReasonCode.OUTSIDE_24_HOUR_WINDOW,
 }
+# As `results` keeps how a try ended (`answers.Action`).
+_WAITED_AFTER: Mapping[Waiting, str] = {
+    Waiting.PAIR: "pair",
+    Waiting.RATE: "pace",
+    Waiting.RETRY: "retry",
+    Waiting.SYNC: "syncing",
+}
 _WAITED_FOR: Mapping[Waiting, str] = {
     Waiting.TURN: "its turn",
     Waiting.PAUSED: "an operator to resume",
@@ -392,7 +400,17 @@ def expired(message: Message, hold: Reason | None = None, rest: Rest | None = No
     detail = f"It waited for {_WAITED_FOR[waited_for]} until it expired at {_text(message.funded.expires_at)}"
     if message.waiting_for is Waiting.RETRY:
         detail = f"All {message.attempts} tries failed until it expired at {_text(message.funded.expires_at)}"
-    return reason(code, detail, _waited(message), hold.meta if hold and code is hold.code else None)
+    meta = hold.meta if hold and code is hold.code else _said_at_last(message)
+    return reason(code, detail, _waited(message), meta)
+
+
+def _said_at_last(message: Message) -> MetaError | None:
+    """What Meta answered to the last try, where it is that answer's wait which lasted too long."""
+    last = message.tries[-1] if message.tries else {}
+    if last.get("result") != _WAITED_AFTER.get(message.waiting_for):
+        return None
+    meta = MetaError.model_validate(last)
+    return None if meta == MetaError() else meta
 
 
 def _kept_by(message: Message, hold: Reason | None, rest: Rest | None) -> Rest | None:

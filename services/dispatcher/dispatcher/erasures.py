@@ -17,6 +17,8 @@ from dispatcher.decide import Message, Recall, erased_contact
 KEEP_PHONES = timedelta(hours=48)
 CAP = timedelta(hours=24)
 PRUNE_ROWS = 10_000
+# What Meta wrote of a try may quote a number.
+_WORDS = frozenset({"detail", "title", "details"})
 _TRIES: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, JsonValue]])
 
 _BLUR = """
@@ -105,7 +107,7 @@ async def blur(connection: Connection, workspace: str, alias: str, messages: Seq
 
 
 def _without_words(told: Any) -> dict[str, JsonValue]:
-    return {name: value for name, value in told.items() if name != "detail"}
+    return {name: value for name, value in told.items() if name not in _WORDS}
 
 
 async def forget_phones(

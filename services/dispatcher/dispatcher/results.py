@@ -322,10 +322,6 @@ def _try(ended: Ended) -> dict[str, Any]:
         return told | {"result": "taken"} | held
     if isinstance(outcome, MaybeTaken):
         return told | {"result": "unknown", "cause": outcome.cause, "http_status": outcome.http_status}
-    meta = outcome.reason.meta
-    return told | {
-        "result": outcome.action.value,
-        "code": meta.code if meta else None,
-        "http_status": meta.http_status if meta else None,
-        "detail": outcome.reason.detail,
-    }
+    meta = outcome.reason.meta or MetaError()
+    words = {"result": outcome.action.value, "code": None, "http_status": None, "detail": outcome.reason.detail}
+    return told | words | meta.model_dump(exclude_none=True)

@@ -24,7 +24,7 @@ from dispatcher.decide import (
 from dispatcher_cases import FACTS, NOW, SENDER, TEMPLATE, contact, message, template_content, text_content
 from hypothesis import given
 from hypothesis import strategies as st
-from sendwhy.events import MarketingState, Purpose, reason
+from sendwhy.events import MarketingState, MetaError, Purpose, reason
 from sendwhy.reasons import CATALOGUE, ReasonCode, Service
 
 FREE = message(text_content(), purpose=Purpose.CONVERSATION)
@@ -203,6 +203,26 @@ def test_what_it_waited_for_is_why_it_expired(cause: Waiting, code: ReasonCode) 
     why = expired(message(waiting_for=cause, waiting_since=NOW))
     assert why.code is code
     assert why.evidence["waited_for"] == cause.value
+
+
+SAID_LAST = [
+    (Waiting.RETRY, "retry", 131016),
+    (Waiting.PAIR, "pair", 131056),
+    (Waiting.RATE, "pace", 130429),
+    (Waiting.SYNC, "syncing", 134101),
+]
+
+
+@pytest.mark.parametrize(("cause", "result", "code"), SAID_LAST)
+def test_where_meta_made_it_wait_meta_is_quoted(cause: Waiting, result: str, code: int) -> None:
+    words = {"title": "Too soon", "details": "Wait.", "fbtrace_id": "F1"}
+    tries = ({"result": "retry", "code": 131000}, {"result": result, "code": code, "http_status": 400, **words})
+    said = MetaError(code=code, title="Too soon", details="Wait.", http_status=400, fbtrace_id="F1")
+    assert expired(message(waiting_for=cause, waiting_since=NOW, tries=tries)).meta == said
+    # Our own pace after it, or a call that never reached Meta, is no word of Meta's.
+    assert expired(message(waiting_for=Waiting.THROTTLE, waiting_since=NOW, tries=tries)).meta is None
+    unheard = ({"result": result, "code": None, "http_status": None, "detail": "connection refused"},)
+    assert expired(message(waiting_for=cause, waiting_since=NOW, tries=unheard)).meta is None
 
 
 def test_tries_that_ran_out_of_time_are_all_counted_and_the_last_are_shown() -> None:

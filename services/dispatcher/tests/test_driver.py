@@ -17,7 +17,7 @@ from cryptography.fernet import Fernet
 from dispatcher import holding, people_store, queue_store, store
 from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken, not_taken
 from dispatcher.clock import utc_now
-from dispatcher.decide import RECEIPT_SLACK, Lane, Message, Stops, Waiting
+from dispatcher.decide import RECEIPT_SLACK, Lane, Message, Stops, Waiting, expired
 from dispatcher.driver import IDLE_SECONDS, QUIET_SECONDS, Driver
 from dispatcher.erasures import Eraser
 from dispatcher.fleet import Fleet
@@ -298,6 +298,17 @@ async def test_metas_cap_in_the_answer_lets_no_marketing_to_that_person_go_for_a
         until_when = await connection.fetchval("select until from marketing_cap where phone = $1", PHONE)
     lasts = until_when and timedelta(hours=24) - (until_when - utc_now())
     assert (lasts is None) if code != 131049 else (timedelta() <= lasts < timedelta(minutes=1))
+
+
+async def test_metas_last_word_is_kept_for_the_message_that_waits_for_it_in_vain(world: World) -> None:
+    down = MetaError(code=131016, title="Service unavailable", details="Try later.", http_status=503, fbtrace_id="F1")
+    world.answers = [not_taken(down, attempt=1, jitter=0, retry_after_seconds=600)]
+    async with world.driving(), world.pool.pool.acquire(timeout=5) as connection:
+        async with asyncio.timeout(30):
+            while await connection.fetchval("select waiting_for from message") != "retry":
+                await asyncio.sleep(0.05)
+        ((message, hold, rest),) = await queue_store.lock_expired(connection, utc_now() + timedelta(days=30), 10)
+    assert expired(message, hold, rest).meta == down
 
 
 async def test_a_call_that_fails_unexpectedly_is_an_unknown_outcome(world: World) -> None:

@@ -44,7 +44,8 @@ _RANGES = {
 _CURSOR: TypeAdapter[tuple[datetime, str]] = TypeAdapter(tuple[datetime, str])
 
 
-_WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_WITHOUT_ZONE = re.compile(_DAY.pattern + r"T\d\d:\d\d(:\d\d(\.\d+)?)?")
 
 Text = Annotated[Line, StringConstraints(max_length=256)]
 
@@ -57,8 +58,12 @@ def _calling_code(given: str) -> str:
 
 
 def _utc_unless_told(given: Any) -> Any:
-    """A form's date and time has no zone; its label says UTC."""
-    return f"{given}Z" if isinstance(given, str) and _WITHOUT_ZONE.fullmatch(given) else given
+    """A form's date and time has no zone; its label says UTC. A day is its beginning."""
+    if not isinstance(given, str):
+        return given
+    if _DAY.fullmatch(given):
+        return f"{given}T00:00:00Z"
+    return f"{given}Z" if _WITHOUT_ZONE.fullmatch(given) else given
 
 
 When = Annotated[Moment, BeforeValidator(_utc_unless_told)]

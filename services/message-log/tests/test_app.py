@@ -154,6 +154,9 @@ def test_filters_cursor_and_campaign_agree(message_log: MessageLog) -> None:
     assert ids("phone=%2B52+55+1234+5678&template=autumn_sale&status=sending") == {"f-3", "f-4", "w-1"}
     assert ids("q=f-3") == {"f-3"} == ids("q=f-3&contact=shopify:7712")
     assert ids("from=2100-01-01T00:00:00Z") == set() == ids("sender=1")
+    # A day begins at midnight, UTC.
+    assert ids("from=2100-01-01") == set() == ids("to=2000-01-02")
+    assert ids("from=2000-01-02&to=2100-01-01") == ids("")
     seen: list[str] = []
     path = f"{home}/messages?limit=2"
     while path:
