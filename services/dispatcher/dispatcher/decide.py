@@ -294,7 +294,7 @@ def evaluate(message: Message, facts: Facts, now: datetime) -> list[Check]:
     return [
         Check("sender", True, {"sender_id": sender.sender_id}),
         _cancelled(message),
-        _expiry(message, sender, now),
+        _expiry(message, facts, sender, now),
         subscription(message, facts),
         _quality(message, facts, sender),
         _template(message, facts, sender, now),
@@ -318,7 +318,7 @@ def wait_for_repair(message: Message, now: datetime) -> Wait:
 def _of_unreadable(message: Message, facts: Facts, now: datetime) -> list[Check]:
     readable = Check("readable", None, {"unreadable": message.unreadable}, wait_for_repair(message, now))
     sender = facts.sender
-    return [_cancelled(message), *([_expiry(message, sender, now)] if sender else []), readable]
+    return [_cancelled(message), *([_expiry(message, facts, sender, now)] if sender else []), readable]
 
 
 def _no_sender(message: Message) -> Check:
@@ -341,11 +341,11 @@ def cancellation(by: str) -> Reason:
     return reason(ReasonCode.CANCELLED, detail, {"by": by})
 
 
-def _expiry(message: Message, sender: Sender, now: datetime) -> Check:
+def _expiry(message: Message, facts: Facts, sender: Sender, now: datetime) -> Check:
     evidence: Evidence = {"expires_at": _text(message.funded.expires_at)}
     if now < message.funded.expires_at:
         return Check("expiry", True, evidence)
-    return Check("expiry", False, evidence, Reject(expired(message, sender.hold, sender.rest)))
+    return Check("expiry", False, evidence, Reject(expired(message, sender.hold, sender.rest, facts.tier)))
 
 
 _EXPIRED_AS: Mapping[Waiting, ReasonCode] = {
@@ -388,8 +388,10 @@ _SPENT: Mapping[Shared, str] = {
 }
 
 
-def expired(message: Message, hold: Reason | None = None, rest: Rest | None = None) -> Reason:
-    """Why a message that ran out of time failed: what it waited for is its reason."""
+def expired(
+    message: Message, hold: Reason | None = None, rest: Rest | None = None, tier: Tier | None = None
+) -> Reason:
+    """Why a message that ran out of time failed: what it waited for is its reason. `tier` as it is at the end."""
     kept = _kept_by(message, hold, rest)
     if kept is not None:
         return _expired_in_rest(message, kept)
@@ -401,7 +403,8 @@ def expired(message: Message, hold: Reason | None = None, rest: Rest | None = No
     if message.waiting_for is Waiting.RETRY:
         detail = f"All {message.attempts} tries failed until it expired at {_text(message.funded.expires_at)}"
     meta = hold.meta if hold and code is hold.code else _said_at_last(message)
-    return reason(code, detail, _waited(message), meta)
+    limit = _tier_evidence(tier) if message.waiting_for is Waiting.TIER and tier and tier.limit is not None else {}
+    return reason(code, detail, _waited(message) | limit, meta)
 
 
 def _said_at_last(message: Message) -> MetaError | None:
@@ -710,8 +713,12 @@ def _tier(message: Message, facts: Facts, now: datetime) -> Check:
     counts = message.template is not None and not _window_is_open(facts, now)
     if not counts or tier.limit is None or tier.already_reached or tier.used < tier.limit:
         return Check("tier", True, evidence)
-    evidence["room_at"] = _text(tier.room_at) if tier.room_at else None
-    return Check("tier", False, evidence, Wait(Waiting.TIER, ReasonCode.MESSAGING_LIMIT_REACHED, tier.room_at))
+    wait = Wait(Waiting.TIER, ReasonCode.MESSAGING_LIMIT_REACHED, tier.room_at)
+    return Check("tier", False, _tier_evidence(tier), wait)
+
+
+def _tier_evidence(tier: Tier) -> Evidence:
+    return {"used": tier.used, "limit": tier.limit, "room_at": _text(tier.room_at) if tier.room_at else None}
 
 
 def stands_still(sender: Sender, now: datetime) -> bool:

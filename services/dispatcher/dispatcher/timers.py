@@ -2,20 +2,20 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 import structlog
 from sendwhy.events import Reason, reason
 from sendwhy.metrics import Metric
-from sendwhy.postgres import add_to_outbox
+from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.topics import Topic
 
-from dispatcher import announce, erasures, forgetting, hold_store, people_store, queue_store
+from dispatcher import announce, erasures, forgetting, hold_store, people_store, queue_store, store, tier_store
 from dispatcher.answers import RULES
-from dispatcher.decide import Lane, Message, expired
+from dispatcher.decide import Lane, Message, Tier, Waiting, expired
 from dispatcher.settings import Settings
 
 SWEEP_AT_MOST = 500
@@ -52,7 +52,11 @@ class Timers:
             async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
                 now = self._clock()
                 rows = await queue_store.lock_expired(connection, now, SWEEP_AT_MOST)
-                reasons = {message.key: expired(message, hold, rest) for message, hold, rest in rows}
+                tiers = await _tiers(connection, [message for message, *_ in rows], now)
+                reasons = {
+                    message.key: expired(message, hold, rest, tiers.get(message.sender_id))
+                    for message, hold, rest in rows
+                }
                 if rows:
                     codes = {key: why.code for key, why in reasons.items()}
                     await queue_store.finish_waiting(connection, "rejected", codes)
@@ -121,6 +125,16 @@ class Timers:
         self._runtime.metrics.replace(
             Metric.QUEUE_OLDEST_SECONDS, [({"lane": lane}, age) for lane, age in ages.items()]
         )
+
+
+async def _tiers(connection: Connection, messages: Iterable[Message], now: datetime) -> dict[str, Tier]:
+    """The messaging limits, by sender, that some of these messages waited for."""
+    waited = {message.sender_id for message in messages if message.waiting_for is Waiting.TIER}
+    senders = [row.sender for row in (await store.senders(connection, waited)).values()] if waited else []
+    return {
+        sender.sender_id: await tier_store.read_tier(connection, sender.tier_key, sender.messaging_limit, now)
+        for sender in senders
+    }
 
 
 def _unknown(message: Message, since: datetime) -> Reason:

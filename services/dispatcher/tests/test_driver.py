@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import uuid4
 
 import asyncpg
 import pytest
 from cryptography.fernet import Fernet
-from dispatcher import holding, people_store, queue_store, store
+from dispatcher import holding, people_store, queue_store, store, tier_store
 from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken, not_taken
 from dispatcher.clock import utc_now
 from dispatcher.decide import RECEIPT_SLACK, Lane, Message, Stops, Waiting, expired
@@ -29,6 +29,7 @@ from dispatcher.receipts import Accepted
 from dispatcher.rests import Rest, Shared, Shares
 from dispatcher.settings import Settings
 from dispatcher.store import NewSender, TemplateRow
+from dispatcher.timers import Timers
 from dispatcher.tokens import TokenVault
 from dispatcher_cases import PHONE, SENDER, TEMPLATE, contact, funded, text_content
 from pydantic import SecretStr
@@ -747,6 +748,21 @@ async def test_who_waits_for_a_place_is_not_forgotten_behind_a_fuller_lane(world
     async with world.driving():
         await until(lambda: {"order-1", "order-2"} <= set(order))
     assert len(order) < 400
+
+
+async def test_who_waits_in_vain_for_a_place_is_told_how_many_there_are_and_when_one_is_free(world: World) -> None:
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await connection.execute("update sender set messaging_limit = 1")
+        await connection.execute("update message set waiting_for = 'tier', expires_at = clock_timestamp()")
+        key = await store.tier_key_of(connection, SENDER.sender_id)
+        (reached_at,) = await tier_store.add_reached(connection, key, ["+525500000001"], utc_now())
+        await Timers(world, world.settings, utc_now).expire()  # type: ignore[arg-type]
+        told = [one.value or b"" for one in (await unpublished(connection, older_than_seconds=-1, limit=10)).values()]
+    (why,) = [one["reason"] for one in map(json.loads, told) if one.get("reason")]
+    assert why["code"] == "MESSAGING_LIMIT_REACHED"
+    room_at = datetime.fromisoformat(why["evidence"]["room_at"])
+    assert (why["evidence"]["used"], why["evidence"]["limit"]) == (1, 1)
+    assert timedelta() <= reached_at + timedelta(hours=24) - room_at < timedelta(seconds=1)
 
 
 async def test_replies_go_while_what_a_business_begins_is_held(world: World) -> None:
