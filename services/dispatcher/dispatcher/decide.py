@@ -388,9 +388,7 @@ _SPENT: Mapping[Shared, str] = {
 }
 
 
-def expired(
-    message: Message, hold: Reason | None = None, rest: Rest | None = None, tier: Tier | None = None
-) -> Reason:
+def expired(message: Message, hold: Reason | None = None, rest: Rest | None = None, tier: Tier | None = None) -> Reason:
     """Why a message that ran out of time failed: what it waited for is its reason. `tier` as it is at the end."""
     kept = _kept_by(message, hold, rest)
     if kept is not None:
@@ -398,13 +396,19 @@ def expired(
     code = _EXPIRED_AS.get(message.waiting_for, ReasonCode.EXPIRED_BEFORE_SENDING)
     if message.waiting_for in (Waiting.HOLD, Waiting.TURN) and hold is not None:
         code = hold.code
-    waited_for = Waiting.HOLD if hold is not None and code is hold.code else message.waiting_for
-    detail = f"It waited for {_WAITED_FOR[waited_for]} until it expired at {_text(message.funded.expires_at)}"
+    if hold is not None and code is hold.code and message.waiting_for is not Waiting.RETRY:
+        return _expired_in_hold(message, hold)
+    detail = f"It waited for {_WAITED_FOR[message.waiting_for]} until it expired at {_text(message.funded.expires_at)}"
     if message.waiting_for is Waiting.RETRY:
         detail = f"All {message.attempts} tries failed until it expired at {_text(message.funded.expires_at)}"
-    meta = hold.meta if hold and code is hold.code else _said_at_last(message)
     limit = _tier_evidence(tier) if message.waiting_for is Waiting.TIER and tier and tier.limit is not None else {}
-    return reason(code, detail, _waited(message) | limit, meta)
+    return reason(code, detail, _waited(message) | limit, _said_at_last(message))
+
+
+def _expired_in_hold(message: Message, hold: Reason) -> Reason:
+    detail = f"It waited for {_WAITED_FOR[Waiting.HOLD]} until it expired at {_text(message.funded.expires_at)}"
+    held: Evidence = {"hold": {"detail": hold.detail, **hold.evidence}}
+    return reason(hold.code, f"{detail}. {hold.detail}", _waited(message) | held, hold.meta)
 
 
 def _said_at_last(message: Message) -> MetaError | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sendwhy.events import Reason, reason
+from sendwhy.events import Reason, milliseconds, reason
 from sendwhy.moments import told_time
 from sendwhy.reasons import ReasonCode
 
@@ -201,10 +201,12 @@ def _restriction(told: Any) -> AccountChange:
         return AccountChange(lifted=told == [])
     ends = [told_time(row.get("expiration")) for _, row in stopping]
     known_ends = [end for end in ends if end is not None]
+    until = max(known_ends) if len(known_ends) == len(ends) else None
     stopped_by = sorted({kind for kind, _ in stopping})
+    evidence = {"restrictions": list(stopped_by), "until": milliseconds(until) if until else None}
     return AccountChange(
-        hold=_unavailable("ACCOUNT_RESTRICTION", {"restrictions": list(stopped_by)}),
-        hold_until=max(known_ends) if len(known_ends) == len(ends) else None,
+        hold=_unavailable("ACCOUNT_RESTRICTION", evidence),
+        hold_until=until,
         hold_stops=Stops.BUSINESS_INITIATED if stopped_by == [_STOPS_BEGINNING] else Stops.ALL,
         hold_scope=HoldScope.RESTRICTION,
     )

@@ -235,8 +235,11 @@ def test_tries_that_ran_out_of_time_are_all_counted_and_the_last_are_shown() -> 
 
 
 def test_a_hold_gives_its_own_reason_when_the_message_expires() -> None:
-    hold = reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says so")
-    assert expired(message(waiting_for=Waiting.HOLD), hold).code is ReasonCode.META_PAYMENT_ISSUE
+    hold = reason(ReasonCode.META_PAYMENT_ISSUE, "Meta says so", {"held": "account 300"})
+    why = expired(message(waiting_for=Waiting.HOLD), hold)
+    assert why.code is ReasonCode.META_PAYMENT_ISSUE
+    assert why.detail.endswith(". Meta says so")
+    assert why.evidence["hold"] == {"detail": "Meta says so", "held": "account 300"}
     # In an outage what waits keeps its turn.
     down = reason(ReasonCode.TEMPORARY_FAILURE, "Meta doesn't answer")
     told = expired(message(waiting_for=Waiting.TURN), down)

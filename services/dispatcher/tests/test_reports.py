@@ -234,7 +234,10 @@ def restriction_of(rows: Any) -> AccountChange:
     [1795599611, "1795599611", 1795599611.0, 1795599611000, "2026-11-25T09:40:11+0000", "2026-11-25T09:40:11Z"],
 )
 def test_the_end_of_a_restriction_is_read_as_any_time_of_metas(expiration: Any) -> None:
-    assert restriction_of([{"restriction_type": STOPPING.lower(), "expiration": expiration}]).hold_until == END
+    change = restriction_of([{"restriction_type": STOPPING.lower(), "expiration": expiration}])
+    assert change.hold_until == END
+    assert change.hold is not None
+    assert change.hold.evidence == {"restrictions": [STOPPING], "until": "2026-11-25T09:40:11.000Z"}
 
 
 def test_of_several_restrictions_one_without_an_end_is_the_last() -> None:
