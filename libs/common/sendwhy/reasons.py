@@ -117,7 +117,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
                 "A list was imported with national numbers.",
             ),
             what_to_do="Compare phone, phone_country_code and phone_calling_code; correct the number where it comes from"
-            " (in Shopify, not here: the next sync would overwrite it). customers/update brings it over."
+            " (in Shopify, not here: the next sync would overwrite it); Shopify's customers/update brings it over."
             " Or accept the suggested calling code, one by one or for all of one country: a sync of the same number"
             " keeps it.",
             prevention="Make the checkout and the import store international numbers.",
@@ -195,8 +195,9 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
                 "Meta's review is not finished, or refused it.",
                 "Meta paused or disabled it for low quality.",
             ),
-            what_to_do="By state: correct name or language; wait for the review; edit and resubmit; write a new one."
-            " Sending resumes by itself once it is APPROVED.",
+            what_to_do="NOT_FOUND: correct the name or the language. PENDING: wait for Meta's review. REJECTED: edit the"
+            " template and submit it again. PAUSED: wait for the pause to end, or edit it. DISABLED: write a new one."
+            " Once it is APPROVED, sending resumes by itself; resend failed messages.",
             prevention="Pick templates from the synced list and watch their quality.",
             recoverable=Recoverable.AFTER_FIX,
             waiting_helps=True,
@@ -238,9 +239,11 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
             " Normally the message just waits; it fails only when it expired meanwhile.",
             causes=(
                 "A campaign larger than the number can carry in its time.",
+                "A campaign larger than its own throttle lets out before its messages expire.",
                 "Many messages to one person at once.",
             ),
-            what_to_do="Slow the campaign (throttle per minute and day) or spread it over numbers, then resend.",
+            what_to_do="If it waited for the campaign's own throttle, raise that or give the messages more time before"
+            " they expire. Else slow the campaign (throttle per minute and day) or spread it over numbers. Then resend.",
             prevention="Set a throttle and an expiry that fit the size of the campaign.",
             recoverable=Recoverable.AFTER_WAIT,
             waiting_helps=True,
@@ -256,7 +259,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
                 "A campaign above the portfolio's tier.",
                 "Several numbers of one portfolio at work together.",
             ),
-            what_to_do="Wait until room returns, or raise the tier with Meta.",
+            what_to_do="Wait until room returns, or raise the tier with Meta; then resend what failed.",
             prevention="Plan campaigns within the tier.",
             recoverable=Recoverable.AFTER_WAIT,
             waiting_helps=True,
@@ -300,7 +303,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
                 "A permission was taken away.",
                 "The app was removed from the business.",
             ),
-            what_to_do="Store a new token for the sender; waiting messages then go out by themselves.",
+            what_to_do="Store a new token for the sender; waiting messages then go out by themselves. Resend failed ones.",
             prevention="Use a system user's token that doesn't expire.",
             recoverable=Recoverable.AFTER_FIX,
             waiting_helps=True,
@@ -315,7 +318,8 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
                 "The credit line is used up.",
                 "Payment terms were not accepted.",
             ),
-            what_to_do="Repair the payment settings in Meta's Business Manager, then resume the sender.",
+            what_to_do="Repair the payment settings in Meta's Business Manager, then resume the sender: waiting messages go"
+            " out by themselves. Resend failed ones.",
             prevention="Keep a valid payment method and a credit line with room.",
             recoverable=Recoverable.AFTER_FIX,
             waiting_helps=True,
@@ -391,7 +395,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
             services=_BOTH,
             meaning="Meta limits the marketing messages that one person gets (and delivers none to US numbers).",
             causes=("The person got many marketing messages lately.", "A US number."),
-            what_to_do="Not again within 24 h; weigh a utility template or another channel.",
+            what_to_do="Send this person no marketing again within 24 h; weigh a utility template or another channel.",
             prevention="Lower the frequency; leave US numbers out of marketing.",
             recoverable=Recoverable.AFTER_WAIT,
             waiting_helps=True,

@@ -49,8 +49,14 @@ with recursive seen as (
         order by m.origin_id, m.at desc limit 1) n
 )
 select origin_id, at from seen
-where ($3::timestamptz is null or (at, origin_id) < ($3, $4)) and ($5::text is null or position($5 in origin_id) > 0)
-order by at desc, origin_id desc limit $6
+where $3::timestamptz is null or (at, origin_id) < ($3, $4)
+order by at desc, origin_id desc limit $5
+"""
+_LAST = """
+select asked.id, last.state from unnest($3::text[]) as asked(id)
+cross join lateral (
+    select m.state from message m where m.workspace_id = $1 and m.origin_kind = $2 and m.origin_id = asked.id
+    order by m.at desc limit 1) last
 """
 # What became of them from the cells; the ends, and the name, from the index.
 _COUNTS = f"""
@@ -130,13 +136,31 @@ async def list_groups(
     limit: int = 50,
     q: str | None = None,
 ) -> GroupPage:
-    """Those with the latest request first; `q` is a part of the id."""
+    """Those with the latest request first; `q` is a part of the name or the id, in any case."""
     at, key = (None, None) if cursor is None else from_cursor(cursor)
-    rows = await connection.fetch(_IDS, workspace, kind, at, key, q, limit + 1)
+    rows = await connection.fetch(_IDS, workspace, kind, at, key, None if q else limit + 1)
+    if q:
+        rows = await _matching(connection, workspace, kind, rows, q)
     shown = rows[:limit]
     known = {group.id: group for group in await _groups(connection, workspace, kind, [row[0] for row in shown])}
     more = to_cursor(shown[-1]["at"], shown[-1]["origin_id"]) if len(rows) > limit else None
     return GroupPage([known[row["origin_id"]] for row in shown if row["origin_id"] in known], more)
+
+
+async def _matching(
+    connection: Connection, workspace: str, kind: OriginKind, rows: Sequence[Record], q: str
+) -> list[Record]:
+    """Names stand in the messages' folded states, which the database can't read."""
+    ids = [row["origin_id"] for row in rows]
+    last = await connection.fetch(_LAST, workspace, kind, ids)
+    names = {row["id"]: _name_of(row["state"]) or "" for row in last}
+    wanted = q.casefold()
+    return [row for row in rows if wanted in f"{row['origin_id']}\n{names.get(row['origin_id'], '')}".casefold()]
+
+
+def _name_of(state: bytes) -> str | None:
+    name: str | None = (state_of(state).known("origin") or {}).get("name")
+    return name
 
 
 async def read_group(connection: Connection, workspace: str, kind: OriginKind, id: str) -> Group | None:
@@ -157,11 +181,9 @@ async def _groups(connection: Connection, workspace: str, kind: OriginKind, ids:
 
 
 def _group(row: Record, waiting: int) -> Group:
-    origin = state_of(row["state"]).known("origin") or {}
     counts = {"sending": row["open"] - waiting + row["accepted"], "waiting": waiting}
     counts |= {status: row[status] for status in STATUSES if status not in counts}
-    name = origin.get("name")
-    return Group(row["id"], name, row["first_at"], row["last_at"], counts, row["open"])
+    return Group(row["id"], _name_of(row["state"]), row["first_at"], row["last_at"], counts, row["open"])
 
 
 _LATELY = """

@@ -200,11 +200,15 @@ class _Maker:
         if one.health.fault is not None:
             return self._of(one, "stopped", title, why, one.health.fault, result=Result.UNASKED)
         stops = one.health.body["stopped_by"]
+        remedy = _("The number’s page says since when, until when, and has Resume and Sync.")
+        if not stops and (hold := one.health.body.get("hold")):
+            # Its time is over, and it stands until a message shows whether its cause is gone.
+            seen = _("The next message tries whether it still holds: %(hold)s", hold=hold["cause"]["detail"])
+            return self._of(one, "stopped", title, why, seen, result=Result.WARNING, remedy=remedy)
         if not stops:
             return self._of(one, "stopped", title, why, _("A message would go."))
         result = Result.FAILED if any(stop["stops"] == "all" for stop in stops) else Result.WARNING
         seen = "; ".join(str(stop["detail"]) for stop in stops)
-        remedy = _("The number’s page says since when, until when, and has Resume and Sync.")
         return self._of(one, "stopped", title, why, seen, result=result, remedy=remedy)
 
     def silence(self) -> Check:

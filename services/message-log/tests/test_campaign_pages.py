@@ -292,6 +292,26 @@ async def test_lists_go_page_by_page_and_miss_nothing(desk: Desk) -> None:
     assert [one["id"] for one in (await desk.get("campaigns?q=-3", VIEWER)).json()["items"]] == ["c-3"]
 
 
+async def test_a_campaign_is_found_by_a_part_of_its_id_or_name(desk: Desk) -> None:
+    autumn = Origin(kind=OriginKind.CAMPAIGN, id="as-26", name="Autumn sale")
+    other = Origin(kind=OriginKind.CAMPAIGN, id="win-back")
+    await desk.tell(requested(message_id="a", origin=autumn), requested(message_id="b", origin=other))
+
+    async def found(words: str) -> list[str]:
+        return [one["id"] for one in (await desk.get(f"campaigns?q={words}", VIEWER)).json()["items"]]
+
+    assert [await found(words) for words in ("autumn+SALE", "s-2", "WIN", "spring")] == [
+        ["as-26"],
+        ["as-26"],
+        ["win-back"],
+        [],
+    ]
+    async with desk.browser(VIEWER) as browser:
+        assert "Autumn sale" in (await browser.get("campaigns?q=autumn")).text
+        assert "No campaign matches" in (await browser.get("campaigns?q=spring")).text
+        assert "win-back" not in (await browser.get("campaigns.csv?q=autumn")).text
+
+
 async def test_an_automation_is_told_node_by_node_and_person_by_person(desk: Desk) -> None:
     def run(name: str, node: str, seconds: float, contact: str | None, phone: str) -> Wire:
         origin = Origin(kind=OriginKind.AUTOMATION, id="cart", name="Cart", node_id=node)

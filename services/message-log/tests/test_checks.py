@@ -152,14 +152,15 @@ SYNC: dict[str, Any] = {
     "failed": None,
     "last": {"templates": 3, "changes": [], "more": 0, "changed_at": None, "incomplete": None},
 }
+HOLD = {"cause": {"detail": "Expired (code 190)"}, "since": NOW, "until": NOW}
 STOP = {"stops": "all", "detail": "An operator paused the number"}
 BROKEN = {"since": NOW, "error": "Meta refused: Expired (code 190)"}
 SILENT = {"sender_id": "15550100", "since": NOW, "what_to_do": "Subscribe the app."}
 
 
-def workspace(subscription: Any = VALID, sync: Any = SYNC, stops: Any = (), **told: Any) -> WorkspaceFacts:
+def workspace(subscription: Any = VALID, sync: Any = SYNC, stops: Any = (), hold: Any = None, **told: Any) -> WorkspaceFacts:
     asked = subscription if isinstance(subscription, Told) else Told(body=subscription)
-    one = SenderFacts(SENDER, Told(body={"sync": sync, "stopped_by": list(stops)}), asked)
+    one = SenderFacts(SENDER, Told(body={"sync": sync, "stopped_by": list(stops), "hold": hold}), asked)
     facts = WorkspaceFacts("acme", NOW, Told(body=[SENDER]), [one], 0, Told(body={"items": []}), StoredFacts())
     return replace(facts, **told)
 
@@ -198,6 +199,8 @@ WORKSPACE_CASES: list[tuple[str, WorkspaceFacts, Result, str]] = [
     ("templates:15550100", workspace(sync=SYNC | {"last": LAST | {"incomplete": "more pages"}}), WARNING, "more pages"),
     ("stopped:15550100", workspace(), OK, "would go"),
     ("stopped:15550100", workspace(stops=[STOP]), FAILED, "paused"),
+    ("stopped:15550100", workspace(hold=HOLD), WARNING, "next message tries whether it still holds: Expired"),
+    ("stopped:15550100", workspace(stops=[STOP], hold=HOLD), FAILED, "paused"),
     ("stopped:15550100", workspace(stops=[STOP | {"stops": "marketing"}]), WARNING, "paused"),
     ("numbers", workspace(senders=Told(body=[]), looked_at=[]), FAILED, "none"),
     ("numbers", workspace(senders=MUTE, looked_at=[]), UNASKED, "4 s"),

@@ -16,6 +16,7 @@ from people_desk import (
     ANSWERS,
     CONTACT,
     ENTRY,
+    HEALTH,
     PERSON,
     PHONE,
     RESOLVED,
@@ -312,6 +313,22 @@ async def test_templates_and_senders_tell_their_state_as_text(desk: Desk) -> Non
         assert (await browser.get("senders/999999")).status_code == 404
     assert (await desk.get("templates.csv", STRANGER)).status_code == 404
     assert (await desk.get("ledger.csv", VIEWER)).status_code == 200
+
+
+async def test_a_hold_names_its_next_try_and_no_end(desk: Desk) -> None:
+    """Nobody knows when a refused token is repaired: a hold's time is when one message tries it."""
+    path = f"senders/{SENDER}"
+    at = "2026-11-22T10:05:00Z"
+    desk.others.answers[f"dispatcher {path}"] = (200, SENDER_TOLD | {"paused_at": None, "hold_until": at})
+    stop = {"gate": "hold", "stops": "all", "detail": "Meta says: expired", "since": at, "until": at}
+    desk.others.answers[f"dispatcher {path}/health"] = (200, HEALTH | {"stopped_by": [stop]})
+    async with desk.browser(VIEWER) as browser:
+        page = (await browser.get(path)).text
+        assert "The next try, with one message: 2026-11-22 10:05:00 UTC" in page
+        assert "ntil 2026-11-22" not in page
+        desk.others.answers[f"dispatcher {path}/health"] = (200, HEALTH | {"stopped_by": []})
+        page = (await browser.get(path)).text
+        assert ("The next message is the try" in page, "Nothing: a message would go" in page) == (True, False)
 
 
 async def test_a_viewer_may_not_resume_a_sender_and_an_operator_may(desk: Desk) -> None:
