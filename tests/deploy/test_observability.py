@@ -233,6 +233,20 @@ def test_runbook_has_no_section_without_an_alert() -> None:
     assert sections == list(dict.fromkeys(rule["alert"] for rule in RULES))
 
 
+def test_what_the_runbook_quotes_is_there_to_be_found() -> None:
+    """Panels by their titles, lines of logs, metrics: somebody searches for them at night."""
+    runbook = " ".join((ROOT / "docs" / "runbook.md").read_text().split())
+    sources = [*(ROOT / "libs").rglob("*.py"), *(ROOT / "services").rglob("*.py")]
+    said = "\n".join(path.read_text() for path in sources if "tests" not in path.parts) + json.dumps(
+        list(DASHBOARDS.values())
+    )
+    quoted = [words for words in re.findall(r'"([^"]+)"', runbook) if " " in words]
+    assert len(quoted) > 10
+    assert [words for words in quoted if words not in said] == []
+    named = re.findall(r"`(sendwhy_[a-z_]+)", runbook)
+    assert [name for name in named if name not in set(Metric)] == []
+
+
 def test_credentials_alert_knows_the_catalogues_codes() -> None:
     (pattern,) = {
         match for rule in RULES if rule["alert"] == "SenderCredentialsRejected" for match in _codes(rule["expr"])

@@ -24,7 +24,9 @@ class Invalid:
 
     @property
     def reason(self) -> Reason:
-        detail = f"The request can't be used: {'; '.join(self.fields)}"
+        # What is wrong with fields together stands under "body", which names nothing to a person.
+        told = "; ".join(line.removeprefix("body: ") for line in self.fields)
+        detail = f"The request can't be used: {told}"
         return reason(ReasonCode.INVALID_REQUEST, detail, {"fields": list(self.fields)})
 
 

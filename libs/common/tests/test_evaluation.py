@@ -92,3 +92,12 @@ def test_every_workspace_that_is_named_is_checked_also_by_a_request_that_cannot_
 
 def test_a_message_is_named_as_far_as_it_names_itself() -> None:
     assert [name_of({"message_id": name}) for name in ("m-1", "no spaces", 7, None)] == ["m-1", "no spaces", None, None]
+
+
+def test_a_refusal_names_fields_and_not_the_body() -> None:
+    refused = Invalid(("body: send_at must be at most 30 days after requested_at", "to: Field required")).reason
+    assert (
+        refused.detail
+        == "The request can't be used: send_at must be at most 30 days after requested_at; to: Field required"
+    )
+    assert refused.evidence["fields"][0].startswith("body: ")

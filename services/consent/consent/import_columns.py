@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from rapidfuzz import fuzz, process
 from sendwhy.events import ContactId, Line, MarketingState, Name
 
@@ -111,6 +111,31 @@ class ImportRow(BaseModel):
     proof: Annotated[_Proof | None, _PROOFS] = None
     language: Annotated[_Language | None, _LANGUAGES] = None
     address_country: Annotated[_Country | None, _ADDRESSES] = None
+
+
+# What a cell of a field must be, for whoever made the file.
+_COUNTRY = "must be a country's two letters, as MX"
+_MUST_BE = {
+    "phone_country_code": _COUNTRY,
+    "phone_calling_code": "must be 1 to 3 digits, as 52 or +52",
+    "marketing_state": "must be SUBSCRIBED, UNSUBSCRIBED, NOT_SUBSCRIBED or UNKNOWN",
+    "language": "must be a language's code, as es or es_MX",
+    "address_country": _COUNTRY,
+}
+
+
+def fault_of(error: ValidationError) -> tuple[str, str]:
+    """The first wrong field of a row, and what to do about it."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    field = str(first["loc"][0])
+    match first["type"]:
+        case "missing":
+            return field, "is empty, and every row needs it"
+        case "string_too_long" | "too_long":
+            return field, f"must be at most {first['ctx']['max_length']} characters long"
+        case "string_pattern_mismatch" | "enum" if field in _MUST_BE:
+            return field, _MUST_BE[field]
+    return field, first["msg"].removeprefix("Value error, ")
 
 
 def plain(name: str) -> str:

@@ -19,9 +19,8 @@ import clevercsv
 from charset_normalizer import from_bytes
 from charset_normalizer.constant import IANA_SUPPORTED
 from pydantic import ValidationError
-from sendwhy.stage import fields_of
 
-from consent.import_columns import Columns, ImportRow, UnreadableFile, map_columns
+from consent.import_columns import Columns, ImportRow, UnreadableFile, fault_of, map_columns
 
 BATCH_ROWS = 500
 CHUNK_BYTES = 128 * 1024
@@ -334,13 +333,12 @@ def _row(number: int, columns: Columns, cells: tuple[str, ...] | _Broken) -> Num
     told = columns.told(cells)
     count = next(place for place in range(len(cells), 0, -1) if cells[place - 1].strip())
     if count > len(columns.header):
-        detail = f"has {count} cells, the header {len(columns.header)}"
+        detail = f"has {count} cells, and the header {len(columns.header)}: is a separator too many?"
         return RefusedRow(number, _shown(cells), "", detail, told)
     try:
         return NumberedRow(number, _shown(cells), ImportRow.model_validate(told))
     except ValidationError as error:
-        wrong, _, detail = fields_of(error)[0].partition(": ")
-        return RefusedRow(number, _shown(cells), wrong, detail, told)
+        return RefusedRow(number, _shown(cells), *fault_of(error), told)
 
 
 def _shown(cells: tuple[str, ...]) -> tuple[str, ...]:

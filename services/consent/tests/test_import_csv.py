@@ -342,6 +342,26 @@ def test_batches_of_giant_rows_are_small() -> None:
     assert sum(len(batch) for batch in batches) == 100
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "words"),
+    [
+        ("phone_country_code", "MEX", "must be a country's two letters, as MX"),
+        ("phone_calling_code", "+52 1", "must be 1 to 3 digits, as 52 or +52"),
+        ("marketing_state", "maybe", "must be SUBSCRIBED, UNSUBSCRIBED, NOT_SUBSCRIBED or UNKNOWN"),
+        ("language", "Spanish (Mexico)", "must be a language's code, as es or es_MX"),
+        ("source", "x" * 65, "must be at most 64 characters long"),
+    ],
+)
+def test_a_refusal_says_what_the_cell_must_be(column: str, cell: str, words: str) -> None:
+    _, _, refused = read(f"contact_id,{column}\nc-1,{cell}\n")
+    assert [(one.field, one.detail) for one in refused] == [(column, words)]
+
+
+def test_a_row_without_its_id_is_told_so() -> None:
+    _, _, refused = read("contact_id,name\n,Ana\n")
+    assert [(one.field, one.detail) for one in refused] == [("contact_id", "is empty, and every row needs it")]
+
+
 def test_a_refused_row_keeps_its_cells_and_whom_it_speaks_of() -> None:
     _, _, refused = read("id,mobile,mail,opt in\nc-1, +52 55 ,a@b.c,maybe\n")
     told = {"contact_id": "c-1", "phone": "+52 55", "marketing_state": "maybe"}

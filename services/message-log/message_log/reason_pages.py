@@ -2,7 +2,6 @@
 login is needed: a link to one can be given to whoever asks."""
 
 from fastapi import APIRouter, Response
-from sendwhy.problems import not_found
 
 from message_log import words
 from message_log.pages import Pages
@@ -11,11 +10,11 @@ from message_log.pages import Pages
 def install(router: APIRouter, pages: Pages) -> None:
     @router.get("/reasons")
     async def reasons() -> Response:
-        return pages.render("reasons.html")
+        return pages.render("reasons.html", unknown=None)
 
     @router.get("/reasons/{code}")
     async def reason(code: str) -> Response:
         info = words.reason_info(code)
         if info is None:
-            raise not_found("The reason")
+            return pages.render("reasons.html", status=404, unknown=code)
         return pages.render("reason.html", code=code, info=info, services=sorted(info.services))

@@ -307,9 +307,9 @@ async def test_a_campaign_is_found_by_a_part_of_its_id_or_name(desk: Desk) -> No
         [],
     ]
     async with desk.browser(VIEWER) as browser:
-        assert "Autumn sale" in (await browser.get("campaigns?q=autumn")).text
-        assert "No campaign matches" in (await browser.get("campaigns?q=spring")).text
-        assert "win-back" not in (await browser.get("campaigns.csv?q=autumn")).text
+        assert "Autumn sale" in (await browser.get(f"{HOME}/campaigns?q=autumn")).text
+        assert "No campaign matches" in (await browser.get(f"{HOME}/campaigns?q=spring")).text
+        assert "win-back" not in (await browser.get(f"{HOME}/campaigns.csv?q=autumn")).text
 
 
 async def test_an_automation_is_told_node_by_node_and_person_by_person(desk: Desk) -> None:

@@ -158,7 +158,9 @@ BROKEN = {"since": NOW, "error": "Meta refused: Expired (code 190)"}
 SILENT = {"sender_id": "15550100", "since": NOW, "what_to_do": "Subscribe the app."}
 
 
-def workspace(subscription: Any = VALID, sync: Any = SYNC, stops: Any = (), hold: Any = None, **told: Any) -> WorkspaceFacts:
+def workspace(
+    subscription: Any = VALID, sync: Any = SYNC, stops: Any = (), hold: Any = None, **told: Any
+) -> WorkspaceFacts:
     asked = subscription if isinstance(subscription, Told) else Told(body=subscription)
     one = SenderFacts(SENDER, Told(body={"sync": sync, "stopped_by": list(stops), "hold": hold}), asked)
     facts = WorkspaceFacts("acme", NOW, Told(body=[SENDER]), [one], 0, Told(body={"items": []}), StoredFacts())

@@ -95,7 +95,9 @@ def test_every_reason_has_a_page_that_needs_no_login(message_log: MessageLog) ->
         page = httpx.get(f"{message_log.url}/reasons/{code}", trust_env=False)
         assert page.status_code == 200
         assert info.what_to_do in html.unescape(page.text)
-    assert httpx.get(f"{message_log.url}/reasons/NO_SUCH_REASON", trust_env=False).status_code == 404
+    unknown = httpx.get(f"{message_log.url}/reasons/NO_SUCH_REASON", trust_env=False)
+    assert (unknown.status_code, "No reason is called “NO_SUCH_REASON”" in unknown.text) == (404, True)
+    assert 'href="/reasons/CANCELLED"' in unknown.text
 
 
 def test_without_a_login_every_page_leads_to_it(message_log: MessageLog) -> None:
@@ -173,6 +175,7 @@ def test_an_empty_list_says_why_it_is_empty(message_log: MessageLog, browser: ht
     no_match = browser.get("/w/empty/messages?campaign=none&origin=campaign").text
     assert "No message matches" in no_match
     assert "1 without “campaign”" in no_match
+    assert 'href="/w/empty/campaigns?q=none"' in no_match
     assert "No failures, last 7 days" in browser.get("/w/empty/messages?status=failed").text
     assert "can’t be read" in browser.get("/w/empty/messages?status=blue").text
 

@@ -264,7 +264,8 @@ class Show:
         )
         self.progress.say(f"{name}: {told['imported']} contacts imported, {told['refused_count']} rows refused")
         for row in told["refused"]:
-            self.progress.say(f"  row {row['row']}: {row['field']} {row['detail']}")
+            what = " ".join(filter(None, (row["field"], row["detail"])))
+            self.progress.say(f"  row {row['row']}: {what}")
 
     async def _ask(self, method: str, service: str, workspace: str, path: str, **body: Any) -> Any:
         url = f"{self.stack.services[service]}/v1/workspaces/{workspace}/{path}"

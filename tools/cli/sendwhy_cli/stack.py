@@ -29,9 +29,13 @@ def find_stack(state_dir: Path) -> RunningStack:
     try:
         stack = RunningStack.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise CommandError(
-            Exit.UNREACHABLE, f"no stack runs in {state_dir}; start one with: sendwhy up --state-dir {state_dir}"
-        ) from None
+        demo = state_dir / "demo"
+        todo = (
+            f"the demo runs: add --state-dir {demo}"
+            if (demo / "stack.json").exists()
+            else f"start one with: sendwhy up --state-dir {state_dir}"
+        )
+        raise CommandError(Exit.UNREACHABLE, f"no stack runs in {state_dir}; {todo}") from None
     except (OSError, ValidationError) as error:
         raise CommandError(Exit.UNREACHABLE, f"{path} can't be read: {str(error).splitlines()[0]}") from error
     if not stack.kafka:

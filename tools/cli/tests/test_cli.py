@@ -204,6 +204,16 @@ def test_hints_name_the_state_directory_unless_it_is_the_usual_one(
     assert run("why", "m:failed").stderr == "next: sendwhy explain INSUFFICIENT_CREDITS\n"
 
 
+def test_where_only_the_demo_runs_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("why", "m").stderr == "sendwhy: no stack runs in .state; start one with: sendwhy up --state-dir .state\n"
+    (tmp_path / ".state" / "demo").mkdir(parents=True)
+    write_stack(tmp_path / ".state" / "demo", message_log="http://127.0.0.1:1")
+    answer = run("why", "m")
+    assert answer.exit_code == 5
+    assert answer.stderr == "sendwhy: no stack runs in .state; the demo runs: add --state-dir .state/demo\n"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"kafka": 1}'])
 def test_a_spoilt_stack_file_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "stack.json").write_text(content)

@@ -458,6 +458,12 @@ def faulty(arguments: list[str], code: int, words: str) -> None:
     assert TOKEN not in ended.output
 
 
+def test_a_campaign_that_no_message_names_is_looked_for_by_name(services: FakeServices, state: Path) -> None:
+    services.on("GET", f"{W}/messages", Answer(200, page()))
+    ended = run("messages", "--campaign", "Autumn sale", "--state-dir", state)
+    assert f"next: sendwhy campaigns list --search 'Autumn sale' --state-dir {state}\n" in ended.stderr
+
+
 def test_with_json_a_problem_is_json_on_stderr(services: FakeServices, state: Path) -> None:
     services.on("GET", f"{W}/messages", Answer(422, PROBLEM))
     ended = run("messages", "--json", "--state-dir", state)

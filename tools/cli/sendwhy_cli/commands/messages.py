@@ -110,7 +110,8 @@ def why(message: Mapping[str, Any]) -> str:
 
 def _next(found: Mapping[str, Any], filters: Filters, place: Place) -> str:
     if not found["items"]:
-        return f"next: {place.command('messages')}"
+        other = place.command("campaigns list --search", filters.campaign) if filters.campaign else None
+        return f"next: {other or place.command('messages')}"
     first = next((one for one in found["items"] if one["reason"]), found["items"][0])
     hint = f"next: {place.command('why', terminal.plain(first['message_id']))}"
     if found["next_cursor"]:
