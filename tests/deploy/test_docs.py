@@ -202,6 +202,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("service", sorted(path.name for path in (ROOT / "services").iterdir()))
+def test_a_services_readme_names_its_tables(service: str) -> None:
+    """Partitions stand for their table."""
+    readme = (ROOT / "services" / service / "README.md").read_text()
+    made = "\n".join(path.read_text() for path in (ROOT / "services" / service).glob("*/migrations/*.sql"))
+    tables = set(re.findall(r"^create (?:unlogged )?table (\w+) \(", made, re.MULTILINE))
+    tables -= set(re.findall(r"^drop table (?:if exists )?(\w+)", made, re.MULTILINE))
+    assert tables
+    assert [table for table in sorted(tables) if not re.search(rf"\b{table}\b", readme)] == []
+
+
 def test_decisions_have_the_one_form() -> None:
     records = sorted((DOCS / "adr").glob("*.md"))
     assert [path.name[:4] for path in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
