@@ -95,7 +95,7 @@ def install(router: APIRouter, pages: Pages) -> None:
         async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
             values = await _list_values(connection, reader, filters, range_name, cursor)
             values |= await _choices(connection, reader.workspace) if not wants_part(request) else {}
-        if filters.q and len(values["page"].rows) == 1 and cursor is None and not wants_part(request):
+        if filters.q and len(values["page"].rows) == 1 and cursor is None:
             return redirect(_message_path(reader, values["page"].rows[0]["message_id"]), request)
         viewer = pages.viewer(request, reader)
         messages = [viewer.message(row) for row in values["page"].rows]

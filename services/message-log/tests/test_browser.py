@@ -78,6 +78,16 @@ async def test_the_way_to_a_reason_by_keyboard_alone(chromium: Browser, shown: M
         await expect(page.get_by_role("heading", name="Customer is not opted in")).to_be_visible()
 
 
+async def test_an_id_that_is_typed_leads_straight_to_its_message(chromium: Browser, shown: MessageLog) -> None:
+    async with open_list(chromium, shown.url) as page:
+        await page.get_by_label("Find", exact=True).fill("b-2")
+        await page.keyboard.press("Enter")
+        await expect(page).to_have_url(f"{shown.url}{HOME}/b-2")
+        await expect(page.get_by_role("heading", name="b-2")).to_be_visible()
+        await page.go_back()
+        await expect(page).to_have_url(f"{shown.url}{HOME}")
+
+
 async def test_all_works_without_script(chromium: Browser, shown: MessageLog) -> None:
     async with open_list(chromium, shown.url, java_script_enabled=False) as page:
         await page.get_by_label("Find", exact=True).fill("b-2")

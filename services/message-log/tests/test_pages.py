@@ -166,6 +166,11 @@ def test_an_id_that_one_message_has_leads_straight_to_it(message_log: MessageLog
     publish(message_log, requested(message_id="find-me"))
     message_log.wait_for(f"/v1/workspaces/{WORKSPACE}/messages/find-me")
     assert browser.get(f"/w/{WORKSPACE}/messages?q=find-me").headers["location"] == f"/w/{WORKSPACE}/messages/find-me"
+    part = browser.get(
+        f"/w/{WORKSPACE}/messages?q=find-me&range=7d&reason=",
+        headers={"hx-request": "true", "hx-request-type": "partial"},
+    )
+    assert part.headers["hx-redirect"] == f"/w/{WORKSPACE}/messages/find-me"
 
 
 def test_an_empty_list_says_why_it_is_empty(message_log: MessageLog, browser: httpx.Client) -> None:
