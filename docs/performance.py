@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,18 @@ def _idle(told: Told) -> str:
     return f"`make bench ARGS=idle`, commit {told['commit']}.\n\n{_rows(head, rows)}"
 
 
+def _bare(told: Told) -> str:
+    found = told["bare"]
+    both = (found["alone"], found["sendwhy"])
+    names = [name for name in found["sendwhy"] if name in found["alone"]]
+    rows = [[name, *(f"{cpu[name]:,.0f}" for cpu in both)] for name in names]
+    rows.append(["**all**", *(f"**{sum(cpu.values()):,.0f}**" for cpu in both)])
+    rows.append(["messages/s", *(f"{pace:,.0f}" for pace in found["pace"])])
+    rows.append(["ms a loop, before and after", *(f"{a:.0f}, {b:.0f}" for a, b in pairwise(found["loop"]))])
+    head = ["CPU µs a message", "the shape alone", "Sendwhy"]
+    return f"`make bench ARGS=bare`, commit {told['commit']}.\n\n{_rows(head, rows)}"
+
+
 def _growth(points: Sequence[Told]) -> str:
     return _costs([point for point in points if point["axis"] != "replicas"], {})
 
@@ -166,6 +179,7 @@ TABLES: Mapping[str, Callable[[Any], str]] = {
     "limits": _limits,
     "starts": _starts,
     "idle": _idle,
+    "bare": _bare,
     "growth": _growth,
     "replicas": _replicas,
 }

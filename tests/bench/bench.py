@@ -5,6 +5,7 @@
     make bench ARGS="compare before.json after.json"
     make bench ARGS="growth --quick"                  a message's cost by batch, backlog, workspaces, numbers, campaigns
     make bench ARGS=idle                              what everything takes while nothing is sent, by numbers
+    make bench ARGS=bare                              what the system's shape takes without Sendwhy in it, and with it
     make bench ARGS=starts                            how soon services are ready, and what they hold then
 
 `sendwhy up` starts one of each service, Kafka and PostgreSQL with the settings that users have; a generator publishes
@@ -25,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import bare
 import growth
 import idle
 import psutil
@@ -146,6 +148,11 @@ def main(arguments: list[str]) -> None:
             idle.show(resting)
             if arguments[1:2] == ["--publish"]:
                 report.publish("idle", {"machine": _machine(), "commit": _commit(), "idle": idle.told(resting)})
+        case ["bare"]:
+            compared = asyncio.run(bare.bare())
+            bare.show(compared)
+            if arguments[1:2] == ["--publish"]:
+                report.publish("bare", {"machine": _machine(), "commit": _commit(), "bare": asdict(compared)})
         case ["starts"]:
             found = asyncio.run(starts.starts())
             starts.show(found)

@@ -124,11 +124,11 @@ async def running(shape: Shape, state: Path | None = None) -> AsyncIterator[Syst
 async def _running(shape: Shape, state: Path) -> AsyncIterator[System]:
     meta_options = ["--latency", str(shape.latency_ms), "--batch", str(shape.batch)]
     replicas = [f"--replicas={service}={count}" for service, count in (shape.replicas or {}).items()]
-    async with _process([sys.executable, str(HERE / "lean_meta.py"), *meta_options]) as meta:
+    async with process([sys.executable, str(HERE / "lean_meta.py"), *meta_options]) as meta:
         assert meta.stdout is not None
         url = (await asyncio.wait_for(meta.stdout.readline(), READY_SECONDS)).decode().strip()
         command = [str(Path(sys.executable).parent / "sendwhy"), "up", "--state-dir", str(state)]
-        async with _process([*command, "--meta-url", url, *replicas], log=state.with_suffix(".log")) as up:
+        async with process([*command, "--meta-url", url, *replicas], log=state.with_suffix(".log")) as up:
             stack = await _ready(state / "stack.json", up, state.with_suffix(".log"))
             system = System(stack, state, url, _pids(stack, meta.pid, up.pid))
             await system.set_up(shape)
@@ -145,7 +145,7 @@ def _pids(stack: Mapping[str, Any], meta: int, up: int) -> dict[str, int]:
 
 
 @contextlib.asynccontextmanager
-async def _process(command: Sequence[str], log: Path | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(command: Sequence[str], log: Path | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
     with contextlib.ExitStack() as files:
         out = files.enter_context(log.open("wb")) if log else asyncio.subprocess.PIPE
         settings = {name: value for name, value in os.environ.items() if not name.startswith("SENDWHY_")}
