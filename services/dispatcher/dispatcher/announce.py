@@ -168,6 +168,22 @@ def held(
     return _announce(event)
 
 
+def outcome_awaited(message: Message, called_at: datetime, until: datetime, now: datetime) -> Announcement:
+    """Whether Meta took the call that began then only a receipt can tell, until the message is given up."""
+    event = SendHeld(
+        event_id=event_id_of(_name(message), f"dispatcher.held.{Waiting.OUTCOME}"),
+        occurred_at=now,
+        workspace_id=message.funded.workspace_id,
+        message_id=message.funded.message_id,
+        sender_id=message.sender_id,
+        cause=ReasonCode.SEND_OUTCOME_UNKNOWN,
+        scope=Scope(kind="message", id=message.funded.message_id),
+        since=called_at,
+        until=until,
+    )
+    return _announce(event)
+
+
 def sender_paused(row: SenderRow, now: datetime) -> Announcement:
     event = SendHeld(
         event_id=event_id_of(f"{row.sender.sender_id}/{row.version}", "dispatcher.paused"),

@@ -70,6 +70,8 @@ class Waiting(StrEnum):
     WINDOW = "window"
     SYNC = "sync"
     REPAIR = "repair"
+    # What became of its call; it stands only in what is told of a message.
+    OUTCOME = "outcome"
 
     @classmethod
     def _missing_(cls, _value: object) -> "Waiting":

@@ -454,6 +454,28 @@ async def lock_unknown(connection: Connection, before: datetime, limit: int) -> 
     return [(message_of(row), row["in_flight_at"]) for row in rows]
 
 
+_UNKNOWN_UNTOLD = f"""
+select {MESSAGE_COLUMNS} from message m
+where m.state = 'unknown' and m.in_flight_at <= $1 and not '{Waiting.OUTCOME}' = any(m.told)
+order by m.in_flight_at limit $2
+for update of m skip locked
+"""  # noqa: S608 - constants
+_TELL_UNKNOWN = f"""
+update message m set told = m.told || '{Waiting.OUTCOME}'::text
+from unnest($1::text[], $2::text[]) as t(workspace_id, message_id)
+where m.workspace_id = t.workspace_id and m.message_id = t.message_id
+"""  # noqa: S608 - a constant
+
+
+async def tell_unknown(connection: Connection, before: datetime, limit: int) -> list[tuple[Message, datetime]]:
+    """Mark as told, and return with when they were called, the messages of unknown outcome called before then."""
+    rows = await connection.fetch(_UNKNOWN_UNTOLD, before, limit)
+    if rows:
+        keys = sorted((row["workspace_id"], row["message_id"]) for row in rows)
+        await connection.execute(_TELL_UNKNOWN, *map(list, zip(*keys, strict=True)))
+    return [(message_of(row), row["in_flight_at"]) for row in rows]
+
+
 async def finish_unknown(connection: Connection, outcomes: Mapping[Key, str]) -> None:
     keys = sorted(outcomes)
     await connection.execute(

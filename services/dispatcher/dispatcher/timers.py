@@ -41,7 +41,7 @@ class Timers:
             if code not in REFUSED_RIGHTS:
                 self._runtime.metrics.inc(Metric.META_ERRORS, 0, code=str(code), action=rule.action)
         self._runtime.every(1.0, "expiry", self.expire)
-        self._runtime.every(1.0, "unknown outcomes", self.give_up_unknown)
+        self._runtime.every(1.0, "unknown outcomes", self.see_to_unknown)
         self._runtime.every(1.0, "inbound read", self.note_inbound_read)
         self._runtime.every(MEASURE_SECONDS, "queue gauges", self.measure)
         self._runtime.every(600.0, "forget", self.forget)
@@ -65,7 +65,8 @@ class Timers:
             count = len(rows)
             self._tell(list(reasons.values()))
 
-    async def give_up_unknown(self) -> None:
+    async def see_to_unknown(self) -> None:
+        """Calls of which nobody knows whether Meta took them: wait visibly for a receipt, and are given up at last."""
         patience = timedelta(seconds=self._settings.unknown_outcome_seconds)
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             now = self._clock()
@@ -74,6 +75,12 @@ class Timers:
             if rows:
                 await queue_store.finish_unknown(connection, {key: why.code for key, why in reasons.items()})
                 await add_to_outbox(connection, [announce.rejected(one, reasons[one.key], now) for one, _ in rows])
+            wait = patience > announce.HELD_ABOVE
+            told = await queue_store.tell_unknown(connection, now - announce.HELD_ABOVE, SWEEP_AT_MOST) if wait else []
+            if told:
+                held = [announce.outcome_awaited(message, at, at + patience, now) for message, at in told]
+                await add_to_outbox(connection, held)
+                self._runtime.publish_soon()
         self._tell(list(reasons.values()))
 
     def _tell(self, reasons: list[Reason]) -> None:

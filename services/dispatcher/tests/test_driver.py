@@ -40,6 +40,7 @@ from sendwhy.events import (
     PersonErasing,
     Purpose,
     Resolved,
+    SendHeld,
     StatusUpdated,
     reason,
 )
@@ -317,6 +318,28 @@ async def test_a_call_that_fails_unexpectedly_is_an_unknown_outcome(world: World
     async with world.driving():
         await world.reach("unknown")
     assert len(world.calls) == 1
+
+
+async def test_a_call_of_unknown_outcome_waits_visibly_for_a_receipt_and_says_so_once(world: World) -> None:
+    world.answers = [ValueError("a bug")]
+    async with world.driving():
+        await world.reach("unknown")
+    timers = Timers(world, world.settings, utc_now)  # type: ignore[arg-type]
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        # Most receipts come within seconds.
+        await timers.see_to_unknown()
+        assert await unpublished(connection, older_than_seconds=-1, limit=10) == {}
+        called_at = await connection.fetchval(
+            "update message set in_flight_at = date_trunc('second', in_flight_at) - interval '11 s'"
+            " returning in_flight_at"
+        )
+        await timers.see_to_unknown()
+        await timers.see_to_unknown()
+        (told,) = (await unpublished(connection, older_than_seconds=-1, limit=10)).values()
+    held = SendHeld.model_validate_json(told.value or b"")
+    patience = timedelta(seconds=world.settings.unknown_outcome_seconds)
+    assert (held.cause, held.scope.kind) == (ReasonCode.SEND_OUTCOME_UNKNOWN, "message")
+    assert (held.since, held.until) == (called_at, called_at + patience)
 
 
 async def test_a_result_that_can_not_be_stored_ends_the_driver_loudly(world: World) -> None:

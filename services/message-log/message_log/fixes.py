@@ -60,10 +60,14 @@ class Fix:
 
 
 def why_of(message: MessageView) -> str | None:
-    """The code of what there is to repair or to wait for; None where nothing is wrong, as before its own time."""
+    """The code of what there is to repair or to wait for; None where there is nothing to do: before its own time, and
+    as long as a receipt may still tell what became of its call."""
     if message.reason:
         return message.reason.code
-    return message.waiting.cause if message.waiting and not message.waiting.scheduled else None
+    waiting = message.waiting
+    if waiting is None or waiting.scheduled or waiting.cause == _R.SEND_OUTCOME_UNKNOWN:
+        return None
+    return waiting.cause
 
 
 def fixes_of(message: MessageView) -> list[Fix]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from message_log.fixes import fixes_of
+from message_log.fixes import fixes_of, why_of
 from message_log.story import content_of, tries_of, waits_of
 from message_log.view import EventView, MessageDetail, ToView, WaitingView
 from message_log_builders import MESSAGE, T0, WORKSPACE, after, consented, event_id, held, requested, status
@@ -75,6 +75,14 @@ def test_a_message_before_its_time_waits_and_there_is_nothing_to_repair() -> Non
     assert fixes_of(shown_now) == []
     held_now = shown_now.model_copy(update={"waiting": now.model_copy(update={"scheduled": False})})
     assert fixes_of(held_now) != []
+
+
+def test_as_long_as_a_receipt_may_tell_what_became_of_a_call_there_is_nothing_to_do() -> None:
+    now = WaitingView(cause="SEND_OUTCOME_UNKNOWN", since=T0, until=after(600))
+    waits = message([], status="waiting", waiting=now)
+    assert why_of(waits) is None
+    given_up = failure(ReasonCode.SEND_OUTCOME_UNKNOWN, {"called_at": "x", "last_try": TRIES[1]})
+    assert why_of(message([], reason=given_up, status="failed")) == "SEND_OUTCOME_UNKNOWN"
 
 
 def test_tries_are_told_by_evidence_by_meta_s_answer_and_by_accepted() -> None:
