@@ -36,7 +36,10 @@ CLOCK_SKEW = timedelta(seconds=60)
 K = TypeVar("K")
 T = TypeVar("T")
 
-_HIGHEST_FIRST = (Status.PLAYED, Status.READ, Status.DELIVERED, Status.SENT, Status.ACCEPTED)
+_RECEIPT_RANK = {
+    status: rank
+    for rank, status in enumerate((Status.ACCEPTED, Status.SENT, Status.DELIVERED, Status.READ, Status.PLAYED))
+}
 _REACHED_PERSON = frozenset({Status.DELIVERED, Status.READ, Status.PLAYED})
 _REJECTION_RANK = {ReasonCode.INVALID_REQUEST: 0, ReasonCode.SEND_OUTCOME_UNKNOWN: 1}
 _RANK_REQUESTED, _RANK_ECHOED, _RANK_CONSENTED, _RANK_SENDER_USED = 1, 2, 3, 4
@@ -142,10 +145,7 @@ class MessageState(Struct, frozen=True, omit_defaults=True):
     @property
     def receipt(self) -> Status | None:
         """The highest receipt."""
-        for status in _HIGHEST_FIRST:
-            if status in self.times:
-                return status
-        return None
+        return max(self.times, key=_RECEIPT_RANK.__getitem__, default=None)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -350,10 +350,12 @@ def _(event: StatusUpdated, at: datetime) -> MessageState:
 
 @tells.register
 def _(event: plain.Receipt, at: datetime) -> MessageState:
-    facts = _facts_echoed(event.to, event.origin, event.metadata, event.occurred_at)
-    used = {"sender_id": event.sender_id, "wamid": event.provider_message_id}
-    facts |= _facts(_RANK_SENDER_USED, event.occurred_at, used)
-    times = {} if event.status is Status.FAILED else {event.status: event.occurred_at}
+    said_at = event.occurred_at
+    facts = _facts(_RANK_SENDER_USED, said_at, {"sender_id": event.sender_id, "wamid": event.provider_message_id})
+    # Most have none of these: they are of webhooks.
+    if event.to is not None or event.origin is not None or bytes(event.metadata) != b"null":
+        facts |= _facts_echoed(event.to, event.origin, event.metadata, said_at)
+    times = {} if event.status is Status.FAILED else {event.status: said_at}
     return MessageState.at(at, facts=facts, times=times, passed=True)
 
 
