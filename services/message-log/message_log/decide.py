@@ -351,10 +351,11 @@ def _(event: StatusUpdated, at: datetime) -> MessageState:
 @tells.register
 def _(event: plain.Receipt, at: datetime) -> MessageState:
     said_at = event.occurred_at
-    facts = _facts(_RANK_SENDER_USED, said_at, {"sender_id": event.sender_id, "wamid": event.provider_message_id})
-    # Most have none of these: they are of webhooks.
+    used = {"sender_id": event.sender_id, "wamid": event.provider_message_id}
+    facts = _facts(_RANK_SENDER_USED, said_at, used)
+    # Most, those of webhooks, echo nothing.
     if event.to is not None or event.origin is not None or bytes(event.metadata) != b"null":
-        facts |= _facts_echoed(event.to, event.origin, event.metadata, said_at)
+        facts = _facts_echoed(event.to, event.origin, event.metadata, said_at) | facts
     times = {} if event.status is Status.FAILED else {event.status: said_at}
     return MessageState.at(at, facts=facts, times=times, passed=True)
 

@@ -29,12 +29,14 @@ _PHONE_FIELDS = frozenset(
 
 class WaitingView(BaseModel):
     """`cause` is a reason's code; `until` null: until somebody repairs it. `scheduled`: nothing holds it, the request
-    asked for the moment `until`; its cause is what it would end with if it never went."""
+    asked for the moment `until`; its cause is what it would end with if it never went. `expires_at`: it fails then if
+    it still waits; null where its call went out, or while its request isn't known."""
 
     cause: str
     since: Moment
     until: Moment | None
     scheduled: bool = False
+    expires_at: Moment | None = None
 
 
 class ToView(BaseModel):
@@ -200,7 +202,7 @@ class Viewer:
             "status": row["status"],
             "service": verdict.service if verdict else None,
             "reason": self._reason(verdict.reason) if verdict else None,
-            "waiting": _waiting(row),
+            "waiting": _waiting(row, state),
             "to": ToView(contact_id=state.known("contact_id"), phone=self.phone(state.known("phone"))),
             "origin": state.known("origin"),
             "purpose": state.known("purpose"),
@@ -298,11 +300,14 @@ def webhook_detail(row: asyncpg.Record, parts: Sequence[asyncpg.Record], *, with
     return WebhookDetail(**webhook_fields(row), headers=headers, parts=shown, body=body)
 
 
-def _waiting(row: asyncpg.Record) -> WaitingView | None:
+def _waiting(row: asyncpg.Record, state: MessageState) -> WaitingView | None:
     if row["status"] != "waiting":
         return None
     cause, scheduled = cause_of(row["wait_cause"])
-    return WaitingView(cause=cause, since=row["wait_since"], until=row["wait_until"], scheduled=scheduled)
+    expires_at = None if cause == ReasonCode.SEND_OUTCOME_UNKNOWN else state.expires_at
+    return WaitingView(
+        cause=cause, since=row["wait_since"], until=row["wait_until"], scheduled=scheduled, expires_at=expires_at
+    )
 
 
 def cause_of(stored: str) -> tuple[str, bool]:

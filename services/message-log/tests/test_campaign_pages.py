@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from message_log import accounts, queries, store
+from message_log import accounts, queries, store, words
 from message_log.queries import Filters
 from message_log.store import HoldRow
 from message_log.view import Viewer, WaitingView
@@ -113,8 +113,13 @@ async def test_what_is_scheduled_waits_for_its_time_and_goes_on_at_it(desk: Desk
         "p-1": "sending",
         "p-2": "sending",
     }
+    expires_at = wanted[0].expiry(now)
     assert shown["p-0"].waiting == WaitingView(
-        cause="EXPIRED_BEFORE_SENDING", since=begun, until=now + timedelta(days=1), scheduled=True
+        cause="EXPIRED_BEFORE_SENDING",
+        since=begun,
+        until=now + timedelta(days=1),
+        scheduled=True,
+        expires_at=expires_at,
     )
     assert [row["message_id"] for row in listed.rows] == ["p-0"]
     one = (await desk.get("campaigns/planned", VIEWER)).json()
@@ -122,6 +127,10 @@ async def test_what_is_scheduled_waits_for_its_time_and_goes_on_at_it(desk: Desk
     async with desk.browser(VIEWER) as browser:
         for path in ("messages/p-0", "messages?range=all&campaign=planned", "campaigns/planned"):
             assert "Scheduled for later" in (await browser.get(f"{HOME}/{path}")).text
+        assert (
+            f"If it still waits on {words.absolute(expires_at)}, it fails."
+            in (await browser.get(f"{HOME}/messages/p-0")).text
+        )
 
 
 async def test_what_cost_a_campaign_most_stands_first_with_its_next_step_one_click_from_a_message(desk: Desk) -> None:
