@@ -34,7 +34,7 @@ from sendwhy.reasons import Service
 from sendwhy.settings import KafkaSettings
 from sendwhy.topics import Outgoing
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 SEEN_SECONDS = 30.0
 
 Publish = Callable[[Sequence[Outgoing]], None]

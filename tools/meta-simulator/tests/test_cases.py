@@ -187,11 +187,12 @@ async def test_an_unanswered_webhook_is_repeated(meta: Meta) -> None:
 
 
 async def test_a_webhook_that_is_never_answered_is_given_up_after_seven_days(meta: Meta) -> None:
-    await meta.settings(time_scale=604_800)
+    # Seven days in ten seconds: in one, a busy machine makes too few of the tries.
+    await meta.settings(time_scale=60_480)
     await _play(meta, "webhook_never_answered", phone=PERSON)
     least = GIVE_UP_AFTER / LONGEST_GAP
     await meta.line("webhooks", lambda each: len(each["tries"]) > least / 4)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         before = -1
         while len(meta.receiver.bodies) != before:
             before = len(meta.receiver.bodies)
