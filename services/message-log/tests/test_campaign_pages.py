@@ -133,6 +133,16 @@ async def test_what_is_scheduled_waits_for_its_time_and_goes_on_at_it(desk: Desk
         )
 
 
+async def test_a_call_whose_answer_got_lost_waits_for_a_receipt_and_asks_nothing_of_anybody(desk: Desk) -> None:
+    later = (datetime.now(UTC) - after(0)).total_seconds() + 600
+    await desk.tell(requested(message_id="cut"), held(R.SEND_OUTCOME_UNKNOWN, message_id="cut", until=later))
+    async with desk.browser(VIEWER) as browser:
+        for path in ("messages/cut", "messages?range=all"):
+            page = (await browser.get(f"{HOME}/{path}")).text
+            assert "A receipt tells whether Meta took it; without one it fails at" in page
+            assert 'class="todo"' not in page
+
+
 async def test_what_cost_a_campaign_most_stands_first_with_its_next_step_one_click_from_a_message(desk: Desk) -> None:
     await desk.tell(*sale_events())
     async with desk.browser(VIEWER) as browser:
