@@ -26,7 +26,7 @@ from sendwhy.events import (
 )
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, Decision, MessageKey, Write, decisions_added, write_together
-from sendwhy.reasons import Service
+from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record, parse_json
 from sendwhy.topics import Outgoing, Topic, outgoing, record_of_event
 from sendwhy.values import value_class
@@ -320,8 +320,7 @@ class Settler:
         return await self._settle(connection, [news for record in records for news in status_news(record.event)])
 
     async def on_rejected(self, connection: Connection, records: Sequence[Record[SendRejected]]) -> list[Outgoing]:
-        # Our own rejections never stand on a reservation.
-        events = [record.event for record in records if record.event.service is not Service.BILLING]
+        events = [record.event for record in records if _is_of_a_funded_message(record.event)]
         return await self._settle(connection, [(event.workspace_id, _rejection_news(event)) for event in events])
 
     async def _settle(self, connection: Connection, news: Sequence[tuple[str, News]]) -> list[Outgoing]:
@@ -392,6 +391,12 @@ def status_news(event: StatusUpdated | plain.PricedReceipt) -> Iterable[tuple[st
     cause = Cause(str(event.event_id), f"{Topic.STATUS_UPDATED}/{event.status}", code)
     meta = meta_pricing(event.pricing, RECEIPTS.get(told, NO_RECEIPT))
     yield event.workspace_id, News(event.message_id, told, cause, meta)
+
+
+def _is_of_a_funded_message(event: SendRejected) -> bool:
+    """Our own rejections never stand on a reservation. An INVALID_REQUEST takes no id: what is funded under that is the
+    corrected request, whichever of the two topics is read first."""
+    return event.service is not Service.BILLING and event.reason.code is not ReasonCode.INVALID_REQUEST
 
 
 def _rejection_news(event: SendRejected) -> News:

@@ -240,6 +240,16 @@ async def test_a_recapture_without_credits_is_waived(desk: Desk) -> None:
     assert await desk.balance() == 0
 
 
+async def test_the_refusal_of_an_unusable_request_takes_nothing_from_the_corrected_one(desk: Desk) -> None:
+    """Both have the same id. The refusal comes on another topic, and so perhaps after the reservation."""
+    await desk.give(10)
+    await desk.fund(consented("a"))
+    assert await desk.tell(rejected("a", ReasonCode.INVALID_REQUEST, service=Service.CONSENT)) == []
+    assert await desk.booked("a") == [("reserve", -1)]
+    await desk.tell(status("a", Status.SENT))
+    assert await desk.booked("a") == [("reserve", -1), ("capture", 0)]
+
+
 async def test_news_of_messages_that_were_never_funded_change_nothing(desk: Desk) -> None:
     await desk.fund(consented("refused"))
     own = rejected("refused", ReasonCode.INSUFFICIENT_CREDITS, service=Service.BILLING)
