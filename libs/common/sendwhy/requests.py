@@ -33,7 +33,8 @@ class Invalid:
 def complete(request: SendRequested, arrived_at: datetime) -> Completed | Invalid:
     """Fill in requested_at, send_at and expires_at (contract.md); `arrived_at` is Kafka's time of the record."""
     requested_at = request.requested_at or arrived_at
-    send_at = request.send_at or requested_at
+    # Upstream's clock may be ahead of ours: that makes nobody wait.
+    send_at = request.send_at or min(requested_at, arrived_at)
     latest_moment = requested_at + MAX_HORIZON
     expires_at = request.expiry(arrived_at)
     wrong = [

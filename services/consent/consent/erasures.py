@@ -330,6 +330,11 @@ async def erasures_of(connection: Connection, tag_of: TagOf, marks: Iterable[Mar
     return {by_tag[row["workspace_id"], row["tag"]]: Earlier(row["erased_at"], row["erasure_id"]) for row in rows}
 
 
+def erased_since(at: datetime, marks: Iterable[Mark], known: Mapping[Mark, Earlier]) -> Earlier | None:
+    """The erasure of one of these identities that came after what was told at that moment."""
+    return next((known[mark] for mark in marks if mark in known and at <= known[mark].at), None)
+
+
 async def note_requests(connection: Connection, tag_of: TagOf, told: Sequence[tuple[str, CustomerUpdated]]) -> None:
     """Keep what shops asked for, by (workspace, event), after it was carried out."""
     redacted = {

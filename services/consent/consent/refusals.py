@@ -153,7 +153,7 @@ async def refuse(
     for_whom: list[tuple[MessageKey, Iterable[Mark], datetime]] = []
     late: list[tuple[str, str, erasures.Earlier]] = []
     for one in new:
-        earlier = _erased_after(one, known)
+        earlier = erasures.erased_since(one.record.at, one.marks, known)
         event = one.event if earlier is None else redacted_rejection(one.event, earlier.alias)
         record = outgoing(event, source=Service.CONSENT, trace=one.record.trace)
         decisions.append(Decision(*one.key, one.step, event.event_id, record, now + KEPT))
@@ -166,8 +166,3 @@ async def refuse(
     await store.add_decided(connection, tagger, decisions, for_whom)
     metrics.inc(Metric.REJECTED, len(new), service=Service.CONSENT, reason=ReasonCode.INVALID_REQUEST)
     return {**told, **{one.step: one.outgoing for one in decisions}}
-
-
-def _erased_after(one: Unusable, known: Mapping[Mark, erasures.Earlier]) -> erasures.Earlier | None:
-    """The erasure of its person that came after it."""
-    return next((known[mark] for mark in one.marks if mark in known and one.record.at <= known[mark].at), None)

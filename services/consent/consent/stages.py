@@ -23,7 +23,7 @@ from sendwhy.events import (
 )
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import Connection, Decision, MessageKey, decisions_of
-from sendwhy.privacy import ERASURE, redacted_request
+from sendwhy.privacy import ERASURE, redacted, redacted_request
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.requests import Completed, Invalid, complete
 from sendwhy.stage import Parse, Record, Unreadable, dead_letter
@@ -119,6 +119,15 @@ def marks_of_request(request: SendRequested) -> tuple[Mark, ...]:
     if request.to.contact_id is not None:
         return (Mark(request.workspace_id, "contact", request.to.contact_id),)
     return phone_marks_of(request)
+
+
+def _marks_of_recalled(event: SendRecalled) -> tuple[Mark, ...]:
+    """Whose state took it out, whom it was to reach, and whom it names."""
+    workspace, resolved = event.workspace_id, event.funded.resolved
+    names = (event.contact.contact_id, resolved.contact_id, event.funded.request.to.contact_id)
+    contacts = [Mark(workspace, "contact", name) for name in dict.fromkeys(names) if name]
+    phone = read_phone(resolved.phone).phone if resolved.phone else None
+    return (*contacts, *((Mark(workspace, "phone", phone.key),) if phone else ()))
 
 
 def phone_marks_of(request: SendRequested) -> tuple[Mark, ...]:
@@ -267,17 +276,18 @@ class Stages:
         fresh: Mapping[MessageKey, tuple[Record[SendRequested], Completed]],
         facts: Mapping[MessageKey, Facts],
     ) -> dict[MessageKey, erasures.Earlier]:
-        """Requests that lay in Kafka when their person was erased."""
+        """Requests that lay in Kafka when their person was erased, by whichever name they know them."""
         nobodys = {
-            key: (marks[0], record.at)
-            for key, (record, completed) in fresh.items()
-            if facts[key].contact is None and (marks := marks_of_request(completed.request))
+            key: (*marks_of_request(completed.request), *phone_marks_of(completed.request))
+            for key, (_, completed) in fresh.items()
+            if facts[key].contact is None
         }
-        asked = {mark for mark, _ in nobodys.values()}
+        asked = {mark for marks in nobodys.values() for mark in marks}
         if not asked:
             return {}
         known = await erasures.erasures_of(connection, self._tagger, asked)
-        return {key: known[mark] for key, (mark, at) in nobodys.items() if mark in known and at <= known[mark].at}
+        found = {key: erasures.erased_since(fresh[key][0].at, marks, known) for key, marks in nobodys.items()}
+        return {key: earlier for key, earlier in found.items() if earlier is not None}
 
     async def _keep(
         self,
@@ -327,16 +337,24 @@ class Stages:
         """Every recalled message is rejected; this is its second decision."""
         now = datetime.now(UTC)
         keys = [(record.event.workspace_id, record.event.message_id) for record in records]
+        await keep_erasures_waiting(connection, {workspace for workspace, _ in keys})
+        known = await erasures.erasures_of(
+            connection, self._tagger, {mark for record in records for mark in _marks_of_recalled(record.event)}
+        )
         answers = await decisions_of(connection, RECALL_STEP, keys)
         decisions: dict[MessageKey, Decision] = {}
         for_whom: list[tuple[MessageKey, Iterable[Mark], datetime]] = []
         for key, record in zip(keys, records, strict=True):
             if key in answers or key in decisions:
                 continue
-            recalled = record.event
+            recalled, marks = record.event, _marks_of_recalled(record.event)
+            # Their erasure took the message while this lay in Kafka; all services were told.
+            earlier = erasures.erased_since(record.at, marks, known)
+            if earlier is not None:
+                recalled = recalled.model_copy(update={"funded": redacted(recalled.funded, earlier.alias)})
             prune_after = keep_until(recalled.funded.expires_at, now)
             decisions[key] = _decision(key, RECALL_STEP, answer_recall(recalled, now), record.trace, prune_after)
-            for_whom.append((key, [Mark(key[0], "contact", recalled.contact.contact_id)], prune_after))
+            for_whom.append((key, marks if earlier is None else (), prune_after))
         if decisions:
             codes = dict.fromkeys(decisions, ReasonCode.CUSTOMER_IS_NOT_OPTED_IN)
             answers |= await self._keep(connection, list(decisions.values()), for_whom, codes)
@@ -537,16 +555,15 @@ def _preference(event: CustomerUpdated, workspace: str) -> Change | None:
 
 
 def stopped(consented: SendConsented, event: StatusUpdated | SendRejected) -> Change:
-    """The opt-out that an error 131050 tells of."""
-    resolved = consented.resolved
+    """The opt-out that an error 131050 tells of: of who has the number that the message went to. The contact that it
+    was for may have another one by now."""
     return Change(
         workspace_id=consented.workspace_id,
         cause=str(event.event_id),
         at=event.occurred_at,
         by="meta",
         origin=Origin.PERSON,
-        contact_id=resolved.contact_id,
-        fields=Fields(phone=resolved.phone),
+        fields=Fields(phone=consented.resolved.phone),
         word=Word(UNSUBSCRIBED, event.occurred_at, "error_131050", consented.message_id, own=True),
         firm=True,
         note=f"Meta's error 131050 to message {consented.message_id}",

@@ -176,6 +176,12 @@ def test_times_are_filled_in(kind: str, times: dict[str, Any], send_at: datetime
     assert (event.contact_version, event.request.requested_at) == (3, NOW)
 
 
+def test_who_asks_for_no_moment_waits_for_none_though_upstreams_clock_is_ahead() -> None:
+    completed = complete(request(origin={"kind": "inbox"}, requested_at=NOW + HOUR), NOW)
+    assert isinstance(completed, Completed)
+    assert (completed.send_at, completed.expires_at) == (NOW, NOW + HOUR + timedelta(minutes=15))
+
+
 @pytest.mark.parametrize(
     ("times", "field"),
     [

@@ -4,13 +4,21 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from consent import erasures
-from consent_desk import PHONE, Desk, at, customer, message, record, request
+from consent_desk import PHONE, Desk, at, contact_in, customer, message, record, request
 from sendwhy.erasure import report
-from sendwhy.events import PersonErased, PersonErasing, SendRejected
+from sendwhy.events import (
+    PersonErased,
+    PersonErasing,
+    Price,
+    SendConsented,
+    SendFunded,
+    SendRecalled,
+    SendRejected,
+)
 from sendwhy.postgres import unpublished
 from sendwhy.privacy import ERASED_PREFIX, Tagger
 from sendwhy.reasons import ReasonCode, Service
@@ -106,6 +114,33 @@ async def test_what_lay_in_kafka_when_its_person_was_erased_is_refused_whatever_
     after = type(after)(after.event, after.topic, 0, after.offset, at + timedelta(seconds=1), None, after.value, ())
     (answer,) = await desk.handle(desk.stages.on_requested, after)
     assert answer.topic == Topic.SEND_CONSENTED
+
+
+async def test_what_lay_in_kafka_is_refused_by_its_phone_too(desk: Desk) -> None:
+    await desk.tell(customer())
+    await desk.tell(redaction())
+    transactional = {"origin": {"kind": "api"}, "content": {"type": "text", "text": {"body": "hi"}}}
+    (answer,) = await desk.request(request("late", to={"contact_id": "crm:9", "phone": PHONE}, **transactional))
+    assert answer.topic == Topic.SEND_REJECTED
+    assert not [one for one in (*CANARIES, "crm:9") if one in await dump(desk, ("decision",))]
+
+
+async def test_a_recall_that_lay_in_kafka_when_its_person_was_erased_is_answered_without_them(desk: Desk) -> None:
+    await desk.tell(customer())
+    consented = SendConsented.model_validate_json((await desk.request(request()))[0].value or b"")
+    stopped = contact_in(await desk.tell(message("STOP", 5)))
+    funded = SendFunded(**dict(consented), price=Price(credits=1, category="MARKETING"))
+    recalled = SendRecalled(event_id=uuid4(), occurred_at=at(6), funded=funded, contact=stopped)
+    await desk.tell(redaction())
+    erasure_id = await desk.pool.fetchval("select erasure_id from erasure")
+    answer = await desk.handle(desk.stages.on_recalled, recalled)
+    rejection = SendRejected.model_validate_json(answer[0].value or b"")
+    assert rejection.to is not None
+    assert (rejection.to.contact_id, rejection.to.phone) == (f"{ERASED_PREFIX}{erasure_id}", None)
+    assert rejection.reason.code == ReasonCode.CUSTOMER_IS_NOT_OPTED_IN
+    assert not [one for one in CANARIES if one in await dump(desk, ("decision", "message_of"))]
+    assert await desk.pool.fetchval("select count(*) from message_of") == 0
+    assert await desk.handle(desk.stages.on_recalled, recalled) == answer
 
 
 async def test_a_stop_and_an_erasure_outlive_the_contact(desk: Desk) -> None:

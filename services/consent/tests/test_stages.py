@@ -351,6 +351,25 @@ async def test_error_131050_unsubscribes(desk: Desk) -> None:
     )
 
 
+async def test_error_131050_is_of_whom_the_message_went_to(desk: Desk) -> None:
+    """Not of the contact that had their number by mistake, which was corrected while the message was out."""
+    await desk.tell(customer())
+    await desk.request(request())
+    await desk.tell(customer(1, phone="+525587654321"), customer(2, contact_id="shopify:7713"))
+    failed = SendRejected(
+        event_id=uuid4(),
+        occurred_at=at(5),
+        message_id="m-1",
+        workspace_id="acme",
+        service=Service.DISPATCHER,
+        reason=reason(R.RECIPIENT_STOPPED_MARKETING, "Meta said so"),
+    )
+    contact = contact_in(await desk.handle(desk.stages.on_stopped, record(failed, Topic.SEND_REJECTED)))
+    assert (contact.contact_id, contact.marketing_state) == ("shopify:7713", S.UNSUBSCRIBED)
+    theirs, others = request("m-2", to={"contact_id": "shopify:7713"}), request("m-3")
+    assert codes(await desk.request(theirs, others)) == [R.CUSTOMER_IS_NOT_OPTED_IN, None]
+
+
 async def test_error_131050_in_the_answer_to_the_call_unsubscribes_too(desk: Desk) -> None:
     await desk.tell(customer())
     await desk.request(request())
