@@ -47,7 +47,8 @@ def digits_of(phone: str | None) -> str | None:
 
 
 def spellings(phone: str) -> list[str]:
-    """A phone's digits in all forms that stand for the same person: Mexico's old 1, Argentina's and Brazil's 9."""
+    """A phone's digits in all forms that stand for the same person: Mexico's old 1, Argentina's 9, Brazil's 9,
+    which old mobiles got (they began with 6 to 9): a landline with a 9 before it is a stranger's mobile."""
     digits = digits_of(phone) or ""
     code, rest = digits[:2], digits[2:]
     forms = {digits}
@@ -55,7 +56,7 @@ def spellings(phone: str) -> list[str]:
         forms |= {f"52{rest[-10:]}", f"521{rest[-10:]}"}
     elif code == "54" and len(rest) in (10, 11):
         forms |= {f"54{rest[-10:]}", f"549{rest[-10:]}"}
-    elif code == "55" and len(rest) in (10, 11):
+    elif code == "55" and len(rest) in (10, 11) and rest[-8] in "6789":
         forms |= {f"55{rest[:2]}{rest[-8:]}", f"55{rest[:2]}9{rest[-8:]}"}
     return sorted(forms)
 

@@ -104,7 +104,7 @@ def test_a_rejection_keeps_its_reason_and_names_nobody() -> None:
         ("+525512345678", "5215512345678"),
         ("+52 1 55 1234 5678", "525512345678"),
         ("+541112345678", "5491112345678"),
-        ("+5511912345678", "551112345678"),
+        ("+5511987654321", "551187654321"),
         ("+447700900142", "447700900142"),
     ],
 )
@@ -115,6 +115,11 @@ def test_all_forms_of_a_number_lead_to_the_same_tags(one: str, other: str) -> No
     assert tagger.of_person("acme", phone=f"+{other}")[0] in tags
     assert tagger.of_person("globex", phone=other)[0] not in tags
     assert Tagger("another key of tests").of_person("acme", phone=other)[0] not in tags
+
+
+def test_a_landline_in_brazil_is_nobodys_mobile() -> None:
+    assert spellings("+551134567890") == ["551134567890"]
+    assert spellings("+5511934567890") == ["5511934567890"]
 
 
 def test_a_report_adds_up_and_keeps_its_grounds() -> None:
