@@ -403,6 +403,7 @@ BLOCKED, SILENT = ReasonCode.RECIPIENT_PROBABLY_BLOCKED_SENDER, ReasonCode.NO_DE
         ([2, 1, 1, 1, 2], 3, SILENT, 0),
         ([2, 0, 0, 0], 3, SILENT, 0),
         ([2, 1, 1, 0], 3, SILENT, 2),
+        ([2, 1, 1, 1, 0], 4, SILENT, 3),
         ([1], 0, SILENT, 1),
     ],
 )

@@ -46,7 +46,8 @@ def silence(overdue: Awaited, history: Sequence[Awaited], now: datetime, blocked
         and entry.accepted_at <= overdue.accepted_at
         and _is_silent(entry, now)
     ]
-    if last is None or last.accepted_at > overdue.accepted_at or len(silent) < blocked_after:
+    in_a_row = _is_silent(overdue, now) and len(silent) >= blocked_after
+    if last is None or last.accepted_at > overdue.accepted_at or not in_a_row:
         detail = f"No delivery receipt came until {deadline:%Y-%m-%d %H:%M} UTC; Meta gives no cause."
         return reason(ReasonCode.NO_DELIVERY_RECEIPT, detail, {**evidence, "silent_messages": len(silent)})
     at = last.delivered_at or last.accepted_at
