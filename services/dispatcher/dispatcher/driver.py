@@ -533,8 +533,8 @@ class Driver:
 
         def may_start() -> bool:
             now = self._clock()
-            # The circuit may have opened, or a rest begun, while this one was being marked.
-            if self._is_resting(now) or self._results.circuit.is_open:
+            # The circuit may have opened, a rest begun, or its time run out, while this one was being marked.
+            if self._is_resting(now) or self._results.circuit.is_open or utc_now() >= go.due.message.funded.expires_at:
                 return False
             return marked.may_start(now) and self._lease.holds(now)
 

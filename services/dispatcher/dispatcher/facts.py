@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from sendwhy.events import ContactUpdated
+from sendwhy.events import ContactUpdated, TemplateContent
 from sendwhy.postgres import Connection
 from sendwhy.privacy import spellings
 from sendwhy.topics import TOPICS, Topic
 
 from dispatcher import facts_store, people_store, store, sync_store
-from dispatcher.decide import Facts, Message, Sender, Template, names_of, withdraws
+from dispatcher.decide import Facts, Message, Sender, Template, names_of, nearest_names, withdraws
 from dispatcher.facts_store import Known
 from dispatcher.store import Key
 
@@ -28,8 +28,14 @@ async def load(
         templates=wanted,
     )
     templates = [_template_of(message, found) for message in messages]
-    missing = any(template is None and message.template for message, template in zip(messages, templates, strict=True))
-    known_templates = await store.template_names(connection, sender.waba_id) if missing else []
+    missing = {
+        _template_id(message.template): message.template
+        for message, template in zip(messages, templates, strict=True)
+        if template is None and message.template is not None
+    }
+    names = await store.template_names(connection, sender.waba_id) if missing else []
+    # Once for all: a whole campaign may name one that isn't there.
+    nearest = {asked: nearest_names(named, names) for asked, named in missing.items()}
     incomplete = await sync_store.incomplete(connection, sender.waba_id) if missing else None
     free_form = any(message.template is None for message in messages)
     read_until = None
@@ -43,7 +49,7 @@ async def load(
         known[message.key] = Facts(
             sender=sender,
             template=template,
-            known_templates=known_templates,
+            nearest=nearest.get(_template_id(message.template), ()) if message.template else (),
             listing_incomplete=incomplete,
             window_opened_at=window.opened_at if window else None,
             free_entry_at=window.free_entry_at if window else None,
@@ -69,4 +75,8 @@ def _contact(message: Message, known: Known, forms: Sequence[str]) -> tuple[Cont
 
 def _template_of(message: Message, known: Known) -> Template | None:
     wanted = message.template
-    return known.templates.get((wanted.name, wanted.language.code)) if wanted else None
+    return known.templates.get(_template_id(wanted)) if wanted else None
+
+
+def _template_id(wanted: TemplateContent) -> tuple[str, str]:
+    return wanted.name, wanted.language.code

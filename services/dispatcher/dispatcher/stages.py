@@ -353,7 +353,7 @@ class Stages:
     async def _hold_senders(self, connection: Connection, events: Sequence[StatusUpdated]) -> None:
         """A failure that is about the sender: the message is over, and the sender is held for the others."""
         now = self._clock()
-        told: dict[tuple[str, HoldScope], Refusal] = {}
+        told: dict[tuple[str, str, HoldScope], Refusal] = {}
         for event in events:
             failed = event.status is Status.FAILED and event.service is Service.WEBHOOK_INGEST
             meta = event.reason.meta if event.reason else None
@@ -364,8 +364,10 @@ class Stages:
                 continue
             rule, _ = verdict(meta)
             if rule.scope is not None:
-                told[event.sender_id, rule.scope] = Refusal(event.reason, WEBHOOK, event.occurred_at)
-        for (sender_id, scope), refusal in sorted(told.items(), key=lambda pair: pair[0]):
+                name = (event.workspace_id, event.sender_id, rule.scope)
+                told[name] = Refusal(event.reason, WEBHOOK, event.occurred_at)
+        # By workspace, as each hold locks all senders of one: else two replicas lock each other out.
+        for (_, sender_id, scope), refusal in sorted(told.items(), key=lambda pair: pair[0]):
             held = await holding.hold_sender(connection, sender_id, scope, refusal, now, token_tag=None)
             await self._announce(connection, held)
 

@@ -13,6 +13,7 @@ payload of a quick reply no page gives a limit.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,9 +119,9 @@ def _of_kind(given: Sequence[Json], kind: str) -> Json | None:
 def _twice(given: Sequence[Json], place: _Place) -> list[Found]:
     if len(given) < 2:
         return []
-    names = [_name(component) for component in given]
-    repeated = list(dict.fromkeys(name for name in names if names.count(name) > 1))
-    return [place.problem(name, "given twice", 1, names.count(name)) for name in repeated]
+    # A card may hold any number of them.
+    counts = Counter(_name(component) for component in given)
+    return [place.problem(name, "given twice", 1, count) for name, count in counts.items() if count > 1]
 
 
 def _name(component: Json) -> str:
@@ -266,7 +267,7 @@ def _location(value: Any, place: _Place) -> list[Found]:
 def _is_within(value: Any, bound: float) -> bool:
     try:
         return not isinstance(value, bool) and abs(float(value)) <= bound
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

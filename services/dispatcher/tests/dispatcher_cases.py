@@ -107,7 +107,6 @@ def contact(state: MarketingState, version: int = 2) -> ContactUpdated:
 FACTS = Facts(
     sender=SENDER,
     template=TEMPLATE,
-    known_templates=[("autumn_sale", "es_MX"), ("autumn_sale", "en_US"), ("order_update", "en_US")],
     inbound_read_until=NOW,
     contact=contact(MarketingState.SUBSCRIBED),
 )

@@ -20,6 +20,7 @@ from dispatcher.decide import (
     evaluate,
     expired,
     lane_of,
+    nearest_names,
 )
 from dispatcher_cases import FACTS, NOW, SENDER, TEMPLATE, contact, message, template_content, text_content
 from hypothesis import given
@@ -173,11 +174,15 @@ def test_only_a_whole_list_tells_that_a_template_is_absent() -> None:
 
 
 def test_a_template_not_found_offers_the_nearest_names() -> None:
-    facts = replace(sender(templates_synced_at=NOW), template=None)
-    verdict = decide(message(template_content("Inés", name="autum_sale")), facts, NOW)
+    wanted = message(template_content("Inés", name="autum_sale"))
+    assert wanted.template is not None
+    nearest = nearest_names(wanted.template, [(name, "en_US") for name in ("order_update", "autumn_sale")])
+    assert nearest == ["autumn_sale (en_US)"]
+    facts = replace(sender(templates_synced_at=NOW), template=None, nearest=nearest)
+    verdict = decide(wanted, facts, NOW)
     assert isinstance(verdict, Reject)
     assert verdict.reason.evidence["status"] == "NOT_FOUND"
-    assert "autumn_sale (es_MX)" in verdict.reason.evidence["nearest"]  # type: ignore[operator]
+    assert verdict.reason.evidence["nearest"] == nearest
 
 
 def test_the_window_is_believed_closed_after_ten_seconds_at_most() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import uuid4
 
@@ -592,6 +592,26 @@ async def test_nobody_is_called_who_was_marked_while_the_circuit_opened(world: W
         world.pool.breaks_after = None
         await world.reach("accepted")
     assert len(world.calls) == 1
+
+
+async def test_nobody_is_called_whose_time_ran_out_after_the_mark(world: World) -> None:
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        expires_at = await connection.fetchval("select expires_at from message")
+    send = world.send
+
+    async def late(*call: Any, **may: Any) -> Outcome | None:
+        utc_now.heard(expires_at)
+        return await send(*call, **may)
+
+    world.send = late  # type: ignore[method-assign]
+    try:
+        async with world.driving():
+            await world.reach("rejected")
+    finally:
+        utc_now.heard(datetime.now(UTC))
+    assert world.calls == []
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        assert await connection.fetchval("select outcome from message") == ReasonCode.EXPIRED_BEFORE_SENDING
 
 
 async def test_a_try_of_a_hold_that_did_not_start_is_made_by_the_next_message_at_once(world: World) -> None:

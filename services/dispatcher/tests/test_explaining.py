@@ -11,7 +11,7 @@ from dispatcher.clock import utc_now
 from dispatcher.decide import Message, Reject, decide
 from dispatcher.explaining import explained
 from dispatcher.store import TemplateRow
-from dispatcher_cases import PHONE, SENDER, TEMPLATE, message, template_content, text_content
+from dispatcher_cases import PHONE, SENDER, TEMPLATE, funded, message, template_content, text_content
 from dispatcher_desk import Desk
 from sendwhy.events import MetaError, Purpose
 
@@ -49,6 +49,18 @@ async def test_metas_refusal_has_the_evidence_of_ours(desk: Desk, code: int, one
     assert (told.reason.code, told.reason.detail) == (ours.code, f"Meta says: as Meta says (code {code})")
     assert told.reason.evidence == {**ours.evidence, "attempt": 1}
     assert not is_known or told.reason.evidence.get("nearest", True)
+
+
+async def test_what_may_have_been_meant_is_looked_for_once_for_all_that_name_it(desk: Desk) -> None:
+    row = (await store.senders(desk.connection, [SENDER.sender_id]))[SENDER.sender_id]
+    wrong = template_content(name="autum_sale")
+    several = [replace(WRONG_NAME, funded=funded(wrong, message_id=f"m-{number}")) for number in range(2)]
+    template = TemplateRow("300", replace(TEMPLATE, said_at=utc_now()), "POSITIONAL", None, None, 1)
+    await store.save_templates(desk.connection, "300", [template])
+    known = await facts.load(desk.connection, row.sender, several, "block")
+    one, other = (known[message.key].nearest for message in several)
+    assert one == ["autumn_sale (es_MX)"]
+    assert one is other
 
 
 @pytest.mark.parametrize("outcome", [Taken("wamid.1"), None, refused(131026), refused(131016), refused(80007)])

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -420,6 +421,34 @@ async def test_a_failure_that_a_webhook_tells_takes_the_same_table(
     async with company.database() as connection:
         await company.stages.on_statuses(connection, records)
     assert set(await company.held()) == concerned
+
+
+async def test_failures_of_several_workspaces_take_these_in_one_order(company: Company) -> None:
+    """Whatever their numbers: else two replicas that hold numbers of both could wait for each other."""
+    evils_first = NewSender("1", "evil", "301", "201", None, False, VAULT.seal("evil", "1", "own"), None)
+    foreign, own = failure(FOREIGN, 131048, utc_now()), failure(ONE, 131048, utc_now())
+    foreign = replace(foreign, event=foreign.event.model_copy(update={"sender_id": "1"}))
+
+    waits = (
+        "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
+    )
+
+    async def tell() -> None:
+        async with company.database() as connection:
+            await company.stages.on_statuses(connection, [foreign, own])
+
+    async with company.database() as connection:
+        await store.put_sender(connection, evils_first, utc_now())
+    async with company.database() as connection:
+        await store.lock_workspace(connection, "acme")
+        telling = asyncio.create_task(tell())
+        async with asyncio.timeout(30):
+            while not await company.pool.fetchval(waits):
+                await asyncio.sleep(0.02)
+        async with company.database() as another:
+            await another.execute("select from sender where workspace_id = 'evil' for update nowait")
+    await telling
+    assert set(await company.held()) == {"1", ONE}
 
 
 async def test_late_webhooks_of_what_is_repaired_hold_nobody(company: Company) -> None:

@@ -152,6 +152,12 @@ CASES: list[tuple[str, list[Json], list[Json], list[str]]] = [
         [header({"type": "location", "location": {"latitude": 91, "longitude": 1}})],
         ["location"],
     ),
+    (
+        "no place in any world",
+        [PLACE],
+        [header({"type": "location", "location": {"latitude": 10**400, "longitude": 1}})],
+        ["location"],
+    ),
     ("a header from the future", [{"type": "HEADER", "format": "HOLOGRAM"}], [header({"type": "hologram"})], []),
     ("button suffix", [URL], [SUFFIX], []),
     ("button suffix, index a number", [URL], [button("url", 1, text("4711"))], []),
