@@ -1,6 +1,5 @@
 """Statements: what an account's credits went for, by day, campaign, category and country, with totals that add up."""
 
-import io
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -9,9 +8,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import asyncpg
-from defusedcsv import csv  # type: ignore[import-untyped]
 from sendwhy.events import Moment, Wire
 from sendwhy.postgres import Connection
+from sendwhy.sheets import csv_text
 
 DAYS_MAX = 400
 JSON_ROWS_MAX = 10_000
@@ -200,26 +199,20 @@ async def statement_lines(connection: Connection, question: Question) -> AsyncGe
     total = Sum()
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         opening = await _opening(connection, question)
-        yield _csv_text([["line", *keys, *figures, "balance"]])
+        yield csv_text([["line", *keys, *figures, "balance"]])
         if opening is not None:
-            yield _csv_text([["opening", *blank, *[None] * len(figures), opening]])
+            yield csv_text([["opening", *blank, *[None] * len(figures), opening]])
         cursor = await connection.cursor(_select(question.by), *_arguments(question))
         while rows := await cursor.fetch(CSV_ROWS_AT_ONCE):
             lines = []
             for row in (_row(question, each) for each in rows):
                 total.add(row)
                 lines.append(["row", *(getattr(row, name) for name in [*keys, *figures]), None])
-            yield _csv_text(lines)
-    yield _csv_text([["total", *blank, *total.values.values(), None]])
+            yield csv_text(lines)
+    yield csv_text([["total", *blank, *total.values.values(), None]])
     if opening is not None:
-        yield _csv_text([["closing", *blank, *[None] * len(figures), opening + total.values["net"]]])
+        yield csv_text([["closing", *blank, *[None] * len(figures), opening + total.values["net"]]])
 
 
 def _key_fields(by: By) -> Sequence[str]:
     return ("origin_kind", "origin_id") if by is By.CAMPAIGN else (by.value,)
-
-
-def _csv_text(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import io
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import structlog
-from defusedcsv import csv  # type: ignore[import-untyped]
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from sendwhy.http import Caller, IdempotencyKey, Operator, Viewer, cursor_of, position_of
 from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
+from sendwhy.sheets import csv_text
 from starlette.requests import ClientDisconnect
 
 from consent import import_store
@@ -300,18 +299,12 @@ async def _refused_lines(
     runtime: Runtime, workspace: str, import_id: UUID, header: Sequence[str]
 ) -> AsyncIterator[str]:
     """Page by page, each with a connection of its own: a slow reader holds none."""
-    yield _csv_text([["row", "field", "why", *header]])
+    yield csv_text([["row", "field", "why", *header]])
     after = 0
     while True:
         async with runtime.within(workspace) as connection:
             rows = await import_store.refused_of(connection, import_id, after, PAGE_MAX)
         if not rows:
             return
-        yield _csv_text([[row, field, detail, *cells] for row, field, detail, cells in rows])
+        yield csv_text([[row, field, detail, *cells] for row, field, detail, cells in rows])
         after = rows[-1][0]
-
-
-def _csv_text(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()

@@ -1,12 +1,10 @@
 """The JSON API under /v1 (contract.md, message-log)."""
 
-import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import uuid4
 
-from defusedcsv import csv  # type: ignore[import-untyped]
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -20,6 +18,7 @@ from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem, not_found
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
+from sendwhy.sheets import csv_text
 from sendwhy.stage import fields_of
 from sendwhy.topics import outgoing
 
@@ -261,13 +260,6 @@ async def _csv_lines(runtime: Runtime, caller: Caller, filters: Filters, viewer:
             yield csv_text([_csv_row(viewer.message(row)) for row in page.rows])
         if (cursor := page.next_cursor) is None:
             return
-
-
-def csv_text(rows: Sequence[Sequence[Any]]) -> str:
-    """Rows as CSV whose cells can't act as formulas."""
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
 
 
 def _csv_row(message: MessageView) -> list[Any]:

@@ -19,6 +19,7 @@ from sendwhy.postgres import Connection
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 from sendwhy.settings import PREFIX
+from sendwhy.sheets import csv_text
 from starlette.requests import ClientDisconnect
 
 from message_log import accounts, api, audience_view, resend_store
@@ -158,7 +159,7 @@ class Desk:
         return api.csv_response("audience", caller, self._csv_lines(caller.workspace, audience_id, group))
 
     async def _csv_lines(self, workspace: str, audience_id: UUID, group: str | None) -> AsyncIterator[str]:
-        yield api.csv_text([COLUMNS])
+        yield csv_text([COLUMNS])
         async for rows in self._pages(workspace, audience_id, group):
             async with self.runtime.within(workspace) as connection:
                 ids = [row["message_id"] for row in rows if row["body"] is None and row["message_id"]]
@@ -168,7 +169,7 @@ class Desk:
                 old = kept.get(row["message_id"])
                 to = old.to.model_dump() if old else _recipient(row["body"])
                 lines.append(audience_view.cells_of(row, to))
-            yield api.csv_text(lines)
+            yield csv_text(lines)
 
     def jsonl(self, workspace: str, audience_id: UUID, group: str | None) -> StreamingResponse:
         """The lines as they came, so that they can be corrected, or sent."""

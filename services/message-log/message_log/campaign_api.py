@@ -17,10 +17,11 @@ from sendwhy.postgres import Connection
 from sendwhy.problems import not_found
 from sendwhy.reasons import CATALOGUE, ReasonCode
 from sendwhy.service import Runtime
+from sendwhy.sheets import csv_text
 
 from message_log import api, queries
 from message_log import campaign_queries as stored
-from message_log.api import Cursor, Limit, ReasonCount, csv_response, csv_text
+from message_log.api import Cursor, Limit, ReasonCount, csv_response
 from message_log.campaign_queries import Group
 from message_log.campaign_story import Bar, Progress, progress_of, rates_of
 from message_log.queries import STATUSES, Filters

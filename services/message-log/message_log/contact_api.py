@@ -1,11 +1,9 @@
 """Contacts, and one person's eligibility, as JSON under /v1; and as CSV the lists that their services only page."""
 
-import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from defusedcsv import csv  # type: ignore[import-untyped]
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, model_validator
@@ -16,6 +14,7 @@ from sendwhy.http import Caller
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
+from sendwhy.sheets import csv_text
 
 from message_log import api, contact_queries
 from message_log.contact_queries import ContactFilters, ContactRow
@@ -236,12 +235,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, dict):
         return ": ".join(str(value[name]) for name in ("title", "detail") if value.get(name))
     return value
-
-
-def csv_text(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
 
 
 def csv_answer(name: str, workspace: str, lines: AsyncIterator[str]) -> StreamingResponse:

@@ -14,9 +14,10 @@ from sendwhy.access import Role
 from sendwhy.events import Status
 from sendwhy.problems import Problem
 from sendwhy.reasons import ReasonCode, Service
+from sendwhy.sheets import csv_text
 
 from message_log import api, login, queries
-from message_log.contact_api import csv_answer, csv_text, service_csv
+from message_log.contact_api import csv_answer, service_csv
 from message_log.language import decimal
 from message_log.language import gettext as _
 from message_log.login import Reader

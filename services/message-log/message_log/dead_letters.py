@@ -16,9 +16,10 @@ from sendwhy.http import Admin, Body, Caller, IdempotencyKey
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
+from sendwhy.sheets import csv_text
 
 from message_log import accounts, repair
-from message_log.api import CSV_PAGE, Cursor, Limit, csv_response, csv_text, scope_of, sees_everything
+from message_log.api import CSV_PAGE, Cursor, Limit, csv_response, scope_of, sees_everything
 from message_log.language import gettext as _
 from message_log.queries import Page, Text, as_uuid, from_cursor, page_of
 

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from sendwhy import http
 from sendwhy.events import Moment
 from sendwhy.http import Caller
+from sendwhy.sheets import csv_text
 
-from message_log.api import csv_response, csv_text, sees_everything
+from message_log.api import csv_response, sees_everything
 from message_log.checks import Check, Result, in_order, in_short, installation_checks, worst
 from message_log.probes import Probes
 from message_log.workspace_checks import workspace_checks

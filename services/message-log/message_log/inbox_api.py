@@ -15,9 +15,10 @@ from sendwhy.http import Caller
 from sendwhy.postgres import Connection
 from sendwhy.problems import not_found
 from sendwhy.service import Runtime
+from sendwhy.sheets import csv_text
 
 from message_log import api, inbox_queries, queries, template_forms
-from message_log.api import Cursor, Limit, csv_response, csv_text
+from message_log.api import Cursor, Limit, csv_response
 from message_log.inbox_queries import Head, Whom, Window
 from message_log.settings import MessageLogSettings
 from message_log.view import MessageView, Viewer, read_json

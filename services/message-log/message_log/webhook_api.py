@@ -11,9 +11,10 @@ from sendwhy import http
 from sendwhy.http import Caller
 from sendwhy.problems import not_found
 from sendwhy.service import Runtime
+from sendwhy.sheets import csv_text
 
 from message_log import queries, webhook_queries
-from message_log.api import CSV_PAGE, Cursor, Limit, csv_response, csv_text, scope_of, sees_everything
+from message_log.api import CSV_PAGE, Cursor, Limit, csv_response, scope_of, sees_everything
 from message_log.view import WebhookDetail, WebhookItem, webhook_detail, webhook_fields
 from message_log.webhook_queries import WebhookFilters
 
