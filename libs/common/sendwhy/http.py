@@ -45,7 +45,7 @@ BODY_BYTES_MAX = 1024 * 1024
 # Of all bodies that a process holds at once: with CONNECTIONS_MAX alone they could be 2 GB, before any token is asked.
 HELD_BYTES_MAX = 128 * 1024 * 1024
 DRAINED_BYTES_MAX = 16 * 1024 * 1024
-_WORKSPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+WORKSPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 GRACE_SECONDS = 5
 _NO_CONNECTION_LEFT = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -136,14 +136,14 @@ class GuardedProtocol(HttpToolsProtocol):
     """Ends connections whose request head or body doesn't arrive in time, or costs more than a body of its size may.
 
     Connections are bounded: beyond `connections_max` the one that has been without a request for longest makes room,
-    so that those who only hold a connection open keep nobody out.
+    so that those who only hold a connection open keep nobody out; and so does who doesn't read what is answered.
     """
 
     head_timeout_seconds = HEAD_TIMEOUT_SECONDS
     body_timeout_seconds = BODY_TIMEOUT_SECONDS
     body_bytes_per_second_min = BODY_BYTES_PER_SECOND_MIN
     connections_max = CONNECTIONS_MAX
-    # Of all connections of this process, those that no request runs on, longest first.
+    # Of all connections of this process, those that no request runs on or whose answer isn't read, longest first.
     _waiting: ClassVar[dict["GuardedProtocol", None]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -169,22 +169,35 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _make_room(self) -> None:
         longest = next(iter(self._waiting))
+        del self._waiting[longest]
         if longest is self:
             self.transport.write(_NO_CONNECTION_LEFT)
-        del self._waiting[longest]
-        longest.transport.close()
+            self.transport.close()
+        else:
+            # A mere close would wait until an answer is read that nobody reads.
+            longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._waiting.pop(self, None)
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._waiting[self] = None
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._waiting.pop(self, None)
+
     def data_received(self, data: bytes) -> None:
         finished = self._finished
         super().data_received(data)
-        if self._held is not None and self.transport.is_closing():
-            # What came after the head was no HTTP, and has been answered.
+        if self.transport.is_closing():
+            # What came was no HTTP, and has been answered; whether anybody reads that is not known.
             self._held = None
+            self._waiting[self] = None
         if self._held is not None:
             self._go_the_usual_way(self._held)
         if self._finished != finished and not self._is_begun:
@@ -199,7 +212,7 @@ class GuardedProtocol(HttpToolsProtocol):
         # Chunks of a byte each, endless extensions and trailers: what isn't body is held to a bound, too.
         overhead = self._wire_bytes - WIRE_BYTES_PER_BODY_BYTE * self._body_bytes
         if self._head_bytes > HEAD_BYTES_MAX or overhead > 2 * HEAD_BYTES_MAX:
-            self.transport.close()
+            self.transport.abort()
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= PIPELINED_MAX:
@@ -215,7 +228,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = self._body_bytes = self._earned_bytes = self._wire_bytes = 0
         self._disarm()
-        self._waiting.pop(self, None)
+        if not self.flow.write_paused:
+            self._waiting.pop(self, None)
         if self._at_once is None:
             super().on_headers_complete()
         elif self._may_be_taken_at_once():
@@ -284,8 +298,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # With pipelining the latest request's answer may be still to come.
-        if self.cycle.response_complete and not self.transport.is_closing():
+        # With pipelining the latest request's answer may be still to come. One that closes may wait for its reader.
+        if self.cycle.response_complete:
             self._waiting[self] = None
 
     def _await_within(self, seconds: float) -> None:
@@ -304,8 +318,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._earned_bytes = 0
             self._await_within(min(earned, self.body_timeout_seconds))
             return
-        if not self.transport.is_closing():
-            self.transport.close()
+        self.transport.abort()
 
 
 class TooManyPipelined(Exception):
@@ -465,7 +478,7 @@ def caller_with(role: Role) -> Any:
 
     def check(w: str, request: Request, _scheme: _Bearer) -> Caller:
         token = token_of(request)
-        if not _WORKSPACE.fullmatch(w) or not token.sees(w):
+        if not WORKSPACE.fullmatch(w) or not token.sees(w):
             raise not_found("The workspace")
         if token.role < role:
             raise Problem(403, f"This needs the role {role.name.lower()}.")

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 from sendwhy.http import BodyLimit, GuardedProtocol
 
 HELD_BYTES_MAX = 2_100_000
@@ -42,6 +44,14 @@ async def serving(protocol: type[GuardedProtocol] = Hasty) -> AsyncIterator[int]
     async def wait() -> int:
         await waits.wait()
         return 1
+
+    @app.get("/long")
+    async def answer_at_length() -> StreamingResponse:
+        async def lines() -> AsyncIterator[bytes]:
+            for _ in range(400):
+                yield b"y" * 65_536
+
+        return StreamingResponse(lines())
 
     config = uvicorn.Config(
         app,
@@ -171,6 +181,28 @@ async def test_who_holds_a_connection_open_keeps_nobody_out() -> None:
         assert await asyncio.wait_for(idle[0][0].read(), 20) == b""
         for _, writer in (*idle, *half):
             writer.close()
+
+
+async def deaf(port: int) -> socket.socket:
+    """Asks for a long answer and reads none of it."""
+    asking = socket.socket()
+    asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    asking.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(asking, ("127.0.0.1", port))
+    asking.send(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
+    return asking
+
+
+async def test_who_does_not_read_an_answer_keeps_nobody_out() -> None:
+    one = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
+    async with serving(Crowded) as port:
+        unread = [await deaf(port) for _ in range(10)]
+        async with asyncio.timeout(20):
+            # Those at work keep their places until the server has written what nobody takes from it.
+            while b" 200 " not in await talk(port, one):
+                pass
+        for asking in unread:
+            asking.close()
 
 
 async def test_where_all_connections_are_at_work_a_further_one_is_told_so() -> None:

@@ -403,7 +403,7 @@ def retry_after_seconds(header: str | None, now: datetime) -> float | None:
         return float(header) if len(header) < 7 else None
     try:
         moment = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return max(0.0, (moment - now).total_seconds())

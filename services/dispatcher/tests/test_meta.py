@@ -314,6 +314,8 @@ async def test_a_refusal_with_retry_after_waits_for_that_long() -> None:
         ("soon", None),
         ("", None),
         ("Thu, 99 Nov 2026 10:00:30 GMT", None),
+        ("Thu, 26 Nov 99999999999999999999 10:00:30 GMT", None),
+        ("Thu, 26 Nov 2026 10:00:30 +99999999999999999999", None),
     ],
 )
 def test_retry_after_comes_as_seconds_or_as_a_moment(header: str | None, seconds: float | None) -> None:
