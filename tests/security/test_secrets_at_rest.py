@@ -110,8 +110,8 @@ async def test_a_session_is_new_at_each_login_and_ends_on_the_server(postgres_ur
             house.client.cookies.clear()
             return told.partition("=")[2].partition(";")[0]
 
-        async def is_in(session: str) -> bool:
-            answer = await house.client.get(home, headers={"cookie": f"{SECURE_COOKIE}={session}"})
+        async def is_in(session: str, cookie: str = SECURE_COOKIE) -> bool:
+            answer = await house.client.get(home, headers={"cookie": f"{cookie}={session}"})
             return answer.status_code == 200
 
         planted = "planted-by-somebody-else-before-the-login"
@@ -119,6 +119,7 @@ async def test_a_session_is_new_at_each_login_and_ends_on_the_server(postgres_ur
         assert len({planted, first, second}) == 3
         assert min(len(first), len(second)) >= 43, "256 bits"
         assert [await is_in(one) for one in (planted, first, second)] == [False, True, True]
+        assert not await is_in(first, COOKIE), "a neighbouring site can plant this name"
         await house.client.post("/logout", headers=SAME_SITE | {"cookie": f"{SECURE_COOKIE}={first}"})
         assert [await is_in(one) for one in (first, second)] == [False, True]
         async with house.runtime.pool.acquire() as connection:

@@ -1,13 +1,20 @@
 """Local accounts: a name, a password (argon2id) and a role per workspace; and the record of what people did."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
 from asyncpg import Record
 from pwdlib import PasswordHash
 from sendwhy.access import Role
 from sendwhy.postgres import Connection
+from sendwhy.problems import Problem
+
+from message_log.language import gettext as _
 
 PASSWORD_LENGTH_MIN = 12
 PASSWORD_LENGTH_MAX = 256
@@ -19,8 +26,13 @@ WAIT_MAX = timedelta(minutes=15)
 _HASHER = PasswordHash.recommended()
 # Verified where an account is unknown, so that the answer takes as long as a wrong password's.
 _NOBODYS_HASH = _HASHER.hash("nobody has this password")
-# Hashing takes tens of milliseconds and of megabytes: so many at once.
-_AT_ONCE = asyncio.Semaphore(2)
+# Hashing takes tens of milliseconds and of megabytes: two at once, and so many who wait for it.
+HASHERS = ThreadPoolExecutor(2, "hasher")
+LOGINS_MAX = 20
+_logging_in: list[str] = []
+
+Connect = Callable[[], AbstractAsyncContextManager[Connection]]
+T = TypeVar("T")
 
 
 def wait_after(failures: int) -> timedelta:
@@ -30,24 +42,53 @@ def wait_after(failures: int) -> timedelta:
     return min(WAIT_MAX, WAIT_FIRST * (1 << min(failures - FREE_FAILURES, 12)))
 
 
-async def check_password(connection: Connection, name: str, password: str, now: datetime) -> bool:
-    """Whether this is an account's password. A wrong one counts; a right one that came too soon is wrong."""
-    row = await connection.fetchrow(
-        "select password_hash, failures, failed_at from account where name = $1 and disabled_at is null", name
-    )
-    too_soon = row is not None and row["failed_at"] is not None and now < row["failed_at"] + wait_after(row["failures"])
-    async with _AT_ONCE:
-        known = row["password_hash"] if row is not None else _NOBODYS_HASH
-        is_right = await asyncio.to_thread(_HASHER.verify, password[:PASSWORD_LENGTH_MAX], known)
-    if row is None or too_soon:
+async def check_password(connect: Connect, name: str, password: str, now: datetime) -> bool:
+    """Whether this is an account's password. A wrong one counts; a right one that came too soon is wrong.
+
+    Anybody may ask this, and as often as they like: so no connection is held while a password is hashed. Raises Problem
+    where too many ask at once.
+    """
+    if len(_logging_in) >= LOGINS_MAX:
+        busy = Problem(503, _("Many people log in just now. Try again in a moment."))
+        busy.headers = {"retry-after": "1"}
+        raise busy
+    _logging_in.append(name)
+    try:
+        return await _check(connect, name, password, now)
+    finally:
+        _logging_in.remove(name)
+
+
+async def _check(connect: Connect, name: str, password: str, now: datetime) -> bool:
+    known = None
+    # The database takes no NUL in a text.
+    if "\0" not in name:
+        async with connect() as connection, connection.transaction():
+            known = await _begin_try(connection, name, now)
+    given = password[:PASSWORD_LENGTH_MAX]
+    is_right = await _hashed(partial(_HASHER.verify, given, known or _NOBODYS_HASH))
+    if known is None or not is_right:
         return False
-    if is_right:
+    async with connect() as connection:
         await connection.execute("update account set failures = 0, failed_at = null where name = $1", name)
-    else:
-        await connection.execute(
-            "update account set failures = failures + 1, failed_at = $2 where name = $1", name, now
-        )
-    return is_right
+    return True
+
+
+async def _hashed(hash_or_verify: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(HASHERS, hash_or_verify)
+
+
+async def _begin_try(connection: Connection, name: str, now: datetime) -> str | None:
+    """The hash to compare with; None where there is no such account, or it is too soon. The try counts as failed until
+    it has succeeded, so that many at once are as many one after the other."""
+    row = await connection.fetchrow(
+        "select password_hash, failures, failed_at from account where name = $1 and disabled_at is null for update",
+        name,
+    )
+    if row is None or (row["failed_at"] is not None and now < row["failed_at"] + wait_after(row["failures"])):
+        return None
+    await connection.execute("update account set failures = failures + 1, failed_at = $2 where name = $1", name, now)
+    return str(row["password_hash"])
 
 
 async def roles_of(connection: Connection, name: str) -> dict[str, Role]:
@@ -75,8 +116,7 @@ async def save(
 ) -> None:
     """Create an account, or change its password (if given) and its roles in these workspaces."""
     if password is not None:
-        async with _AT_ONCE:
-            hashed = await asyncio.to_thread(_HASHER.hash, password)
+        hashed = await _hashed(partial(_HASHER.hash, password))
         await connection.execute(
             "insert into account (name, password_hash, created_by) values ($1, $2, $3)"
             " on conflict (name) do update set password_hash = $2, disabled_at = null, failures = 0, failed_at = null",

@@ -16,7 +16,7 @@ from sendwhy.service import Runtime
 
 from message_log import queries
 from message_log.language import gettext as _
-from message_log.login import COOKIE
+from message_log.login import session_in
 from message_log.queries import Filters
 
 STREAMS_MAX = 100
@@ -58,7 +58,8 @@ class Streams:
 
     async def slot(self, request: Request) -> AsyncIterator[None]:
         """A dependency: one place for as long as the stream lasts; 429 who has many, 503 where there is none left."""
-        reader = request.headers.get("authorization") or request.cookies.get(COOKIE, "")
+        session = session_in(request, secure=True) or session_in(request, secure=False)
+        reader = request.headers.get("authorization") or session or ""
         if self._open[reader] >= STREAMS_PER_READER_MAX:
             raise _later(429, _("You already follow %(most)s streams; close one.", most=STREAMS_PER_READER_MAX))
         if self._open.total() >= STREAMS_MAX:

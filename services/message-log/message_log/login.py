@@ -14,12 +14,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from fastapi import Request, Response
 from sendwhy.access import Role, Token, find_token
-from sendwhy.http import Caller
+from sendwhy.http import WORKSPACE, Caller
 from sendwhy.postgres import Connection
 from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
 
 from message_log import accounts, queries
+from message_log.accounts import Connect
 
 COOKIE = "sendwhy_session"
 # Browsers take it only over https, for this host alone, so that no neighbouring site can plant one.
@@ -76,19 +77,21 @@ def _hash(session_id: str) -> bytes:
     return hashlib.sha256(session_id.encode()).digest()
 
 
-async def log_in_by_token(connection: Connection, request: Request, given: str) -> str | None:
+async def log_in_by_token(connect: Connect, request: Request, given: str) -> str | None:
     """A new session's id, or None where the token is none of ours."""
     if find_token(request.app.state.tokens, given) is None:
         return None
     digest = hashlib.sha256(given.encode()).hexdigest()
-    return await _new_session(connection, token_digest=digest, account=None)
+    async with connect() as connection:
+        return await _new_session(connection, token_digest=digest, account=None)
 
 
-async def log_in_by_password(connection: Connection, name: str, password: str) -> str | None:
+async def log_in_by_password(connect: Connect, name: str, password: str) -> str | None:
     """A new session's id, or None where the name or the password is wrong, or tried too often."""
-    if not await accounts.check_password(connection, name, password, datetime.now(UTC)):
+    if not await accounts.check_password(connect, name, password, datetime.now(UTC)):
         return None
-    return await _new_session(connection, token_digest=None, account=name)
+    async with connect() as connection:
+        return await _new_session(connection, token_digest=None, account=name)
 
 
 async def _new_session(connection: Connection, *, token_digest: str | None, account: str | None) -> str:
@@ -97,8 +100,8 @@ async def _new_session(connection: Connection, *, token_digest: str | None, acco
     return session_id
 
 
-async def log_out(connection: Connection, request: Request) -> None:
-    await queries.end_session(connection, _hash(_session_in(request) or ""))
+async def log_out(connection: Connection, request: Request, *, secure: bool) -> None:
+    await queries.end_session(connection, _hash(session_in(request, secure=secure) or ""))
 
 
 def set_cookie(response: Response, session_id: str, *, secure: bool) -> None:
@@ -111,13 +114,13 @@ def forget_cookie(response: Response, *, secure: bool) -> None:
     response.delete_cookie(SECURE_COOKIE if secure else COOKIE, path="/", secure=secure, httponly=True, samesite="lax")
 
 
-def _session_in(request: Request) -> str | None:
-    """The plain name is read too: over http there is no other, and before an upgrade there was none."""
-    return request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE)
+def session_in(request: Request, *, secure: bool) -> str | None:
+    """Over https never the plain name's: a neighbouring site could have planted that, with a session of its own."""
+    return request.cookies.get(SECURE_COOKIE if secure else COOKIE)
 
 
-async def person_of(runtime: Runtime, request: Request) -> Person:
-    session_id = _session_in(request)
+async def person_of(runtime: Runtime, request: Request, *, secure: bool) -> Person:
+    session_id = session_in(request, secure=secure)
     if session_id is None:
         raise NotLoggedIn
     async with runtime.pool.acquire(timeout=10) as connection:
@@ -136,10 +139,10 @@ async def person_of(runtime: Runtime, request: Request) -> Person:
     return person
 
 
-async def reader_of(runtime: Runtime, request: Request, workspace: str) -> Reader:
-    person = await person_of(runtime, request)
+async def reader_of(runtime: Runtime, request: Request, workspace: str, *, secure: bool) -> Reader:
+    person = await person_of(runtime, request, secure=secure)
     token = person.in_workspace(workspace)
-    if token is None:
+    if token is None or not WORKSPACE.fullmatch(workspace):
         raise not_found("The workspace")
     acting = request.app.state.acting
     return Reader(token, workspace, f"Bearer {acting.seal(token)}" if acting.is_possible else None)

@@ -11,7 +11,7 @@ from message_log.pages import Pages, redirect
 def install(router: APIRouter, pages: Pages) -> None:
     @router.get("/")
     async def home(request: Request) -> Response:
-        person = await login.person_of(pages.runtime, request)
+        person = await login.person_of(pages.runtime, request, secure=pages.is_secure)
         own = sorted(workspace for workspace in person.roles if workspace != "*")
         if not person.sees_all_workspaces and len(own) == 1:
             return redirect(f"/w/{own[0]}/messages", request)
@@ -30,11 +30,10 @@ def install(router: APIRouter, pages: Pages) -> None:
         form = await login.form_of(request)
         token, name = form.get("token", ""), form.get("name", "")
         wanted = login.path_to_return_to(form.get("next", ""))
-        async with pages.connect() as connection:
-            if name:
-                session_id = await login.log_in_by_password(connection, name, form.get("password", ""))
-            else:
-                session_id = await login.log_in_by_token(connection, request, token)
+        if name:
+            session_id = await login.log_in_by_password(pages.connect, name, form.get("password", ""))
+        else:
+            session_id = await login.log_in_by_token(pages.connect, request, token)
         if session_id is None:
             return pages.render("login.html", status=403, next=wanted, wrong="password" if name else "token")
         response = redirect(wanted, request)
@@ -60,7 +59,7 @@ def _install_language(router: APIRouter, pages: Pages) -> None:
     async def log_out(request: Request) -> Response:
         login.refuse_foreign_form(request)
         async with pages.connect() as connection:
-            await login.log_out(connection, request)
+            await login.log_out(connection, request, secure=pages.is_secure)
         response = redirect("/login", request)
         login.forget_cookie(response, secure=pages.is_secure)
         return response

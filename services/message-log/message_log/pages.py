@@ -201,7 +201,7 @@ class Pages:
         """A dependency: who is logged in, within the workspace `w` of the path."""
 
         async def find(request: Request, w: str) -> Reader:
-            return await login.reader_of(self.runtime, request, w)
+            return await login.reader_of(self.runtime, request, w, secure=self.is_secure)
 
         return Depends(find)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from sendwhy.access import Role
 from sendwhy.postgres import Connection
-from sendwhy.problems import Problem
+from sendwhy.problems import Problem, not_found
 
 from message_log import accounts, login
 from message_log.language import gettext as _
@@ -52,6 +52,8 @@ def install(router: APIRouter, pages: Pages) -> None:
     async def remove(request: Request, name: str, reader: Reader = reader_dependency) -> Response:
         login.refuse_foreign_form(request)
         _refuse_others(reader)
+        if not _NAME.fullmatch(name):
+            raise not_found("The account")
         if name == reader.token.name:
             return await show(reader, status=422, problem=_("Nobody can take their own access away."))
         async with pages.connect() as connection, connection.transaction():

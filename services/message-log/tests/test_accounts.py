@@ -1,6 +1,9 @@
 """Local accounts on real PostgreSQL, and over the pages: who gets in, who gives access, what is noted."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +14,7 @@ from message_log import accounts
 from message_log.login import Person
 from message_log_builders import ADMIN, VIEWER, WORKSPACE
 from sendwhy.access import Role, Token
+from sendwhy.problems import Problem
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 PASSWORD = "correct horse battery"
@@ -25,22 +29,73 @@ async def database(migrated_database: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
+def always(connection: asyncpg.Connection) -> Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]:
+    return lambda: nullcontext(connection)
+
+
 @pytest.mark.postgres
 async def test_only_the_right_password_gets_in(database: asyncpg.Connection) -> None:
-    for name, password, gets_in in (("ana", PASSWORD, True), ("ana", "wrong", False), ("bob", PASSWORD, False)):
-        assert await accounts.check_password(database, name, password, NOW) is gets_in
+    connect = always(database)
+    tried = (("ana", PASSWORD, True), ("ana", "wrong", False), ("bob", PASSWORD, False), ("nul\0", PASSWORD, False))
+    for name, password, gets_in in tried:
+        assert await accounts.check_password(connect, name, password, NOW) is gets_in
     await accounts.take_role(database, "ana", "acme")
-    assert not await accounts.check_password(database, "ana", PASSWORD, NOW)
+    assert not await accounts.check_password(connect, "ana", PASSWORD, NOW)
     assert await accounts.roles_of(database, "ana") == {}
 
 
 @pytest.mark.postgres
 async def test_who_guesses_has_to_wait_and_the_right_password_waits_too(database: asyncpg.Connection) -> None:
+    connect = always(database)
     for _ in range(accounts.FREE_FAILURES):
-        await accounts.check_password(database, "ana", "wrong", NOW)
+        await accounts.check_password(connect, "ana", "wrong", NOW)
     wait = accounts.wait_after(accounts.FREE_FAILURES)
-    assert not await accounts.check_password(database, "ana", PASSWORD, NOW + wait - timedelta(seconds=1))
-    assert await accounts.check_password(database, "ana", PASSWORD, NOW + wait)
+    assert not await accounts.check_password(connect, "ana", PASSWORD, NOW + wait - timedelta(seconds=1))
+    assert await accounts.check_password(connect, "ana", PASSWORD, NOW + wait)
+
+
+@pytest.mark.postgres
+async def test_guesses_at_once_are_as_guesses_one_by_one(migrated_database: str, database: asyncpg.Connection) -> None:
+    """Those beyond the free ones aren't looked at, however fast they come: even the right one is too soon."""
+    async with asyncpg.create_pool(migrated_database, min_size=0, max_size=4) as pool:
+        wrong = [accounts.check_password(pool.acquire, "ana", "wrong", NOW) for _ in range(accounts.LOGINS_MAX)]
+        assert not any(await asyncio.gather(*wrong))
+        assert await database.fetchval("select failures from account where name = 'ana'") == accounts.FREE_FAILURES
+        assert not await accounts.check_password(pool.acquire, "ana", PASSWORD, NOW)
+
+
+@pytest.mark.postgres
+async def test_who_waits_to_be_looked_at_holds_no_connection(database: asyncpg.Connection) -> None:
+    """So a flood of logins leaves connections to stages and pages; who comes on top of it is told so at once."""
+    held, left = 0, asyncio.Semaphore(0)
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[asyncpg.Connection]:
+        nonlocal held
+        held += 1
+        async with one_by_one:
+            yield database
+        held -= 1
+        left.release()
+
+    one_by_one, may_hash = asyncio.Lock(), threading.Event()
+    for _ in range(2):
+        accounts.HASHERS.submit(may_hash.wait)
+    try:
+        flood = [
+            asyncio.create_task(accounts.check_password(connect, "nobody", "guess", NOW))
+            for _ in range(accounts.LOGINS_MAX)
+        ]
+        for _ in flood:
+            await asyncio.wait_for(left.acquire(), 20)
+        assert held == 0
+        with pytest.raises(Problem) as refused:
+            await accounts.check_password(connect, "ana", PASSWORD, NOW)
+        assert refused.value.status_code == 503
+    finally:
+        may_hash.set()
+    assert not any(await asyncio.gather(*flood))
+    assert await accounts.check_password(connect, "ana", PASSWORD, NOW)
 
 
 def test_waits_grow_and_end() -> None:
