@@ -18,7 +18,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 from asyncpg.protocol import protocol
 
-from sendwhy.tenancy import guard_rows, read_rights
+from sendwhy.tenancy import changed, guard_rows, read_rights
 from sendwhy.topics import Outgoing, Topic
 from sendwhy.values import value_class
 
@@ -119,9 +119,8 @@ async def _apply(connection: asyncpg.Connection, file: Path, applied_digest: str
         if applied_digest != digest:
             raise RuntimeError(f"{file.name} was changed after it had been applied; add a new migration instead")
         return False
-    async with connection.transaction():
-        await connection.execute(script.decode())
-        await connection.execute("insert into migration (name, digest) values ($1, $2)", file.name, digest)
+    noted = f"insert into migration (name, digest) values ('{file.name}', '{digest}')"  # noqa: S608 - both are ours
+    await changed(connection, script.decode(), noted)
     return True
 
 

@@ -24,9 +24,8 @@ POLICY = "own_workspace"
 OWN_ROWS = "workspace_id = current_setting('sendwhy.workspace', true)"
 # Of a table that a service uses, and that nobody reads for a workspace: to have this right says that all others stand.
 _MARK = "migration"
-# A policy needs the table for itself for a moment; who waits for that longer would hold up everybody behind.
-_LOCK_TRIES = 12
-_LOCK_TIMEOUT = "5s"
+_LOCK_TRIES = 30
+_LOCK_TIMEOUT = "2s"
 
 log = structlog.get_logger("sendwhy")
 
@@ -127,16 +126,27 @@ async def _guard_table(connection: asyncpg.Connection, table: str, role: str, co
     stands = await connection.fetchrow(_POLICY_OF, name, POLICY)
     if stands is not None and stands["is_on"] and stands["told"] == told:
         return
+    await changed(
+        connection,
+        f"drop policy if exists {POLICY} on {name}",
+        f"create policy {POLICY} on {name} to {role} using ({condition})",
+        f"comment on policy {POLICY} on {name} is {_literal(told)}",
+        f"alter table {name} enable row level security",
+    )
+
+
+async def changed(connection: asyncpg.Connection, *statements: str) -> None:
+    """Change tables in one transaction while services work with them. That needs each table for itself for a moment,
+    and whoever waits for it holds up everybody behind: so behind a long statement, or a backup, it gives way and tries
+    again. Raises LockNotAvailableError or DeadlockDetectedError after a minute of that."""
     for tries_left in reversed(range(_LOCK_TRIES)):
         try:
             async with connection.transaction():
                 await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
-                await connection.execute(f"drop policy if exists {POLICY} on {name}")
-                await connection.execute(f"create policy {POLICY} on {name} to {role} using ({condition})")
-                await connection.execute(f"comment on policy {POLICY} on {name} is {_literal(told)}")
-                await connection.execute(f"alter table {name} enable row level security")
+                for statement in statements:
+                    await connection.execute(statement)
             return
-        except asyncpg.LockNotAvailableError:
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             if not tries_left:
                 raise
 
