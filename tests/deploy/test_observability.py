@@ -290,6 +290,7 @@ PAUSED = 'sendwhy_queue_messages{job="dispatcher",lane="marketing",waiting_for="
 KEPT = 'sendwhy_webhook_deliveries_total{job="webhook-ingest",source="meta",result="received"}'
 LOST = 'sendwhy_webhook_deliveries_total{job="webhook-ingest",source="meta",result="unavailable"}'
 DEAD = 'sendwhy_dead_letters_total{job="consent",topic="send.requested",error="unreadable"}'
+MISSED = 'sendwhy_records_missed_total{job="consent",stage="send.requested"}'
 SILENT = 'sendwhy_senders_silent{job="webhook-ingest",cause="subscription_gone"}'
 LAG = 'sendwhy_consumer_lag_messages{job="billing",stage="send.consented"}'
 DONE = 'sendwhy_stage_batch_records_count{job="billing",stage="send.consented"}'
@@ -362,6 +363,8 @@ CASES = [
     Case("ReceiptsMissing", {'sendwhy_receipts_missing_ratio{job="webhook-ingest"}': "0.2x100"}, "20m", fires=False),
     Case("DeadLetters", {DEAD: "_x8 1x40"}, "5m", fires=True),
     Case("DeadLetters", {DEAD: "1x120"}, "25m", fires=False),
+    Case("RecordsMissed", {MISSED: "_x8 7x40"}, "5m", fires=True),
+    Case("RecordsMissed", {MISSED: "0x120"}, "25m", fires=False),
     Case("ConsumerStandsStill", {LAG: "0x8 7x60", DONE: "9x80"}, "15m", fires=True),
     Case("ConsumerStandsStill", {LAG: "0x8 7x60"}, "15m", fires=True),
     Case("ConsumerStandsStill", {LAG: "0x8 7x60", DONE: "9+1x80"}, "15m", fires=False),

@@ -78,6 +78,7 @@ class Metric(StrEnum):
     LAST_PROGRESS = "sendwhy_last_progress_timestamp_seconds"
     COMMIT_FAILURES = "sendwhy_commit_failures_total"
     DEAD_LETTERS = "sendwhy_dead_letters_total"
+    RECORDS_MISSED = "sendwhy_records_missed_total"
     PRODUCER_REBUILDS = "sendwhy_producer_rebuilds_total"
     UNPUBLISHED = "sendwhy_unpublished_events"
     ERASURES_UNFINISHED = "sendwhy_erasures_unfinished"
@@ -258,6 +259,7 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         Metric.LAST_PROGRESS: MetricSpec("when a consumer last finished a batch or found nothing to do", ("stage",)),
         Metric.COMMIT_FAILURES: MetricSpec("offset commits that Kafka refused", ("stage",)),
         Metric.DEAD_LETTERS: MetricSpec("records put aside with their error", ("topic", "error")),
+        Metric.RECORDS_MISSED: MetricSpec("records that Kafka deleted by their age before we read them", ("stage",)),
         Metric.PRODUCER_REBUILDS: MetricSpec("producers replaced after a terminal error"),
         Metric.UNPUBLISHED: MetricSpec("events of ours that wait for the sweep to publish them"),
         Metric.ERASURES_UNFINISHED: MetricSpec(

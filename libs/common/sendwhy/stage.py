@@ -38,8 +38,8 @@ from sendwhy.kafka import (
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.patience import TRIES_BEFORE_BLAME, pause_after
-from sendwhy.postgres import DATA_ERRORS, TRANSIENT_ERRORS, Connection, store_reached
-from sendwhy.topics import Outgoing, Topic, utc_from_ms
+from sendwhy.postgres import DATA_ERRORS, TRANSIENT_ERRORS, Connection, load_reached, store_reached
+from sendwhy.topics import TOPICS, Outgoing, Topic, utc_from_ms
 from sendwhy.values import value_class
 
 STANDSTILL_SECONDS = 60.0
@@ -166,9 +166,12 @@ class Stage(Generic[T]):
         self._failures = 0
         # As far as this replica knows; Kafka may know of more.
         self._committed: dict[TopicPartition, int] = {}
+        # By topic and partition, what comes next after what this replica has handled; another may have gone further.
+        self._expected: dict[tuple[str, int], int] = {}
         self.last_progress = time.monotonic()
         metrics.inc(Metric.DEAD_LETTERS, 0, topic=topic, error="unreadable")
         metrics.inc(Metric.COMMIT_FAILURES, 0, stage=self.name)
+        metrics.inc(Metric.RECORDS_MISSED, 0, stage=self.name)
 
     def subscribe(self, broker: KafkaBroker) -> None:
         subscriber = broker.subscriber(
@@ -213,6 +216,7 @@ class Stage(Generic[T]):
 
     async def _work(self, batch: tuple[ConsumerRecord[Any, Any], ...], consumer: AIOKafkaConsumer) -> None:
         records: list[Record[Any]] = [record_of(self.topic, entry) for entry in batch]
+        await self._tell_of_missed(records, consumer)
         good, bad = self._parse_all(records)
         # What somebody else wrote is put aside all the same after a few tries: a flood of theirs must not stop ours.
         if self._failures < TRIES_BEFORE_BLAME:
@@ -220,6 +224,7 @@ class Stage(Generic[T]):
         aside: list[Outgoing] = []
         is_done = await self._is_done_jointly(good, records)
         publish = [] if is_done else [*await self._tell_of(bad, good), *await self._transact(good, records, aside)]
+        self._expected |= _next_offsets(records)
         if self._on_committed is not None:
             self._on_committed(good)
         self._refuse_flood(len(aside), len(records))
@@ -231,6 +236,27 @@ class Stage(Generic[T]):
         self._metrics.observe(Metric.STAGE_SECONDS, *waited, stage=self.name)
         if self._joint is not None:
             await self._joint.rest()
+
+    async def _tell_of_missed(self, records: Sequence[Record[Any]], consumer: AIOKafkaConsumer) -> None:
+        """Kafka deletes by age also what nobody has read by then, and a consumer goes on behind that without a word."""
+        if TOPICS[self.topic].compacted:
+            return
+        firsts = {(str(record.topic), record.partition): record.offset for record in reversed(records)}
+        beyond = [place for place, first in firsts.items() if first > self._expected.get(place, 0)]
+        if not beyond:
+            return
+        async with self._pool().acquire(timeout=30) as connection:
+            reached = await load_reached(connection, self._service_group)
+        # Gaps of other causes, as of an upstream system's transactions, lie behind what Kafka still has.
+        passed = [place for place in beyond if place in reached and firsts[place] > reached[place]]
+        places = [TopicPartition(*place) for place in passed]
+        begins = await asyncio.wait_for(consumer.beginning_offsets(places), 15) if places else {}
+        missed = sum(max(0, begins[place] - reached[place]) for place in places)
+        # Told once, also if the batch has to be tried again.
+        self._expected |= {place: firsts[place] for place in beyond}
+        if missed:
+            self._metrics.inc(Metric.RECORDS_MISSED, missed, stage=self.name)
+            log.error("Kafka has deleted records that were never read", topic=self.topic, count=missed)
 
     @staticmethod
     def _refuse_flood(bad: int, records: int) -> None:
@@ -360,17 +386,18 @@ class Stage(Generic[T]):
         self._failures += 1
         self._metrics.inc(Metric.STAGE_FAILURES, stage=self.name, error=name.partition(" ")[0])
         passing = error is not None and _passes(error)
-        log.warning(
-            "batch failed, it is tried again" if passing else "batch failed unexpectedly, it is tried again",
-            topic=self.topic,
-            attempt=self._failures,
-            error=name,
-            exc_info=None if passing else error,
-        )
         first: dict[TopicPartition, int] = {}
         for entry in batch:
             place = TopicPartition(entry.topic, entry.partition)
             first[place] = min(entry.offset, first.get(place, entry.offset))
+        log.warning(
+            "batch failed, it is tried again" if passing else "batch failed unexpectedly, it is tried again",
+            topic=self.topic,
+            offset=[f"{place.partition}/{offset}" for place, offset in first.items()],
+            attempt=self._failures,
+            error=name,
+            exc_info=None if passing else error,
+        )
         for place, offset in first.items():
             if place in consumer.assignment():
                 consumer.seek(place, offset)

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sendwhy.events import SendCancelled
@@ -292,6 +292,38 @@ async def test_a_database_older_than_the_log_is_refused_until_it_is_rewound(worl
         await until(both)
 
 
+async def test_what_kafka_has_deleted_unread_is_told(world: World) -> None:
+    async def is_seen(message_id: str) -> bool:
+        return message_id in await world.seen()
+
+    await world.send(world.cancel("before"))
+    async with world.running() as runtime:
+        await until(lambda: is_seen("before"))
+        assert missed(runtime) == 0
+    await world.send(*(world.cancel(f"unread-{number}") for number in range(3)), world.cancel("after"))
+    place = TopicPartition(TOPIC, partition_of(b"k", range(TOPICS[TOPIC].partitions), []))
+    bootstrap = world.settings.kafka_bootstrap_servers
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap) as consumer:
+        last = (await consumer.end_offsets([place]))[place] - 1
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.delete_records({place: RecordsToDelete(before_offset=last)})
+    await admin.close()
+    world.fail_with = [KeyError("told once, however often the batch is tried")]
+    async with world.running() as runtime:
+        await until(lambda: is_seen("after"))
+        assert missed(runtime) == 3
+
+
+def missed(runtime: Runtime) -> float:
+    (line,) = (
+        line
+        for line in runtime.metrics.text().decode().splitlines()
+        if line.startswith("sendwhy_records_missed_total{")
+    )
+    return float(line.rpartition(" ")[2])
+
+
 async def test_partitions_that_were_added_are_read_from_the_beginning_too(world: World) -> None:
     topic = Topic.WEBHOOK_REFUSED
     admin = AIOKafkaAdminClient(bootstrap_servers=world.settings.kafka_bootstrap_servers)
@@ -530,6 +562,27 @@ async def test_migrations_are_applied_once_and_never_changed(fresh_database: str
     (tmp_path / "0001_test.sql").write_text(SCHEMA + " -- changed")
     with pytest.raises(RuntimeError, match="changed"):
         await migrate(fresh_database, tmp_path)
+
+
+async def test_a_migration_that_waits_for_a_table_holds_up_nobody_behind_it(
+    fresh_database: str, tmp_path: Path
+) -> None:
+    (tmp_path / "0001_test.sql").write_text(SCHEMA)
+    await migrate(fresh_database, tmp_path)
+    (tmp_path / "0002_test.sql").write_text("alter table seen add column more text")
+    backup, service = await asyncpg.connect(fresh_database), await asyncpg.connect(fresh_database)
+
+    async def it_waits() -> bool:
+        return bool(await backup.fetchval("select exists (select from pg_locks where not granted)"))
+
+    async with backup.transaction():
+        await backup.execute("lock table seen in access share mode")
+        migration = asyncio.create_task(migrate(fresh_database, tmp_path))
+        await until(it_waits)
+        await service.execute("insert into seen values ('meanwhile', '')", timeout=30)
+    assert await migration == ["0002_test.sql"]
+    await backup.close()
+    await service.close()
 
 
 async def test_old_decisions_are_forgotten(fresh_database: str, tmp_path: Path) -> None:
