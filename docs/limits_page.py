@@ -12,6 +12,7 @@ from consent.settings import Settings as ConsentSettings
 from dispatcher.answers import RETRY_AFTER_MAX_SECONDS
 from dispatcher.meta import ANSWER_BYTES_MAX, PAGE_BYTES_MAX, PAGES_MAX
 from dispatcher.settings import Settings as DispatcherSettings
+from message_log.accounts import LOGINS_MAX
 from message_log.api import LIMIT_MAX
 from message_log.audience_api import RUNNING_MAX
 from message_log.audience_lines import FILE_BYTES_MAX, LINE_BYTES_MAX, LINES_MAX
@@ -71,7 +72,12 @@ CONNECTIONS: Rows = (
     ("slowest body", f"{_bytes(http.BODY_BYTES_PER_SECOND_MIN)}/s", "closed", HTTP),
     ("bytes on the wire for a byte of body", f"{http.WIRE_BYTES_PER_BODY_BYTE}", "closed", HTTP),
     ("requests that wait on one connection", str(http.PIPELINED_MAX), "400", HTTP),
-    ("connections of a process", f"{http.CONNECTIONS_MAX:,}", "the one idle for longest is closed, else 503", HTTP),
+    (
+        "connections of a process",
+        f"{http.CONNECTIONS_MAX:,}",
+        "the one idle, or not reading its answer, for longest is closed, else 503",
+        HTTP,
+    ),
     ("a body, unless the path says otherwise", _bytes(http.BODY_BYTES_MAX), "413", BAD),
     ("all bodies that a process holds", _bytes(http.HELD_BYTES_MAX), "503, Retry-After", HTTP),
     ("Idempotency-Key", "128 visible characters", "422", BAD),
@@ -137,6 +143,12 @@ SERVICES: Rows = (
     ),
     ("a repaired dead letter", _bytes(REPAIRED_BYTES_MAX), "422", "services/message-log/tests/test_repair.py"),
     ("fields of a form", str(FORM_FIELDS_MAX), "the form is taken as empty", UNTRIED),
+    (
+        "logins with a password at once",
+        str(LOGINS_MAX),
+        "503, Retry-After",
+        "services/message-log/tests/test_accounts.py",
+    ),
     ("live streams of a token or a session", str(STREAMS_PER_READER_MAX), "429, Retry-After", LIVE),
     ("live streams of a process", str(STREAMS_MAX), "503, Retry-After", LIVE),
 )
