@@ -173,7 +173,7 @@ HARMLESS = [
     BadRecord("a header of CloudEvents of tomorrow", GOES, wrapped(bytes),
               headers=(("ce_specversion", b"9.0"), ("ce_type", b"com.example.other.v9"))),
     BadRecord("one header many times", GOES, wrapped(bytes), headers=(("ce_id", b"1"),) * 200),
-    BadRecord("a traceparent that is none", GOES, wrapped(bytes), headers=(("traceparent", b"\xff\0\n" * 1000),)),
+    BadRecord("a traceparent that is none", GOES, wrapped(bytes), headers=(("traceparent", b"\x1e\xff\x1f\0\n" * 1000),)),
     BadRecord("two traceparents", GOES, wrapped(bytes), headers=(("traceparent", TRACE),) * 2),
     BadRecord("an empty header", GOES, wrapped(bytes), headers=(("", b""), ("content-type", b"avro/binary"))),
     BadRecord("a header of 200 KB", GOES, wrapped(bytes), headers=(("x", b"x" * 200_000),)),

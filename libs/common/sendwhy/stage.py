@@ -6,6 +6,7 @@ refuses for its data, goes to dead.letters with its bytes and its neighbours go 
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -47,6 +48,8 @@ STANDSTILL_SECONDS = 60.0
 DEAD_LETTER_SHARE_MAX = 0.5
 DEAD_LETTER_SHARE_BATCH_MIN = 200
 
+_TRACE = re.compile(rb"[\x21-\x7e]{1,128}")
+
 log = structlog.get_logger("sendwhy")
 T = TypeVar("T")
 
@@ -66,7 +69,9 @@ class Record(Generic[T]):
 
     @property
     def trace(self) -> bytes | None:
-        return self.header("traceparent")
+        """What is handed on, and stored beside what is decided; none where it can't be one: anybody may write it."""
+        trace = self.header("traceparent")
+        return trace if trace is not None and _TRACE.fullmatch(trace) else None
 
     @property
     def place(self) -> str:

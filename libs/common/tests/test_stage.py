@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,23 @@ async def test_a_record_that_is_nested_too_deeply_for_its_parser_is_put_aside(wo
         await until(both)
     letters = await dead_letters(world.settings.kafka_bootstrap_servers, world.workspace)
     assert [letter.value for letter in letters] == [world.cancel("deep")]
+
+
+@pytest.mark.parametrize(
+    ("header", "trace"),
+    [
+        (b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", True),
+        # What the columns of stored headers are told apart by.
+        (b"00-1\x1e\xff", False),
+        (b"00-1\x1fname", False),
+        (b"0" * 129, False),
+        (b"", False),
+        (None, False),
+    ],
+)
+async def test_what_can_not_be_a_traceparent_is_not_handed_on(header: Any, trace: bool) -> None:
+    record = Record(None, TOPIC, 0, 0, datetime.now(UTC), None, b"", (("traceparent", header),))
+    assert record.trace == (header if trace else None)
 
 
 async def test_one_unreadable_record_is_put_aside_and_its_neighbours_go_on(world: World) -> None:

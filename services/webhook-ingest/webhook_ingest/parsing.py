@@ -121,7 +121,7 @@ def delivery_of(record: Record[None]) -> Delivery:
         record.partition,
         record.offset,
         _text(headers.get("shopify_topic")),
-        headers.get("traceparent"),
+        record.trace,
         _text(headers.get("shopify_event_id")),
     )
 
