@@ -36,6 +36,8 @@ SERVER_SETTINGS = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
     "tcp_user_timeout": "30s",
+    # Whatever the server's own is: a mark "in flight" that vanished in a crash would let a message go out twice.
+    "synchronous_commit": "on",
     "timezone": "UTC",
 }
 # For a service that looks up batches by their keys in tables split by a hash of these (ADR 47). PostgreSQL adds up what

@@ -38,6 +38,18 @@ async def test_a_connection_goes_back_without_a_word(fresh_database: str) -> Non
     await pool.close()
 
 
+async def test_a_commit_is_on_disk_whatever_the_server_does_by_itself(fresh_database: str) -> None:
+    connection = await asyncpg.connect(fresh_database)
+    await connection.execute(
+        "do $$ begin execute format('alter database %I set synchronous_commit = off', current_database()); end $$"
+    )
+    await connection.close()
+    pool = await connect_pool(fresh_database, service="test", size=1)
+    async with pool.acquire() as connection:
+        assert await connection.fetchval("show synchronous_commit") == "on"
+    await pool.close()
+
+
 async def test_what_is_left_open_is_undone(fresh_database: str) -> None:
     pool = await connect_pool(fresh_database, service="test", size=1)
     async with pool.acquire() as connection:
