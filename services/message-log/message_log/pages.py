@@ -298,7 +298,11 @@ def _authorization(reader: Reader) -> str:
 
 
 async def static_file(path: str) -> Response:
-    file = (STATIC / path).resolve()
+    try:
+        file = (STATIC / path).resolve()
+    except (ValueError, OSError):
+        # A NUL in it, or a name longer than any.
+        raise not_found("The file") from None
     if not file.is_relative_to(STATIC) or not file.is_file():
         raise not_found("The file")
     kind = mimetypes.guess_type(file.name)[0] or "text/plain"

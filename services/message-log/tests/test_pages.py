@@ -194,10 +194,19 @@ def test_a_viewer_sees_no_phone_number_and_no_raw_body(message_log: MessageLog) 
 
 
 def test_no_file_outside_the_static_folder_is_served(message_log: MessageLog) -> None:
-    for path in ("/static/../pages.py", "/static/%2e%2e/pages.py", "/static/..%2fpages.py", "/static/vendor"):
+    odd = ("../pages.py", "%2e%2e/pages.py", "..%2fpages.py", "vendor", "%00", "x" * 5000)
+    for path in (f"/static/{one}" for one in odd):
         assert httpx.get(message_log.url + path, trust_env=False).status_code == 404
     answer = httpx.get(f"{message_log.url}/static/app.css", trust_env=False)
     assert answer.headers["content-type"].startswith("text/css")
+
+
+def test_a_workspace_that_can_not_be_is_not_found(browser: httpx.Client) -> None:
+    """Also by who sees all there are."""
+    for workspace in ("%00", "a%20b", "x" * 65, "%ff"):
+        assert browser.get(f"/w/{workspace}/messages").status_code == 404
+    removed = browser.post(f"/w/{WORKSPACE}/people/a%00b/remove", headers=SAME_SITE)
+    assert removed.status_code == 404
 
 
 def test_vendored_files_are_what_the_list_says() -> None:
