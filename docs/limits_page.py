@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from billing.api import CREDITS_MAX, PRICES_MAX
-from billing.reports import CSV_AT_ONCE
+from billing.reports import CSV_AT_ONCE, CSV_FILES_MAX
 from billing.statements import DAYS_MAX, JSON_ROWS_MAX
 from consent.import_csv import COLUMNS_MAX, ROW_LETTERS_MAX
 from consent.imports import HELD_AT_ONCE, RUNNING_AT_ONCE
@@ -14,7 +14,7 @@ from dispatcher.meta import ANSWER_BYTES_MAX, PAGE_BYTES_MAX, PAGES_MAX
 from dispatcher.settings import Settings as DispatcherSettings
 from message_log.accounts import LOGINS_MAX
 from message_log.api import LIMIT_MAX
-from message_log.audience_api import RUNNING_MAX
+from message_log.audience_api import RUNNING_MAX, UPLOADS_AT_ONCE
 from message_log.audience_lines import FILE_BYTES_MAX, LINE_BYTES_MAX, LINES_MAX
 from message_log.live import STREAMS_MAX, STREAMS_PER_READER_MAX
 from message_log.login import FORM_FIELDS_MAX
@@ -38,6 +38,7 @@ STAGE, IMPORTS = "libs/common/tests/test_stage.py", "services/consent/tests/test
 CSV, META = "services/consent/tests/test_import_csv.py", "services/dispatcher/tests/test_meta.py"
 LIVE = "services/message-log/tests/test_live.py"
 LEDGER = "services/billing/tests/test_statements.py"
+AUDIENCE = "services/message-log/tests/test_audience.py"
 KNOCKS = "services/webhook-ingest/tests/test_app.py"
 # No test of its own goes beyond it.
 UNTRIED = ""
@@ -127,13 +128,15 @@ SERVICES: Rows = (
     ("prices at once", f"{PRICES_MAX:,}", "422", BAD),
     ("span of a statement", f"{DAYS_MAX} days", "422", BAD),
     ("rows of a statement as JSON", f"{JSON_ROWS_MAX:,}", "422; CSV has no bound", LEDGER),
-    ("statements as CSV at once", str(CSV_AT_ONCE), "503, Retry-After", UNTRIED),
+    ("statements as CSV that are written at once", str(CSV_AT_ONCE), "503, Retry-After", UNTRIED),
+    ("those that are not read to their end yet", str(CSV_FILES_MAX), "503, Retry-After", LEDGER),
     ("file of contacts", _bytes(int(_default(ConsentSettings, "import_bytes_max"))), "413", IMPORTS),
     ("files of contacts at once", f"{RUNNING_AT_ONCE} run, {HELD_AT_ONCE} wait", "503, Retry-After", UNTRIED),
     ("columns of a file", f"{COLUMNS_MAX:,}", "422", BAD),
     ("letters of a row", f"{ROW_LETTERS_MAX:,}", "that row is refused", CSV),
     ("file of an audience check", f"{_bytes(FILE_BYTES_MAX)}, {_most(LINES_MAX, 'lines')}", "413, 422", UNTRIED),
-    ("a line of it", _bytes(LINE_BYTES_MAX), "that line is broken", "services/message-log/tests/test_audience.py"),
+    ("files of audience checks that are read at once", str(UPLOADS_AT_ONCE), "503, Retry-After", AUDIENCE),
+    ("a line of it", _bytes(LINE_BYTES_MAX), "that line is broken", AUDIENCE),
     ("checks and plans of a workspace at once", str(RUNNING_MAX), "429, Retry-After", UNTRIED),
     (
         "messages of a plan to send again",

@@ -1,8 +1,10 @@
 """Audience checks and plans to send again, under /v1 (contract.md, message-log)."""
 
 import asyncio
+import errno
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Annotated, Any
 from urllib.parse import urlencode
@@ -36,6 +38,8 @@ from message_log.settings import MessageLogSettings
 from message_log.view import Viewer, read_json
 
 SPOOLED_BYTES = 1024 * 1024
+# Each lies on this process' disk, in the folder for temporary files, until its lines are stored.
+UPLOADS_AT_ONCE = 3
 LINES_AT_ONCE = 1000
 RUNNING_MAX = 5
 # Bodies of requests for this service, by method and path; everything else is small.
@@ -134,6 +138,24 @@ class Desk:
 
     def __init__(self, runtime: Runtime, audiences: Audiences) -> None:
         self.runtime, self.audiences = runtime, audiences
+        self._uploads = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Room for one more file on this process' disk. Raises Problem where there is none."""
+        if self._uploads >= UPLOADS_AT_ONCE:
+            problem = Problem(503, _("%(count)s files are being read just now. Try again.", count=UPLOADS_AT_ONCE))
+            problem.headers = {"retry-after": "5"}
+            raise problem
+        self._uploads += 1
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise Problem(507, _("There is no room for the file on this service’s disk.")) from None
+        finally:
+            self._uploads -= 1
 
     async def begin(self, take: Take) -> UUID:
         """Take a run, and begin it."""
@@ -301,7 +323,7 @@ def _file_routes(router: APIRouter, settings: MessageLogSettings, desk: Desk, wr
     ) -> Response:
         """Judge a file of send requests: how many would go, wait or fail, and why. Nothing is sent or charged."""
         asked = writes.asked(request, caller)
-        with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
+        with desk.place(), tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
             digest = await _received(request, file)
 
             async def take(connection: Connection) -> Run:

@@ -101,11 +101,12 @@ def _file_routes(router: APIRouter, shown: _Shown) -> None:
         needs_operator(request, reader)
         asked = shown.asked(request, reader)
         try:
-            async with request.form(max_files=1, max_fields=10) as form:
-                file = form.get("file")
-                if not isinstance(file, UploadFile) or not file.filename:
-                    return await shown.list_page(request, reader, problem=_("Choose a file first."))
-                made = await _take_file(shown.desk, asked, file.file, file.filename)
+            with shown.desk.place():
+                async with request.form(max_files=1, max_fields=10) as form:
+                    file = form.get("file")
+                    if not isinstance(file, UploadFile) or not file.filename:
+                        return await shown.list_page(request, reader, problem=_("Choose a file first."))
+                    made = await _take_file(shown.desk, asked, file.file, file.filename)
         except Problem as problem:
             if problem.status_code >= 500:
                 raise

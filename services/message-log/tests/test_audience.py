@@ -1,16 +1,20 @@
 """What becomes of many requests together: the first gate that doesn't let one pass is its outcome, and what one takes
 the next has not, in however many calls they were asked about."""
 
+import errno
 import io
 import json
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from message_log.audience import Answers, Count, Outcome, Verdict, credits_needed
+from message_log.audience_api import UPLOADS_AT_ONCE, Desk
 from message_log.audience_lines import LINE_BYTES_MAX, Line, Reading
 from sendwhy.events import Gate, reason
+from sendwhy.problems import Problem
 from sendwhy.reasons import ReasonCode, Service
 
 R = ReasonCode
@@ -193,3 +197,16 @@ def test_any_file_is_partitioned_into_its_lines(lines: list[bytes]) -> None:
     assert [line.number for line in found if line.number != 1] == [number for number in filled if number != 1]
     taken = [line.message_id for line in found if line.verdict is None]
     assert len(set(taken)) == len(taken)
+
+
+def test_only_so_many_files_lie_on_the_disk_at_once() -> None:
+    desk = Desk(cast(Any, None), cast(Any, None))
+    with ExitStack() as held:
+        for _ in range(UPLOADS_AT_ONCE):
+            held.enter_context(desk.place())
+        with pytest.raises(Problem) as refused, desk.place():
+            pass
+    with pytest.raises(Problem) as full, desk.place():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with desk.place():
+        assert (refused.value.status_code, full.value.status_code) == (503, 507)
