@@ -213,7 +213,7 @@ async def test_a_statement_of_too_many_rows_is_refused_as_json_and_whole_as_csv(
 
 
 async def test_statements_that_nobody_reads_to_their_end_are_bounded() -> None:
-    read = [tempfile.SpooledTemporaryFile(mode="w+", encoding="utf-8") for _ in range(CSV_FILES_MAX)]
+    read = [tempfile.SpooledTemporaryFile(mode="w+", encoding="utf-8") for _ in range(CSV_FILES_MAX)]  # noqa: SIM115
     files: Files = WeakSet(read)
     with pytest.raises(Problem) as refused:
         await _csv(cast(Any, None), asyncio.Semaphore(), files, question([By.DAY]))
