@@ -22,6 +22,7 @@ import kubernetes_validate  # type: ignore[import-untyped]  # no stubs
 import pytest
 import yaml
 from billing.settings import BillingSettings
+from consent.imports import HELD_AT_ONCE
 from consent.settings import Settings as ConsentSettings
 from dispatcher.settings import Settings as DispatcherSettings
 from fastapi.routing import APIRoute
@@ -407,7 +408,7 @@ def test_imports_of_contacts_lie_on_a_disk_that_may_be_written(built: Manifests)
     (mount,) = [each for each in built.container("consent")["volumeMounts"] if each["mountPath"] == folder]
     (volume,) = [each for each in built.pods["consent"]["spec"]["volumes"] if each["name"] == mount["name"]]
     size = int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 1024**3
-    assert size >= 2 * ConsentSettings.model_fields["import_bytes_max"].default
+    assert size >= HELD_AT_ONCE * ConsentSettings.model_fields["import_bytes_max"].default
 
 
 def routes(name: str) -> set[str]:
