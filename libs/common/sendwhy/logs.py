@@ -120,4 +120,6 @@ def set_up(service: str, replica: str = "0") -> structlog.stdlib.BoundLogger:
         cache_logger_on_first_use=False,
     )
     logger: structlog.stdlib.BoundLogger = structlog.get_logger("sendwhy").bind(service=service, replica=replica)
+    # Python's own way would tell an error that nobody caught with all its words.
+    sys.excepthook = lambda _kind, error, _trace: logger.critical("the process ends by an error", exc_info=error)
     return logger

@@ -94,7 +94,7 @@ async def migrate(url: str, folder: Path) -> list[str]:
     """Apply the common and the service's migrations that are not applied yet, in order of name; returns their names.
 
     One transaction a file, one migrator at a time. Then the rows are guarded as the folder's rights say (tenancy.py).
-    Raises RuntimeError if an applied file was changed afterwards.
+    Raises RuntimeError, which names the file, if one fails or was changed after it had been applied.
     """
     files = [*sorted(COMMON_MIGRATIONS.glob("*.sql")), *sorted(folder.glob("*.sql"))]  # noqa: ASYNC240 - once, at deploy
     connection = await asyncpg.connect(url, timeout=30)
@@ -122,7 +122,11 @@ async def _apply(connection: asyncpg.Connection, file: Path, applied_digest: str
             raise RuntimeError(f"{file.name} was changed after it had been applied; add a new migration instead")
         return False
     noted = f"insert into migration (name, digest) values ('{file.name}', '{digest}')"  # noqa: S608 - both are ours
-    await changed(connection, script.decode(), noted)
+    try:
+        await changed(connection, script.decode(), noted)
+    except asyncpg.PostgresError as error:
+        # Without its words, which hold the values of rows.
+        raise RuntimeError(f"{file.name} failed, nothing of it stands: {type(error).__name__}") from error
     return True
 
 

@@ -585,7 +585,10 @@ def main(
     logs.set_up(service, settings.replica)
     if command == "migrate":
         asyncio.run(_reach(settings, kafka=False))
-        applied = asyncio.run(migrate(settings.database_url.get_secret_value(), migrations))
+        try:
+            applied = asyncio.run(migrate(settings.database_url.get_secret_value(), migrations))
+        except RuntimeError as error:
+            raise SystemExit2(str(error)) from None
         log.info("migrations are applied", new=applied)
     elif command == "serve":
         app = make_app(settings)

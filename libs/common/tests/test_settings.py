@@ -214,6 +214,22 @@ def test_canaries_in_no_log_line_also_with_tracebacks() -> None:
     assert logging.getLogger("foreign").handlers == []
 
 
+UNCAUGHT = """
+from sendwhy.logs import set_up
+set_up("test")
+raise ValueError("Key (phone)=(+525512345678) exists, EAAcanary") from KeyError("+525512345678")
+"""
+
+
+def test_an_error_that_nobody_catches_ends_the_process_without_its_words() -> None:
+    ended = subprocess.run([sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, timeout=60, check=False)
+    (line,) = ended.stderr.splitlines()
+    told = json.loads(line)
+    assert (ended.returncode, told["level"], told["error"]) == (1, "critical", "ValueError < KeyError")
+    assert "5678" not in line
+    assert "EAAcanary" not in line
+
+
 def test_what_a_library_repeats_is_told_once_in_a_while() -> None:
     now = 100.0
     seldom = Seldom(lambda: now)

@@ -582,6 +582,17 @@ async def test_migrations_are_applied_once_and_never_changed(fresh_database: str
         await migrate(fresh_database, tmp_path)
 
 
+async def test_a_migration_that_fails_names_its_file_and_no_value(fresh_database: str, tmp_path: Path) -> None:
+    (tmp_path / "0001_test.sql").write_text(SCHEMA)
+    values = "insert into seen values ('+525512345678', ''), ('+525512345678', '')"
+    (tmp_path / "0002_test.sql").write_text(f"alter table seen add column more text; {values}")
+    with pytest.raises(RuntimeError) as failed:
+        await migrate(fresh_database, tmp_path)
+    assert str(failed.value) == "0002_test.sql failed, nothing of it stands: UniqueViolationError"
+    (tmp_path / "0002_test.sql").write_text("alter table seen add column more text")
+    assert await migrate(fresh_database, tmp_path) == ["0002_test.sql"]
+
+
 async def test_a_migration_that_waits_for_a_table_holds_up_nobody_behind_it(
     fresh_database: str, tmp_path: Path
 ) -> None:
