@@ -300,10 +300,11 @@ def _authorization(reader: Reader) -> str:
 async def static_file(path: str) -> Response:
     try:
         file = (STATIC / path).resolve()
+        is_ours = file.is_relative_to(STATIC) and file.is_file()
     except (ValueError, OSError):
         # A NUL in it, or a name longer than any.
-        raise not_found("The file") from None
-    if not file.is_relative_to(STATIC) or not file.is_file():
+        is_ours = False
+    if not is_ours:
         raise not_found("The file")
     kind = mimetypes.guess_type(file.name)[0] or "text/plain"
     headers = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
