@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from billing.api import CREDITS_MAX, PRICES_MAX
-from billing.reports import CSV_AT_ONCE, CSV_FILES_MAX
+from billing.reports import CSV_AT_ONCE
 from billing.statements import DAYS_MAX, JSON_ROWS_MAX
 from consent.import_csv import COLUMNS_MAX, ROW_LETTERS_MAX
 from consent.imports import HELD_AT_ONCE, RUNNING_AT_ONCE
@@ -128,8 +128,7 @@ SERVICES: Rows = (
     ("prices at once", f"{PRICES_MAX:,}", "422", BAD),
     ("span of a statement", f"{DAYS_MAX} days", "422", BAD),
     ("rows of a statement as JSON", f"{JSON_ROWS_MAX:,}", "422; CSV has no bound", LEDGER),
-    ("statements as CSV that are written at once", str(CSV_AT_ONCE), "503, Retry-After", UNTRIED),
-    ("those that are not read to their end yet", str(CSV_FILES_MAX), "503, Retry-After", LEDGER),
+    ("statements as CSV at once", str(CSV_AT_ONCE), "503, Retry-After", UNTRIED),
     ("file of contacts", _bytes(int(_default(ConsentSettings, "import_bytes_max"))), "413", IMPORTS),
     ("files of contacts at once", f"{RUNNING_AT_ONCE} run, {HELD_AT_ONCE} wait", "503, Retry-After", UNTRIED),
     ("columns of a file", f"{COLUMNS_MAX:,}", "422", BAD),

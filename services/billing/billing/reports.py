@@ -7,7 +7,6 @@ from contextlib import aclosing
 from datetime import date
 from functools import cache
 from typing import Annotated, cast
-from weakref import WeakSet
 from zoneinfo import ZoneInfo, available_timezones
 
 from fastapi import APIRouter, Query, Request
@@ -39,14 +38,10 @@ ACQUIRE_SECONDS = 10
 # Each holds a connection of the pool that the stages need as well, while its file is written.
 CSV_AT_ONCE = 2
 CSV_BYTES_IN_MEMORY = 4 * 1024 * 1024
-# Written and not read to their end yet: each lies in memory or on this process' disk as long as its reader likes.
-CSV_FILES_MAX = 8
 CSV_PIECE = 64 * 1024
 CURSOR_DIGITS_MAX = 18
 
 CsvFile = tempfile.SpooledTemporaryFile[str]
-# Those that somebody still reads; the others are gone from it by themselves.
-Files = WeakSet[CsvFile]
 Cursor = Annotated[str | None, Query(max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=500)]
 
@@ -248,8 +243,7 @@ def _question(caller: Caller, query: StatementQuery) -> Question:
 
 
 def _statement_routes(router: APIRouter, runtime: Runtime) -> None:
-    writing = asyncio.Semaphore(CSV_AT_ONCE)
-    files: Files = WeakSet()
+    streams = asyncio.Semaphore(CSV_AT_ONCE)
 
     @router.get(
         "/workspaces/{w}/statements",
@@ -261,7 +255,7 @@ def _statement_routes(router: APIRouter, runtime: Runtime) -> None:
         """What the credits went for, from a day to a day of a time zone; as CSV with `Accept: text/csv`."""
         asked = _question(caller, query)
         if "text/csv" in request.headers.get("accept", ""):
-            return await _csv(runtime, writing, files, asked)
+            return await _csv(runtime, streams, asked)
         async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS, snapshot=True) as connection:
             try:
                 return await statement(connection, asked)
@@ -272,35 +266,32 @@ def _statement_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/workspaces/{w}/statements.csv", response_class=StreamingResponse)
     async def get_statement_csv(caller: Viewer, query: Asked) -> StreamingResponse:
         """The same as CSV: a line `opening`, the rows, the lines `total` and `closing`."""
-        return await _csv(runtime, writing, files, _question(caller, query))
+        return await _csv(runtime, streams, _question(caller, query))
 
 
-async def _csv(runtime: Runtime, writing: asyncio.Semaphore, files: Files, asked: Question) -> StreamingResponse:
-    if writing.locked() or len(files) >= CSV_FILES_MAX:
-        problem = Problem(503, "Other statements are being written or read just now; try again.")
+async def _csv(runtime: Runtime, streams: asyncio.Semaphore, asked: Question) -> StreamingResponse:
+    if streams.locked():
+        problem = Problem(503, f"{CSV_AT_ONCE} statements are being written just now; try again.")
         problem.headers = {"retry-after": "5"}
         raise problem
     name = f"sendwhy-statement-{asked.workspace}-{asked.from_day}-{asked.to_day}.csv"
     headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-    file: CsvFile = tempfile.SpooledTemporaryFile(CSV_BYTES_IN_MEMORY, "w+", encoding="utf-8", newline="")  # noqa: SIM115
-    files.add(file)
-    async with writing:
-        await _write(runtime, file, asked)
+    file = await _written(runtime, streams, asked)
     return StreamingResponse(_pieces(file), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-async def _write(runtime: Runtime, file: CsvFile, asked: Question) -> None:
-    """The whole statement into a file: a slow reader must hold neither a connection nor its transaction."""
+async def _written(runtime: Runtime, streams: asyncio.Semaphore, asked: Question) -> CsvFile:
+    """The whole statement in a file: a slow reader must hold neither a connection nor its transaction."""
+    file: CsvFile = tempfile.SpooledTemporaryFile(CSV_BYTES_IN_MEMORY, "w+", encoding="utf-8", newline="")  # noqa: SIM115
     async with (
+        streams,
         runtime.within(asked.workspace, wait_seconds=ACQUIRE_SECONDS, snapshot=True) as connection,
         aclosing(statement_lines(connection, asked)) as lines,
     ):
         async for text in lines:
-            try:
-                file.write(text)
-            except OSError:
-                raise Problem(507, "There is no room for the statement on this service's disk.") from None
+            file.write(text)
     file.seek(0)
+    return file
 
 
 async def _pieces(file: CsvFile) -> AsyncIterator[str]:

@@ -1,20 +1,16 @@
 """Statements on a real PostgreSQL: they add up, whatever they are grouped by and however much has been rolled up."""
 
-import asyncio
 import csv
 import io
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, combinations
-from typing import Any, cast
-from weakref import WeakSet
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from billing import books, store
 from billing.decide import adjust
-from billing.reports import CSV_FILES_MAX, Files, _csv
 from billing.statements import (
     JSON_ROWS_MAX,
     By,
@@ -28,7 +24,6 @@ from billing.statements import (
 )
 from billing_desk import TEMPLATE, Desk, consented, rejected, status
 from sendwhy.events import Origin, OriginKind, Status
-from sendwhy.problems import Problem
 from sendwhy.reasons import ReasonCode
 
 TODAY = datetime.now(UTC).date()
@@ -210,13 +205,3 @@ async def test_a_statement_of_too_many_rows_is_refused_as_json_and_whole_as_csv(
     async with desk.pool.acquire() as connection:
         text = "".join([line async for line in statement_lines(connection, question([By.CAMPAIGN]))])
     assert text.count("\nrow,") == JSON_ROWS_MAX + 1
-
-
-async def test_statements_that_nobody_reads_to_their_end_are_bounded() -> None:
-    read = [tempfile.SpooledTemporaryFile(mode="w+", encoding="utf-8") for _ in range(CSV_FILES_MAX)]  # noqa: SIM115
-    files: Files = WeakSet(read)
-    with pytest.raises(Problem) as refused:
-        await _csv(cast(Any, None), asyncio.Semaphore(), files, question([By.DAY]))
-    assert refused.value.status_code == 503
-    read.clear()
-    assert not len(files)
