@@ -39,11 +39,11 @@ async def test_a_connection_goes_back_without_a_word(fresh_database: str) -> Non
 
 
 async def test_a_commit_is_on_disk_whatever_the_server_does_by_itself(fresh_database: str) -> None:
-    connection = await asyncpg.connect(fresh_database)
-    await connection.execute(
+    setting_up = await asyncpg.connect(fresh_database)
+    await setting_up.execute(
         "do $$ begin execute format('alter database %I set synchronous_commit = off', current_database()); end $$"
     )
-    await connection.close()
+    await setting_up.close()
     pool = await connect_pool(fresh_database, service="test", size=1)
     async with pool.acquire() as connection:
         assert await connection.fetchval("show synchronous_commit") == "on"

@@ -106,7 +106,7 @@ def reasons_named_in(package: str) -> set[str]:
 # Named without being said: what a service reads in others' events, or what a message waits for.
 READ_ONLY = {
     "consent": {"RECIPIENT_STOPPED_MARKETING"},
-    "billing": {"NO_DELIVERY_RECEIPT", "RECIPIENT_PROBABLY_BLOCKED_SENDER", "SEND_OUTCOME_UNKNOWN"},
+    "billing": {"INVALID_REQUEST", "NO_DELIVERY_RECEIPT", "RECIPIENT_PROBABLY_BLOCKED_SENDER", "SEND_OUTCOME_UNKNOWN"},
     # What consent will say of a recalled message, shown by POST /v1/evaluate.
     "dispatcher": {"CUSTOMER_IS_NOT_OPTED_IN"},
     "message-log": set(ReasonCode.__members__),

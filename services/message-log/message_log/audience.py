@@ -131,6 +131,7 @@ class Count:
     spent: int = 0
     people: dict[str, People] = field(default_factory=dict)
     _reached: set[tuple[str | None, str]] = field(default_factory=set)
+    _kept_out: set[tuple[str | None, str]] = field(default_factory=set)
 
     def judge(self, piece: Sequence[Answers]) -> list[Verdict]:
         """One verdict for each of a piece that the services were asked about in one call, in their order."""
@@ -158,9 +159,13 @@ class Count:
         unknown = one.stop(Service.BILLING) if price is None else None
         if unknown is not None or (later is not None and later.outcome is Outcome.UNKNOWN):
             return unknown or later  # type: ignore[return-value]
-        # The dispatcher counts somebody anew whom a call before has reached.
-        is_new = counts and (self._place(one), one.phone or "") not in self._reached
-        return self._take(one, later or self._full(one, is_new), price or 0, is_new)
+        # The dispatcher counts somebody anew whom a call before has reached, and once only whom it had room for itself.
+        person = (self._place(one), one.phone or "")
+        is_new = (counts or person in self._kept_out) and person not in self._reached
+        full = None if later is not None else self._full(one, is_new)
+        if full is not None:
+            self._kept_out.add(person)
+        return self._take(one, later or full, price or 0, is_new)
 
     def _take(self, one: Answers, wait: Verdict | None, price: int, is_new: bool) -> Verdict:
         if wait is None or self.holds_credits:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from message_log.audience import Answers, Count, Outcome, Verdict, credits_needed
 from message_log.audience_api import UPLOADS_AT_ONCE, Desk
@@ -125,6 +125,7 @@ def asked_in_calls(phones: list[int], size: int, used: int, limit: int) -> list[
     return found
 
 
+@example([*[0] * 12, 1, 1, 0], 3, 0, 1)
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 7), st.integers(0, 5), st.integers(0, 20))
 def test_no_more_new_people_go_than_the_limit_has_room_for(phones: list[int], size: int, used: int, limit: int) -> None:
     verdicts = asked_in_calls(phones, size, used, limit)
