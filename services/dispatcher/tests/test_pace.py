@@ -8,6 +8,7 @@ import selectors
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -33,7 +34,9 @@ from sendwhy.reasons import ReasonCode, Service
 
 KEY = SecretStr(Fernet.generate_key().decode())
 VAULT = TokenVault(KEY)
-DUE = Due(message(), "black-friday", throttled=False, line="", trace=None)
+ASKED = message()
+LASTS = replace(ASKED, funded=ASKED.funded.model_copy(update={"expires_at": utc_now() + timedelta(days=1)}))
+DUE = Due(LASTS, "black-friday", throttled=False, line="", trace=None)
 BUSY = NotTaken(reason(ReasonCode.RATE_LIMIT_EXCEEDED, "Meta says: too fast (code 130429)"), Action.PACE, Waiting.RATE)
 
 HELD = NotTaken(
