@@ -338,16 +338,15 @@ class Stages:
         now = datetime.now(UTC)
         keys = [(record.event.workspace_id, record.event.message_id) for record in records]
         await keep_erasures_waiting(connection, {workspace for workspace, _ in keys})
-        known = await erasures.erasures_of(
-            connection, self._tagger, {mark for record in records for mark in _marks_of_recalled(record.event)}
-        )
+        marks_of = [_marks_of_recalled(record.event) for record in records]
+        known = await erasures.erasures_of(connection, self._tagger, {mark for marks in marks_of for mark in marks})
         answers = await decisions_of(connection, RECALL_STEP, keys)
         decisions: dict[MessageKey, Decision] = {}
         for_whom: list[tuple[MessageKey, Iterable[Mark], datetime]] = []
-        for key, record in zip(keys, records, strict=True):
+        for key, record, marks in zip(keys, records, marks_of, strict=True):
             if key in answers or key in decisions:
                 continue
-            recalled, marks = record.event, _marks_of_recalled(record.event)
+            recalled = record.event
             # Their erasure took the message while this lay in Kafka; all services were told.
             earlier = erasures.erased_since(record.at, marks, known)
             if earlier is not None:

@@ -154,6 +154,18 @@ def held(
     if waiting_for in message.told or (until is not None and until - since <= HELD_ABOVE):
         return None
     expires_at = message.funded.expires_at
+    until = expires_at if waiting_for in _TRIED_AGAIN else until and min(until, expires_at)
+    return _message_held(message, cause, waiting_for, now, since, until)
+
+
+def outcome_awaited(message: Message, called_at: datetime, until: datetime, now: datetime) -> Announcement:
+    """Whether Meta took the call that began then only a receipt can tell, until the message is given up."""
+    return _message_held(message, ReasonCode.SEND_OUTCOME_UNKNOWN, Waiting.OUTCOME, now, called_at, until)
+
+
+def _message_held(
+    message: Message, cause: ReasonCode, waiting_for: Waiting, now: datetime, since: datetime, until: datetime | None
+) -> Announcement:
     event = SendHeld(
         event_id=event_id_of(_name(message), f"dispatcher.held.{waiting_for}"),
         occurred_at=now,
@@ -163,22 +175,6 @@ def held(
         cause=cause,
         scope=Scope(kind="message", id=message.funded.message_id),
         since=since,
-        until=expires_at if waiting_for in _TRIED_AGAIN else until and min(until, expires_at),
-    )
-    return _announce(event)
-
-
-def outcome_awaited(message: Message, called_at: datetime, until: datetime, now: datetime) -> Announcement:
-    """Whether Meta took the call that began then only a receipt can tell, until the message is given up."""
-    event = SendHeld(
-        event_id=event_id_of(_name(message), f"dispatcher.held.{Waiting.OUTCOME}"),
-        occurred_at=now,
-        workspace_id=message.funded.workspace_id,
-        message_id=message.funded.message_id,
-        sender_id=message.sender_id,
-        cause=ReasonCode.SEND_OUTCOME_UNKNOWN,
-        scope=Scope(kind="message", id=message.funded.message_id),
-        since=called_at,
         until=until,
     )
     return _announce(event)
