@@ -267,10 +267,7 @@ BUGS = (
             Change(
                 LOG,
                 "decide.py",
-                "        for status in _HIGHEST_FIRST:\n"
-                "            if status in self.times:\n"
-                "                return status\n"
-                "        return None\n",
+                "        return max(self.times, key=_RECEIPT_RANK.__getitem__, default=None)\n",
                 "        return next(reversed(self.times), None)\n",
             ),
         ),
@@ -334,7 +331,11 @@ BUGS = (
                 "return now > 0",
             ),
             Change(
-                DISPATCHER, "driver.py", "if self._is_resting(now) or self._results.circuit.is_open:", "if now < 0:"
+                DISPATCHER,
+                "driver.py",
+                "if self._is_resting(now) or self._results.circuit.is_open or utc_now()"
+                " >= go.due.message.funded.expires_at:",
+                "if now < 0:",
             ),
             Change(
                 DISPATCHER,

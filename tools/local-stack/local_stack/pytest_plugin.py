@@ -125,8 +125,10 @@ async def chromium() -> AsyncIterator[Browser]:
         if os.environ.get("CI"):
             pytest.fail("chromium is missing: apt-get install chromium")
         pytest.skip("chromium is missing: apt-get install chromium")
-    from playwright.async_api import async_playwright
+    from playwright.async_api import async_playwright, expect
 
+    # As long as Playwright waits for everything else: 5 s is little on a machine with others on it.
+    expect.set_options(timeout=30_000)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield browser
