@@ -1,7 +1,6 @@
 """How tries ended: stored in one transaction with what is told of it, in batches, in the order in which they ended."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -89,13 +88,14 @@ class Results:
         await self._ended.join()
 
     async def run(self) -> None:
-        took = 0.0
+        # The loop's own clock, by which it also sleeps.
+        clock, took = asyncio.get_running_loop().time, 0.0
         while True:
             batch = [await self._ended.get()]
             await asyncio.sleep(RESULTS_WITHIN_SECONDS)
             if self._ended.qsize() >= BUSY_RESULTS:
                 await asyncio.sleep(min(max(took, BUSY_WITHIN_SECONDS), BUSY_AT_MOST_SECONDS))
-            begins = time.monotonic()
+            begins = clock()
             while len(batch) < RESULTS_AT_MOST and not self._ended.empty():
                 batch.append(self._ended.get_nowait())
             pause = 0.1
@@ -107,7 +107,7 @@ class Results:
                     log.warning("results are stored again", count=len(batch), error=describe(error))
                     await asyncio.sleep(pause)
                     pause = min(5.0, pause * 2)
-            took = time.monotonic() - begins
+            took = clock() - begins
             for _ in batch:
                 self._ended.task_done()
 
