@@ -121,6 +121,11 @@ class Contact:
         return standing(self.person.firm, self.person.told) or nobodys
 
     @property
+    def known_since(self) -> datetime:
+        """By the clock of whoever told of them: what waited in Kafka, or is read again, is heard later than that."""
+        return min(self.created_at, self.fields_at)
+
+    @property
     def id_mark(self) -> Mark:
         """The first of `marks`."""
         return Mark(self.key.workspace_id, "contact", self.key.contact_id)
@@ -416,10 +421,11 @@ class Book:
         return f"this person was erased on {max(erased):%Y-%m-%d}"
 
     def _remember_word(self, change: Change) -> None:
+        """Of somebody erased, who had said it before that."""
         if change.firm and change.origin == Origin.PERSON:
             for mark in change.marks:
                 memory = self.memories.get(mark, Memory())
-                self.memories[mark] = replace(memory, word=_bare(latest(memory.word, change.word)))
+                self.memories[mark] = replace(memory, word=_lasting(latest(memory.word, change.word)))
 
     def _remember_link(self, change: Change) -> None:
         phone_key, user_id = change.fields.phone_key, change.fields.user_id
@@ -646,33 +652,43 @@ class Book:
 
     def _erase(self, change: Change) -> str | None:
         targets = self._targets(change)
-        if not targets:
-            return self._tell_erased_again(change)
-        if change.origin == Origin.DELETED and change.at < targets[0].fields_at:
+        if targets and change.origin == Origin.DELETED and change.at < targets[0].fields_at:
             return "the contact was changed after it"
-        if change.origin == Origin.REDACT and change.at < targets[0].created_at:
+        if targets and change.origin == Origin.REDACT and change.at < targets[0].known_since:
             # An old webhook that is read again must not take who came after it.
             return "the contact was made after it"
-        left = self._person(targets[0])[1]
+        if targets:
+            self._erase_records(targets[0], change)
+            return None
+        if change.origin == Origin.REDACT:
+            # Whose record the shop deleted, or never told of, may have others under the same phone.
+            others = self._targets(replace(change, contact_id=None))
+            for other in [one for one in others if change.at >= one.known_since][:1]:
+                self._erase_records(other, change)
+        return self._tell_erased_again(change)
+
+    def _erase_records(self, contact: Contact, change: Change) -> None:
+        left = self._person(contact)[1]
         # A shop that deletes its customer speaks for its own record only; who asks to be erased is a whole person.
-        doomed = [*targets, *self._generated_twins(targets[0])]
+        doomed = [contact, *self._generated_twins(contact)]
         if change.origin != Origin.DELETED:
-            doomed = [*targets, *(self.contacts[key] for key in sorted(left - {targets[0].key}))]
-        for contact in doomed:
-            self._drop(contact)
-        for contact in doomed:
-            # What a record that stays has as well is still in use: nobody is refused by it, nothing erased by it.
-            own = tuple(mark for mark in contact.marks if mark.kind == "contact" or not self._holders.get(mark))
+            doomed = [contact, *(self.contacts[key] for key in sorted(left - {contact.key}))]
+        for one in doomed:
+            self._drop(one)
+        for one in doomed:
+            own = tuple(mark for mark in one.marks if not self._is_in_use(mark))
             for mark in own:
                 memory = self.memories.get(mark, Memory())
-                word = _bare(latest(memory.word, contact.firm))
-                version = contact.version + 1 if mark.kind == "contact" else memory.version
-                self.memories[mark] = Memory(word, change.at, version)
-            self.erased[contact.key] = Erased(contact.key, contact.version + 1, change.at, own, change)
+                version = one.version + 1 if mark.kind == "contact" else memory.version
+                self.memories[mark] = Memory(_lasting(latest(memory.word, one.person.firm)), change.at, version)
+            self.erased[one.key] = Erased(one.key, one.version + 1, change.at, own, change)
         left &= self.contacts.keys()
         while left:
             left -= self._settle(self.contacts[min(left)], change, is_another=True)
-        return None
+
+    def _is_in_use(self, mark: Mark) -> bool:
+        """Whether a record that stays has this identity as well: nobody is refused by it, nothing erased by it."""
+        return mark.kind != "contact" and bool(self._holders.get(mark))
 
     def _generated_twins(self, contact: Contact) -> list[Contact]:
         keys = {key for mark in contact.marks for key in self._holders.get(mark, ())} - {contact.key}
@@ -688,11 +704,12 @@ class Book:
         if change.origin != Origin.REDACT:
             return "no such contact"
         # A shop's order holds for people whom we have only as the recipients of messages, too.
-        for each in change.marks:
+        own = tuple(each for each in change.marks if not self._is_in_use(each))
+        for each in own:
             known = self.memories.get(each, Memory())
             version = known.version + 1 if each == mark else known.version
-            self.memories[each] = replace(known, erased_at=change.at, version=version, user_id=None)
-        self.erased[key] = Erased(key, memory.version + 1, change.at, change.marks, change)
+            self.memories[each] = Memory(_lasting(known.word), change.at, version)
+        self.erased[key] = Erased(key, memory.version + 1, change.at, own, change)
         return None
 
 
@@ -725,6 +742,11 @@ def _with_firm_no(own: Word | None, firm: Word | None) -> Word | None:
     if firm is None or firm.state == SUBSCRIBED:
         return own
     return firm if own is None or own.weight[:4] < firm.weight[:4] else own
+
+
+def _lasting(word: Word | None) -> Word | None:
+    """What of a word outlives an erasure: a no. Who comes back is a new acquaintance, whose yes is still to be said."""
+    return None if word is None or word.state == SUBSCRIBED else _bare(word)
 
 
 def _bare(word: Word | None) -> Word | None:

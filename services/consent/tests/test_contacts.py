@@ -134,6 +134,20 @@ def test_erasure_keeps_the_stop_and_refuses_a_reimport() -> None:
     assert state_of(book) == UNSUB
 
 
+SAID_YES = [own(SUB, 1), operator(SUB, 1)]
+
+
+@pytest.mark.parametrize("yes", SAID_YES, ids=[change.cause for change in SAID_YES])
+def test_a_yes_ends_with_an_erasure_also_where_it_is_heard_later(yes: Change) -> None:
+    """Who comes back is a new acquaintance, and has agreed to nothing yet."""
+    book = run([told(PUT, NOT, 0), yes, ERASE, own(SUB, 2), told(PUT, None, 21)])
+    assert state_of(book) == S.UNKNOWN
+    run([told(PUT, None, 22, "shopify:9")], book)
+    assert state_of(book, "shopify:9") == S.UNKNOWN
+    run([own(SUB, 30)], book)
+    assert (state_of(book), state_of(book, "shopify:9")) == (SUB, SUB)
+
+
 def test_a_contact_that_comes_back_continues_its_versions() -> None:
     book = run([told(PUT, SUB, 0)])
     version = book.contacts[Key("w", ID)].version

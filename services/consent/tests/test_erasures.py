@@ -88,10 +88,41 @@ async def test_a_person_who_is_known_by_messages_only_can_be_erased_by_a_shop(de
 
 
 async def test_an_old_redaction_that_is_read_again_leaves_who_came_after_it(desk: Desk) -> None:
-    await desk.tell(customer())
+    await desk.put("shopify:7712", phone=PHONE)
     assert await desk.tell(redaction(-3600)) == []
     assert await told(desk, Topic.PERSON_ERASING) == []
     assert await desk.pool.fetchval("select count(*) from contact") == 1
+
+
+async def test_a_redaction_that_waited_in_kafka_takes_who_waited_there_with_it(desk: Desk) -> None:
+    """As after an outage, or when a restored database reads its topics again."""
+    await desk.tell(customer(occurred_at=datetime.now(UTC) - timedelta(hours=2)))
+    await desk.tell(redaction(-3600))
+    assert len(await told(desk, Topic.PERSON_ERASING)) == 1
+    assert await desk.pool.fetchval("select count(*) from contact") == 0
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_a_redaction_finds_the_person_by_phone_where_the_shops_own_record_is_gone_or_never_was(
+    desk: Desk, is_deleted: bool
+) -> None:
+    if is_deleted:
+        await desk.tell(customer(), customer(1, action="delete", marketing_state=None))
+    await desk.tell(message("START", 5))
+    await desk.put("crm:9", phone=PHONE)
+    await desk.request(request("m-1", to={"phone": PHONE}))
+    gone = redaction()
+    published = await desk.tell(gone)
+    assert {one.key for one in published if one.value is None} >= {b"acme/crm:9"}
+    assert await desk.pool.fetchval("select count(*) from contact") == 0
+    order = (await told(desk, Topic.PERSON_ERASING))[-1]
+    assert order.message_ids == ["m-1"]
+    proof: UUID = await desk.pool.fetchval("select erasure_id from privacy_request where kind = 'redact'")
+    assert proof == order.erasure_id
+    orders = len(await told(desk, Topic.PERSON_ERASING))
+    await desk.tell(gone)
+    assert len(await told(desk, Topic.PERSON_ERASING)) == orders, "a repeat orders nothing twice"
+    assert not [one for one in CANARIES if one in await dump(desk, ("contact", "contact_history", "decision"))]
 
 
 async def test_what_lay_in_kafka_when_its_person_was_erased_is_refused_whatever_its_purpose(desk: Desk) -> None:
