@@ -143,7 +143,7 @@ _TESTS = {
     "template": "m.template = {}",
     "country": "m.calling_code = {}",
     "contact": "m.contact_id = {}",
-    "phone": "m.phone = {}",
+    "phone": "m.phone = any({}::text[])",
     "sender": "m.sender_id = {}",
     "since": "m.at >= {}",
     "until": "m.at < {}",
@@ -230,7 +230,7 @@ class Where:
     def _test(self, name: str, value: Any) -> str:
         if name == "status":
             return _STATUS_TESTS[value]
-        return _TESTS[name].format(self.add(digits_of(value) if name == "phone" else value))
+        return _TESTS[name].format(self.add(spellings(value) if name == "phone" else value))
 
     def _any_id(self, filters: Filters) -> str:
         value = filters.q or ""

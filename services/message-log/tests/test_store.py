@@ -6,10 +6,13 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import pytest
-from message_log import queries, store
+from message_log import cells, queries, store
+from message_log.decide import tells
 from message_log.deliveries import Part
+from message_log.queries import Filters
 from message_log.store import EventRow, HoldRow, SenderRow, WebhookRow
-from message_log_builders import event_id
+from message_log_builders import T0, WORKSPACE, event_id, requested
+from sendwhy.events import To
 from sendwhy.tenancy import within
 
 pytestmark = pytest.mark.postgres
@@ -168,6 +171,27 @@ async def test_a_timeline_has_no_event_of_another_number_or_workspace(connection
         )
     seen = await queries.webhooks_of(connection, "acme", "m-1", "wamid.A", ours)
     assert {row["webhook_id"] for row in seen} == {event_id("ours"), event_id("joined")}
+
+
+@pytest.mark.parametrize(
+    ("sent_to", "asked"),
+    [
+        ("+525512345678", "5215512345678"),
+        ("+551187654321", "+55 11 98765-4321"),
+        ("+541123456789", "+54 9 11 2345-6789"),
+    ],
+)
+async def test_messages_are_found_by_any_spelling_of_their_number(
+    connection: asyncpg.Connection, sent_to: str, asked: str
+) -> None:
+    """Meta's webhooks spell some numbers in another way than they were sent to."""
+    for name, phone in (("m-1", sent_to), ("m-2", "+12125550100")):
+        state = tells(requested(message_id=name, to=To(phone=phone)), T0)
+        assert state is not None
+        await store.fold_messages(connection, {(WORKSPACE, name): state})
+    page = await queries.list_messages(connection, WORKSPACE, Filters(phone=asked))
+    assert [one["message_id"] for one in page.rows] == ["m-1"]
+    assert await cells.total(connection, WORKSPACE, Filters(phone=asked)) == 1
 
 
 async def test_a_free_sender_ends_holds_of_its_own_workspace_only(connection: asyncpg.Connection) -> None:
