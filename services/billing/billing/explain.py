@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from sendwhy.events import Moment, Reason, Wire
 from sendwhy.reasons import CATALOGUE, ReasonCode
+from sendwhy.topics import Topic
 
 from billing.decide import DEFAULT_CREDITS, Kind
 from billing.pricing import Difference, MetaPricing
@@ -186,10 +187,15 @@ def _price(entry: LedgerEntry) -> PriceAnswer:
         calling_code=entry.calling_code,
         country=entry.country,
         assumed=bool(entry.assumed),
-        default=None if entry.cause_kind is None else row is None,
+        default=row is None if _tells_its_price(entry) else None,
         row=row,
         explanation=_price_sentence(entry, row),
     )
+
+
+def _tells_its_price(entry: LedgerEntry) -> bool:
+    """Old entries don't tell which row gave it, nor do those that `rewind` takes from what was funded."""
+    return entry.cause_kind not in (None, Topic.SEND_FUNDED)
 
 
 def _price_sentence(entry: LedgerEntry, row: PriceRowAnswer | None) -> str:
@@ -199,7 +205,7 @@ def _price_sentence(entry: LedgerEntry, row: PriceRowAnswer | None) -> str:
     if row is not None:
         whom = "all countries without their own" if row.calling_code is None else f"+{row.calling_code}"
         text += f" by the price of {row.category} for {whom}, valid from {row.valid_from:%Y-%m-%d %H:%M} UTC."
-    elif entry.cause_kind is None:
+    elif not _tells_its_price(entry):
         text += "."
     else:
         text += f", since no price covered it: {amount_of(DEFAULT_CREDITS)} is the default."

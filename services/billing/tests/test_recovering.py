@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from billing import store
+from billing.explain import charge_answer
 from billing.recovering import COVER, adopt_funded, adopt_refused, book_again
 from billing_desk import Desk, consented, record, rejected
 from sendwhy.events import SendFunded
@@ -48,6 +49,19 @@ async def test_what_was_funded_after_the_backup_is_charged_once_and_told_byte_fo
         ("a", "reserve"),
         ("b", "reserve"),
     ]
+
+
+async def test_a_price_that_is_booked_again_is_not_called_the_default(desk: Desk) -> None:
+    """Which row gave it is not told with what was funded."""
+    await desk.give(9)
+    (_, event), *_ = await lost(desk, "a")
+    dear = event.model_copy(update={"price": event.price.model_copy(update={"credits": 3})})
+    async with desk.pool.acquire() as connection, connection.transaction():
+        await adopt_funded(connection, [(record(dear), dear)])
+        charge = charge_answer("w", await store.ledger_page(connection, "w", message_id="a", limit=10), None, [])
+    assert charge.price is not None
+    assert charge.price.default is None
+    assert charge.price.explanation == "A service message to +52 cost 3 credits."
 
 
 async def test_credits_that_are_missing_are_lent_visibly(desk: Desk) -> None:
