@@ -35,7 +35,8 @@ TOP_UP = Action("top up", Service.BILLING, Role.OPERATOR)
 KINDS = ("top_up", "adjustment", "reserve", "capture", "release", "refund", "recapture", "waive")
 _CREDITS = re.compile(r"[0-9][0-9,. _]{0,14}")
 _KEY = re.compile(r"[0-9a-f-]{36}")
-_FIGURES = ("messages", "reserved", "captured", "released", "refunded", "recaptured", "waived", "top_ups", "net")
+_MOVED = ("reserved", "captured", "released", "refunded", "recaptured", "waived", "top_ups", "adjustments")
+_FIGURES = ("messages", *_MOVED, "net")
 
 Part = Annotated[str | None, Query(max_length=64)]
 

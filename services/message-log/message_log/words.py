@@ -215,6 +215,7 @@ VALUE_WORDS: Mapping[str, str] = {
     "recaptured": lazy("recaptured"),
     "waived": lazy("waived"),
     "top ups": lazy("top ups"),
+    "adjustments": lazy("adjustments"),
     "net": lazy("net"),
     "right": lazy("right"),
     "wrong": lazy("wrong"),

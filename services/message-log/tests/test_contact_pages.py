@@ -274,15 +274,21 @@ async def test_credits_tell_the_balance_and_what_failed_at_which_balance(desk: D
             "by": ["campaign"],
             "opening_balance": 10,
             "closing_balance": 7,
-            "rows": [{"origin_kind": "campaign", "origin_id": "=cmd", "messages": 3, "net": -3}],
-            "totals": {"messages": 3, "net": -3},
+            "rows": [
+                {"origin_kind": "campaign", "origin_id": "=cmd", "messages": 3, "reserved": 3, "net": -3},
+                {"origin_kind": None, "origin_id": None, "adjustments": -4711, "net": -4711},
+            ],
+            "totals": {"messages": 3, "reserved": 3, "adjustments": -4711, "net": -4714},
         }
         desk.others.answers["billing statements"] = (200, statement)
         asked = {"from": "2026-11-01", "to": "2026-11-30", "by": "campaign", "zone": "Europe/Berlin"}
-        assert "closing balance" in (await browser.get("credits/statement", params=asked)).text
+        page = (await browser.get("credits/statement", params=asked)).text
+        assert "closing balance" in page
+        assert ("Adjustments" in page, page.count("4,711")) == (True, 3), "else the columns don't add up to what changed"
         assert desk.others.asked[-1].query == asked | {"to": "2026-12-01"}
         rows = list(csv.DictReader(io.StringIO((await browser.get("credits/statement.csv", params=asked)).text)))
         assert (rows[0]["origin_id"], rows[0]["messages"]) == ("'=cmd", "3")
+        assert rows[1]["adjustments"] == rows[1]["net"] == "-4711"
         desk.others.answers["billing statements"] = (422, {"detail": "to: must be a day"})
         assert (await browser.get("credits/statement?to=x")).status_code == 422
 
