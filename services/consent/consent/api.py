@@ -382,10 +382,10 @@ def _notes(change: Change, contact: Contact) -> list[str]:
     word = contact.word
     if change.word is None or change.word.state == word.state:
         return []
-    return [
-        f"marketing_state stays {word.state}: said at {word.at.isoformat()} ({word.source});"
-        " only their own later message, or an operator with proof dated after it, changes that"
-    ]
+    stays = f"marketing_state stays {word.state}: said at {word.at.isoformat()} ({word.source})"
+    if word != contact.person.firm:
+        return [f"{stays} of another contact of the same person"]
+    return [f"{stays}; only their own later message, or an operator with proof dated after it, changes that"]
 
 
 async def _written_to(connection: Connection, change: Change) -> str:

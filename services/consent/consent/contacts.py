@@ -67,12 +67,25 @@ class Word:
         return self.at
 
     @property
+    def is_vague(self) -> bool:
+        """Whether nobody ever said yes or no: the state of most people in a shop's list."""
+        return self.state not in (SUBSCRIBED, UNSUBSCRIBED)
+
+    @property
     def weight(self) -> tuple[datetime, int, bool, str, str]:
         return self.moment, _SEVERITY[self.state], self.own, self.source, self.proof or ""
 
 
 def latest(*words: Word | None) -> Word | None:
     return max((word for word in words if word is not None), key=lambda word: word.weight, default=None)
+
+
+def latest_told(*words: Word | None) -> Word | None:
+    """What others tell of several records of one person: the latest, but that one list never heard a yes takes back no
+    plain no that another one heard."""
+    last = latest(*words)
+    plain = latest(*(word for word in words if word is not None and not word.is_vague))
+    return plain if last is not None and last.is_vague and plain is not None and plain.state == UNSUBSCRIBED else last
 
 
 def standing(firm: Word | None, told: Word | None) -> Word | None:
@@ -485,9 +498,11 @@ class Book:
             return False
         (person,) = persons
         words = [self.memories.get(mark, Memory()).word for mark in contact.marks]
-        firm, told = latest(person.firm, contact.firm, *words), latest(person.told, contact.told)
+        firm, told = latest(person.firm, contact.firm, *words), (person.told, contact.told)
         oldest = self.contacts.get(self._uids.get(person.id, contact.key))
-        if (firm, told) != (person.firm, person.told) or oldest is None or oldest.uid != person.id:
+        if firm != person.firm or oldest is None or oldest.uid != person.id:
+            return False
+        if not person.told == latest(*told) == latest_told(*told):
             return False
         if self._no_before(change, gained, [contact]) is not None:
             return False
@@ -558,7 +573,8 @@ class Book:
     def _person_of(self, marks: Iterable[Mark], group: Sequence[Contact]) -> Person:
         oldest = min(group, key=lambda one: (one.created_at, one.key))
         words = [self.memories.get(mark, Memory()).word for mark in marks]
-        return Person(oldest.uid, latest(*words, *(one.firm for one in group)), latest(*(one.told for one in group)))
+        firm = latest(*words, *(one.firm for one in group))
+        return Person(oldest.uid, firm, latest_told(*(one.told for one in group)))
 
     def _remember(self, marks: Iterable[Mark], word: Word | None) -> None:
         for mark in marks if word is not None else ():

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from sendwhy.events import EARLIEST
 
-from consent.contacts import Book, Change, Contact, Key, Mark, Origin, Word, standing
+from consent.contacts import SUBSCRIBED, UNSUBSCRIBED, Book, Change, Contact, Key, Mark, Origin, Word, standing
 from consent.fields import Fields
 from consent.import_columns import ATTRIBUTES
 from consent.import_csv import NumberedRow, RefusedRow
@@ -55,10 +55,14 @@ def news(change: Change, contact: Contact | None) -> Change | None:
     if contact is None:
         return change
     told, word = contact.told, change.word
+    firm = contact.person.firm
+    if word is not None and word.is_vague and firm and (firm.state, contact.word.state) == (SUBSCRIBED, UNSUBSCRIBED):
+        # That a file never heard a yes must not take back the plain no that undid the person's own one.
+        word = None
     if word is not None and told is not None:
         is_known = (told.state, told.source, told.proof) == (word.state, word.source, word.proof)
         # Told anew, a no would undo a yes that the person gave since: that is news.
-        older, newer = standing(contact.person.firm, told), standing(contact.person.firm, word)
+        older, newer = standing(firm, told), standing(firm, word)
         if is_known and older is not None and newer is not None and older.state == newer.state:
             word = None
     fields = Fields() if change.fields.filled_from(contact.fields) == contact.fields else change.fields

@@ -104,6 +104,17 @@ async def test_a_request_twice_gives_the_same_bytes_twice(running: Running) -> N
     assert (first.value, first.headers) == (second.value, second.headers)
 
 
+async def test_who_put_a_state_that_doesnt_hold_is_told_whose_does(running: Running) -> None:
+    w = workspace()
+    await put(running, w, marketing_state="UNSUBSCRIBED")
+    answer = await running.http.put(
+        f"/v1/workspaces/{w}/contacts/c-2", json={"phone": PHONE, "marketing_state": "NOT_SUBSCRIBED"}
+    )
+    kept = answer.json()
+    assert kept["marketing_state"] == "UNSUBSCRIBED"
+    assert [note.endswith("of another contact of the same person") for note in kept["notes"]] == [True]
+
+
 async def test_stop_reaches_the_next_request(running: Running) -> None:
     w, name = workspace(), f"m-{uuid4()}"
     await put(running, w)

@@ -45,6 +45,10 @@ CASES = [
     ("a firm no, heard already", contact(firm=FIRM_NO), SAME, False, False),
     ("a firm yes after the same no", contact(firm=FIRM_YES, told=Word(STOPPED, NOON, "import")),
      {"marketing_state": "UNSUBSCRIBED"}, False, True),
+    ("no yes heard after the shop's no undid a firm one", contact(firm=FIRM_YES, told=Word(STOPPED, at(2), "shopify")),
+     {"marketing_state": "NOT_SUBSCRIBED"}, False, False),
+    ("no yes heard after the shop's no alone", contact(told=Word(STOPPED, at(2), "shopify")),
+     {"marketing_state": "NOT_SUBSCRIBED"}, False, True),
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from consent.contacts import Book, Change, Contact, Entry, EntryKind, Key, Origin, Word
+from consent.contacts import Book, Change, Contact, Entry, EntryKind, Key, Origin, Word, latest_told
 from consent.fields import FieldChange, Fields
 from consent.phones import Ground
 from consent.suggestions import judge
@@ -119,6 +119,16 @@ def test_the_latest_telling_of_all_records_holds() -> None:
     book = run(sync(SHOP, 2, SUB, phone=P), book=book)
     assert (state(book, SHOP), state(book, CRM)) == (SUB, SUB)
     assert [entry.stood.state for entry in entries(book, CRM, EntryKind.CONSENT)] == [NOT, SUB]
+
+
+def test_a_list_that_never_heard_a_yes_takes_back_no_no_of_another_one() -> None:
+    """Else two noes would bring back the yes that the first of them undid."""
+    book = run(put(SHOP, 0, NOT, phone=P), said(SUB, 1, phone=P), sync(SHOP, 2, UNSUB, phone=P))
+    assert state(book, SHOP) == UNSUB
+    book = run(put(CRM, 3, NOT, phone=P), sync("erp:1", 4, MarketingState.UNKNOWN, phone=P), book=book)
+    assert (state(book, SHOP), state(book, CRM), state(book, "erp:1")) == (UNSUB, UNSUB, UNSUB)
+    book = run(sync("erp:1", 5, SUB, phone=P), book=book)
+    assert (state(book, SHOP), state(book, CRM)) == (SUB, SUB)
 
 
 def test_a_state_that_another_record_changed_gets_a_new_version() -> None:
@@ -371,7 +381,7 @@ def test_whatever_happens_a_person_is_the_records_that_share_an_identity(drawn: 
         firm_words = [one.firm for one in group if one.firm]
         (person,) = {one.person for one in group}
         assert person.id in {one.uid for one in group}
-        assert (person.told.weight if person.told else None) == max((one.weight for one in told_words), default=None)
+        assert person.told == latest_told(*told_words)
         assert not firm_words or person.firm is not None
         assert person.firm is None or person.firm.weight >= max(
             (one.weight for one in firm_words), default=person.firm.weight
