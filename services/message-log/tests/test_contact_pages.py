@@ -284,7 +284,7 @@ async def test_credits_tell_the_balance_and_what_failed_at_which_balance(desk: D
         asked = {"from": "2026-11-01", "to": "2026-11-30", "by": "campaign", "zone": "Europe/Berlin"}
         page = (await browser.get("credits/statement", params=asked)).text
         assert "closing balance" in page
-        assert ("Adjustments" in page, page.count("4,711")) == (True, 3), "else the columns don't add up to what changed"
+        assert ("Adjustments" in page, page.count("4,711")) == (True, 3), "else columns don't add up"
         assert desk.others.asked[-1].query == asked | {"to": "2026-12-01"}
         rows = list(csv.DictReader(io.StringIO((await browser.get("credits/statement.csv", params=asked)).text)))
         assert (rows[0]["origin_id"], rows[0]["messages"]) == ("'=cmd", "3")
