@@ -137,6 +137,33 @@ async def give_back_probe(connection: Connection, sender_id: str) -> None:
     await connection.execute(_SET_PROBING, sender_id, None)
 
 
+async def senders_held(connection: Connection, *, said_by: str) -> frozenset[str]:
+    """The senders that are held by somebody's word."""
+    rows = await connection.fetch(
+        f"select distinct s.sender_id from hold h join sender s on {CONCERNS} where h.said_by = $1",  # noqa: S608
+        said_by,
+    )
+    return frozenset(row["sender_id"] for row in rows)
+
+
+_WITH_CALLS = f"""
+select {_COLUMNS}, max(m.in_flight_at) as called_at
+from unnest($2::text[]) as told(message_id)
+join message m on m.workspace_id = $1 and m.message_id = told.message_id and m.in_flight_at is not null
+join sender s on s.sender_id = m.sender_id
+join hold h on {CONCERNS} and h.said_by = $3
+group by h.workspace_id, h.scope, h.scope_id
+"""  # noqa: S608 - a constant
+
+
+async def with_calls(
+    connection: Connection, workspace_id: str, message_ids: Collection[str], *, said_by: str
+) -> list[tuple[Hold, datetime]]:
+    """What stands, by somebody's word, of these messages' senders, with when the last of them was called."""
+    rows = await connection.fetch(_WITH_CALLS, workspace_id, list(message_ids), said_by)
+    return [(_hold(row), row["called_at"]) for row in rows]
+
+
 async def standing(connection: Connection) -> list[Hold]:
     """Every hold that concerns anybody."""
     rows = await connection.fetch(

@@ -10,8 +10,8 @@ from sendwhy.postgres import Connection
 from dispatcher import announce, hold_store, holds, queue_store, store
 from dispatcher.answers import HoldScope
 from dispatcher.decide import Waiting
-from dispatcher.holds import Hold, Refusal
-from dispatcher.store import SenderRow
+from dispatcher.holds import WEBHOOK, Hold, Refusal
+from dispatcher.store import Key, SenderRow
 
 log = structlog.get_logger("sendwhy")
 
@@ -97,14 +97,41 @@ async def _hold(
     return [*announce.senders_updated(changed, now), *told_once]
 
 
-async def lift(
-    connection: Connection, row: SenderRow, scopes: Collection[HoldScope], now: datetime, *, only_due: bool = False
-) -> list[SenderRow]:
-    """End what holds this sender; `only_due`: what one message was to try by now. Returns all senders that changed."""
+async def lift(connection: Connection, row: SenderRow, scopes: Collection[HoldScope], now: datetime) -> list[SenderRow]:
+    """End what holds this sender. Returns all senders that changed."""
     await store.lock_workspace(connection, row.sender.workspace_id)
-    standing = await hold_store.of_sender(connection, row.sender.sender_id, scopes)
-    over = [one for one in standing if not only_due or (one.probe_at is not None and one.probe_at <= now)]
+    over = await hold_store.of_sender(connection, row.sender.sender_id, scopes)
     return await _lift(connection, row.sender.workspace_id, over, now)
+
+
+async def tried(
+    connection: Connection, row: SenderRow, scopes: Collection[HoldScope], now: datetime
+) -> list[SenderRow]:
+    """Meta took, or answered, a message of this sender that was to try what holds it. Returns all that changed."""
+    await store.lock_workspace(connection, row.sender.workspace_id)
+    over = []
+    for one in await hold_store.of_sender(connection, row.sender.sender_id, scopes):
+        if one.probe_at is None or one.probe_at > now:
+            continue
+        rest = holds.after_taken_try(one, now)
+        if rest is None:
+            over.append(one)
+        else:
+            await hold_store.save(connection, rest)
+    return await _lift(connection, row.sender.workspace_id, over, now)
+
+
+async def went_through(connection: Connection, messages: Collection[Key], now: datetime) -> list[SenderRow]:
+    """Receipts of these messages came: what a webhook told is over if one of them tried it. Returns what changed."""
+    changed: list[SenderRow] = []
+    for workspace_id in sorted({workspace_id for workspace_id, _ in messages}):
+        await store.lock_workspace(connection, workspace_id)
+        own = [message_id for workspace, message_id in messages if workspace == workspace_id]
+        standing = await hold_store.with_calls(connection, workspace_id, own, said_by=WEBHOOK)
+        over = [one for one, called_at in standing if holds.is_tried_by(one, called_at, now)]
+        if over:
+            changed += await _lift(connection, workspace_id, over, now)
+    return changed
 
 
 async def lift_account(connection: Connection, waba_id: str, at: datetime) -> list[SenderRow]:

@@ -16,6 +16,8 @@ from dispatcher.limits import outage_pause
 
 PROBE_FIRST = timedelta(minutes=5)
 PROBE_MAX = timedelta(hours=1)
+# From the mark of a try to its end, at most; less than `PROBE_FIRST`, before which nobody is called.
+TRY_LASTS = timedelta(minutes=4)
 ANSWER = "Meta's answer"
 WEBHOOK = "Meta's webhook on a message"
 SILENCE = "nobody: Meta doesn't answer"
@@ -96,6 +98,24 @@ def after(known: Hold | None, name: tuple[str, HoldScope, str], told: Refusal, n
         strikes = known.strikes + 1
     delay = outage_pause(strikes) if told.said_by == SILENCE else probe_delay(strikes)
     return replace(hold, strikes=strikes, probe_at=now + delay)
+
+
+def after_taken_try(hold: Hold, now: datetime) -> Hold | None:
+    """What stands of a hold after Meta took a message that tried it; None for nothing. What a webhook told of messages
+    that Meta had taken only the try's own receipt ends: until that comes, the next one tries later."""
+    if hold.said_by != WEBHOOK:
+        return None
+    strikes = hold.strikes + 1
+    return replace(hold, strikes=strikes, probe_at=now + probe_delay(strikes))
+
+
+def is_tried_by(hold: Hold, called_at: datetime, now: datetime) -> bool:
+    """Whether a message that was called then was the last to try this hold."""
+    if hold.probe_at is None:
+        return False
+    if hold.probe_at <= now:
+        return called_at >= hold.probe_at
+    return hold.strikes > 0 and called_at >= hold.probe_at - probe_delay(hold.strikes) - TRY_LASTS
 
 
 def is_told_by_event(standing: Iterable[Hold], told: Refusal) -> bool:

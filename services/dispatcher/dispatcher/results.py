@@ -244,7 +244,7 @@ class Results:
             return await holding.hold_sender(connection, self._sender_id, HoldScope.SENDER, told, now, token_tag=None)
         scopes = _freed(row, probes)
         if scopes:
-            lifted = await holding.lift(connection, row, scopes, now, only_due=True)
+            lifted = await holding.tried(connection, row, scopes, now)
             announcements += announce.senders_updated(lifted, now)
             self._wake.set()
         elif probes and not any(isinstance(outcome, MaybeTaken) for outcome in probes):
@@ -282,7 +282,8 @@ def _capped(batch: Sequence[Ended], changed: Mapping[Key, str | None]) -> dict[K
 
 
 def _freed(row: store.SenderRow, probes: Sequence[Outcome]) -> tuple[HoldScope, ...]:
-    """What the tries of a held sender lift: all holds if one was taken; an outage's at any answer of Meta's."""
+    """Which holds the tries of a held sender tell something of: all if one was taken; an outage's at any answer of
+    Meta's."""
     if any(isinstance(outcome, Taken) for outcome in probes):
         return tuple(HoldScope)
     in_outage = row.sender.hold is not None and row.sender.hold.code is ReasonCode.TEMPORARY_FAILURE

@@ -28,7 +28,18 @@ from sendwhy.service import Runtime
 from sendwhy.stage import Record, parse_json, parse_state
 from sendwhy.topics import Outgoing, Topic, source_header
 
-from dispatcher import announce, holding, people_store, queue_store, recovery_store, reporting, salvage, store, sweeps
+from dispatcher import (
+    announce,
+    hold_store,
+    holding,
+    people_store,
+    queue_store,
+    recovery_store,
+    reporting,
+    salvage,
+    store,
+    sweeps,
+)
 from dispatcher.answers import HoldScope, verdict
 from dispatcher.decide import (
     CAMPAIGN,
@@ -58,6 +69,9 @@ CANCEL_STEPS_AT_ONCE = 5
 # Four records for each message, of which nearly all are receipts that change nothing: the few that hold a number or
 # settle what was open can wait so long.
 STATUS_REST_SECONDS = 0.2
+# A hold stands for minutes before anybody tries it.
+LOOK_AT_HOLDS_SECONDS = 5.0
+_RECEIPTS = frozenset({Status.SENT, Status.DELIVERED, Status.READ, Status.PLAYED})
 _OUR_SOURCE = source_header(Service.DISPATCHER)
 _STATUS = parse_json(StatusUpdated)
 
@@ -91,6 +105,7 @@ class Stages:
         self._tagger = Tagger(settings.privacy_key.get_secret_value())
         self._accepted = accepted or Accepted()
         self._queued_for: set[str] = set()
+        self._held_by_webhook: frozenset[str] = frozenset()
 
     def register(self) -> None:
         stage = self._runtime.stage
@@ -104,6 +119,7 @@ class Stages:
         stage(Topic.SENDER_REPORTED, parse_json(SenderReported), self.on_sender_reports)
         erase = Eraser(self._clock, self._runtime.publish_soon).erase
         stage(Topic.PERSON_ERASING, parse_json(PersonErasing), on_erasing(Service.DISPATCHER, erase))
+        self._runtime.every(LOOK_AT_HOLDS_SECONDS, "holds that receipts end", self.look_at_holds)
 
     async def _announce(self, connection: Connection, announcements: Sequence[announce.Announcement]) -> None:
         if announcements:
@@ -316,6 +332,8 @@ class Stages:
                 capped[key] = event.occurred_at + CAP
         # Senders are locked before messages, as everywhere.
         await self._hold_senders(connection, [event for event in events if isinstance(event, StatusUpdated)])
+        if self._held_by_webhook:
+            await self._end_holds(connection, events)
         if told:
             await self._taken(connection, told)
         if capped:
@@ -370,6 +388,26 @@ class Stages:
         for (_, sender_id, scope), refusal in sorted(told.items(), key=lambda pair: pair[0]):
             held = await holding.hold_sender(connection, sender_id, scope, refusal, now, token_tag=None)
             await self._announce(connection, held)
+
+    async def look_at_holds(self) -> None:
+        """Of which senders receipts may end a hold; of all others they are looked at for nothing but their messages."""
+        async with self._runtime.pool.acquire(timeout=30) as connection:
+            self._held_by_webhook = await hold_store.senders_held(connection, said_by=WEBHOOK)
+
+    async def _end_holds(self, connection: Connection, events: Sequence[StatusUpdated | plain.Receipt]) -> None:
+        """What Meta told by a webhook ends once another tells that a message went through, which was to try that."""
+        received = {
+            (event.workspace_id, event.message_id)
+            for event in events
+            if event.sender_id in self._held_by_webhook
+            and event.status in _RECEIPTS
+            and event.workspace_id is not None
+            and event.message_id is not None
+        }
+        now = self._clock()
+        changed = await holding.went_through(connection, received, now)
+        await self._announce(connection, announce.senders_updated(changed, now))
+        self._wake(row.sender.sender_id for row in changed)
 
     # --- template.reported, sender.reported ---
 

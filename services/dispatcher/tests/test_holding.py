@@ -423,6 +423,63 @@ async def test_a_failure_that_a_webhook_tells_takes_the_same_table(
     assert set(await company.held()) == concerned
 
 
+def receipt(message_id: str, at: datetime, status: Status = Status.SENT) -> Record[Any]:
+    told = failure(ONE, 0, at, message_id)
+    return replace(told, event=told.event.model_copy(update={"status": status, "reason": None}))
+
+
+async def test_what_a_webhook_told_is_over_once_the_receipt_of_a_try_came_and_not_by_its_200(company: Company) -> None:
+    """Meta takes what it can't charge, and tells by webhook that it failed: each try that lifted the hold by its 200
+    alone would be followed by a campaign that fails."""
+    async with company.database() as connection:
+        await company.stages.on_statuses(connection, [failure(ONE, 131042, utc_now())])
+    await company.stages.look_at_holds()
+    await company.queue(ONE, 3)
+    await company.due(HoldScope.ACCOUNT)
+    async with company.driving(ONE):
+        await company.reach(("accepted", ""), ("waiting", "hold"))
+        assert set(await company.held()) == {ONE, TWO}
+        assert len(company.calls) == 1
+        tried = await company.pool.fetchval("select message_id from message where state = 'accepted'")
+        async with company.database() as connection:
+            await company.stages.on_statuses(connection, [receipt(tried, utc_now())])
+        assert await company.held() == {}
+        await company.reach(("accepted", ""))
+
+
+async def test_a_try_without_a_receipt_is_repeated_later_and_later(company: Company) -> None:
+    async with company.database() as connection:
+        await company.stages.on_statuses(connection, [failure(ONE, 131042, utc_now())])
+    await company.queue(ONE, 3)
+    async with company.driving(ONE):
+        for tries in (1, 2):
+            await company.due(HoldScope.ACCOUNT)
+            await company.called(tries)
+            await company.reach(("accepted", ""), ("waiting", "hold"))
+            async with asyncio.timeout(30):
+                while await company.pool.fetchval("select strikes from hold") != tries:
+                    await asyncio.sleep(0.02)
+    assert len(company.calls) == 2
+    delay = await company.pool.fetchval("select probe_at - clock_timestamp() from hold")
+    assert timedelta(minutes=19) < delay <= timedelta(minutes=20)
+
+
+@pytest.mark.parametrize("status", [Status.SENT, Status.DELIVERED])
+async def test_receipts_of_what_was_called_before_the_hold_end_nothing(company: Company, status: Status) -> None:
+    await company.queue(ONE, 1)
+    await company.pool.execute("update message set state = 'accepted', in_flight_at = clock_timestamp()")
+    async with company.database() as connection:
+        await company.stages.on_statuses(connection, [failure(ONE, 131042, utc_now())])
+    await company.stages.look_at_holds()
+    late = receipt(f"{ONE}-0", utc_now(), status)
+    async with company.database() as connection:
+        await company.stages.on_statuses(connection, [late])
+    await company.pool.execute("update hold set strikes = 1, probe_at = clock_timestamp() + interval '20 minutes'")
+    async with company.database() as connection:
+        await company.stages.on_statuses(connection, [late])
+    assert set(await company.held()) == {ONE, TWO}
+
+
 async def test_failures_of_several_workspaces_take_these_in_one_order(company: Company) -> None:
     """Whatever their numbers: else two replicas that hold numbers of both could wait for each other."""
     evils_first = NewSender("1", "evil", "301", "201", None, False, VAULT.seal("evil", "1", "own"), None)
@@ -640,6 +697,6 @@ async def test_what_was_held_before_the_table_came_stays_held(fresh_database: st
     row = (await store.senders(connection, [ONE]))[ONE]
     assert await store.reflect_holds(connection, "acme") == []
     assert await hold_store.take_probe(connection, ONE, utc_now(), utc_now())
-    await holding.lift(connection, row, tuple(HoldScope), utc_now(), only_due=True)
+    await holding.tried(connection, row, tuple(HoldScope), utc_now())
     assert (await store.senders(connection, [ONE]))[ONE].sender.hold is None
     await connection.close()

@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 from dispatcher.answers import HoldScope
 from dispatcher.decide import Stops
-from dispatcher.holds import ANSWER, Hold, Refusal, after, is_news, is_told_by_event, probe_delay
+from dispatcher.holds import (
+    ANSWER,
+    WEBHOOK,
+    Hold,
+    Refusal,
+    after,
+    after_taken_try,
+    is_news,
+    is_told_by_event,
+    is_tried_by,
+    probe_delay,
+)
 from dispatcher_cases import NOW
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,3 +151,32 @@ def test_a_try_that_finds_the_same_is_told_nobody() -> None:
     assert other is not None
     assert not is_news(hold, same)
     assert is_news(hold, other)
+
+
+def test_a_200_ends_what_an_answer_told_and_only_delays_what_a_webhook_did() -> None:
+    assert after_taken_try(first(), NOW) is None
+    hold = after(None, NAME, refusal(said_by=WEBHOOK), NOW)
+    for minutes in (10, 20, 40, 60, 60):
+        assert hold is not None
+        hold = after_taken_try(hold, NOW)
+        assert hold is not None
+        assert (hold.cause, hold.since, hold.probe_at) == (first_by_webhook().cause, NOW, NOW + minutes * MINUTE)
+
+
+def first_by_webhook() -> Hold:
+    hold = after(None, NAME, refusal(said_by=WEBHOOK), NOW)
+    assert hold is not None
+    return hold
+
+
+def test_a_receipt_tells_of_a_hold_if_its_message_was_called_to_try_it() -> None:
+    hold, due = first_by_webhook(), NOW + 5 * MINUTE
+    assert not is_tried_by(hold, NOW, NOW + MINUTE)
+    # The receipt comes before the answer is stored.
+    assert is_tried_by(hold, due, due)
+    assert not is_tried_by(hold, NOW + 4 * MINUTE, due)
+    tried = after_taken_try(hold, due + timedelta(seconds=30))
+    assert tried is not None
+    assert is_tried_by(tried, due, due + MINUTE)
+    assert not is_tried_by(tried, NOW, due + MINUTE)
+    assert not is_tried_by(replace(tried, probe_at=None), due, due + MINUTE)
