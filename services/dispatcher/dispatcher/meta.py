@@ -98,12 +98,13 @@ class MetaUnreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """What Meta tells of a number. `messaging_limit`: unique people in 24 h, None for unlimited or untold."""
+    """What Meta tells of a number. `messaging_limit`: unique people in 24 h, None for `unlimited` or untold."""
 
     display_phone_number: str | None
     quality: str | None
     messages_per_second: int | None
     messaging_limit: int | None
+    unlimited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +257,13 @@ class Meta:
         told = await self._get(f"{self._base}/{sender_id}?fields={fields}", access)
         throughput = told.get("throughput")
         level = throughput.get("level") if isinstance(throughput, dict) else throughput
+        limit = told.get("whatsapp_business_manager_messaging_limit")
         return Number(
             display_phone_number=_digits(told.get("display_phone_number")),
             quality=_capitals(told.get("quality_rating")),
             messages_per_second=_per_second(level),
-            messaging_limit=messaging_limit(told.get("whatsapp_business_manager_messaging_limit")),
+            messaging_limit=messaging_limit(limit),
+            unlimited=is_unlimited(limit),
         )
 
     async def portfolio(self, waba_id: str, access: Access) -> str | None:
@@ -379,6 +382,11 @@ def messaging_limit(told: Any) -> int | None:
         return _TIERS[text]
     text = text.removeprefix("TIER_")
     return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def is_unlimited(told: Any) -> bool:
+    """Whether Meta says so: what it doesn't tell, or tells in new words, changes nothing."""
+    return messaging_limit(told) is None and ("UNLIMITED" in str(told).upper() or str(told) in ("-1", "-1.0"))
 
 
 def _per_second(level: Any) -> int | None:

@@ -15,7 +15,7 @@ from sendwhy.reasons import ReasonCode
 
 from dispatcher.answers import HoldScope
 from dispatcher.decide import Stops
-from dispatcher.meta import messaging_limit
+from dispatcher.meta import is_unlimited, messaging_limit
 from dispatcher.store import NumberState, TemplateRow
 from dispatcher.sync_store import Report
 
@@ -172,8 +172,7 @@ def account_change(field: str, value: Mapping[str, Any]) -> AccountChange:
 
 
 def _limit(told: Any) -> NumberState | None:
-    limit = messaging_limit(told)
-    unlimited = limit is None and ("UNLIMITED" in str(told).upper() or str(told) in ("-1", "-1.0"))
+    limit, unlimited = messaging_limit(told), is_unlimited(told)
     return NumberState(messaging_limit=limit, unlimited=unlimited) if unlimited or limit is not None else None
 
 

@@ -223,7 +223,7 @@ def _state(number: Number) -> NumberState:
         quality=number.quality,
         messages_per_second=number.messages_per_second,
         messaging_limit=number.messaging_limit,
-        unlimited=number.messaging_limit is None,
+        unlimited=number.unlimited,
     )
 
 

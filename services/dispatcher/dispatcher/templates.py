@@ -5,11 +5,11 @@ that we don't know pass through to Meta. Positional variables ({{1}}) are filled
 ({{first_name}}) by `parameter_name`, in any order. A template whose components we don't know is not judged.
 
 Limits, each counted after the parameters are filled in, by Meta's pages of November 2025 to June 2026:
-"Template components" (header 60, body 1,024, code 15, URL 2,000), "Limited-time offer templates" (body 600, code 15),
-"Media card carousel templates" (card body 160; as many cards as the template has), "Copy code authentication
-templates" (one-time password 15), "Multi-product message templates" (10 sections, 30 products, title 24). An older
-reference page allows 32,768 for a template that is nothing but a body; the newer pages say 1,024 for all. For the
-payload of a quick reply no page gives a limit.
+"Template components" (header 60, body 1,024, URL 2,000), "Coupon code templates" (code 20), "Limited-time offer
+templates" (body 600, code 15), "Media card carousel templates" (card body 160; as many cards as the template has),
+"Copy code authentication templates" (one-time password 15), "Multi-product message templates" (10 sections, 30
+products, title 24). An older reference page allows 32,768 for a template that is nothing but a body; the newer pages
+say 1,024 for all. For the payload of a quick reply no page gives a limit.
 """
 
 import re
@@ -25,6 +25,7 @@ OFFER_BODY_MAX = 600
 CARD_BODY_MAX = 160
 URL_MAX = 2000
 CODE_MAX = 15
+COUPON_MAX = 20
 SECTIONS_MAX = 10
 PRODUCTS_MAX = 30
 SECTION_TITLE_MAX = 24
@@ -85,6 +86,7 @@ class _Place:
 
     body_max: int
     card: str = ""
+    coupon_max: int = COUPON_MAX
 
     def named(self, component: str) -> str:
         return f"{self.card}{component}"
@@ -99,7 +101,7 @@ _MESSAGE = _Place(BODY_MAX)
 def _mismatches(components: Sequence[Json], given: Sequence[Json], place: _Place) -> list[Found]:
     known = {_kind(component): component for component in components}
     if "LIMITED_TIME_OFFER" in known:
-        place = _Place(OFFER_BODY_MAX, place.card)
+        place = _Place(OFFER_BODY_MAX, place.card, CODE_MAX)
     found = _twice(given, place) + _not_in_the_template(known, given, place)
     for kind, component in known.items():
         check = _CHECKS.get(kind)
@@ -348,20 +350,20 @@ def _url(button: _Button) -> list[Found]:
     if not _is_text(value):
         return button.problem("value", "a text", _short(value))
     if is_password:
-        return _code(button, value)
+        return _code(button, value, CODE_MAX)
     length = len(_VARIABLE.sub("", address)) + len(str(value))
     return button.problem("length", f"at most {URL_MAX} with its address", length) if length > URL_MAX else []
 
 
 def _copy_code(button: _Button) -> list[Found]:
     value, found = _one(button, "code", "coupon_code")
-    return found or _code(button, value)
+    return found or _code(button, value, button.place.coupon_max)
 
 
-def _code(button: _Button, value: Any) -> list[Found]:
+def _code(button: _Button, value: Any, most: int) -> list[Found]:
     if not _is_text(value):
         return button.problem("value", "a text", _short(value))
-    return button.problem("length", f"at most {CODE_MAX}", len(str(value))) if len(str(value)) > CODE_MAX else []
+    return button.problem("length", f"at most {most}", len(str(value))) if len(str(value)) > most else []
 
 
 def _quick_reply(button: _Button) -> list[Found]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import socket
 import struct
 from collections.abc import Callable
@@ -435,12 +436,25 @@ def test_aiohttp_repeats_no_post() -> None:
         ("TIER_100K", 100_000),
         (2000, 2000),
         ("10000", 10_000),
-        ("UNLIMITED", None),
-        ("TIER_UNLIMITED", None),
-        (-1, None),
+        ("UNLIMITED", "unlimited"),
+        ("TIER_UNLIMITED", "unlimited"),
+        (-1, "unlimited"),
         (None, None),
+        ("TIER_NOT_SET", None),
+        ("TIER_OF_TOMORROW", None),
         ({"tier": "TIER_10K"}, 10_000),
+        ({"tier": "TIER_UNLIMITED"}, "unlimited"),
     ],
 )
-def test_messaging_limits_in_all_their_spellings(told: object, limit: int | None) -> None:
-    assert messaging_limit(told) == limit
+async def test_messaging_limits_in_all_their_spellings(told: object, limit: int | str | None) -> None:
+    async def tells(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(whole(json.dumps({"whatsapp_business_manager_messaging_limit": told}).encode()))
+        await writer.drain()
+
+    async with server(tells) as url:
+        meta = meta_at(url)
+        number = await meta.number("100000000000001", Access("token"))
+        await meta.close()
+    assert ("unlimited" if number.unlimited else number.messaging_limit) == limit
+    assert messaging_limit(told) == number.messaging_limit

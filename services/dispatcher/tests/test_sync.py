@@ -412,6 +412,14 @@ async def test_a_number_follows_the_newest_word(desk: Desk) -> None:
     assert (row.sender.messages_per_second, row.sender.messaging_limit) == (1000, None)
 
 
+@pytest.mark.parametrize(("unlimited", "limit"), [(False, 250), (True, None)])
+async def test_a_limit_that_meta_does_not_tell_stays_as_it_is(desk: Desk, unlimited: bool, limit: int | None) -> None:
+    await desk.sync()
+    desk.number_told = replace(desk.number_told, messaging_limit=None, unlimited=unlimited)
+    await desk.sync()
+    assert (await desk.row()).sender.messaging_limit == limit
+
+
 async def tier_of(desk: Desk, sender_id: str) -> Tier:
     sender = (await desk.row(sender_id)).sender
     async with desk.pool.acquire() as connection, connection.transaction():

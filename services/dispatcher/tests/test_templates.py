@@ -79,6 +79,7 @@ PASSWORD: list[Json] = [
     buttons({"type": "URL", "url": "https://www.whatsapp.com/otp/code/?otp_type=COPY_CODE&code=otp{{1}}"}),
 ]
 UNREAD_PASSWORD: list[Json] = [{"type": "BODY", "add_security_recommendation": True}, buttons("OTP")]
+LONG_CODE = COUPON | {"coupon_code": "x" * 16}
 OFFER: Json = {"type": "LIMITED_TIME_OFFER", "limited_time_offer": {"text": "Soon over", "has_expiration": True}}
 CARD = {
     "components": [
@@ -181,8 +182,8 @@ CASES: list[tuple[str, list[Json], list[Json], list[str]]] = [
     ("code", [buttons("COPY_CODE")], [button("COPY_CODE", 0, COUPON)], []),
     ("no code", [buttons("COPY_CODE")], [], ["code"]),
     ("a text for a code", [buttons("COPY_CODE")], [button("copy_code", 0, text("25OFF"))], ["code"]),
-    ("a code of 15", [buttons("COPY_CODE")], [button("copy_code", 0, COUPON | {"coupon_code": "x" * 15})], []),
-    ("a code of 16", [buttons("COPY_CODE")], [button("copy_code", 0, COUPON | {"coupon_code": "x" * 16})], ["length"]),
+    ("a code of 20", [buttons("COPY_CODE")], [button("copy_code", 0, COUPON | {"coupon_code": "x" * 20})], []),
+    ("a code of 21", [buttons("COPY_CODE")], [button("copy_code", 0, COUPON | {"coupon_code": "x" * 21})], ["length"]),
     ("flow", [buttons("FLOW")], [button("flow", 0, action(flow_token="t"))], []),
     ("flow without data", [buttons("FLOW")], [], []),
     ("a text for a flow", [buttons("FLOW")], [button("flow", 0, text("t"))], ["action"]),
@@ -203,6 +204,7 @@ CASES: list[tuple[str, list[Json], list[Json], list[str]]] = [
     ("offer", [PLAIN, OFFER], [offer(1_795_000_000_000)], []),
     ("offer without its end", [PLAIN, OFFER], [], ["expiration"]),
     ("offer with a date", [PLAIN, OFFER], [offer("tomorrow")], ["expiration"]),
+    ("an offer's code of 16", [OFFER, buttons("COPY_CODE")], [offer(1), button("copy_code", 0, LONG_CODE)], ["length"]),
     ("offer without a clock", [PLAIN, {"type": "LIMITED_TIME_OFFER", "limited_time_offer": {}}], [], []),
     ("an offer's body of 601", [{"type": "BODY", "text": "{{1}}"}, OFFER], [body("x" * 601), offer(1)], ["length"]),
     ("an offer that is none", [PLAIN], [offer(1)], ["not in the template"]),
