@@ -331,9 +331,7 @@ class Stages:
             if isinstance(event, StatusUpdated) and _is_capped(event):
                 capped[key] = event.occurred_at + CAP
         # Senders are locked before messages, as everywhere.
-        await self._hold_senders(connection, [event for event in events if isinstance(event, StatusUpdated)])
-        if self._held_by_webhook:
-            await self._end_holds(connection, events)
+        await self._hold_or_lift(connection, events)
         if told:
             await self._taken(connection, told)
         if capped:
@@ -368,35 +366,32 @@ class Stages:
             )
         await self._announce(connection, announcements)
 
-    async def _hold_senders(self, connection: Connection, events: Sequence[StatusUpdated]) -> None:
-        """A failure that is about the sender: the message is over, and the sender is held for the others."""
-        now = self._clock()
-        told: dict[tuple[str, str, HoldScope], Refusal] = {}
-        for event in events:
-            failed = event.status is Status.FAILED and event.service is Service.WEBHOOK_INGEST
-            meta = event.reason.meta if event.reason else None
-            if not failed or event.reason is None or meta is None or event.sender_id is None:
-                continue
-            if event.workspace_id is None:
-                # Nobody had registered the number at webhook-ingest: who spoke for it may be anybody.
-                continue
-            rule, _ = verdict(meta)
-            if rule.scope is not None:
-                name = (event.workspace_id, event.sender_id, rule.scope)
-                told[name] = Refusal(event.reason, WEBHOOK, event.occurred_at)
-        # By workspace, as each hold locks all senders of one: else two replicas lock each other out.
-        for (_, sender_id, scope), refusal in sorted(told.items(), key=lambda pair: pair[0]):
-            held = await holding.hold_sender(connection, sender_id, scope, refusal, now, token_tag=None)
-            await self._announce(connection, held)
-
     async def look_at_holds(self) -> None:
         """Of which senders receipts may end a hold; of all others they are looked at for nothing but their messages."""
         async with self._runtime.pool.acquire(timeout=30) as connection:
             self._held_by_webhook = await hold_store.senders_held(connection, said_by=WEBHOOK)
 
-    async def _end_holds(self, connection: Connection, events: Sequence[StatusUpdated | plain.Receipt]) -> None:
-        """What Meta told by a webhook ends once another tells that a message went through, which was to try that."""
-        received = {
+    async def _hold_or_lift(self, connection: Connection, events: Sequence[StatusUpdated | plain.Receipt]) -> None:
+        """A failure that is about the sender: the message is over, and the sender is held for the others. That ends
+        once a message that was to try it has gone through."""
+        now, refusals, received = self._clock(), _refusals(events), self._received(events)
+        workspaces = {workspace_id for workspace_id, *_ in (*refusals, *received)}
+        # In one order, as each hold locks all senders of one: else two replicas lock each other out.
+        for workspace_id in sorted(workspaces):
+            await store.lock_workspace(connection, workspace_id)
+        for (_, sender_id, scope), refusal in sorted(refusals.items(), key=lambda pair: pair[0]):
+            held = await holding.hold_sender(connection, sender_id, scope, refusal, now, token_tag=None)
+            await self._announce(connection, held)
+        if received:
+            changed = await holding.went_through(connection, received, now)
+            await self._announce(connection, announce.senders_updated(changed, now))
+            self._wake(row.sender.sender_id for row in changed)
+
+    def _received(self, events: Sequence[StatusUpdated | plain.Receipt]) -> set[Key]:
+        """Of which messages receipts came that may end a hold."""
+        if not self._held_by_webhook:
+            return set()
+        return {
             (event.workspace_id, event.message_id)
             for event in events
             if event.sender_id in self._held_by_webhook
@@ -404,10 +399,6 @@ class Stages:
             and event.workspace_id is not None
             and event.message_id is not None
         }
-        now = self._clock()
-        changed = await holding.went_through(connection, received, now)
-        await self._announce(connection, announce.senders_updated(changed, now))
-        self._wake(row.sender.sender_id for row in changed)
 
     # --- template.reported, sender.reported ---
 
@@ -473,6 +464,25 @@ def _template(message: Message) -> tuple[str, str, str]:
 
 def _campaign(message: Message) -> str | None:
     return message.funded.request.origin.id
+
+
+def _refusals(events: Sequence[StatusUpdated | plain.Receipt]) -> dict[tuple[str, str, HoldScope], Refusal]:
+    """What failures that webhooks told are about, by workspace, sender and scope."""
+    told: dict[tuple[str, str, HoldScope], Refusal] = {}
+    for event in events:
+        if not isinstance(event, StatusUpdated):
+            continue
+        failed = event.status is Status.FAILED and event.service is Service.WEBHOOK_INGEST
+        meta = event.reason.meta if event.reason else None
+        if not failed or event.reason is None or meta is None or event.sender_id is None:
+            continue
+        if event.workspace_id is None:
+            # Nobody had registered the number at webhook-ingest: who spoke for it may be anybody.
+            continue
+        rule, _ = verdict(meta)
+        if rule.scope is not None:
+            told[event.workspace_id, event.sender_id, rule.scope] = Refusal(event.reason, WEBHOOK, event.occurred_at)
+    return told
 
 
 def _is_capped(event: StatusUpdated) -> bool:

@@ -480,10 +480,16 @@ async def test_receipts_of_what_was_called_before_the_hold_end_nothing(company: 
     assert set(await company.held()) == {ONE, TWO}
 
 
-async def test_failures_of_several_workspaces_take_these_in_one_order(company: Company) -> None:
-    """Whatever their numbers: else two replicas that hold numbers of both could wait for each other."""
+@pytest.mark.parametrize("is_held", [False, True])
+async def test_statuses_of_several_workspaces_take_these_in_one_order(company: Company, is_held: bool) -> None:
+    """Whatever their numbers: else two replicas that hold, or free, numbers of both could wait for each other."""
     evils_first = NewSender("1", "evil", "301", "201", None, False, VAULT.seal("evil", "1", "own"), None)
     foreign, own = failure(FOREIGN, 131048, utc_now()), failure(ONE, 131048, utc_now())
+    if is_held:
+        async with company.database() as connection:
+            await company.stages.on_statuses(connection, [own])
+        await company.stages.look_at_holds()
+        own = receipt("m-1", utc_now())
     foreign = replace(foreign, event=foreign.event.model_copy(update={"sender_id": "1"}))
 
     waits = (
