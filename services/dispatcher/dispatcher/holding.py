@@ -121,16 +121,22 @@ async def tried(
     return await _lift(connection, row.sender.workspace_id, over, now)
 
 
-async def went_through(connection: Connection, messages: Collection[Key], now: datetime) -> list[SenderRow]:
-    """Receipts of these messages came: what a webhook told is over if one of them tried it. Returns what changed."""
-    changed: list[SenderRow] = []
+async def tried_by(connection: Connection, messages: Collection[Key], now: datetime) -> list[Hold]:
+    """What webhooks told and one of these messages was to try."""
+    found: list[Hold] = []
     for workspace_id in sorted({workspace_id for workspace_id, _ in messages}):
-        await store.lock_workspace(connection, workspace_id)
         own = [message_id for workspace, message_id in messages if workspace == workspace_id]
         standing = await hold_store.with_calls(connection, workspace_id, own, said_by=WEBHOOK)
-        over = [one for one, called_at in standing if holds.is_tried_by(one, called_at, now)]
-        if over:
-            changed += await _lift(connection, workspace_id, over, now)
+        found += [one for one, called_at in standing if holds.is_tried_by(one, called_at, now)]
+    return found
+
+
+async def went_through(connection: Connection, messages: Collection[Key], now: datetime) -> list[SenderRow]:
+    """End what these messages were to try, as receipts of them came; the caller has locked their workspaces. Returns
+    all senders that changed."""
+    changed: list[SenderRow] = []
+    for one in await tried_by(connection, messages, now):
+        changed += await _lift(connection, one.workspace_id, [one], now)
     return changed
 
 

@@ -375,14 +375,17 @@ class Stages:
         """A failure that is about the sender: the message is over, and the sender is held for the others. That ends
         once a message that was to try it has gone through."""
         now, refusals, received = self._clock(), _refusals(events), self._received(events)
-        workspaces = {workspace_id for workspace_id, *_ in (*refusals, *received)}
+        # Hardly any receipt is of a try, and for the others no sender is locked.
+        over = await holding.tried_by(connection, received, now) if received else []
         # In one order, as each hold locks all senders of one: else two replicas lock each other out.
-        for workspace_id in sorted(workspaces):
+        for workspace_id in sorted(
+            {workspace_id for workspace_id, *_ in refusals} | {one.workspace_id for one in over}
+        ):
             await store.lock_workspace(connection, workspace_id)
         for (_, sender_id, scope), refusal in sorted(refusals.items(), key=lambda pair: pair[0]):
             held = await holding.hold_sender(connection, sender_id, scope, refusal, now, token_tag=None)
             await self._announce(connection, held)
-        if received:
+        if over:
             changed = await holding.went_through(connection, received, now)
             await self._announce(connection, announce.senders_updated(changed, now))
             self._wake(row.sender.sender_id for row in changed)

@@ -489,7 +489,10 @@ async def test_statuses_of_several_workspaces_take_these_in_one_order(company: C
         async with company.database() as connection:
             await company.stages.on_statuses(connection, [own])
         await company.stages.look_at_holds()
-        own = receipt("m-1", utc_now())
+        await company.due(HoldScope.SENDER)
+        await company.queue(ONE, 1)
+        await company.pool.execute("update message set state = 'accepted', in_flight_at = clock_timestamp()")
+        own = receipt(f"{ONE}-0", utc_now())
     foreign = replace(foreign, event=foreign.event.model_copy(update={"sender_id": "1"}))
 
     waits = (
@@ -511,7 +514,7 @@ async def test_statuses_of_several_workspaces_take_these_in_one_order(company: C
         async with company.database() as another:
             await another.execute("select from sender where workspace_id = 'evil' for update nowait")
     await telling
-    assert set(await company.held()) == {"1", ONE}
+    assert set(await company.held()) == ({"1"} if is_held else {"1", ONE})
 
 
 async def test_late_webhooks_of_what_is_repaired_hold_nobody(company: Company) -> None:
