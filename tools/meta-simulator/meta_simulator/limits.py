@@ -62,7 +62,7 @@ class PairRate:
 
 
 class UniqueRecipients:
-    """People reached outside a window in the last 24 h, for one portfolio."""
+    """People reached outside a window in the last 24 h, for one portfolio: each counts from the last time."""
 
     def __init__(self) -> None:
         self._since: OrderedDict[str, float] = OrderedDict()
@@ -77,5 +77,6 @@ class UniqueRecipients:
         reached = self.count(now)
         if limit is not None and to not in self._since and reached >= limit:
             return False
-        self._since.setdefault(to, now)
+        self._since[to] = now
+        self._since.move_to_end(to)
         return True

@@ -43,5 +43,14 @@ def test_the_messaging_limit_counts_people_within_24_hours() -> None:
         True,
         False,
     ]
-    assert reached.take("c", 2, 86_400)
-    assert not reached.take("a", 2, 86_400.5)
+    assert not reached.take("c", 2, 86_400)
+    assert reached.take("c", 2, 86_401)
+    assert not reached.take("b", 2, 86_401.5)
+
+
+def test_a_person_counts_for_24_h_from_the_last_message() -> None:
+    people = UniqueRecipients()
+    assert people.take("1", 1, now=0.0)
+    assert people.take("1", 1, now=80_000.0)
+    assert not people.take("2", 1, now=86_400.0)
+    assert people.take("2", 1, now=80_000.0 + 86_400.0)
