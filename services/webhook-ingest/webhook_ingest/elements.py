@@ -42,7 +42,7 @@ class Delivery:
 @value_class
 class Origin:
     """Where an element stood: enough to write a webhook that holds it alone. `key` is the array's name, or "" where
-    the element stood in none."""
+    the element stood in none; `time` the entry's, which Meta gives to most fields."""
 
     waba: str
     number: str | None
@@ -50,11 +50,13 @@ class Origin:
     shared: Fragment
     key: str
     item: JsonValue
+    time: str | None = None
 
     def alone(self) -> bytes:
         told: Fragment = {self.key: [self.item]} if self.key else object_of(self.item)
         value: Fragment = {"messaging_product": "whatsapp", **self.shared, **told}
-        entry: Fragment = {"id": self.waba, "changes": [{"field": self.field, "value": value}]}
+        at: Fragment = {} if self.time is None else {"time": self.time}
+        entry: Fragment = {"id": self.waba, **at, "changes": [{"field": self.field, "value": value}]}
         return JSON.dump_json({"object": "whatsapp_business_account", "entry": [entry]})
 
 

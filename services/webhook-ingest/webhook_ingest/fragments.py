@@ -456,7 +456,7 @@ class _Change:
             called = line(object_of(contact.get("profile")).get("name"), 256)
             ids: Fragment = {name: identifier(contact.get(name)) for name in ("wa_id", "user_id")}
             shared["contacts"] = [{"profile": {"name": called}, **ids}]
-        return Origin(self.waba, self.number, self.field, shared, key, item)
+        return Origin(self.waba, self.number, self.field, shared, key, item, identifier(self.time))
 
 
 _Reader = Callable[[_MetaReader, _Change, str, Fragment], Element]
