@@ -423,6 +423,26 @@ async def answer_early(response: Response, scope: Scope, receive: Receive, send:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class HeadAsGet:
+    """ASGI middleware: HEAD is answered as GET, and its answer ends with the head: neither a large file is made for it
+    nor an endless stream. Whatever lies behind this sees a GET; the server leaves out the body by what was asked."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def head_only(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
+
+        await self._app({**scope, "method": "GET"}, receive, head_only)
+
+
 class Authenticated:
     """ASGI middleware: nothing under /v1 is looked at without a token, neither the body nor which route it is for. What
     the token may do is asked by each route's own dependency."""

@@ -14,14 +14,16 @@ _SPACED = bytes.maketrans(_RAW_CONTROL, b" " * len(_RAW_CONTROL))
 _ESCAPES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u(?:[dD][89a-fA-F][0-9a-fA-F]{2}|0000))"
 )
+# A text, which is left alone, or a number of more digits than Python makes an int of.
+_TEXT_OR_ENDLESS = re.compile(r'"(?:[^"\\]|\\.)*+"?|(-?[0-9]{4301,}[0-9.eE+-]*)', re.DOTALL)
 
 
 def json_of(body: bytes) -> JsonValue:
     """The body as JSON. Raises ValueError.
 
     NUL, which PostgreSQL refuses, and lone surrogates, which no UTF-8 can hold, become U+FFFD, as does what is no
-    UTF-8; bare control characters become spaces, and a byte order mark nothing: one bad character in one text must not
-    cost the whole body.
+    UTF-8; bare control characters become spaces, and a byte order mark nothing; a number that is too long to be one
+    becomes null: one bad character in one text must not cost the whole body.
     """
     if b"\\u" in body:
         body = _ESCAPES.sub(lambda match: rb"\ufffd" if match.group(1) else match.group(), body)
@@ -30,7 +32,7 @@ def json_of(body: bytes) -> JsonValue:
     except ValueError:
         mended = body.translate(_SPACED).removeprefix(BOM).decode(errors="replace")
     try:
-        return _read(mended)
+        return _read(_TEXT_OR_ENDLESS.sub(lambda match: "null" if match.group(1) else match.group(), mended))
     except ValueError as error:
         raise ValueError(f"Invalid JSON: {error}") from None
 

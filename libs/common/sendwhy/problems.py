@@ -99,12 +99,13 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 def _methods_of(request: Request) -> set[str]:
     """What the path can be asked for. Starlette tells of its first route only, and here each method has its own."""
-    return {
+    methods = {
         method.upper()
         for path, operations in request.app.openapi()["paths"].items()
         if compile_path(path)[0].match(request.url.path)
         for method in operations
     }
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 async def _on_validation(_request: Request, error: Exception) -> JSONResponse:

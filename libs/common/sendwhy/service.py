@@ -36,7 +36,7 @@ from sendwhy.connections import (
     postgres_fault,
     reach,
 )
-from sendwhy.http import Authenticated, BodyLimit, is_ending, serve
+from sendwhy.http import Authenticated, BodyLimit, HeadAsGet, is_ending, serve
 from sendwhy.joint import Act, Joint
 from sendwhy.kafka import (
     BATCH_MAX_RECORDS,
@@ -218,6 +218,7 @@ class Runtime:
         app.add_middleware(BodyLimit, limits=body_limits or {})
         app.add_middleware(Authenticated)
         app.add_middleware(Measured, metrics=self.metrics)
+        app.add_middleware(HeadAsGet)
         app.add_api_route("/livez", self._livez, include_in_schema=False)
         app.add_api_route("/readyz", self._readyz, include_in_schema=False)
         app.add_api_route("/metrics", self._metrics_text, include_in_schema=False)

@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
-from sendwhy.http import BodyLimit, GuardedProtocol
+from sendwhy.http import BodyLimit, GuardedProtocol, HeadAsGet
 
 HELD_BYTES_MAX = 2_100_000
 
@@ -30,6 +30,7 @@ async def serving(protocol: type[GuardedProtocol] = Hasty) -> AsyncIterator[int]
     app = FastAPI()
     waits = app.state.waits = asyncio.Event()
     app.add_middleware(BodyLimit, limits={"/large": 200_000, "POST /*/file": 2_000_000}, held_bytes_max=HELD_BYTES_MAX)
+    app.add_middleware(HeadAsGet)
 
     @app.post("/parsed")
     async def parsed(body: dict[str, str]) -> int:
@@ -50,6 +51,14 @@ async def serving(protocol: type[GuardedProtocol] = Hasty) -> AsyncIterator[int]
         async def lines() -> AsyncIterator[bytes]:
             for _ in range(400):
                 yield b"y" * 65_536
+
+        return StreamingResponse(lines())
+
+    @app.get("/endless")
+    async def stream() -> StreamingResponse:
+        async def lines() -> AsyncIterator[bytes]:
+            yield b"begun"
+            await waits.wait()
 
         return StreamingResponse(lines())
 
@@ -340,3 +349,14 @@ async def test_bodies_that_are_held_are_bounded_together_and_pieces_are_not() ->
         for _, writer in held:
             writer.close()
         assert b"200 OK" in await talk(port, head % b"x", almost, b"x")
+
+
+async def test_head_is_answered_as_get_without_a_body_and_ends_there() -> None:
+    head, last = b"HEAD /%b HTTP/1.1\r\nHost: a\r\n\r\n", b"HEAD /long HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    async with serving() as port:
+        told = await talk(port, head % b"openapi.json" + head % b"endless" + head % b"nowhere" + last)
+    statuses = [line for line in told.split(b"\r\n") if line.startswith(b"HTTP/")]
+    assert [line.split()[1] for line in statuses] == [b"200", b"200", b"405", b"200"]
+    assert b"begun" not in told
+    assert b"yyy" not in told
+    assert told.endswith(b"\r\n\r\n")

@@ -4,6 +4,7 @@ import pytest
 from pydantic import JsonValue
 from sendwhy.lenient import identifier, json_of
 
+ENDLESS = b"7" * 5000
 NO_IDS: list[JsonValue] = ["", " ", -1, 10**20, 1.5, True, None, [], {}]
 
 
@@ -16,6 +17,8 @@ NO_IDS: list[JsonValue] = ["", " ", -1, 10**20, 1.5, True, None, [], {}]
         (b'{"a": "x\ny\tz"}', {"a": "x y z"}),
         (b'{"a": "\xff"}', {"a": "\ufffd"}),
         (b"\xef\xbb\xbf[1]", [1]),
+        (b'{"a": -%b, "b": [%b.5e3]}' % (ENDLESS, ENDLESS), {"a": None, "b": [None]}),
+        (b'{"a": %b, "b": "\\"%b"}' % (ENDLESS, ENDLESS), {"a": None, "b": f'"{ENDLESS.decode()}'}),
     ],
 )
 def test_one_bad_character_costs_nothing_else(body: bytes, told: object) -> None:
@@ -26,6 +29,12 @@ def test_one_bad_character_costs_nothing_else(body: bytes, told: object) -> None
 def test_what_is_no_json_or_half_of_it_is_not_guessed(body: bytes) -> None:
     with pytest.raises(ValueError, match="Invalid JSON"):
         json_of(body)
+
+
+def test_an_endless_text_is_read_once() -> None:
+    # With a second look from each quote in it this would take hours.
+    with pytest.raises(ValueError, match="Invalid JSON"):
+        json_of(b'"' + rb"\"" * 1_500_000)
 
 
 @pytest.mark.parametrize(

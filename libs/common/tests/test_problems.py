@@ -48,5 +48,5 @@ async def test_a_wrong_method_is_told_all_that_the_path_takes() -> None:
     app.include_router(router)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         answer = await client.delete("/v1/things/a")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, PUT")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, PUT")
     assert answer.headers["content-type"] == "application/problem+json"
