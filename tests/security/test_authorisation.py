@@ -86,6 +86,28 @@ async def test_every_route_answers_every_caller_as_the_table_says(house: House) 
     print(f"{house.service}: {asked} calls")
 
 
+async def test_head_is_answered_as_get(house: House) -> None:
+    reads = [route for route, need in needs()[house.service].items() if need in ROLES and route.startswith("GET /v1")]
+    for route in ["GET /livez", *reads]:
+        for token in (None, token_of(Role.VIEWER, OTHER), token_of(Role.ADMIN, OWN)):
+            got, head = await ask(house, route, token), await ask(house, route.replace("GET", "HEAD", 1), token)
+            assert (head.status_code, head.content) == (got.status_code, b""), route
+
+
+async def test_a_list_begins_at_an_empty_cursor(house: House) -> None:
+    paths = house.app.openapi()["paths"].items()
+    lists = [
+        f"GET {path}?cursor="
+        for path, operations in paths
+        if any(one["name"] == "cursor" for one in operations.get("get", {}).get("parameters", []))
+    ]
+    assert lists
+    for route in lists:
+        answer = await ask(house, route, token_of(Role.ADMIN, "*"))
+        # 503: another service would have been asked.
+        assert answer.status_code in (200, 404, 503), f"{route}: {answer.text}"
+
+
 async def test_without_a_token_nothing_is_looked_at(house: House) -> None:
     """Also where a route would forget to ask: not the body, not the query, not which routes there are."""
     for path in ("/v1/evaluate", f"/v1/workspaces/{OWN}/no/such/route?limit=wrong", "/v1/"):

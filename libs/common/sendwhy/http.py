@@ -19,10 +19,10 @@ from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, Protocol
 
 import uvicorn
-from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -511,6 +511,10 @@ Viewer = Annotated[Caller, caller_with(Role.VIEWER)]
 Operator = Annotated[Caller, caller_with(Role.OPERATOR)]
 Admin = Annotated[Caller, caller_with(Role.ADMIN)]
 AnyToken = Annotated[Token, Depends(any_token)]
+# An empty one is none, as a form or a loop sends it for the first page.
+Cursor = Annotated[
+    Annotated[str, StringConstraints(max_length=4096)] | None, BeforeValidator(lambda cursor: cursor or None), Query()
+]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 _CLAIM = """

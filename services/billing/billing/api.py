@@ -15,6 +15,7 @@ from sendwhy.http import (
     AnyToken,
     Body,
     Caller,
+    Cursor,
     IdempotencyKey,
     Operator,
     Viewer,
@@ -203,7 +204,7 @@ def _ledger_routes(router: APIRouter, runtime: Runtime) -> None:
         caller: Viewer,
         message_id: MessageId | None = None,
         kind: Kind | None = None,
-        cursor: Annotated[str | None, Query(max_length=64)] = None,
+        cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
     ) -> LedgerAnswer:
         """Entries, the latest first."""

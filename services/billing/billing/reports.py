@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from sendwhy.events import Line, MessageId, Moment, SendRejected, Wire
-from sendwhy.http import Caller, Viewer, cursor_of, position_of
+from sendwhy.http import Caller, Cursor, Viewer, cursor_of, position_of
 from sendwhy.postgres import Connection, decisions_of
 from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
@@ -42,7 +42,6 @@ CSV_PIECE = 64 * 1024
 CURSOR_DIGITS_MAX = 18
 
 CsvFile = tempfile.SpooledTemporaryFile[str]
-Cursor = Annotated[str | None, Query(max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=500)]
 
 

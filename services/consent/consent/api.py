@@ -17,6 +17,7 @@ from sendwhy.http import (
     AnyToken,
     Body,
     Caller,
+    Cursor,
     IdempotencyKey,
     Operator,
     Viewer,
@@ -208,7 +209,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     async def list_contacts(
         caller: Viewer,
         phone: Annotated[str | None, Query(max_length=64)] = None,
-        cursor: str | None = None,
+        cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
     ) -> ContactPage:
         phone_key = _phone_key(phone) if phone else None

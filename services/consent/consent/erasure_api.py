@@ -11,7 +11,7 @@ import asyncpg
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, TypeAdapter
 from sendwhy.events import ContactId, ErasedRows, Moment
-from sendwhy.http import Operator, Viewer, cursor_of, position_of
+from sendwhy.http import Cursor, Operator, Viewer, cursor_of, position_of
 from sendwhy.postgres import Connection
 from sendwhy.problems import Problem, not_found
 from sendwhy.reasons import Service
@@ -202,7 +202,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     @router.get("/erasures")
     async def list_erasures(
         caller: Viewer,
-        cursor: Annotated[str | None, Query(max_length=64)] = None,
+        cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
     ) -> ErasurePage:
         """Erasures, the latest first."""
@@ -226,7 +226,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
     @router.get("/privacy-requests")
     async def list_requests(
         caller: Operator,
-        cursor: Annotated[str | None, Query(max_length=64)] = None,
+        cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
     ) -> PrivacyRequestPage:
         """What shops asked for by customers/data_request, customers/redact and shop/redact, the latest first."""

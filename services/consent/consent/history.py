@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, BeforeValidator, TypeAdapter
 from sendwhy.access import Role
 from sendwhy.events import ContactId, MarketingState, Moment
-from sendwhy.http import Caller, Viewer, cursor_of, position_of
+from sendwhy.http import Caller, Cursor, Viewer, cursor_of, position_of
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 
@@ -97,7 +97,7 @@ def routes(runtime: Runtime) -> APIRouter:
         caller: Viewer,
         contact_id: ContactId,
         at: PastMoment | None = None,
-        cursor: str | None = None,
+        cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
     ) -> HistoryPage:
         before = _position(cursor) if cursor else 2**63 - 1

@@ -15,7 +15,7 @@ import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
-from sendwhy.http import Caller, IdempotencyKey, Operator, Viewer, cursor_of, position_of
+from sendwhy.http import Caller, Cursor, IdempotencyKey, Operator, Viewer, cursor_of, position_of
 from sendwhy.problems import Problem, not_found
 from sendwhy.service import Runtime
 from sendwhy.sheets import csv_text
@@ -85,7 +85,7 @@ def routes(runtime: Runtime, imports: Imports) -> APIRouter:
     @router.get("/imports", response_model=ImportPage)
     async def list_imports(
         caller: Viewer,
-        cursor: str | None = None,
+        cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
     ) -> ImportPage:
         before = _number(cursor) if cursor else 2**63 - 1

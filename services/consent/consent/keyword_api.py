@@ -7,7 +7,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 from sendwhy.events import Line, Moment
-from sendwhy.http import Body, Caller, IdempotencyKey, Operator, Viewer, cursor_of, once, position_of
+from sendwhy.http import Body, Caller, Cursor, IdempotencyKey, Operator, Viewer, cursor_of, once, position_of
 from sendwhy.postgres import Connection
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
@@ -83,7 +83,7 @@ def keyword_routes(runtime: Runtime) -> APIRouter:
 
     @router.get("/history", response_model=KeywordsPage)
     async def get_keywords_history(
-        caller: Viewer, cursor: str | None = None, limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20
+        caller: Viewer, cursor: Cursor = None, limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20
     ) -> KeywordsPage:
         before = _version_in(cursor) if cursor else 2**63 - 1
         async with runtime.within(caller.workspace, wait_seconds=30) as connection:

@@ -16,7 +16,18 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, model_validator
 from sendwhy.access import Role
 from sendwhy.events import ContactId, Line, Moment
-from sendwhy.http import Body, Caller, IdempotencyKey, Operator, Viewer, body_schema, cursor_of, json_body, position_of
+from sendwhy.http import (
+    Body,
+    Caller,
+    Cursor,
+    IdempotencyKey,
+    Operator,
+    Viewer,
+    body_schema,
+    cursor_of,
+    json_body,
+    position_of,
+)
 from sendwhy.postgres import Connection
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
@@ -139,7 +150,7 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
         caller: Viewer,
         ground: Ground | None = None,
         country: Country | None = None,
-        cursor: str | None = None,
+        cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
     ) -> SuggestionPage:
         now = datetime.now(UTC)

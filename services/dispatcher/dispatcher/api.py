@@ -16,6 +16,7 @@ from sendwhy.http import (
     Admin,
     Body,
     Caller,
+    Cursor,
     IdempotencyKey,
     Operator,
     Viewer,
@@ -259,7 +260,7 @@ class Api:
     async def templates(
         self,
         caller: Viewer,
-        cursor: str | None = None,
+        cursor: Cursor = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         status: InCapitals = None,
         category: InCapitals = None,

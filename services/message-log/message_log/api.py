@@ -50,7 +50,7 @@ _MESSAGE_BODY: dict[str, Any] = {
 _OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 
 Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
-Cursor = Annotated[str | None, Query(max_length=1000)]
+Cursor = http.Cursor
 
 
 class MessageList(BaseModel):

@@ -8,15 +8,15 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
 import structlog
 from asyncpg import Record
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 from sendwhy.events import ContactId, Moment
-from sendwhy.http import Operator, cursor_of, position_of
+from sendwhy.http import Cursor, Operator, cursor_of, position_of
 from sendwhy.postgres import Connection
 from sendwhy.privacy import Tagger, spellings
 from sendwhy.problems import Problem, not_found
@@ -112,7 +112,7 @@ class Exporter:
             request: Request,
             caller: Operator,
             contact_id: ContactId,
-            cursor: Annotated[str | None, Query(max_length=256)] = None,
+            cursor: Cursor = None,
         ) -> Response:
             """Everything that all services hold of a person, up to 200 messages a page; a service that could not be
             asked makes it a 503 that names the service."""

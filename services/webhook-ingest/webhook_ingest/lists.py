@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BaseModel, JsonValue, StringConstraints, TypeAdapter, ValidationError
 from sendwhy.access import Role
 from sendwhy.events import Line, Moment, StatusUpdated
-from sendwhy.http import AnyToken, Viewer, cursor_of, position_of
+from sendwhy.http import AnyToken, Cursor, Viewer, cursor_of, position_of
 from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 
@@ -53,7 +53,6 @@ _Hex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})*$")]
 _UNMATCHED_PLACE: TypeAdapter[Any] = TypeAdapter(tuple[AwareDatetime, Line, Line, Line, _Hex])
 _UNCLAIMED_PLACE: TypeAdapter[Any] = TypeAdapter(tuple[AwareDatetime, UUID])
 
-Cursor = Annotated[str | None, Query(max_length=4096)]
 Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX)]
 
 
