@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from billing.api import CREDITS_MAX, PRICES_MAX
-from billing.reports import CSV_AT_ONCE
+from billing.reports import CSV_AT_ONCE, CSV_UNREAD_MAX, CSV_UNREAD_PER_WORKSPACE_MAX
 from billing.statements import DAYS_MAX, JSON_ROWS_MAX
 from consent.import_csv import COLUMNS_MAX, ROW_LETTERS_MAX
 from consent.imports import HELD_AT_ONCE, RUNNING_AT_ONCE
@@ -38,6 +38,7 @@ STAGE, IMPORTS = "libs/common/tests/test_stage.py", "services/consent/tests/test
 CSV, META = "services/consent/tests/test_import_csv.py", "services/dispatcher/tests/test_meta.py"
 LIVE = "services/message-log/tests/test_live.py"
 LEDGER = "services/billing/tests/test_statements.py"
+REPORTS = "services/billing/tests/test_reports.py"
 AUDIENCE = "services/message-log/tests/test_audience.py"
 KNOCKS = "services/webhook-ingest/tests/test_app.py"
 # No test of its own goes beyond it.
@@ -128,7 +129,14 @@ SERVICES: Rows = (
     ("prices at once", f"{PRICES_MAX:,}", "422", BAD),
     ("span of a statement", f"{DAYS_MAX} days", "422", BAD),
     ("rows of a statement as JSON", f"{JSON_ROWS_MAX:,}", "422; CSV has no bound", LEDGER),
-    ("statements as CSV at once", str(CSV_AT_ONCE), "503, Retry-After", UNTRIED),
+    ("statements as CSV that are written at once", str(CSV_AT_ONCE), "503, Retry-After", UNTRIED),
+    (
+        "those of a workspace that are not read to their end",
+        str(CSV_UNREAD_PER_WORKSPACE_MAX),
+        "503, Retry-After",
+        REPORTS,
+    ),
+    ("those of all workspaces", str(CSV_UNREAD_MAX), "503, Retry-After", UNTRIED),
     ("file of contacts", _bytes(int(_default(ConsentSettings, "import_bytes_max"))), "413", IMPORTS),
     ("files of contacts at once", f"{RUNNING_AT_ONCE} run, {HELD_AT_ONCE} wait", "503, Retry-After", UNTRIED),
     ("columns of a file", f"{COLUMNS_MAX:,}", "422", BAD),

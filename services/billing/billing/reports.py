@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import date
@@ -9,7 +10,7 @@ from functools import cache
 from typing import Annotated, cast
 from zoneinfo import ZoneInfo, available_timezones
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from sendwhy.events import Line, MessageId, Moment, SendRejected, Wire
@@ -37,6 +38,8 @@ from billing.statements import (
 ACQUIRE_SECONDS = 10
 # Each holds a connection of the pool that the stages need as well, while its file is written.
 CSV_AT_ONCE = 2
+# Written and not read to their end: each lies in memory or on this process' disk for as long as its reader likes.
+CSV_UNREAD_MAX, CSV_UNREAD_PER_WORKSPACE_MAX = 16, 4
 CSV_BYTES_IN_MEMORY = 4 * 1024 * 1024
 CSV_PIECE = 64 * 1024
 CURSOR_DIGITS_MAX = 18
@@ -241,19 +244,52 @@ def _question(caller: Caller, query: StatementQuery) -> Question:
     return Question(caller.workspace, first, end, zone, names, query.campaign, query.category, query.country)
 
 
+class Unread:
+    """The statements as CSV that this process writes, or holds until they are read: not too many, nor too many of one
+    workspace."""
+
+    def __init__(self) -> None:
+        self._of: Counter[str] = Counter()
+
+    async def place(self, caller: Viewer, request: Request) -> AsyncIterator[None]:
+        """A dependency: one place until the answer is read, or its reader gone. What is no CSV needs none."""
+        if not _is_csv(request):
+            yield
+            return
+        if self._of[caller.workspace] >= CSV_UNREAD_PER_WORKSPACE_MAX or self._of.total() >= CSV_UNREAD_MAX:
+            raise _later("As many statements as may be are being read just now; read those to their end, or try again.")
+        self._of[caller.workspace] += 1
+        try:
+            yield
+        finally:
+            self._of[caller.workspace] -= 1
+            self._of += Counter()
+
+
+def _is_csv(request: Request) -> bool:
+    return request.url.path.endswith(".csv") or "text/csv" in request.headers.get("accept", "")
+
+
+def _later(detail: str) -> Problem:
+    problem = Problem(503, detail)
+    problem.headers = {"retry-after": "5"}
+    return problem
+
+
 def _statement_routes(router: APIRouter, runtime: Runtime) -> None:
-    streams = asyncio.Semaphore(CSV_AT_ONCE)
+    streams, unread = asyncio.Semaphore(CSV_AT_ONCE), Unread()
 
     @router.get(
         "/workspaces/{w}/statements",
         response_model=StatementAnswer,
         response_model_exclude_unset=True,
         responses={200: {"content": {"text/csv": {}}}},
+        dependencies=[Depends(unread.place)],
     )
     async def get_statement(caller: Viewer, query: Asked, request: Request) -> StatementAnswer | StreamingResponse:
         """What the credits went for, from a day to a day of a time zone; as CSV with `Accept: text/csv`."""
         asked = _question(caller, query)
-        if "text/csv" in request.headers.get("accept", ""):
+        if _is_csv(request):
             return await _csv(runtime, streams, asked)
         async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS, snapshot=True) as connection:
             try:
@@ -262,7 +298,9 @@ def _statement_routes(router: APIRouter, runtime: Runtime) -> None:
                 detail = f"The statement has more than {JSON_ROWS_MAX} rows: group by less, or take the CSV."
                 raise Problem(422, detail, errors={"by": "gives too many rows"}) from None
 
-    @router.get("/workspaces/{w}/statements.csv", response_class=StreamingResponse)
+    @router.get(
+        "/workspaces/{w}/statements.csv", response_class=StreamingResponse, dependencies=[Depends(unread.place)]
+    )
     async def get_statement_csv(caller: Viewer, query: Asked) -> StreamingResponse:
         """The same as CSV: a line `opening`, the rows, the lines `total` and `closing`."""
         return await _csv(runtime, streams, _question(caller, query))
@@ -270,9 +308,7 @@ def _statement_routes(router: APIRouter, runtime: Runtime) -> None:
 
 async def _csv(runtime: Runtime, streams: asyncio.Semaphore, asked: Question) -> StreamingResponse:
     if streams.locked():
-        problem = Problem(503, f"{CSV_AT_ONCE} statements are being written just now; try again.")
-        problem.headers = {"retry-after": "5"}
-        raise problem
+        raise _later(f"{CSV_AT_ONCE} statements are being written just now; try again.")
     name = f"sendwhy-statement-{asked.workspace}-{asked.from_day}-{asked.to_day}.csv"
     headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
     file = await _written(runtime, streams, asked)

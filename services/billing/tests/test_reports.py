@@ -1,10 +1,14 @@
 """What an accountant asks over HTTP, of the running service."""
 
-from typing import Any
+import asyncio
+from typing import Any, cast
+from urllib.parse import urlencode
 
+import httpx
 import pytest
 from billing import store
 from billing.decide import PriceRow
+from billing.reports import CSV_UNREAD_PER_WORKSPACE_MAX
 from billing.stages import on_sender, on_template
 from billing_desk import NOW, TEMPLATE, Desk, consented, record, rejected, sender, status, template
 from billing_service import Service, fields
@@ -368,6 +372,41 @@ async def test_a_statement_as_json_and_csv(service: Service, beside: Desk, works
     assert lines[0].startswith("line,origin_kind,origin_id,country,messages,reserved,")
     assert [line.split(",")[0] for line in lines] == ["line", "opening", "row", "row", "total", "closing"]
     assert lines[-1].endswith(",8")
+
+
+async def test_statements_that_nobody_reads_to_their_end_are_bounded(service: Service, workspace: str) -> None:
+    app = cast(httpx.ASGITransport, service.http._transport).app
+    goes_on, begun = asyncio.Event(), asyncio.Queue[int]()
+    query = urlencode(DAYS | {"by": "day"}).encode()
+    headers = [(b"authorization", b"Bearer viewer-token"), (b"accept", b"text/csv")]
+
+    async def read_slowly(path: str) -> None:
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": query, "headers": headers}
+        scope |= {"http_version": "1.1", "scheme": "http", "server": ("b", 80), "root_path": ""}
+        told: list[Any] = [{"type": "http.request"}]
+
+        async def receive() -> Any:
+            return told.pop() if told else await asyncio.Future()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                begun.put_nowait(message["status"])
+            await goes_on.wait()
+
+        await app(scope, receive, send)
+
+    async def ask(name: str, of: str = workspace) -> int:
+        return (await service.get(of, name, **DAYS)).status_code
+
+    async with asyncio.TaskGroup() as readers:
+        for name in ("statements", "statements.csv") * (CSV_UNREAD_PER_WORKSPACE_MAX // 2):
+            readers.create_task(read_slowly(f"/v1/workspaces/{workspace}/{name}"))
+            assert await begun.get() == 200
+        refused = await service.get(workspace, "statements.csv", **DAYS)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert (await ask("statements"), await ask("statements.csv", f"{workspace}-2")) == (200, 200)
+        goes_on.set()
+    assert await ask("statements.csv") == 200
 
 
 DAYS = {"from": "2026-11-01", "to": "2026-12-01"}
