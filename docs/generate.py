@@ -197,7 +197,11 @@ TOPICS_FOR_UPSTREAM = (Topic.SEND_REJECTED, Topic.STATUS_UPDATED)
 
 def apps() -> dict[Service, FastAPI]:
     """Each service's app, wired and not started; the settings only have to be valid."""
-    common: dict[str, Any] = {"kafka_bootstrap_servers": "kafka:9092", "database_url": SecretStr("postgresql://docs")}
+    common: dict[str, Any] = {
+        "kafka_bootstrap_servers": "kafka:9092",
+        "database_url": SecretStr("postgresql://docs"),
+        "api_tokens": SecretStr(""),
+    }
     privacy: dict[str, Any] = {"privacy_key": SecretStr("0123456789abcdef")}
     fernet = SecretStr("ZGV2ZWxvcG1lbnQtb25seS10b2tlbi1lbmNyeXB0ISE=")
     meta: dict[str, Any] = {"meta_app_secrets": SecretStr("1:12345678"), "meta_verify_token": SecretStr("12345678")}

@@ -170,6 +170,7 @@ class Bench:
         settings = Settings(
             kafka_bootstrap_servers="nowhere:9092",
             database_url=SecretStr("postgresql://nowhere/x"),
+            api_tokens=SecretStr(""),
             token_encryption_key=SECRET,
             privacy_key=SecretStr(KEY),
         )

@@ -219,7 +219,11 @@ class Way:
 
 
 def _common() -> dict[str, Any]:
-    return {"kafka_bootstrap_servers": "nowhere:9092", "database_url": SecretStr("postgresql://nowhere/x")}
+    return {
+        "kafka_bootstrap_servers": "nowhere:9092",
+        "database_url": SecretStr("postgresql://nowhere/x"),
+        "api_tokens": SecretStr(""),
+    }
 
 
 @dataclass

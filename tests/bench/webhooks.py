@@ -168,6 +168,7 @@ class Bench:
             "HTTP_PORT": str(PORT),
             "META_APP_SECRETS": f"{APP}:{SECRET}",
             "META_VERIFY_TOKEN": "bench-verify",
+            "API_TOKENS": "",
             "PRIVACY_KEY": "bench-privacy-key-0123456789",
         }
         return os.environ | {f"SENDWHY_{name}": value for name, value in settings.items()}

@@ -123,13 +123,14 @@ class KafkaSettings(BaseSettings):
 
 
 class ServiceSettings(KafkaSettings):
-    """What every service needs. `acting_key`: the same in all of them, so that the pages can act for a person."""
+    """What every service needs. `api_tokens`: empty is somebody's decision that nobody may use /v1, missing is a
+    mistake. `acting_key`: the same in all of them, so that the pages can act for a person."""
 
     database_url: SecretStr
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)
     drain_seconds: float = Field(default=3, ge=0, le=60)
-    api_tokens: SecretStr = SecretStr("")
+    api_tokens: SecretStr
     acting_key: SecretStr | None = None
 
     @field_validator("database_url")

@@ -187,6 +187,7 @@ async def test_readiness_names_the_setting_of_what_it_misses() -> None:
         settings = ServiceSettings(
             kafka_bootstrap_servers=f"127.0.0.1:{hangs_up.sockets[0].getsockname()[1]}",
             database_url=SecretStr("postgresql://u:secret-canary@127.0.0.1:1/x"),
+            api_tokens=SecretStr(""),
         )
         runtime = Runtime(Service.BILLING, settings)
         runtime._pool = asyncpg.create_pool(settings.database_url.get_secret_value(), min_size=0, timeout=1)
@@ -209,7 +210,9 @@ class Alone:
 
 @pytest.fixture
 async def alone(fresh_database: str) -> AsyncIterator[Alone]:
-    settings = ServiceSettings(kafka_bootstrap_servers="127.0.0.1:1", database_url=SecretStr(fresh_database))
+    settings = ServiceSettings(
+        kafka_bootstrap_servers="127.0.0.1:1", database_url=SecretStr(fresh_database), api_tokens=SecretStr("")
+    )
     runtime = Runtime(Service.BILLING, settings)
     runtime.stage(Topic.SEND_CONSENTED, lambda record: record, no_outcome)
     runtime.stages[0].last_progress -= 3600

@@ -36,6 +36,7 @@ BAD = [
     ("SENDWHY_DATABASE_URL", None),
     ("SENDWHY_DATABASE_URL", "mysql://u:secret-password@h/x"),
     ("SENDWHY_HTTP_PORT", "99999"),
+    ("SENDWHY_API_TOKENS", None),
     ("SENDWHY_API_TOKENS", "secret-password"),
     ("SENDWHY_API_TOKENS", "secret-password:emperor:*"),
     ("SENDWHY_KAFKA_SECURITY_PROTOCOL", "TELEPATHY"),

@@ -121,7 +121,9 @@ async def world(kafka_bootstrap: str, fresh_database: str, tmp_path: Path) -> Wo
     (tmp_path / "0001_test.sql").write_text(SCHEMA)
     await migrate(fresh_database, tmp_path)
     await create_topics(KafkaSettings(kafka_bootstrap_servers=kafka_bootstrap))
-    settings = ServiceSettings(kafka_bootstrap_servers=kafka_bootstrap, database_url=SecretStr(fresh_database))
+    settings = ServiceSettings(
+        kafka_bootstrap_servers=kafka_bootstrap, database_url=SecretStr(fresh_database), api_tokens=SecretStr("")
+    )
     await forget_group(settings)
     return World(settings, workspace=uuid.uuid4().hex)
 

@@ -120,6 +120,7 @@ def meta_at(url: str, **settings: Any) -> Meta:
         Settings(
             kafka_bootstrap_servers="unused:1",
             database_url=SecretStr("postgresql://unused"),
+            api_tokens=SecretStr(""),
             meta_graph_url=url,
             privacy_key=SecretStr("a key of tests only"),
             token_encryption_key=SecretStr(Fernet.generate_key().decode()),

@@ -86,6 +86,7 @@ class World:
         self.settings = Settings(
             kafka_bootstrap_servers="none",
             database_url=SecretStr(url),
+            api_tokens=SecretStr(""),
             token_encryption_key=KEY,
             privacy_key=SecretStr("a key of tests only"),
         )

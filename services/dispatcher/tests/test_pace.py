@@ -104,6 +104,7 @@ class Stage:
         self.settings = Settings(
             kafka_bootstrap_servers="none",
             database_url=SecretStr("postgresql://none"),
+            api_tokens=SecretStr(""),
             token_encryption_key=KEY,
             privacy_key=SecretStr("a key of tests only"),
         )

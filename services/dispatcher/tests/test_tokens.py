@@ -158,6 +158,7 @@ def settings(url: str, **changes: Any) -> Settings:
     return Settings(
         kafka_bootstrap_servers="unused:1",
         database_url=SecretStr("postgresql://unused"),
+        api_tokens=SecretStr(""),
         meta_graph_url=url,
         privacy_key=SecretStr("a key of tests only"),
         token_encryption_key=SecretStr(Fernet.generate_key().decode()),

@@ -51,6 +51,7 @@ WABA = "300"
 _SETTINGS = MessageLogSettings(
     kafka_bootstrap_servers="nowhere:9092",
     database_url=SecretStr("postgresql://nowhere"),
+    api_tokens=SecretStr(""),
     privacy_key=SecretStr(PRIVACY_KEY),
 )
 PEOPLE = People(_SETTINGS)

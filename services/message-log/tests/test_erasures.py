@@ -39,6 +39,7 @@ CANARIES = ("5512345678", "shopify:7712", '"4711"', "Ines", BSUID, "hola")
 SETTINGS = MessageLogSettings(
     kafka_bootstrap_servers="nowhere:9092",
     database_url=SecretStr("postgresql://nowhere"),
+    api_tokens=SecretStr(""),
     privacy_key=SecretStr(KEY),
 )
 PEOPLE = People(SETTINGS)

@@ -83,6 +83,7 @@ def test_settings_that_would_believe_anybody_are_refused(changes: dict[str, str]
     right = {
         "kafka_bootstrap_servers": "127.0.0.1:1",
         "database_url": "postgresql://x",
+        "api_tokens": "",
         "meta_app_secrets": f"{APP}:{SECRET}",
         "meta_verify_token": "a-verify-token",
         "privacy_key": "a key of tests only",

@@ -28,6 +28,7 @@ SETTINGS = Settings.model_validate(
     {
         "kafka_bootstrap_servers": "127.0.0.1:1",
         "database_url": "postgresql://x",
+        "api_tokens": "",
         "meta_app_secrets": f"{APP}:{SECRET}",
         "meta_verify_token": VERIFY_TOKEN,
         "shopify_webhook_secrets": "acme:the-shopify-secret",
