@@ -45,7 +45,7 @@ def complete(request: SendRequested, arrived_at: datetime) -> Completed | Invali
     if requested_at > arrived_at + MAX_HORIZON:
         wrong.append(f"requested_at: lies more than {MAX_HORIZON.days} days ahead")
     if expires_at < send_at:
-        wrong.append("expires_at: must not be before send_at")
+        wrong.append(f"expires_at: must not be before {'send_at' if request.send_at else 'requested_at'}")
     if wrong:
         return Invalid(tuple(wrong))
     if request.requested_at is None:

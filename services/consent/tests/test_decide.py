@@ -197,3 +197,9 @@ def test_impossible_times_are_named(times: dict[str, Any], field: str) -> None:
     assert isinstance(invalid, Invalid)
     assert field in [line.partition(":")[0] for line in invalid.fields]
     assert invalid.reason.code == R.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("other", ["send_at", "requested_at"])
+def test_an_early_expiry_is_told_with_the_time_that_was_given(other: str) -> None:
+    invalid = complete(request(**{"requested_at": NOW, other: NOW, "expires_at": NOW - HOUR}), NOW)
+    assert invalid == Invalid((f"expires_at: must not be before {other}",))
