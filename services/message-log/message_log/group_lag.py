@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -51,6 +52,13 @@ class Ends:
         return 0.0 if passed is None else now - passed
 
 
+class Span(NamedTuple):
+    """What Kafka has of a partition."""
+
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What Kafka told of one group: committed offsets by partition, and how many members it has."""
@@ -66,10 +74,12 @@ class Behind:
     seconds: float
 
 
-def behind(reading: Reading, ends: Mapping[int, int], seen: Mapping[int, Ends], now: float) -> Behind:
-    """A group that committed nothing in a partition starts at its beginning. A commit may be newer than the end."""
-    waiting = {number: max(0, end - max(0, reading.committed.get(number, 0))) for number, end in ends.items()}
-    ages = [seen[number].age(now, reading.committed.get(number, 0)) for number, count in waiting.items() if count]
+def behind(reading: Reading, spans: Mapping[int, Span], seen: Mapping[int, Ends], now: float) -> Behind:
+    """A group that committed nothing in a partition starts at its beginning, and so does one whose place Kafka has
+    deleted by now. A commit may be newer than the end."""
+    places = {number: max(reading.committed.get(number, 0), span.begin) for number, span in spans.items()}
+    waiting = {number: max(0, span.end - places[number]) for number, span in spans.items()}
+    ages = [seen[number].age(now, places[number]) for number, count in waiting.items() if count]
     return Behind(sum(waiting.values()), max(ages, default=0.0))
 
 
@@ -96,23 +106,23 @@ class GroupLag:
         try:
             async with asyncio.timeout(2 * ASK_SECONDS):
                 readings = await self._readings()
-                ends = await self._ends({GROUPS[reading.group][1] for reading in readings})
+                spans = await self._spans({GROUPS[reading.group][1] for reading in readings})
         except Exception as error:  # noqa: BLE001 - whatever it is, pages and projection don't end for a gauge
             log.warning("the groups' lag is not known", error=describe(error))
             await self.close()
             return
-        self._tell(readings, ends)
+        self._tell(readings, spans)
 
-    def _tell(self, readings: Iterable[Reading], ends: Mapping[Topic, Mapping[int, int]]) -> None:
+    def _tell(self, readings: Iterable[Reading], spans: Mapping[Topic, Mapping[int, Span]]) -> None:
         now = time.monotonic()
-        for topic, partitions in ends.items():
-            for number, end in partitions.items():
-                self._seen.setdefault((topic, number), Ends()).note(now, end)
+        for topic, partitions in spans.items():
+            for number, span in partitions.items():
+                self._seen.setdefault((topic, number), Ends()).note(now, span.end)
         found = []
         for reading in readings:
             _, topic = GROUPS[reading.group]
-            seen = {number: self._seen[topic, number] for number in ends[topic]}
-            found.append((reading, {"group": reading.group, "topic": topic.value}, ends[topic], seen))
+            seen = {number: self._seen[topic, number] for number in spans[topic]}
+            found.append((reading, {"group": reading.group, "topic": topic.value}, spans[topic], seen))
         measured = [(labels, behind(reading, at, seen, now)) for reading, labels, at, seen in found]
         self._metrics.replace(Metric.GROUP_LAG, [(labels, float(one.records)) for labels, one in measured])
         self._metrics.replace(Metric.GROUP_LAG_SECONDS, [(labels, one.seconds) for labels, one in measured])
@@ -135,9 +145,9 @@ class GroupLag:
         committed = {place.partition: one.offset for place, one in offsets.items() if place.topic == GROUPS[group][1]}
         return Reading(group, committed, _members_of(described))
 
-    async def _ends(self, topics: Iterable[Topic]) -> dict[Topic, dict[int, int]]:
+    async def _spans(self, topics: Iterable[Topic]) -> dict[Topic, dict[int, Span]]:
         if self._consumer is None:
-            # In no group: it only asks where partitions end.
+            # In no group: it only asks where partitions begin and end.
             self._consumer = AIOKafkaConsumer(**self._options, enable_auto_commit=False)
             await self._consumer.start()
         consumer = self._consumer
@@ -148,11 +158,11 @@ class GroupLag:
             for topic in told
             for partition in topic["partitions"]
         ]
-        found = await consumer.end_offsets(places)
-        ends: dict[Topic, dict[int, int]] = {topic: {} for topic in topics}
-        for place, end in found.items():
-            ends[Topic(place.topic)][place.partition] = end
-        return ends
+        begins, ends = await asyncio.gather(consumer.beginning_offsets(places), consumer.end_offsets(places))
+        spans: dict[Topic, dict[int, Span]] = {topic: {} for topic in topics}
+        for place, end in ends.items():
+            spans[Topic(place.topic)][place.partition] = Span(begins[place], end)
+        return spans
 
 
 def _members_of(described: object) -> int:

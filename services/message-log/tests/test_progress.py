@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 from message_log.decide import Fact, MessageState, Verdict, Waiting, merge
-from message_log.group_lag import GROUPS, Behind, Ends, Reading, behind
+from message_log.group_lag import GROUPS, Behind, Ends, Reading, Span, behind
 from message_log.progress import Progress, decides, decision_seconds, steps_of
 from sendwhy.events import SendRejected, Status, reason
 from sendwhy.metrics import METRICS, OTHER, SENDERS_MAX, Metric, Metrics
@@ -175,19 +175,28 @@ def test_a_group_whose_members_died_lags_more_and_more() -> None:
     told = []
     for now, end in ((15.0, 10), (30.0, 12), (45.0, 12), (60.0, 20)):
         ends[0].note(now, end)
-        told.append(behind(Reading(GROUP, {0: 10}, members=0), {0: end}, ends, now))
+        told.append(behind(Reading(GROUP, {0: 10}, members=0), {0: Span(0, end)}, ends, now))
     assert told == [Behind(0, 0.0), Behind(2, 0.0), Behind(2, 15.0), Behind(10, 30.0)]
-    assert behind(Reading(GROUP, {0: 12}, members=1), {0: 20}, ends, 75.0) == Behind(8, 15.0), "it goes on"
+    assert behind(Reading(GROUP, {0: 12}, members=1), {0: Span(0, 20)}, ends, 75.0) == Behind(8, 15.0), "it goes on"
 
 
 def test_a_group_that_committed_nothing_is_behind_by_all() -> None:
     ends = {0: Ends(), 1: Ends()}
     ends[0].note(0, 3)
     ends[1].note(0, 4)
-    assert behind(Reading(GROUP, {}, members=1), {0: 3, 1: 4}, ends, 5.0) == Behind(7, 5.0)
+    assert behind(Reading(GROUP, {}, members=1), {0: Span(0, 3), 1: Span(0, 4)}, ends, 5.0) == Behind(7, 5.0)
+
+
+@pytest.mark.parametrize("committed", [{}, {0: 4}])
+def test_what_kafka_has_deleted_waits_for_nobody(committed: dict[int, int]) -> None:
+    ends = {0: Ends()}
+    ends[0].note(0, 9)
+    assert behind(Reading(GROUP, committed, members=1), {0: Span(9, 9)}, ends, 500.0) == Behind(0, 0.0)
+    ends[0].note(500, 10)
+    assert behind(Reading(GROUP, committed, members=1), {0: Span(9, 10)}, ends, 505.0) == Behind(1, 5.0)
 
 
 def test_a_commit_newer_than_the_end_is_no_negative_lag() -> None:
     ends = {0: Ends()}
     ends[0].note(0, 3)
-    assert behind(Reading(GROUP, {0: 9}, members=1), {0: 3}, ends, 5.0) == Behind(0, 0.0)
+    assert behind(Reading(GROUP, {0: 9}, members=1), {0: Span(0, 3)}, ends, 5.0) == Behind(0, 0.0)
