@@ -47,7 +47,7 @@ from message_log.freshness import Freshness
 from message_log.group_lag import READ_SECONDS, GroupLag
 from message_log.live import Streams
 from message_log.overdue import Overdue
-from message_log.pages import Pages, static_file
+from message_log.pages import Pages, install_errors, static_file
 from message_log.probes import Probes
 from message_log.services import OtherServices
 from message_log.settings import MessageLogSettings
@@ -144,3 +144,4 @@ def install_pages(app: FastAPI, pages: Pages, desk: audience_api.Desk, probes: P
     diagnostics_pages.install(router, pages, probes)
     router.add_api_route("/static/{path:path}", static_file, methods=["GET"])
     app.include_router(router)
+    install_errors(app, pages)

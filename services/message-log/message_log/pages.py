@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
@@ -258,6 +258,8 @@ class Pages:
                             wanted = quote(request.scope["path"]) + query
                             return redirect(f"/login?{urlencode({'next': wanted})}", request)
                         except RequestValidationError as error:
+                            if any(entry["loc"][0] == "path" for entry in error.errors()):
+                                return pages.error(404, _("There is no page at this address."))
                             fields = ", ".join(str(entry["loc"][-1]) for entry in error.errors())
                             return pages.error(422, _("These filters can’t be read: %(fields)s.", fields=fields))
                         except HTTPException as error:
@@ -271,6 +273,26 @@ class Pages:
 
     def error(self, status: int, detail: str) -> HTMLResponse:
         return self.render("error.html", status=status, code=status, detail=detail)
+
+
+def install_errors(app: FastAPI, pages: Pages) -> None:
+    """What no page's route answers, an address that isn't there or a bug, is a page too for who reads pages; programs
+    get their problem details."""
+    for kind in (HTTPException, Exception):
+        app.add_exception_handler(kind, _page_or(app.exception_handlers[kind], pages))
+
+
+def _page_or(problem: Any, pages: Pages) -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
+    async def tell(request: Request, error: Exception) -> Response:
+        if request.url.path.startswith("/v1/") or "text/html" not in request.headers.get("accept", ""):
+            refused: Response = await problem(request, error)
+            return refused
+        with language.speaking(language.language_of(request, pages.languages)):
+            if isinstance(error, HTTPException):
+                return pages.error(error.status_code, _("There is no page at this address."))
+            return pages.error(500, _("This page could not be made."))
+
+    return tell
 
 
 def redirect(to: str, request: Request) -> Response:

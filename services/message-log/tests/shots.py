@@ -32,7 +32,7 @@ def links_of(page: Page) -> list[str]:
     found: list[str] = page.evaluate(
         "[...document.querySelectorAll('a[href^=\"/w/\"]')].map(a => a.getAttribute('href'))"
     )
-    return [one for one in found if not re.search(r"\.(csv|live)|/bundle|range=|cursor=|#", one)]
+    return [one for one in found if not re.search(r"\.(csv|jsonl|live)|/bundle|range=|cursor=|#", one)]
 
 
 def walk(page: Page, start: str) -> Iterator[str]:

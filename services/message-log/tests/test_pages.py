@@ -12,12 +12,16 @@ import httpx
 import message_log.pages
 import pytest
 from jinja2 import UndefinedError
+from message_log.freshness import Freshness
+from message_log.live import Streams
 from message_log.login import path_to_return_to
-from message_log.pages import CSP, make_templates
+from message_log.pages import CSP, Pages, install_errors, make_templates
 from message_log_builders import ADMIN, STRANGER, VIEWER, WORKSPACE, held, rejected, requested, status
 from pydantic import TypeAdapter
 from sendwhy.events import Origin, OriginKind, Status, To, Wire
-from sendwhy.reasons import CATALOGUE, ReasonCode
+from sendwhy.metrics import Metrics
+from sendwhy.problems import Api, install
+from sendwhy.reasons import CATALOGUE, ReasonCode, Service
 from sendwhy.topics import outgoing
 
 MessageLog = Any
@@ -207,6 +211,53 @@ def test_a_workspace_that_can_not_be_is_not_found(browser: httpx.Client) -> None
         assert browser.get(f"/w/{workspace}/messages").status_code == 404
     removed = browser.post(f"/w/{WORKSPACE}/people/a%00b/remove", headers=SAME_SITE)
     assert removed.status_code == 404
+
+
+def pages_alone() -> Pages:
+    """Pages that tell of errors, for which they ask nothing and nobody."""
+    nothing: Any = None
+    return Pages(nothing, nothing, Freshness(Metrics(Service.MESSAGE_LOG)), nothing, Streams())
+
+
+READS_PAGES = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def test_an_address_without_a_page_is_told_as_a_page_and_to_programs_as_a_problem(browser: httpx.Client) -> None:
+    for path in ("/nonsense", f"/w/{WORKSPACE}", f"/w/{WORKSPACE}/nonsense", f"/w/{WORKSPACE}/audience/none"):
+        told = browser.get(path, headers=READS_PAGES)
+        assert (told.status_code, told.headers["content-security-policy"]) == (404, CSP)
+        assert "There is no page at this address." in told.text
+    taken = browser.get(f"/w/{WORKSPACE}/people/x/remove", headers=READS_PAGES)
+    assert (taken.status_code, "There is no page at this address." in taken.text) == (405, True)
+    for path, headers in (("/nonsense", {}), ("/v1/nonsense", {**READS_PAGES, "authorization": f"Bearer {ADMIN}"})):
+        assert browser.get(path, headers=headers).headers["content-type"] == "application/problem+json"
+
+
+async def test_a_bug_is_a_page_that_says_when_and_whom_to_tell_and_to_programs_a_problem() -> None:
+    app = Api()
+    install(app)
+    install_errors(app, pages_alone())
+
+    @app.get("/bug")
+    async def _bug() -> None:
+        raise ZeroDivisionError
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://pages") as client:
+        page = await client.get("/bug", headers=READS_PAGES)
+        assert (page.status_code, page.headers["content-type"]) == (500, "text/html; charset=utf-8")
+        assert re.search(r"tell whoever runs Sendwhy that it was at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", page.text)
+        problem = await client.get("/bug")
+        assert (problem.status_code, problem.headers["content-type"]) == (500, "application/problem+json")
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 429])
+def test_a_refusal_is_not_told_as_a_failure_of_sendwhys(status: int) -> None:
+    told = pages_alone().error(status, "Wait until one has ended.")
+    text = bytes(told.body).decode()
+    assert "Wait until one has ended." in text
+    assert "Something failed" not in text
+    assert "own log" not in text
 
 
 def test_vendored_files_are_what_the_list_says() -> None:
