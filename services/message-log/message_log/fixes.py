@@ -1,9 +1,10 @@
 """Where the cause of a failure or a wait is repaired: pages of ours, as far as they exist. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from sendwhy.events import OriginKind
 from sendwhy.reasons import ReasonCode
 
 from message_log.language import lazy
@@ -72,13 +73,23 @@ def why_of(message: MessageView) -> str | None:
 
 def fixes_of(message: MessageView) -> list[Fix]:
     """Where to go for this message's reason, or for what it waits for; none where no page of ours repairs it."""
+    there = {path for path, _, _ in SECTIONS}
+    return [_fix(section, label, message) for section, label in _places(message) if section in there]
+
+
+def _places(message: MessageView) -> Sequence[tuple[str, str]]:
     code = why_of(message)
-    section, label = _WHERE.get(code or "", ("", ""))
-    if section not in {path for path, _, _ in SECTIONS}:
-        return []
+    if message.reason is None and code == _R.EXPIRED_BEFORE_SENDING:
+        # A pause: its event says of what, and a number's waits of each look like a campaign's.
+        is_campaign = (message.origin or {}).get("kind") == OriginKind.CAMPAIGN
+        return (_SENDERS, _CAMPAIGNS) if is_campaign else (_SENDERS,)
+    return [_WHERE[code]] if code in _WHERE else []
+
+
+def _fix(section: str, label: str, message: MessageView) -> Fix:
     thing = _thing(section, message)
     home = f"/w/{quote(message.workspace_id, safe='')}/{section}"
-    return [Fix(label, f"{home}/{quote(thing, safe='')}" if thing else home)]
+    return Fix(label, f"{home}/{quote(thing, safe='')}" if thing else home)
 
 
 def _thing(section: str, message: MessageView) -> str | None:

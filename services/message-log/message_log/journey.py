@@ -191,11 +191,7 @@ def of_message(message: MessageDetail, now: datetime, next_step: str | None) -> 
         status=message.status,
         ended=ended,
         stages=stages,
-        reason=told(reason.title)
-        if reason
-        else words.wait_title(waiting.cause, scheduled=waiting.scheduled)
-        if waiting
-        else None,
+        reason=told(reason.title) if reason else words.wait_title(waiting) if waiting else None,
         detail=reason.detail if reason else None,
         next_step=next_step,
         hang=None if ended or waiting else _hang_of(message, stages, now),
@@ -254,7 +250,7 @@ def _mark_here(stages: Sequence[Stage], message: MessageDetail) -> None:
 
 
 def _wait_of(waiting: WaitingView) -> str:
-    cause = words.wait_title(waiting.cause, scheduled=waiting.scheduled)
+    cause = words.wait_title(waiting)
     if waiting.scheduled and waiting.until is not None:
         return _("%(cause)s, from %(time)s on", cause=cause, time=words.absolute(waiting.until))
     if waiting.until is None:

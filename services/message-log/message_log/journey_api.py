@@ -8,7 +8,6 @@ from sendwhy.problems import Problem
 from sendwhy.service import Runtime
 
 from message_log import api, journey, words
-from message_log.fixes import why_of
 from message_log.journey import Journey
 from message_log.language import told as translated
 from message_log.settings import MessageLogSettings
@@ -41,6 +40,11 @@ async def follow(
         if told is None:
             raise
         return None, told
-    code = why_of(message)
-    info = words.reason_info(code) if code else None
-    return message, journey.of_message(message, now, translated(info.what_to_do) if info else None)
+    return message, journey.of_message(message, now, _todo(message))
+
+
+def _todo(message: MessageDetail) -> str | None:
+    if message.reason is None:
+        return words.wait_todo(message.waiting) if message.waiting else None
+    info = words.reason_info(message.reason.code)
+    return translated(info.what_to_do) if info else None

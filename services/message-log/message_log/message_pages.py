@@ -15,7 +15,7 @@ from sendwhy.reasons import Service
 
 from message_log import api, bundle, cells, charges, counts, live, queries, story, volume, words
 from message_log.charges import Charge
-from message_log.fixes import fixes_of, why_of
+from message_log.fixes import fixes_of
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Pages, redirect, wants_part
 from message_log.queries import Filters
@@ -149,7 +149,6 @@ def install(router: APIRouter, pages: Pages) -> None:
             tries=story.tries_of(message),
             content=story.content_of(message),
             charge=await _charge(pages, reader, message_id, viewer),
-            why=why_of(message),
             fixes=fixes_of(message),
             position=live.text_of(position),
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from babel.numbers import format_decimal, format_percent
 from pydantic_core import to_json
@@ -308,7 +308,8 @@ def event_detail(event: Mapping[str, Any]) -> str:
     if isinstance(price, dict):
         return _("%(credits)s for category %(category)s", credits=price.get("credits"), category=price.get("category"))
     if event.get("kind") == "held":
-        until, title = event.get("until"), title_of(str(event.get("cause")))
+        until = event.get("until")
+        title = _held_title(str(event.get("cause")), ends=bool(until))
         if not until:
             return _("%(cause)s: it waits, until %(end)s", cause=title, end=open_end(str(event.get("cause"))))
         time = absolute(datetime.fromisoformat(str(until)))
@@ -326,8 +327,38 @@ def title_of(code: str) -> str:
     return told(info.title) if info else code
 
 
-def wait_title(cause: str, *, scheduled: bool) -> str:
-    return _("Scheduled for later") if scheduled else title_of(cause)
+class Wait(Protocol):
+    """What a wait is told by. A pause, and a message that our own code failed on, have no code of their own: their
+    cause is what the message would end with, the former without `until`."""
+
+    @property
+    def cause(self) -> str: ...
+    @property
+    def until(self) -> datetime | None: ...
+    @property
+    def scheduled(self) -> bool: ...
+
+
+def wait_title(wait: Wait) -> str:
+    return _("Scheduled for later") if wait.scheduled else _held_title(wait.cause, ends=wait.until is not None)
+
+
+def _held_title(cause: str, *, ends: bool) -> str:
+    if cause == ReasonCode.EXPIRED_BEFORE_SENDING:
+        return _("Put aside, to be tried again") if ends else _("Paused")
+    return title_of(cause)
+
+
+def wait_todo(wait: Wait) -> str | None:
+    """What to do about it; None before its own time, and as long as a receipt may still tell what became of a call."""
+    if wait.scheduled or wait.cause == ReasonCode.SEND_OUTCOME_UNKNOWN:
+        return None
+    if wait.cause != ReasonCode.EXPIRED_BEFORE_SENDING:
+        info = reason_info(wait.cause)
+        return told(info.what_to_do) if info else None
+    if wait.until is None:
+        return _("Resume its number, or its campaign; then it goes out by itself. Don’t send it again.")
+    return _("Don’t send it again. Why it was put aside stands in the dispatcher’s log: “a message was put aside”.")
 
 
 def open_end(cause: str) -> str:
@@ -373,6 +404,12 @@ def field_time(moment: datetime | None) -> str:
 
 def clock(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def day_time(moment: datetime, now: datetime) -> str:
+    """A time that stands alone, with its day unless that is today's."""
+    is_today = moment.astimezone(UTC).date() == now.astimezone(UTC).date()
+    return f"{clock(moment)[:8]} UTC" if is_today else absolute(moment)
 
 
 def duration(seconds: float) -> str:

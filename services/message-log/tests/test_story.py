@@ -77,6 +77,15 @@ def test_a_message_before_its_time_waits_and_there_is_nothing_to_repair() -> Non
     assert fixes_of(held_now) != []
 
 
+def test_a_pause_leads_to_what_may_be_paused() -> None:
+    now = WaitingView(cause="EXPIRED_BEFORE_SENDING", since=T0, until=None)
+    of_campaign = {"kind": "campaign", "id": "sale"}
+    paused = message([], status="waiting", waiting=now, sender_id="7", origin=of_campaign)
+    assert [fix.path.rpartition(f"/w/{WORKSPACE}/")[2] for fix in fixes_of(paused)] == ["senders/7", "campaigns/sale"]
+    alone = message([], status="waiting", waiting=now, origin={"kind": "api"})
+    assert [fix.label for fix in fixes_of(alone)] == ["Look at the number"]
+
+
 def test_as_long_as_a_receipt_may_tell_what_became_of_a_call_there_is_nothing_to_do() -> None:
     now = WaitingView(cause="SEND_OUTCOME_UNKNOWN", since=T0, until=after(600))
     waits = message([], status="waiting", waiting=now)

@@ -1,10 +1,11 @@
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from message_log import words
-from message_log.view import mask, masked, timeline_order
+from message_log.view import WaitingView, mask, masked, timeline_order
 from message_log_builders import after
+from sendwhy.reasons import CATALOGUE, ReasonCode
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,33 @@ def test_metas_whole_seconds_stand_after_our_own_times_of_that_second_in_the_ord
 )
 def test_a_wait_without_an_end_says_what_ends_it(cause: str, ends: str) -> None:
     assert words.open_end(cause) == ends
+
+
+NOW = datetime(2026, 11, 27, 21, 33, tzinfo=UTC)
+
+
+def wait(cause: str, until: datetime | None, *, scheduled: bool = False) -> WaitingView:
+    return WaitingView(cause=cause, since=NOW, until=until, scheduled=scheduled)
+
+
+def test_what_waits_is_not_told_as_expired_and_nobody_is_told_to_send_it_again() -> None:
+    paused, aside = wait("EXPIRED_BEFORE_SENDING", None), wait("EXPIRED_BEFORE_SENDING", NOW)
+    assert [words.wait_title(paused), words.wait_title(aside)] == ["Paused", "Put aside, to be tried again"]
+    for one in (paused, aside):
+        assert "Don’t send it again" in (words.wait_todo(one) or "")
+    told = {"kind": "held", "cause": "EXPIRED_BEFORE_SENDING", "until": None}
+    assert words.event_detail(told) == "Paused: it waits, until somebody resumes it"
+
+
+def test_a_wait_says_what_to_do_unless_it_ends_by_itself() -> None:
+    assert words.wait_todo(wait("META_PAYMENT_ISSUE", None)) == CATALOGUE[ReasonCode.META_PAYMENT_ISSUE].what_to_do
+    for one in (wait("EXPIRED_BEFORE_SENDING", NOW, scheduled=True), wait("SEND_OUTCOME_UNKNOWN", NOW)):
+        assert words.wait_todo(one) is None
+    assert words.wait_todo(wait("A_CAUSE_OF_TOMORROW", None)) is None
+
+
+def test_a_time_that_stands_alone_names_its_day_unless_that_is_today() -> None:
+    assert words.day_time(NOW + timedelta(hours=2), NOW) == "23:33:00 UTC"
+    assert words.day_time(NOW + timedelta(hours=3), NOW) == "2026-11-28 00:33:00 UTC"
+    elsewhere = NOW.astimezone(timezone(timedelta(hours=9)))
+    assert words.day_time(elsewhere, NOW) == "21:33:00 UTC"

@@ -195,3 +195,18 @@ def moment(told: str | None, form: str = "%Y-%m-%d %H:%M:%S") -> str | None:
 def utc(told: str | None) -> str | None:
     """A time that stands alone."""
     return None if told is None else f"{moment(told)} UTC"
+
+
+def waits_for(waiting: Mapping[str, Any]) -> str:
+    """A pause, and a message that our own code failed on, have no code of their own: their cause is what the message
+    would end with, the former without an end."""
+    if waiting.get("scheduled"):
+        return "waits for its own time"
+    if waiting["cause"] == "EXPIRED_BEFORE_SENDING":
+        return "put aside, to be tried again," if waiting["until"] else "paused"
+    return f"waits for {waiting['cause']}"
+
+
+def open_end(waiting: Mapping[str, Any]) -> str:
+    """What ends a wait that has no `until`."""
+    return f"somebody resumes {'its number or campaign' if waits_for(waiting) == 'paused' else 'or repairs it'}"

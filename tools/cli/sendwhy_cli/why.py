@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from sendwhy.reasons import CATALOGUE, ReasonCode
 
+from sendwhy_cli import terminal
 from sendwhy_cli.terminal import MARKS
 
 NOTE_LENGTH = 100
@@ -25,9 +26,9 @@ def show(console: Console, message: dict[str, Any]) -> None:
     console.print(Text.assemble((mark, style), " ", (status.upper(), "bold"), f"   {message['message_id']}"))
     _show_reason(console, message.get("reason"))
     if waiting := message.get("waiting"):
-        until = waiting["until"] or "somebody resumes or repairs it"
-        cause = "its own time" if waiting.get("scheduled") else waiting["cause"]
-        console.print(Text(f"waits for {cause} since {waiting['since']}, until {until}"))
+        console.print(Text(_wait(waiting)))
+        if todo := _todo(waiting):
+            console.print(Text(f"What to do: {todo}"))
     console.print(_timeline(message.get("events", [])))
 
 
@@ -40,6 +41,23 @@ def _show_reason(console: Console, reason: dict[str, Any] | None) -> None:
         console.print(Text(f"What to do: {CATALOGUE[ReasonCode(reason['code'])].what_to_do}"))
 
 
+def _wait(waiting: dict[str, Any]) -> str:
+    end = f"; it fails at {waiting['expires_at']} if it still waits" if waiting.get("expires_at") else ""
+    until = waiting["until"] or terminal.open_end(waiting)
+    return f"{terminal.waits_for(waiting)} since {waiting['since']}, until {until}{end}"
+
+
+def _todo(waiting: dict[str, Any]) -> str | None:
+    """What to do about it; None before its own time, and as long as a receipt may still tell what became of a call."""
+    cause = waiting["cause"]
+    if waiting.get("scheduled") or cause == ReasonCode.SEND_OUTCOME_UNKNOWN or cause not in ReasonCode.__members__:
+        return None
+    if cause == ReasonCode.EXPIRED_BEFORE_SENDING:
+        step = "Wait" if waiting["until"] else "Resume what is paused"
+        return f"{step}; it goes out by itself. Don't send it again."
+    return CATALOGUE[ReasonCode(cause)].what_to_do
+
+
 def _timeline(events: list[dict[str, Any]]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right")
@@ -49,6 +67,8 @@ def _timeline(events: list[dict[str, Any]]) -> Table:
         # Meta tells whole seconds: what message-log has put after a later moment of ours is by that clock.
         if at < latest:
             details.append("(Meta's clock)")
+        if event is events[0]:
+            details.insert(0, f"{terminal.utc(event['at'])}")
         offset = f"{(at - times[0]).total_seconds():+.3f} s"
         table.add_row(offset, Text(event["service"]), Text(event["kind"]), _line(", ".join(details), event))
     return table

@@ -50,6 +50,18 @@ MESSAGES: dict[str, dict[str, Any]] = {
         "waiting": {"cause": "RATE_LIMIT_EXCEEDED", "since": "2026-11-22T10:00:00Z", "until": "2026-11-22T11:00:00Z"},
         "events": [],
     },
+    "m-paused": {
+        "message_id": "m-paused",
+        "status": "waiting",
+        "waiting": {
+            "cause": "EXPIRED_BEFORE_SENDING",
+            "since": "2026-11-22T10:00:00Z",
+            "until": None,
+            "scheduled": False,
+            "expires_at": "2026-11-23T10:00:00Z",
+        },
+        "events": [],
+    },
     "m-later": {
         "message_id": "m-later",
         "status": "waiting",
@@ -150,14 +162,15 @@ def test_a_misspelt_reason_is_not_found_and_the_like_are_named() -> None:
 @pytest.mark.parametrize(
     ("message_id", "exit_code", "words"),
     [
-        ("m-read", 0, ["READ", "+0.000 s", "send.requested", "/pages/m-read"]),
+        ("m-read", 0, ["READ", "+0.000 s", "send.requested", "2026-11-22 10:00:00 UTC", "/pages/m-read"]),
         (
             "m:failed",
             1,
             ["FAILED", "Insufficient credits", "balance 3, price 5", "+2.400 s", "/w/demo/messages/m%3Afailed"],
         ),
-        ("m-waiting", 0, ["WAITING", "RATE_LIMIT_EXCEEDED", "2026-11-22T11:00:00Z"]),
+        ("m-waiting", 0, ["WAITING", "RATE_LIMIT_EXCEEDED", "2026-11-22T11:00:00Z", "What to do: "]),
         ("m-later", 0, ["WAITING", "waits for its own time", "2026-11-22T11:00:00Z"]),
+        ("m-paused", 0, ["paused since 2026-11-22T10:00:00Z", "Don't send it again"]),
     ],
 )
 def test_why_tells_the_timeline(
@@ -171,10 +184,22 @@ def test_why_tells_the_timeline(
     assert (as_json.exit_code, json.loads(as_json.stdout)) == (exit_code, MESSAGES[message_id])
 
 
+def test_what_waits_is_not_told_as_expired(message_log: str, tmp_path: Path) -> None:
+    write_stack(tmp_path, message_log=message_log)
+    for message_id in ("m-paused", "m-later"):
+        told = run("why", message_id, "--state-dir", tmp_path)
+        assert "EXPIRED" not in told.stdout + told.stderr
+    paused = " ".join(run("why", "m-paused", "--state-dir", tmp_path).stdout.split())
+    assert "until somebody resumes its number or campaign; it fails at 2026-11-23T10:00:00Z if it still waits" in paused
+    held = run("why", "m-waiting", "--state-dir", tmp_path)
+    assert held.stderr == f"next: sendwhy explain RATE_LIMIT_EXCEEDED --state-dir {tmp_path}\n"
+
+
 def test_why_tells_what_it_could_not_find_or_reach(message_log: str, tmp_path: Path) -> None:
     assert run("why", "m", "--state-dir", tmp_path).exit_code == 5
     write_stack(tmp_path, message_log=message_log)
-    assert run("why", "m", "--state-dir", tmp_path).exit_code == 3
+    unknown = run("why", "wamid.1=", "--state-dir", tmp_path)
+    assert (unknown.exit_code, f"sendwhy messages -q wamid.1= --state-dir {tmp_path}" in unknown.stderr) == (3, True)
     assert run("why", "m-read", "--workspace", "../demo", "--state-dir", tmp_path).exit_code == 3
     write_stack(tmp_path, message_log=message_log, token="wrong")
     assert run("why", "m-read", "--state-dir", tmp_path).exit_code == 4

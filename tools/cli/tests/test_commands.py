@@ -299,6 +299,20 @@ READS: list[tuple[str, str, str, Any, list[str], int]] = [
         ["⏸  waiting", "waits for RATE_LIMIT_EXCEEDED until 2026-11-22 11:30 UTC"],
         0,
     ),
+    (
+        "messages",
+        "GET",
+        f"{W}/messages",
+        page(
+            message(
+                status="waiting",
+                reason=None,
+                waiting={"cause": "EXPIRED_BEFORE_SENDING", "since": SINCE, "until": None, "scheduled": False},
+            )
+        ),
+        ["⏸  waiting", "paused until somebody resumes its number or campaign"],
+        0,
+    ),
     ("why m-1", "GET", f"{W}/messages/m-1", message(events=[]), ["FAILED", "Insufficient credits", "log.example"], 1),
     ("credits balance", "GET", f"{W}/account", ACCOUNT, ["1,276 credits", "20 % of the last top-up"], 0),
     ("credits ledger", "GET", f"{W}/ledger", page(ENTRY), ["+1,000", "1,276", "invoice 7", "AT (UTC)"], 0),

@@ -173,7 +173,11 @@ def _show_one(found: Mapping[str, Any]) -> None:
     if found["waiting"]:
         print()
         rows = [
-            (one["cause"], one["count"], terminal.moment(one["until"]) or "somebody resumes or repairs it")
+            (
+                terminal.waits_for(one).removeprefix("waits for "),
+                one["count"],
+                terminal.moment(one["until"]) or terminal.open_end(one),
+            )
             for one in found["waiting"]
         ]
         terminal.table(("WAITS FOR", "MESSAGES", "UNTIL (UTC)"), rows, right=("MESSAGES",))

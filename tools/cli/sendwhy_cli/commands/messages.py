@@ -102,9 +102,8 @@ def why(message: Mapping[str, Any]) -> str:
         return str(reason["title"])
     if waiting := message["waiting"]:
         until = terminal.moment(waiting["until"], terminal.MINUTES)
-        return f"waits for {waiting['cause']}" + (
-            f" until {until} UTC" if until else " until somebody resumes or repairs it"
-        )
+        end = f"{until} UTC" if until else terminal.open_end(waiting)
+        return f"{terminal.waits_for(waiting)} until {end}"
     return ""
 
 

@@ -64,9 +64,17 @@ def why(
             terminal.show(message, lambda seen: show(terminal.console(), seen), as_json=as_json)
         if not as_json:
             terminal.put(_page_of(client, message))
-            if reason := message.get("reason"):
-                terminal.say(f"next: {place.command('explain', str(reason['code']))}")
+            if code := _code_of(message):
+                terminal.say(f"next: {place.command('explain', code)}")
         raise typer.Exit(Exit.BAD_ANSWER if message["status"] == "failed" else Exit.DONE)
+
+
+def _code_of(message: dict[str, Any]) -> str | None:
+    """The reason that it ended with or, unless it is paused or waits for its own time, is held for."""
+    if reason := message.get("reason"):
+        return str(reason["code"])
+    waiting = message.get("waiting")
+    return str(waiting["cause"]) if waiting and waiting["cause"] != "EXPIRED_BEFORE_SENDING" else None
 
 
 def open_page(message_id: MessageId, place: Place) -> None:
@@ -86,7 +94,8 @@ def _read(client: Client, message_id: str) -> dict[str, Any]:
     except CommandError as error:
         if error.code is not Exit.NOT_FOUND:
             raise
-        sentence = f"no message {message_id} in workspace {client.place.workspace}"
+        found = client.place.command("messages -q", message_id)
+        sentence = f"no message {message_id} in workspace {client.place.workspace}; other ids and phones: {found}"
         raise CommandError(error.code, sentence, error.problem) from error
     if not isinstance(message, dict) or not isinstance(message.get("status"), str):
         raise terminal.unknown_shape(ValueError("no message with a status"))
@@ -115,8 +124,8 @@ def _tell(message: dict[str, Any], told: int) -> int:
     for event in events[told:]:
         terminal.say(f"{terminal.utc(event['at'])}  {event['service']}  {event['kind']}")
     if len(events) > told and (waiting := message.get("waiting")):
-        until = terminal.utc(waiting["until"]) or "somebody resumes or repairs it"
-        terminal.say(f"waits for {waiting['cause']} until {until}")
+        until = terminal.utc(waiting["until"]) or terminal.open_end(waiting)
+        terminal.say(f"{terminal.waits_for(waiting)} until {until}")
     return len(events)
 
 
