@@ -9,6 +9,7 @@ from sendwhy.http import Viewer
 from sendwhy.postgres import Connection
 from sendwhy.service import Runtime
 
+from dispatcher.queue_store import WAITS_FOR
 from dispatcher.store import Key
 
 # A campaign's id is the upstream system's, and may hold slashes.
@@ -20,11 +21,19 @@ select c.per_minute, c.per_day, c.paused_at, c.cancelled_at, coalesce((
       and u.minute > clock_timestamp() - interval '24 hours'), 0)::int as slots_today
 from campaign c where c.workspace_id = $1 and c.campaign_id = $2
 """
-_WAITING = """
-select waiting_for, count(*) as messages, min(queued_at) as oldest from message
-where state = 'waiting' and workspace_id = $1 and campaign_id = $2
-group by waiting_for order by count(*) desc, waiting_for
-"""
+_WAITING = f"""
+with counted as materialized (
+    select sender_id, line, waiting_for, not_before > clock_timestamp() as later, count(*) as messages,
+           min(queued_at) as oldest
+    from message where state = 'waiting' and workspace_id = $1 and campaign_id = $2 group by 1, 2, 3, 4
+)
+select {WAITS_FOR.replace("m.not_before > $1", "m.later")} as waiting_for, sum(m.messages)::bigint as messages,
+       min(m.oldest) as oldest
+from counted m
+left join sender s on s.sender_id = m.sender_id
+left join campaign c on c.workspace_id = $1 and c.campaign_id = $2
+group by 1 order by 2 desc, 1
+"""  # noqa: S608 - a constant
 
 
 class CampaignWaiting(BaseModel):

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 from dispatcher import claims, queue_store, store, sweeps, sync_store
+from dispatcher.campaign_api import read_campaign
 from dispatcher.claims import LANES, OpenLines
 from dispatcher.clock import utc_now
 from dispatcher.decide import Lane, Message, Waiting, expired
@@ -180,6 +181,8 @@ async def test_a_paused_campaign_is_looked_at_no_more_and_goes_on_where_it_stood
     assert await queue.waits() == {"paused": 2, "turn": 1}
     (row, *_) = await queue_store.queue_by_cause(queue.connection, [SENDER.sender_id], queue.now)
     assert row["since"] == queue.now
+    told = (await read_campaign(queue.connection, CAMPAIGN)).waiting
+    assert [(each.waiting_for, each.messages) for each in told] == [("paused", 2), ("turn", 1)]
     await queue_store.pause_campaign(queue.connection, *CAMPAIGN, None)
     assert sorted(await queue.look()) == ["m1", "m2"]
     queue.now += HOUR

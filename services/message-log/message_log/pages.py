@@ -259,7 +259,7 @@ class Pages:
                             return redirect(f"/login?{urlencode({'next': wanted})}", request)
                         except RequestValidationError as error:
                             if any(entry["loc"][0] == "path" for entry in error.errors()):
-                                return pages.error(404, _("There is no page at this address."))
+                                return pages.no_page()
                             fields = ", ".join(str(entry["loc"][-1]) for entry in error.errors())
                             return pages.error(422, _("These filters can’t be read: %(fields)s.", fields=fields))
                         except HTTPException as error:
@@ -271,8 +271,11 @@ class Pages:
 
         return PageRoute
 
-    def error(self, status: int, detail: str) -> HTMLResponse:
-        return self.render("error.html", status=status, code=status, detail=detail)
+    def error(self, status: int, detail: str, *, names_a_thing: bool = True) -> HTMLResponse:
+        return self.render("error.html", status=status, code=status, detail=detail, names_a_thing=names_a_thing)
+
+    def no_page(self, status: int = 404) -> HTMLResponse:
+        return self.error(status, _("There is no page at this address."), names_a_thing=False)
 
 
 def install_errors(app: FastAPI, pages: Pages) -> None:
@@ -289,7 +292,7 @@ def _page_or(problem: Any, pages: Pages) -> Callable[[Request, Exception], Corou
             return refused
         with language.speaking(language.language_of(request, pages.languages)):
             if isinstance(error, HTTPException):
-                return pages.error(error.status_code, _("There is no page at this address."))
+                return pages.no_page(error.status_code)
             return pages.error(500, _("This page could not be made."))
 
     return tell

@@ -227,6 +227,7 @@ def test_an_address_without_a_page_is_told_as_a_page_and_to_programs_as_a_proble
         told = browser.get(path, headers=READS_PAGES)
         assert (told.status_code, told.headers["content-security-policy"]) == (404, CSP)
         assert "There is no page at this address." in told.text
+        assert "another workspace" not in told.text
     taken = browser.get(f"/w/{WORKSPACE}/people/x/remove", headers=READS_PAGES)
     assert (taken.status_code, "There is no page at this address." in taken.text) == (405, True)
     for path, headers in (("/nonsense", {}), ("/v1/nonsense", {**READS_PAGES, "authorization": f"Bearer {ADMIN}"})):
