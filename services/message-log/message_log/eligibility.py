@@ -194,12 +194,12 @@ def _gate(gate: Gate) -> GateView:
     # The dispatcher's waits have no reason: their evidence tells what the message would wait for, and why.
     told = gate.reason.code if gate.reason else gate.evidence.get("cause")
     cause = ReasonCode(told) if isinstance(told, str) and told in ReasonCode.__members__ else None
-    return GateView(
-        **gate.model_dump(),
-        cause=cause,
-        waits="waits_for" in gate.evidence,
-        what_to_do=CATALOGUE[cause].what_to_do if cause else None,
-    )
+    waits = "waits_for" in gate.evidence
+    todo = CATALOGUE[cause].what_to_do if cause else None
+    if waits and cause is ReasonCode.EXPIRED_BEFORE_SENDING:
+        # A pause: its cause is what a message would end with.
+        todo = "Resume what is paused."
+    return GateView(**gate.model_dump(), cause=cause, waits=waits, what_to_do=todo)
 
 
 def _masked(gate: GateView) -> GateView:

@@ -83,7 +83,8 @@ def _places(message: MessageView) -> Sequence[tuple[str, str]]:
         # A pause: its event says of what, and a number's waits of each look like a campaign's.
         is_campaign = (message.origin or {}).get("kind") == OriginKind.CAMPAIGN
         return (_SENDERS, _CAMPAIGNS) if is_campaign else (_SENDERS,)
-    return [_WHERE[code]] if code in _WHERE else []
+    found = _WHERE.get(code or "")
+    return [found] if found else []
 
 
 def _fix(section: str, label: str, message: MessageView) -> Fix:

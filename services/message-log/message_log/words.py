@@ -309,7 +309,7 @@ def event_detail(event: Mapping[str, Any]) -> str:
         return _("%(credits)s for category %(category)s", credits=price.get("credits"), category=price.get("category"))
     if event.get("kind") == "held":
         until = event.get("until")
-        title = _held_title(str(event.get("cause")), ends=bool(until))
+        title = held_title(str(event.get("cause")), ends=bool(until))
         if not until:
             return _("%(cause)s: it waits, until %(end)s", cause=title, end=open_end(str(event.get("cause"))))
         time = absolute(datetime.fromisoformat(str(until)))
@@ -340,10 +340,10 @@ class Wait(Protocol):
 
 
 def wait_title(wait: Wait) -> str:
-    return _("Scheduled for later") if wait.scheduled else _held_title(wait.cause, ends=wait.until is not None)
+    return _("Scheduled for later") if wait.scheduled else held_title(wait.cause, ends=wait.until is not None)
 
 
-def _held_title(cause: str, *, ends: bool) -> str:
+def held_title(cause: str, *, ends: bool) -> str:
     if cause == ReasonCode.EXPIRED_BEFORE_SENDING:
         return _("Put aside, to be tried again") if ends else _("Paused")
     return title_of(cause)

@@ -106,6 +106,16 @@ async def test_every_gate_of_three_services_is_asked_with_the_persons_own_rights
     assert (SCRIPT in page, html.escape(SCRIPT) in page, PHONE in page.split("<aside")[0]) == (False, True, False)
 
 
+async def test_a_pause_is_told_as_one_and_not_as_an_expiry(desk: Desk) -> None:
+    wait = {"waits_for": "paused", "cause": "EXPIRED_BEFORE_SENDING", "until": None}
+    desk.others.answers["dispatcher evaluate"] = gates(gate("paused", False, evidence=wait))
+    async with desk.browser(VIEWER) as browser:
+        page = (await browser.get(f"contacts/{CONTACT}")).text
+    assert "Expired before sending" not in page
+    for words in ("<strong>Paused</strong>: it would wait, until somebody resumes it", "Resume what is paused."):
+        assert words in page
+
+
 async def test_eligibility_as_json_is_asked_with_the_callers_own_token(desk: Desk) -> None:
     answer = (await desk.get(f"contacts/{CONTACT}/eligibility", VIEWER, template="autumn_sale", sender=SENDER)).json()
     assert {one.role for one in desk.others.asked} == {VIEWER}
