@@ -436,7 +436,7 @@ async def test_a_campaign_tells_its_throttle_its_pause_and_what_of_it_waits(desk
     await queue_store.pause_campaign(desk.connection, *campaign, NOW)
     told = await read_campaign(desk.connection, campaign)
     assert (told.per_minute, told.per_day, told.paused_at, told.cancelled_at) == (600, None, NOW, None)
-    assert [(one.waiting_for, one.messages) for one in told.waiting] == [("turn", 2)]
+    assert [(one.waiting_for, one.messages) for one in told.waiting] == [("paused", 2)]
     assert (await read_campaign(desk.connection, ("other", "black-friday"))).waiting == []
 
 
