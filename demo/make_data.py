@@ -191,9 +191,9 @@ class Demo:
         """How Meta treats this person (tools/meta-simulator, PUT /_sim/recipients)."""
         self.recipients[person.wa_id] = {"scenario": scenario, **more}
 
-    def hear(self, file: str, field_name: str, value: Json, number: str = MAIN) -> None:
+    def hear(self, file: str, field_name: str, value: Json) -> None:
         change = {"value": value, "field": field_name}
-        webhook = {"object": "whatsapp_business_account", "entry": [{"id": WABA[number], "changes": [change]}]}
+        webhook = {"object": "whatsapp_business_account", "entry": [{"id": WABA[MAIN], "changes": [change]}]}
         self.webhooks.setdefault(file, []).append(webhook)
 
     def writes(self, file: str, person: Person, text: str, seconds_ago: int = 0) -> str:
@@ -247,7 +247,6 @@ def text(body: str) -> Json:
 # --- the campaign of 500 ---
 
 CAMPAIGN = {"kind": "campaign", "id": "autumn-sale-2026", "name": "Autumn sale"}
-SENDABLE = ("es_MX", "pt_BR", "es", "de", "en_US", "id")
 
 
 def spellings(person: Person) -> list[Json]:

@@ -101,21 +101,21 @@ def reason_page(code: ReasonCode) -> str:
 # --- shapes, of JSON Schema ---
 
 
-def kind_of(schema: Any, link: str = "#{}") -> str:
+def kind_of(schema: Any) -> str:
     """A field's type in words; a shape of its own is a link to where it is described."""
     if not isinstance(schema, dict) or not schema:
         return "anything"
     if alternatives := schema.get("anyOf") or schema.get("oneOf"):
-        return " or ".join(dict.fromkeys(kind_of(each, link) for each in alternatives))
+        return " or ".join(dict.fromkeys(kind_of(each) for each in alternatives))
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
-        return "any JSON" if name == "JsonValue" else f"[{name}]({link.format(name.lower())})"
+        return "any JSON" if name == "JsonValue" else f"[{name}](#{name.lower()})"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":
-        return f"list of {kind_of(schema.get('items', {}), link)}"
+        return f"list of {kind_of(schema.get('items', {}))}"
     return " ".join([str(schema.get("format") or schema.get("type", "anything")), *_bounds(schema)])
 
 
@@ -127,10 +127,10 @@ def _bounds(schema: Mapping[str, Any]) -> Iterable[str]:
         yield f"`{schema['pattern']}`".replace("|", "\\|")
 
 
-def field_rows(schema: Mapping[str, Any], link: str = "#{}") -> str:
+def field_rows(schema: Mapping[str, Any]) -> str:
     required = schema.get("required", ())
     rows = [
-        f"| {name} | {kind_of(field, link)} | {'yes' if name in required else ''} | {_line(field.get('description'))} |"
+        f"| {name} | {kind_of(field)} | {'yes' if name in required else ''} | {_line(field.get('description'))} |"
         for name, field in schema.get("properties", {}).items()
     ]
     # A column that says nothing is left out.
@@ -140,8 +140,8 @@ def field_rows(schema: Mapping[str, Any], link: str = "#{}") -> str:
     return "\n".join(["| field | type | required | |", "|---|---|---|---|", *rows])
 
 
-def shape(name: str, schema: Mapping[str, Any], level: str = "###") -> str:
-    text = f"{level} {name}\n\n"
+def shape(name: str, schema: Mapping[str, Any]) -> str:
+    text = f"### {name}\n\n"
     if description := _line(schema.get("description")):
         text += f"{description}\n\n"
     if schema.get("properties"):

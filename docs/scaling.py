@@ -123,7 +123,6 @@ class ServiceSize:
     database_cores: int
     database_disk_gib: float
     database_hot_gib: float
-    wal_mb_per_second: float
     write_operations: float
     shards: int
 
@@ -208,7 +207,6 @@ def service_size(figures: Figures, service: str, case: Case) -> ServiceSize:
         cores,
         disk,
         written * case.rate * 3600 * case.hot_hours / GIB,
-        own["wal_bytes"] * case.rate / 1e6,
         operations * case.rate,
         max(1, ceil(cores / case.server_cores), ceil(disk / case.server_disk_gib)),
     )

@@ -27,9 +27,9 @@ class Idle:
     loop: float
 
 
-async def idle(counts: Sequence[int] = COUNTS) -> list[Idle]:
+async def idle() -> list[Idle]:
     found = []
-    for count in counts:
+    for count in COUNTS:
         async with running(Shape(contacts=1, senders=count)) as system:
             await asyncio.sleep(SETTLE_SECONDS)
             watch = Watch(system.pids)

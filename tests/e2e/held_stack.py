@@ -39,8 +39,8 @@ class HeldStack(Stack):
         usual = super()._command(name)
         return replace(usual, argv=[self.pythons.get(name, usual.argv[0]), *usual.argv[1:]])
 
-    async def kill_services(self, services: Iterable[str] = SERVICES) -> None:
-        await asyncio.gather(*(self._processes[service].kill() for service in services))
+    async def kill_services(self) -> None:
+        await asyncio.gather(*(self._processes[service].kill() for service in SERVICES))
 
     async def end_services(self, services: Iterable[str] = SERVICES) -> None:
         for service in services:

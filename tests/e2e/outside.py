@@ -183,7 +183,7 @@ class Outside:
         told: Json = answer.json()
         return told
 
-    async def settled(self, ids: Iterable[str], *, good: str = "read", seconds: float = PATIENCE_SECONDS) -> Json:
+    async def settled(self, ids: Iterable[str], *, good: str = "read") -> Json:
         """Wait until each message failed or reached `good`; returns id -> (status, reason's code)."""
         left = set(ids)
         found: Json = {}
@@ -197,7 +197,7 @@ class Outside:
             return not left
 
         try:
-            await until(all_settled, "settled", seconds)
+            await until(all_settled, "settled")
         except AssertionError as error:
             one = sorted(left)[0]
             raise AssertionError(f"{len(left)} messages are not settled, as {await self.message(one)}") from error
@@ -235,14 +235,14 @@ class Outside:
         balance: int = account["balance"]
         return balance
 
-    async def post_webhook(self, body: bytes, secret: str | None = None) -> int:
-        key = (secret or self.stack["meta_app_secret"]).encode()
+    async def post_webhook(self, body: bytes) -> int:
+        key = self.stack["meta_app_secret"].encode()
         signature = hmac.new(key, body, hashlib.sha256).hexdigest()
         headers = {"x-hub-signature-256": f"sha256={signature}", "content-type": "application/json"}
         answer = await self.http.post(self.at("webhook-ingest", "/webhooks/meta"), content=body, headers=headers)
         return answer.status_code
 
-    async def post_shopify(self, topic: str, customer: Json, *, workspace: str = "demo") -> int:
+    async def post_shopify(self, topic: str, customer: Json) -> int:
         """A shop's signed webhook; the stack has a secret for the workspace demo only."""
         body = json.dumps(customer).encode()
         signature = hmac.new(self.stack["shopify_secret"].encode(), body, hashlib.sha256).digest()
@@ -251,7 +251,7 @@ class Outside:
             "x-shopify-hmac-sha256": base64.b64encode(signature).decode(),
             "content-type": "application/json",
         }
-        url = self.at("webhook-ingest", f"/webhooks/shopify/{workspace}")
+        url = self.at("webhook-ingest", "/webhooks/shopify/demo")
         return (await self.http.post(url, content=body, headers=headers)).status_code
 
     async def records(self, topic: str, *, holding: str | None = None) -> list[Any]:

@@ -274,9 +274,9 @@ def _(facts: Facts) -> None:
 # Asynchronous failures
 
 
-def fails(number: int, code: int, *, name: str | None = None) -> None:
+def fails(number: int, code: int) -> None:
     def check(facts: Facts) -> None:
-        scenario = name or f"failed_{code}"
+        scenario = f"failed_{code}"
         everyday(facts, scenario)
         assert message(facts, scenario)["reason"]["meta"]["code"] == code
 

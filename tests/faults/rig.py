@@ -198,11 +198,11 @@ class Rig:
         """What a running process was told."""
         return psutil.Process(self.pid(name)).environ()
 
-    async def replaced(self, name: str, old: int, seconds: float = BACK_SECONDS) -> None:
+    async def replaced(self, name: str, old: int) -> None:
         async def is_new() -> bool:
             return self.pid(name) != old and psutil.pid_exists(self.pid(name))
 
-        await until(is_new, f"{name} is started again", seconds)
+        await until(is_new, f"{name} is started again", BACK_SECONDS)
 
     async def is_ready(self, name: str) -> bool:
         try:

@@ -19,7 +19,6 @@ from history import (
     Canary,
     Contact,
     Journal,
-    Planted,
     PublishBegan,
     PublishEnded,
     Sender,
@@ -313,11 +312,6 @@ class Workload:
     def _plant_one(self, topic: str, value: bytes, poison: Any) -> None:
         self._actions.note_planted(topic, value, poison.why, poison.dead_letters)
         self._actions.begin(self._publish(topic, value, b"poison"))
-
-    def _note_planted(self, topic: str, value: bytes, why: str, dead_letters: int) -> None:
-        self.counts["planted"] += 1
-        digest = hashlib.sha256(value).hexdigest()
-        self.journal.write(Planted(topic=topic, value_sha256=digest, why=why, dead_letters=dead_letters))
 
     # --- credits ---
 

@@ -469,7 +469,7 @@ class Runtime:
         """A consumer in the group that reads `topic`; it joins nothing."""
         return reader(self.settings, consumer_group(self.service, topic))
 
-    async def rewind(self, *, patience_seconds: float = REPLICAS_GONE_SECONDS) -> Gaps:
+    async def rewind(self) -> Gaps:
         """Set the group's offsets back to what this database has reached: the remedy after a restored backup.
 
         Before that, `before_rewind`'s acts take from the topics what this service did after the backup: what is read
@@ -477,7 +477,7 @@ class Runtime:
         """
         self._pool = await connect_pool(self.settings.database_url.get_secret_value(), service=self.service)
         try:
-            committed = await self._once_nobody_reads(patience_seconds)
+            committed = await self._once_nobody_reads()
             gaps = await self.positions_ahead_of_database()
             if self._before_rewind:
                 recovery = Recovery(self.settings, self.service, gaps, committed, await self._since())
@@ -491,9 +491,9 @@ class Runtime:
             await _close_pool(self._pool)
         return gaps
 
-    async def _once_nobody_reads(self, patience_seconds: float) -> dict[Place, int]:
+    async def _once_nobody_reads(self) -> dict[Place, int]:
         """The groups' offsets. Kafka takes them from a stranger only if no replica is in the group."""
-        until = time.monotonic() + patience_seconds
+        until = time.monotonic() + REPLICAS_GONE_SECONDS
         while True:
             try:
                 found = await asyncio.gather(*(self._committed(stage.topic) for stage in self.stages))

@@ -30,9 +30,9 @@ from sendwhy.stage import Record
 from sendwhy.topics import Outgoing, Topic
 
 
-def unverified(code: int, words: str = "unable to get local issuer certificate") -> ssl.SSLCertVerificationError:
+def unverified(code: int) -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    error.verify_code, error.verify_message = code, words
+    error.verify_code, error.verify_message = code, "unable to get local issuer certificate"
     return error
 
 

@@ -13,7 +13,6 @@ from message_log.words import in_words
 
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z0-9_]+)\s*\}\}")
 APPROVED = "APPROVED"
-FIELD_LENGTH_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from message_log.language import gettext as _
 from message_log.told import Told
 from message_log.words import absolute, ago
 
-SYNC_EVERY = timedelta(hours=1)
 SYNC_LATE = timedelta(hours=2, minutes=15)
 RECEIPT_LATE = timedelta(minutes=15)
 RECEIPT_LOST = timedelta(hours=24)

@@ -4,7 +4,6 @@ environment (SENDWHY_URL, SENDWHY_TOKEN and, for what other services do, SENDWHY
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -43,15 +42,15 @@ def find_stack(state_dir: Path) -> RunningStack:
     return stack
 
 
-def find(place: Place, environment: Mapping[str, str] = os.environ) -> RunningStack:
+def find(place: Place) -> RunningStack:
     """The installation that is meant: what is said on the command line, else in the environment, else here.
 
     Raises CommandError.
     """
     if place.url is not None and place.state_dir is not None:
         raise CommandError(Exit.USAGE, "--url and --state-dir name two installations: leave one out")
-    url = place.url or ("" if place.state_dir else environment.get("SENDWHY_URL", ""))
-    return _elsewhere(url, environment) if url else find_stack(place.state_dir or STATE_DIR)
+    url = place.url or ("" if place.state_dir else os.environ.get("SENDWHY_URL", ""))
+    return _elsewhere(url) if url else find_stack(place.state_dir or STATE_DIR)
 
 
 def setting_of(service: str) -> str:
@@ -59,12 +58,12 @@ def setting_of(service: str) -> str:
     return "SENDWHY_URL" if service == MESSAGE_LOG else f"SENDWHY_{service.upper().replace('-', '_')}_URL"
 
 
-def _elsewhere(url: str, environment: Mapping[str, str]) -> RunningStack:
-    named = {**environment, setting_of(MESSAGE_LOG): url}
+def _elsewhere(url: str) -> RunningStack:
+    named = {**os.environ, setting_of(MESSAGE_LOG): url}
     services = {
         one: _address(setting_of(one), named[setting_of(one)]) for one in SERVICES if named.get(setting_of(one))
     }
-    return RunningStack(services=services, admin_token=_token(environment))
+    return RunningStack(services=services, admin_token=_token())
 
 
 def _address(name: str, url: str) -> str:
@@ -73,8 +72,8 @@ def _address(name: str, url: str) -> str:
     return url.rstrip("/")
 
 
-def _token(environment: Mapping[str, str]) -> str:
-    token, file = environment.get("SENDWHY_TOKEN", ""), environment.get("SENDWHY_TOKEN_FILE", "")
+def _token() -> str:
+    token, file = os.environ.get("SENDWHY_TOKEN", ""), os.environ.get("SENDWHY_TOKEN_FILE", "")
     if not token and file:
         try:
             token = Path(file).read_text().strip()

@@ -26,10 +26,10 @@ COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simp
 
 
 class KafkaFiles:
-    """Where the jars are (or will be). `cache` is SENDWHY_CACHE_DIR, else XDG_CACHE_HOME/sendwhy."""
+    """Where the jars are (or will be). The cache is SENDWHY_CACHE_DIR, else XDG_CACHE_HOME/sendwhy."""
 
-    def __init__(self, cache: Path | None = None) -> None:
-        self.cache = cache or default_cache()
+    def __init__(self) -> None:
+        self.cache = default_cache()
         self.jars = self.cache / f"kafka-{KAFKA_VERSION}"
 
     @property

@@ -134,10 +134,10 @@ def rotate(log: Path) -> None:
             newer.rename(older)
 
 
-def tail(log: Path, lines: int = 15) -> str:
+def tail(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 8_192))
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-15:])
 
 
 def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:

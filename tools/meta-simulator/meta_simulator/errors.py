@@ -140,14 +140,14 @@ def error_answer(refusal: Refusal) -> Json:
     return {"error": error}
 
 
-def error_webhook(code: int, details: str | None = None) -> Json:
+def error_webhook(code: int) -> Json:
     """One element of `errors` in a webhook."""
     known = CODES[code]
     return {
         "code": code,
         "title": known.title,
         "message": known.title,
-        "error_data": {"details": details or known.details},
+        "error_data": {"details": known.details},
         "href": HREF,
     }
 
