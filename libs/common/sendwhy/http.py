@@ -487,9 +487,7 @@ def token_of(request: Request) -> Token:
     given = given.strip() if scheme.lower() == "bearer" else ""
     token = find_token(request.app.state.tokens, given) or request.app.state.acting.read(given)
     if token is None:
-        problem = Problem(401, "A valid bearer token is needed.")
-        problem.headers = {"www-authenticate": "Bearer"}
-        raise problem
+        raise Problem(401, "A valid bearer token is needed.", headers={"www-authenticate": "Bearer"})
     return token
 
 

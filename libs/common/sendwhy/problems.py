@@ -64,8 +64,15 @@ class Api(FastAPI):
 class Problem(HTTPException):
     """A refusal with a status, one sentence for a person, and, where fields are wrong, which."""
 
-    def __init__(self, status: int, detail: str, *, errors: Mapping[str, str] | None = None) -> None:
-        super().__init__(status, detail)
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, detail, headers)
         self.errors = errors or {}
 
 

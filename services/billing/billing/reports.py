@@ -271,9 +271,7 @@ def _is_csv(request: Request) -> bool:
 
 
 def _later(detail: str) -> Problem:
-    problem = Problem(503, detail)
-    problem.headers = {"retry-after": "5"}
-    return problem
+    return Problem(503, detail, headers={"retry-after": "5"})
 
 
 def _statement_routes(router: APIRouter, runtime: Runtime) -> None:

@@ -190,15 +190,18 @@ class ImportDesk:
             if kept is not None:
                 return _replayed(job, kept)
             if state not in ("waiting", "running"):
-                raise _later(503, "The import under this Idempotency-Key failed; send the file again.", "1")
+                failed = "The import under this Idempotency-Key failed; send the file again."
+                raise Problem(503, failed, headers={"retry-after": "1"})
             if asyncio.get_running_loop().time() >= until:
                 break
             await asyncio.sleep(TURN_SECONDS)
         address = address_of(job.caller.workspace, import_id)
-        problem = _later(409, f"The import under this Idempotency-Key still runs; see {address} or ask again.", "10")
-        problem.errors = {"Idempotency-Key": "its import still runs"}
-        problem.headers = {**(problem.headers or {}), "location": address}
-        raise problem
+        raise Problem(
+            409,
+            f"The import under this Idempotency-Key still runs; see {address} or ask again.",
+            errors={"Idempotency-Key": "its import still runs"},
+            headers={"retry-after": "10", "location": address},
+        )
 
     async def _preview(self, job: Job) -> Response:
         tally = await self._imports.preview(job)

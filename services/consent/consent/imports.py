@@ -109,9 +109,8 @@ class Imports:
     async def place(self) -> AsyncIterator[None]:
         """Room for one more file on this process's disk, or 503."""
         if self._held + len(self._tasks) >= HELD_AT_ONCE:
-            problem = Problem(503, f"{HELD_AT_ONCE} imports are under way here; try again when some have ended.")
-            problem.headers = {"retry-after": "30"}
-            raise problem
+            busy = f"{HELD_AT_ONCE} imports are under way here; try again when some have ended."
+            raise Problem(503, busy, headers={"retry-after": "30"})
         self._held += 1
         try:
             yield

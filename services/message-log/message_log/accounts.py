@@ -29,7 +29,7 @@ _NOBODYS_HASH = _HASHER.hash("nobody has this password")
 # Hashing takes tens of milliseconds and of megabytes: two at once, and so many who wait for it.
 HASHERS = ThreadPoolExecutor(2, "hasher")
 LOGINS_MAX = 20
-_logging_in: list[str] = []
+_LOGINS = asyncio.Semaphore(LOGINS_MAX)
 
 Connect = Callable[[], AbstractAsyncContextManager[Connection]]
 T = TypeVar("T")
@@ -48,15 +48,11 @@ async def check_password(connect: Connect, name: str, password: str, now: dateti
     Anybody may ask this, and as often as they like: so no connection is held while a password is hashed. Raises Problem
     where too many ask at once.
     """
-    if len(_logging_in) >= LOGINS_MAX:
-        busy = Problem(503, _("Many people log in just now. Try again in a moment."))
-        busy.headers = {"retry-after": "1"}
-        raise busy
-    _logging_in.append(name)
-    try:
+    if _LOGINS.locked():
+        busy = _("Many people log in just now. Try again in a moment.")
+        raise Problem(503, busy, headers={"retry-after": "1"})
+    async with _LOGINS:
         return await _check(connect, name, password, now)
-    finally:
-        _logging_in.remove(name)
 
 
 async def _check(connect: Connect, name: str, password: str, now: datetime) -> bool:

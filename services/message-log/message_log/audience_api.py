@@ -144,9 +144,8 @@ class Desk:
     def place(self) -> Iterator[None]:
         """Room for one more file on this process' disk. Raises Problem where there is none."""
         if self._uploads >= UPLOADS_AT_ONCE:
-            problem = Problem(503, _("%(count)s files are being read just now. Try again.", count=UPLOADS_AT_ONCE))
-            problem.headers = {"retry-after": "5"}
-            raise problem
+            busy = _("%(count)s files are being read just now. Try again.", count=UPLOADS_AT_ONCE)
+            raise Problem(503, busy, headers={"retry-after": "5"})
         self._uploads += 1
         try:
             yield
@@ -221,9 +220,7 @@ class Desk:
 async def _refuse_more(connection: Connection, workspace: str) -> None:
     if await stored.running(connection, workspace) >= RUNNING_MAX:
         detail = _("%(count)s checks or plans run already. Wait until one has ended, or stop one.", count=RUNNING_MAX)
-        problem = Problem(429, detail)
-        problem.headers = {"retry-after": "10"}
-        raise problem
+        raise Problem(429, detail, headers={"retry-after": "10"})
 
 
 def _recipient(body: bytes | None) -> dict[str, Any]:

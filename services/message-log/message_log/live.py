@@ -45,9 +45,7 @@ def read_position(last_event_id: str | None) -> Position | None:
 
 
 def _later(status: int, detail: str) -> Problem:
-    problem = Problem(status, detail)
-    problem.headers = {"retry-after": "5"}
-    return problem
+    return Problem(status, detail, headers={"retry-after": "5"})
 
 
 class Streams:
