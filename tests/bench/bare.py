@@ -34,7 +34,7 @@ from lean_meta import TOKEN
 from local_stack import deploy
 from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
-from phases import LOOK_SECONDS, STUCK_SECONDS, Phase, Runner
+from phases import LOOK_SECONDS, STUCK_SECONDS, WARM_UP, Phase, Runner
 from processes import Watch, best_loop_ms
 from report import console
 from rich.table import Table
@@ -42,7 +42,7 @@ from sendwhy.service import spare_the_collector
 from sendwhy.topics import Topic
 from system import HERE, Shape, process, running
 
-MESSAGES, WARM_UP, CONTACTS, CALLS_AT_ONCE = 10_000, 1_000, 20_000, 200
+MESSAGES, CONTACTS, CALLS_AT_ONCE = 10_000, 20_000, 200
 BATCH, REST_SECONDS, GATHER_SECONDS = 500, 0.08, 0.05
 SECRET = b"a secret of benches only"
 EMPTY = (b"content-length", b"0")
@@ -317,13 +317,13 @@ async def alone() -> AsyncIterator[Alone]:
 async def bare() -> Bare:
     loops = [best_loop_ms()]
     async with alone() as shape:
-        await shape.send(WARM_UP, rate=250)
+        await shape.send(WARM_UP.messages, WARM_UP.rate)
         taken, pace = await shape.send(MESSAGES, rate=0)
     loops.append(best_loop_ms())
     shape_of_sendwhy = Shape(contacts=CONTACTS, senders=2)
     async with running(shape_of_sendwhy) as system:
         runner = Runner(system, shape_of_sendwhy)
-        await runner.run(Phase("warm-up", WARM_UP, rate=250))
+        await runner.run(WARM_UP)
         result = await runner.run(Phase("burst", MESSAGES))
     loops.append(best_loop_ms())
     return Bare(taken, result.cpu_us, (pace, result.pace), loops)

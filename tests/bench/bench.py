@@ -33,12 +33,11 @@ import psutil
 import report
 import starts
 from limits import limits
-from phases import Phase, Result, Runner
+from phases import WARM_UP, Phase, Result, Runner
 from processes import best_loop_ms
 from system import Shape, running
 
 OUT = Path(".state/bench")
-WARM_UP = Phase("warm-up", 1_000, rate=250)
 
 
 def phases(options: argparse.Namespace) -> list[Phase]:
@@ -113,6 +112,13 @@ def _write(options: argparse.Namespace, told: dict[str, Any]) -> None:
         report.plot(told, report.PUBLISHED / f"{options.publish}.svg")
 
 
+def _publish_if_asked(arguments: list[str], told: Any) -> None:
+    """Of a bench that is asked for by its name, with or without --publish behind it."""
+    if arguments[1:2] == ["--publish"]:
+        name = arguments[0]
+        report.publish(name, {"machine": _machine(), "commit": _commit(), name: told})
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=15_000, help="in a burst (15,000)")
@@ -146,18 +152,15 @@ def main(arguments: list[str]) -> None:
         case ["idle"]:
             resting = asyncio.run(idle.idle())
             idle.show(resting)
-            if arguments[1:2] == ["--publish"]:
-                report.publish("idle", {"machine": _machine(), "commit": _commit(), "idle": idle.told(resting)})
+            _publish_if_asked(arguments, idle.told(resting))
         case ["bare"]:
             compared = asyncio.run(bare.bare())
             bare.show(compared)
-            if arguments[1:2] == ["--publish"]:
-                report.publish("bare", {"machine": _machine(), "commit": _commit(), "bare": asdict(compared)})
+            _publish_if_asked(arguments, asdict(compared))
         case ["starts"]:
             found = asyncio.run(starts.starts())
             starts.show(found)
-            if arguments[1:2] == ["--publish"]:
-                report.publish("starts", {"machine": _machine(), "commit": _commit(), "starts": starts.told(found)})
+            _publish_if_asked(arguments, starts.told(found))
         case _:
             options = parse(arguments)
             options.arguments = arguments

@@ -32,6 +32,9 @@ class Phase:
     flushed: bool = True
 
 
+WARM_UP = Phase("warm-up", 1_000, rate=250)
+
+
 @dataclass
 class Result:
     """Figures of a phase. `seconds`: from the first request to the last message's final status in the log; `cpu`:
