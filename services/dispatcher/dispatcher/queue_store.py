@@ -442,11 +442,15 @@ def _waited_for(row: Row) -> Waiting:
     return Waiting.RATE if waits_for is Waiting.TURN and row["is_paced"] else waits_for
 
 
-_UNKNOWN_TOO_LONG = f"""
+def _unknown_where(condition: str) -> str:
+    return f"""
 select {MESSAGE_COLUMNS} from message m
-where m.state = 'unknown' and m.in_flight_at <= $1 order by m.in_flight_at limit $2
+where m.state = 'unknown' and m.in_flight_at <= $1 and {condition} order by m.in_flight_at limit $2
 for update of m skip locked
-"""  # noqa: S608 - a constant
+"""  # noqa: S608 - of constants
+
+
+_UNKNOWN_TOO_LONG = _unknown_where("true")
 
 
 async def lock_unknown(connection: Connection, before: datetime, limit: int) -> list[tuple[Message, datetime]]:
@@ -454,12 +458,7 @@ async def lock_unknown(connection: Connection, before: datetime, limit: int) -> 
     return [(message_of(row), row["in_flight_at"]) for row in rows]
 
 
-_UNKNOWN_UNTOLD = f"""
-select {MESSAGE_COLUMNS} from message m
-where m.state = 'unknown' and m.in_flight_at <= $1 and not '{Waiting.OUTCOME}' = any(m.told)
-order by m.in_flight_at limit $2
-for update of m skip locked
-"""  # noqa: S608 - constants
+_UNKNOWN_UNTOLD = _unknown_where(f"not '{Waiting.OUTCOME}' = any(m.told)")
 _TELL_UNKNOWN = f"""
 update message m set told = m.told || '{Waiting.OUTCOME}'::text
 from unnest($1::text[], $2::text[]) as t(workspace_id, message_id)
