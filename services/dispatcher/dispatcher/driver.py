@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -27,7 +27,7 @@ from dispatcher.allowances import Allowance
 from dispatcher.answers import Action, MaybeTaken, NotTaken, Outcome, Taken, code_label, in_light_of
 from dispatcher.blame import ALL, Blame
 from dispatcher.calls import message_body
-from dispatcher.claims import Due, OpenLines
+from dispatcher.claims import Due, Line, OpenLines
 from dispatcher.clock import utc_now
 from dispatcher.decide import (
     SYNC_INTERVAL,
@@ -78,6 +78,15 @@ log = structlog.get_logger("sendwhy")
 
 class Lost(Exception):
     """Another driver has taken over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a round looks at: of those who are `due`, `called` wait for a place in the messaging limit."""
+
+    due: Sequence[Due]
+    called: Sequence[Due]
+    lines: OpenLines
 
 
 def _waits_for_tier(verdict: Verdict) -> bool:
@@ -301,6 +310,7 @@ class Driver:
         self._commit_is_unsure = False
 
     async def _claim(self, connection: Connection, room: int) -> tuple[SenderRow, int, list[Go]]:
+        """The sender, how many messages were looked at, and what of them is now marked in flight."""
         held = await claims.hold_fence(connection, self.sender_id, self._fence)
         if held is None:
             raise Lost
@@ -314,6 +324,23 @@ class Driver:
         if is_due:
             self._results.circuit.suspect()
         room = 1 if is_due else min(room, self._blame.most)
+        look = await self._look(connection, row, known_lines, room, now)
+        self._looked_at = look.due
+        if not look.due:
+            self._look_wide = False
+            await self._look_ahead(connection, now, look.lines)
+            return row, 0, []
+        is_probe = is_due and await hold_store.take_probe(connection, self.sender_id, now, now + self._probe_lease)
+        if is_due and not is_probe:
+            return row, 0, []
+        going = await self._judge(connection, row, look, room, now)
+        if is_probe and not going:
+            await hold_store.give_back_probe(connection, self.sender_id)
+        return row, len(look.due), [replace(go, is_probe=True) for go in going] if is_probe else going
+
+    async def _look(
+        self, connection: Connection, row: SenderRow, known_lines: Sequence[Line], room: int, now: datetime
+    ) -> Look:
         # Where most only learn what they wait for, many are looked at; of those no more go than there is room for.
         limit = min(max(room, LOOK_WIDE) if self._look_wide else room, self._blame.most)
         lanes = _LANES_BY_ROUND.get(self._rounds % LAST_LANE_EVERY, claims.LANES)
@@ -322,21 +349,18 @@ class Driver:
         called = [] if only_replies else await self._called_by_tier(connection, row, room, now)
         known = {one.message.key for one in called}
         left = limit if self._blame.most == ALL else limit - len(called)
-        due = await claims.lock_due(
+        found = await claims.lock_due(
             connection, self.sender_id, now, limit=left, lanes=None if only_replies else lanes, lines=lines
         )
-        due = [*called, *(one for one in due if one.message.key not in known)]
+        due = [*called, *(one for one in found if one.message.key not in known)]
         due.sort(key=lambda one: lanes.index(one.message.lane))
-        self._looked_at = due
-        if not due:
-            self._look_wide = False
-            await self._look_ahead(connection, now, lines)
-            return row, 0, []
-        is_probe = is_due and await hold_store.take_probe(connection, self.sender_id, now, now + self._probe_lease)
-        if is_due and not is_probe:
-            return row, 0, []
+        return Look(due, called, lines)
+
+    async def _judge(self, connection: Connection, row: SenderRow, look: Look, room: int, now: datetime) -> list[Go]:
+        """Decide on what is looked at, and store that; returns what is now marked in flight."""
+        due = look.due
         known_of = await self._facts(connection, row, due, now)
-        allowance = self._allowance = Allowance(room, self._pairs, dict(lines.throttles), self._clock)
+        allowance = self._allowance = Allowance(room, self._pairs, dict(look.lines.throttles), self._clock)
         await allowance.load_tier(connection, row.sender, due, now)
         judged = {one.message.key: allowance.judge(one, known_of[one.message.key], now) for one in due}
         verdicts = {key: verdict for key, verdict in judged.items() if verdict is not None}
@@ -345,19 +369,10 @@ class Driver:
         going = await self._apply(connection, due, verdicts, templates, now)
         self._look_wide = len(going) < room <= len(due)
         # Who was called and found no room, behind a fuller lane, is called again.
-        self._some_wait_for_tier |= any(one.message.key not in verdicts for one in called) or any(
+        self._some_wait_for_tier |= any(one.message.key not in verdicts for one in look.called) or any(
             map(_waits_for_tier, verdicts.values())
         )
-        if is_probe and not going:
-            await hold_store.give_back_probe(connection, self.sender_id)
-        return (
-            row,
-            len(due),
-            [
-                replace(go, token_tag=row.token_tag, is_probe=is_probe, reached_at=reached.get(go.due.message.key))
-                for go in going
-            ],
-        )
+        return [replace(go, token_tag=row.token_tag, reached_at=reached.get(go.due.message.key)) for go in going]
 
     def _with_rest(self, row: SenderRow, now: datetime) -> SenderRow:
         rest = self.resting()
