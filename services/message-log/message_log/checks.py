@@ -181,7 +181,11 @@ def in_short(checks: Sequence[Check], at: datetime) -> Check:
 
 
 def kafka_checks(facts: KafkaFacts) -> list[Check]:
-    reach = Check(
+    return [_kafka_answers(facts), _topics_exist(facts)]
+
+
+def _kafka_answers(facts: KafkaFacts) -> Check:
+    check = Check(
         id="kafka",
         area="installation",
         title=_("Kafka answers"),
@@ -198,7 +202,15 @@ def kafka_checks(facts: KafkaFacts) -> list[Check]:
             " nothing is lost meanwhile."
         ),
     )
-    topics = Check(
+    if facts.fault is None:
+        return check
+    name = f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"
+    remedy = _("Start Kafka, or mend %(name)s and its security; services go on by themselves.", name=name)
+    return check.model_copy(update={"result": Result.FAILED, "seen": str(facts.fault), "remedy": remedy})
+
+
+def _topics_exist(facts: KafkaFacts) -> Check:
+    check = Check(
         id="topics",
         area="installation",
         title=_("All topics exist"),
@@ -208,25 +220,22 @@ def kafka_checks(facts: KafkaFacts) -> list[Check]:
         why=_("A service that misses a topic stands still, or its events go nowhere."),
     )
     if facts.fault is not None:
-        name = f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS"
-        remedy = _("Start Kafka, or mend %(name)s and its security; services go on by themselves.", name=name)
-        reach = reach.model_copy(update={"result": Result.FAILED, "seen": str(facts.fault), "remedy": remedy})
-        return [reach, topics.model_copy(update={"result": Result.UNASKED, "seen": str(_KAFKA_NOT_ASKED)})]
+        return check.model_copy(update={"result": Result.UNASKED, "seen": str(_KAFKA_NOT_ASKED)})
     missing = sorted(set(TOPICS) - facts.topics)
-    if missing:
-        told = {
-            "result": Result.FAILED,
-            "seen": _(
-                "%(there)s of %(all)s; missing: %(missing)s",
-                there=len(TOPICS) - len(missing),
-                all=len(TOPICS),
-                missing=", ".join(missing),
-            ),
-            "remedy": _("Create them with the deploy step; it makes what is missing and changes nothing else."),
-            "command": "python -m sendwhy topics",
-        }
-        topics = topics.model_copy(update=told)
-    return [reach, topics]
+    if not missing:
+        return check
+    told = {
+        "result": Result.FAILED,
+        "seen": _(
+            "%(there)s of %(all)s; missing: %(missing)s",
+            there=len(TOPICS) - len(missing),
+            all=len(TOPICS),
+            missing=", ".join(missing),
+        ),
+        "remedy": _("Create them with the deploy step; it makes what is missing and changes nothing else."),
+        "command": "python -m sendwhy topics",
+    }
+    return check.model_copy(update=told)
 
 
 def alive(facts: ServiceFacts) -> Check:

@@ -21,7 +21,7 @@ from message_log.language import told
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Action, Pages, redirect
 from message_log.queries import Filters
-from message_log.told import told_by
+from message_log.told import Told, told_by
 
 MESSAGES_SHOWN = 10
 HISTORY_SHOWN = "20"
@@ -114,25 +114,16 @@ async def _show(
     history: str | None = None,
     **more: Any,
 ) -> Response:
-    try:
-        filters = Filters(contact=contact_id)
-    except ValidationError:
-        raise not_found("The contact") from None
-    if filters.contact is None:
-        raise not_found("The contact")
+    filters = _messages_to(contact_id)
     async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
         known = await contact_queries.sendable(connection, reader.workspace)
         sent = await queries.list_messages(connection, reader.workspace, filters, limit=MESSAGES_SHOWN)
-    paging = [("limit", HISTORY_SHOWN), *([("cursor", history)] if history else [])]
-    person, past, suggestion, judged = await asyncio.gather(
-        told_by(pages, reader, Service.CONSENT, "contacts", contact_id),
-        told_by(pages, reader, Service.CONSENT, "contacts", contact_id, "history", asked=paging),
-        told_by(pages, reader, Service.CONSENT, "contacts", contact_id, "suggestion"),
+    (person, past, suggestion), (eligibility, refusal, chosen) = await asyncio.gather(
+        _told_by_consent(pages, reader, contact_id, history),
         _judge(pages, reader, contact_id, asked, known),
     )
     if person.body is None and not sent.rows and not await _is_known(pages, reader, contact_id):
         raise not_found("The contact")
-    eligibility, refusal, chosen = judged
     values = {"problem": None, "done": "", "given": {}} | more
     return pages.render(
         "contact.html",
@@ -154,6 +145,29 @@ async def _show(
         messages=[pages.viewer(request, reader).message(row) for row in sent.rows],
         more_messages=sent.next_cursor is not None,
         **values,
+    )
+
+
+def _messages_to(contact_id: str) -> Filters:
+    """Raises Problem where no contact can have that id."""
+    try:
+        filters = Filters(contact=contact_id)
+    except ValidationError:
+        raise not_found("The contact") from None
+    if filters.contact is None:
+        raise not_found("The contact")
+    return filters
+
+
+async def _told_by_consent(
+    pages: Pages, reader: Reader, contact_id: str, history: str | None
+) -> tuple[Told, Told, Told]:
+    """The contact, a page of its history, and the calling code that is suggested for it."""
+    paging = [("limit", HISTORY_SHOWN), *([("cursor", history)] if history else [])]
+    return await asyncio.gather(
+        told_by(pages, reader, Service.CONSENT, "contacts", contact_id),
+        told_by(pages, reader, Service.CONSENT, "contacts", contact_id, "history", asked=paging),
+        told_by(pages, reader, Service.CONSENT, "contacts", contact_id, "suggestion"),
     )
 
 
