@@ -15,7 +15,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -29,7 +28,7 @@ import httpx
 from local_stack.errors import StackError
 from local_stack.progress import Progress
 from local_stack.state import StateDir
-from local_stack.supervisor import Options, Stack, how_to_log_in
+from local_stack.supervisor import Options, Stack, first_of, how_to_log_in, stop_on_signals
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from rich import box
 from rich.console import Console
@@ -568,7 +567,7 @@ async def demo(state_dir: Path, data: Data, report: Path | None, *, stays: bool,
         return code
 
     work = asyncio.create_task(perform())
-    _stop_on_signals(stack, work, progress)
+    stop_on_signals(stack, work, progress)
     try:
         await asyncio.wait([work])
     finally:
@@ -600,18 +599,6 @@ async def _beside(work: Awaitable[None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-def _stop_on_signals(stack: Stack, work: asyncio.Task[int], progress: Progress) -> None:
-    def interrupt() -> None:
-        if work.cancelling() or work.done():
-            stack.kill()
-            return
-        work.cancel()
-        progress.say("stopping; a second Ctrl-C kills")
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, interrupt)
-
-
 def run(state_dir: Path, folder: Path, report: Path | None, *, stays: bool) -> int:
     """The whole command. Raises CommandError."""
     data = Data.load(folder)
@@ -620,9 +607,7 @@ def run(state_dir: Path, folder: Path, report: Path | None, *, stays: bool) -> i
     try:
         return asyncio.run(demo(state_dir, data, report, stays=stays, progress=Progress()))
     except (StackError, BaseExceptionGroup) as error:
-        first: BaseException = error
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
+        first = first_of(error)
         if not isinstance(first, StackError):
             raise
         raise CommandError(Exit(first.exit_code), str(first)) from error

@@ -325,6 +325,20 @@ async def up(options: Options, progress: Progress, make: Callable[[Options, Prog
     """Runs until SIGINT, SIGTERM or SIGHUP; returns the exit code. Raises StackError if it can't start."""
     stack = make(options, progress)
     work = asyncio.create_task(_work(stack, options, progress))
+    stop_on_signals(stack, work, progress)
+    try:
+        await asyncio.wait([work])
+    finally:
+        await stack.stop()
+    if work.cancelled():
+        return INTERRUPTED if stack.killed else 0
+    error = work.exception()
+    assert error is not None, "the stack is watched until it is stopped"
+    raise first_of(error)
+
+
+def stop_on_signals(stack: Stack, work: asyncio.Task[int] | asyncio.Task[None], progress: Progress) -> None:
+    """The first one cancels the work, a second one kills the stack."""
 
     def interrupt() -> None:
         if work.cancelling() or work.done():
@@ -335,13 +349,6 @@ async def up(options: Options, progress: Progress, make: Callable[[Options, Prog
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, interrupt)
-    try:
-        await asyncio.wait([work])
-    finally:
-        await stack.stop()
-    if work.cancelled():
-        return INTERRUPTED if stack.killed else 0
-    raise _first(work.exception())
 
 
 async def _work(stack: Stack, options: Options, progress: Progress) -> None:
@@ -353,8 +360,8 @@ async def _work(stack: Stack, options: Options, progress: Progress) -> None:
     await stack.watch()
 
 
-def _first(error: BaseException | None) -> BaseException:
-    assert error is not None, "the stack is watched until it is stopped"
+def first_of(error: BaseException) -> BaseException:
+    """What a group of exceptions begins with, or the exception itself."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
