@@ -317,20 +317,21 @@ async def delete_in_steps(
     return gone
 
 
+_PRUNE_KEYS = """
+delete from idempotency_key where ctid = any(array(
+    select ctid from idempotency_key where created_at < clock_timestamp() - interval '7 days' limit $1))
+"""
+_PRUNE_DECISIONS = """
+delete from decision where (workspace_id, message_id, step) in
+ (select workspace_id, message_id, step from decision where prune_after < clock_timestamp() limit $1)
+"""
+
+
 async def prune(connection: Connection) -> int:
-    """Forget what no repeat can ask for any more, up to `PRUNE_AT_ONCE` of each: old Idempotency-Keys, and decisions
-    past their `prune_after`; returns how many decisions."""
-    await connection.execute(
-        "delete from idempotency_key where ctid = any(array(select ctid from idempotency_key"
-        " where created_at < clock_timestamp() - interval '7 days' limit $1))",
-        PRUNE_AT_ONCE,
-    )
-    done = await connection.execute(
-        "delete from decision where (workspace_id, message_id, step) in"
-        " (select workspace_id, message_id, step from decision where prune_after < clock_timestamp() limit $1)",
-        PRUNE_AT_ONCE,
-    )
-    return int(done.removeprefix("DELETE "))
+    """Forget what no repeat can ask for any more: old Idempotency-Keys, and decisions past their `prune_after`; returns
+    how many rows went."""
+    keys = await delete_in_steps(connection, _PRUNE_KEYS)
+    return keys + await delete_in_steps(connection, _PRUNE_DECISIONS)
 
 
 _UNIT, _RECORD = b"\x1f", b"\x1e"

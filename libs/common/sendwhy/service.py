@@ -51,7 +51,6 @@ from sendwhy.logs import describe
 from sendwhy.measured import Measured
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.postgres import (
-    PRUNE_AT_ONCE,
     SERVER_SETTINGS,
     TRANSIENT_ERRORS,
     connect_pool,
@@ -373,8 +372,7 @@ class Runtime:
 
     async def _prune(self) -> None:
         async with self.pool.acquire(timeout=30) as connection:
-            while await prune(connection) == PRUNE_AT_ONCE:
-                pass
+            await prune(connection)
 
     async def _watch(self) -> None:
         if not await self.producer.answers():

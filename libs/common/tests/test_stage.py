@@ -28,7 +28,7 @@ from sendwhy.kafka import (
 )
 from sendwhy.metrics import Metrics
 from sendwhy.partitions import partition_of
-from sendwhy.postgres import Connection, add_to_outbox, migrate, prune
+from sendwhy.postgres import PRUNE_AT_ONCE, Connection, add_to_outbox, migrate, prune
 from sendwhy.reasons import Service
 from sendwhy.service import DatabaseIsOlder, Runtime, _serve
 from sendwhy.settings import KafkaSettings, ServiceSettings
@@ -616,7 +616,7 @@ async def test_a_migration_that_waits_for_a_table_holds_up_nobody_behind_it(
     await service.close()
 
 
-async def test_old_decisions_are_forgotten(fresh_database: str, tmp_path: Path) -> None:
+async def test_old_decisions_and_keys_are_forgotten_however_many(fresh_database: str, tmp_path: Path) -> None:
     await migrate(fresh_database, tmp_path)
     connection = await asyncpg.connect(fresh_database)
     await connection.execute(
@@ -624,5 +624,11 @@ async def test_old_decisions_are_forgotten(fresh_database: str, tmp_path: Path) 
         " select 'acme', n::text, 'x', gen_random_uuid(), 't', '', clock_timestamp() + (n - 3) * interval '1 hour'"
         " from generate_series(1, 5) n"
     )
-    assert [await prune(connection), await prune(connection)] == [3, 0]
+    await connection.execute(
+        "insert into idempotency_key (workspace_id, key, digest, created_at)"
+        " select 'acme', n::text, '', clock_timestamp() - case when n = 1 then interval '6 days' else '8 days' end"
+        " from generate_series(1, $1) n",
+        PRUNE_AT_ONCE + 2,
+    )
+    assert [await prune(connection), await prune(connection)] == [3 + PRUNE_AT_ONCE + 1, 0]
     await connection.close()

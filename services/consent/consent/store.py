@@ -11,7 +11,15 @@ import asyncpg
 from pydantic_core import to_json
 from sendwhy import privacy
 from sendwhy.events import MarketingState, SenderUpdated, TemplateUpdated
-from sendwhy.postgres import Connection, Decision, MessageKey, decisions_added, stored, write_together
+from sendwhy.postgres import (
+    Connection,
+    Decision,
+    MessageKey,
+    decisions_added,
+    delete_in_steps,
+    stored,
+    write_together,
+)
 from sendwhy.topics import Outgoing
 from sendwhy.values import value_class
 
@@ -32,7 +40,6 @@ from consent.contacts import (
 from consent.fields import Fields, PhoneSetter
 
 MAX_HOPS = 64
-PRUNE_ROWS = 10_000
 
 _LOCK_WORKSPACE = "select pg_advisory_xact_lock(hashtextextended('consent/' || $1, 0))"
 
@@ -176,12 +183,9 @@ _DELETE_TEMPLATES = """
 delete from template where waba_id || '/' || name || '/' || language = any($1::text[])
 """
 
-_PRUNE = (
-    "delete from decision where ctid in (select ctid from decision where prune_after < $1 limit $2)",
-    "delete from message_of where ctid in (select ctid from message_of where prune_after < $1 limit $2)",
-    "delete from idempotency_key where ctid in"
-    " (select ctid from idempotency_key where created_at < $1::timestamptz - interval '7 days' limit $2)",
-)
+_PRUNE_MESSAGES = """
+delete from message_of where ctid = any(array(select ctid from message_of where prune_after < $1 limit $2))
+"""
 
 # What one cause did to the consent of several records of a person is told once.
 _HISTORY = """
@@ -461,8 +465,7 @@ async def list_contacts(
 
 
 async def prune(connection: Connection, now: datetime) -> None:
-    for statement in _PRUNE:
-        await connection.execute(statement, now, PRUNE_ROWS)
+    await delete_in_steps(connection, _PRUNE_MESSAGES, now)
 
 
 def contact_from(row: asyncpg.Record) -> Contact:

@@ -16,6 +16,7 @@ from consent.contacts import Key, Mark
 from consent.keywords import Kept, Keywords
 from consent.stages import parse_stopped
 from consent_desk import (
+    NOON,
     PHONE,
     SENDER,
     TAGGER,
@@ -603,3 +604,15 @@ async def test_records_of_before_become_people(fresh_database: str, tmp_path: Pa
     assert people["c"].person.id == people["c"].uid
     assert {contact.word.state for contact in found} == {S.SUBSCRIBED}
     await pool.close()
+
+
+async def test_whose_messages_were_is_forgotten_however_many_are_due(desk: Desk) -> None:
+    await desk.pool.execute(
+        "insert into message_of (workspace_id, tag, message_id, prune_after)"
+        " select 'acme', '\\x00', n::text, $1::timestamptz + case when n = 1 then interval '1 h' else '-1 h' end"
+        " from generate_series(1, 10002) n",
+        NOON,
+    )
+    async with desk.pool.acquire() as connection:
+        await store.prune(connection, NOON)
+    assert [row["message_id"] for row in await desk.pool.fetch("select message_id from message_of")] == ["1"]

@@ -629,13 +629,11 @@ _PRUNE = (
     " (select workspace_id, tag, event_id from event_of where occurred_at < $1 limit {limit})",
     "delete from inbound where event_id in (select event_id from inbound where at < $1 limit {limit})",
     "delete from session where id_hash in (select id_hash from session where expires_at < now() limit {limit})",
-    "delete from idempotency_key where (workspace_id, key) in"
-    " (select workspace_id, key from idempotency_key where created_at < now() - interval '45 days' limit {limit})",
 )
 
 
 async def prune(connection: Connection, before: datetime) -> None:
-    """Delete what people wrote before that moment, and sessions and keys that are over; a bounded part at a time."""
+    """Delete what people wrote before that moment, and sessions that are over; a bounded part at a time."""
     for statement in _PRUNE:
         arguments = (before,) if "$1" in statement else ()
         await connection.execute(statement.format(limit=PRUNE_BATCH), *arguments)

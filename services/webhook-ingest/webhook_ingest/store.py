@@ -23,7 +23,6 @@ KEEP_AFTER_DEADLINE = timedelta(days=45)
 KEEP_UNCLAIMED = timedelta(days=14)
 # webhook.received's retention and a week: Kafka may be read again from its beginning, Meta repeats for 7 days.
 KEEP_REPORTS = timedelta(days=21)
-KEEP_IDEMPOTENCY_KEYS = timedelta(days=7)
 # Where `accepted` tells no deadline: Meta drops a message after 30 days at the latest.
 RECEIPT_TTL = timedelta(days=30)
 HISTORY_LIMIT = 50
@@ -461,14 +460,6 @@ with gone as (
 )
 select count(*) from gone
 """
-_PRUNE_KEYS = """
-with gone as (
-    delete from idempotency_key where ctid = any(array(
-        select ctid from idempotency_key where created_at < $1 limit $2 for update skip locked))
-    returning 1
-)
-select count(*) from gone
-"""
 
 
 async def prune(connection: Connection, now: datetime, limit: int = PRUNE_LIMIT) -> bool:
@@ -476,8 +467,7 @@ async def prune(connection: Connection, now: datetime, limit: int = PRUNE_LIMIT)
     messages = await connection.fetchval(_PRUNE_MESSAGES, now, limit)
     reports = await connection.fetchval(_PRUNE_REPORTS, now - KEEP_REPORTS, limit)
     unclaimed = await connection.fetchval(_PRUNE_UNCLAIMED, now - KEEP_UNCLAIMED, limit)
-    keys = await connection.fetchval(_PRUNE_KEYS, now - KEEP_IDEMPOTENCY_KEYS, limit)
-    return limit in (messages, reports, unclaimed, keys)
+    return limit in (messages, reports, unclaimed)
 
 
 async def reached(connection: Connection, group: str, topic: str) -> dict[int, int]:
