@@ -17,7 +17,7 @@ BAD_EVENTS_MIN = 10
 @dataclass(frozen=True)
 class Promise:
     """Of all that `histogram` counts, `share` lies within `seconds`. `turned_away`: a counter of what was not even
-    done. `feel`: what people notice."""
+    done. `feel`: what people notice; `messages`: the filter that shows some of them."""
 
     slo: str
     alert: str
@@ -27,6 +27,7 @@ class Promise:
     what: str
     feel: str
     dashboard: str
+    messages: str
     turned_away: str | None = None
 
     @property
@@ -55,6 +56,7 @@ PROMISES = (
         "webhooks answered within 250 ms",
         "Ticks come late; Meta slows down a subscription that answers late.",
         "webhooks",
+        "status=sent",
         'sendwhy_webhook_deliveries_total{result=~"unavailable|overloaded"}',
     ),
     Promise(
@@ -66,6 +68,7 @@ PROMISES = (
         "requests decided within 5 s",
         "Messages stay at ⏳ longer than people wait for a code.",
         "delivery-funnel",
+        "status=sending",
     ),
     Promise(
         "truth",
@@ -76,6 +79,7 @@ PROMISES = (
         "statuses on the page within 2 s",
         "People see ✓ where the phone has shown ✓✓ for a while.",
         "webhooks",
+        "status=sent",
     ),
     Promise(
         "outcomes",
@@ -86,6 +90,7 @@ PROMISES = (
         "outcomes told within 15 minutes of the expiry",
         "Messages stay at ⏳ although nothing more can become of them; whoever waits to send something else waits too.",
         "delivery-funnel",
+        "status=sending",
     ),
     Promise(
         "stop",
@@ -96,6 +101,7 @@ PROMISES = (
         "nothing sent 5 s after a STOP",
         "People get marketing after their STOP, and report it to Meta.",
         "credits-and-consent",
+        "status=delivered",
     ),
 )
 
@@ -144,6 +150,7 @@ def alert(promise: Promise, severity: str, burns: tuple[Burn, ...]) -> str:
           description: {promise.feel}
           runbook_url: docs/runbook.md#{promise.alert.lower()}
           dashboard_url: /d/{promise.dashboard}
+          messages_url: /?{promise.messages}
 """
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import promql_parser
 import pytest
 import yaml
+from message_log.queries import Filters
 from sendwhy.metrics import METRICS, Metric, Metrics
 from sendwhy.reasons import CATALOGUE, ReasonCode, Service
 
@@ -42,6 +44,8 @@ OTHERS = {
 
 # What they say is that something doesn't answer, or was refused; how often changes nothing.
 WITHOUT_A_NUMBER = ("ServiceDown", "ServiceMissing", "SenderCredentialsRejected", "BatchesFail", "LagUnknown")
+# No list of messages shows anything of what they are about.
+WITHOUT_MESSAGES = ("ErasureUnfinished", "LagUnknown", "DatabasePoolFull", "HttpFails")
 
 
 @dataclass(frozen=True)
@@ -218,9 +222,12 @@ def test_record_asks_for_what_there_is(rule: dict[str, Any]) -> None:
 @pytest.mark.parametrize("rule", ALERTS)
 def test_alert_has_words_and_a_section_of_the_runbook(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
-    assert set(rule["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
+    urls = {"runbook_url", "dashboard_url"} | (set() if rule["alert"] in WITHOUT_MESSAGES else {"messages_url"})
+    assert set(rule["annotations"]) == {"summary", "description", *urls}
     assert "$value" in rule["annotations"]["summary"] or rule["alert"] in WITHOUT_A_NUMBER
     assert f"{rule['annotations']['dashboard_url'].removeprefix('/d/')}.json" in DASHBOARDS
+    filters = dict(parse_qsl(rule["annotations"].get("messages_url", "/").removeprefix("/?")))
+    assert Filters.model_validate(filters).model_dump(exclude_none=True) == filters
     assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
     runbook = (ROOT / "docs" / "runbook.md").read_text()
     (section,) = re.findall(rf"^## {rule['alert']}\n(.+?)(?=^## |\Z)", runbook, re.MULTILINE | re.DOTALL)

@@ -11,14 +11,16 @@ from message_log.pages import Pages, redirect
 def install(router: APIRouter, pages: Pages) -> None:
     @router.get("/")
     async def home(request: Request) -> Response:
+        """A workspace's messages, filtered as the address says: an alert knows the filter and not whose they are."""
+        filters = f"?{request.url.query}" if request.url.query else ""
         person = await login.person_of(pages.runtime, request, secure=pages.is_secure)
         own = sorted(workspace for workspace in person.roles if workspace != "*")
         if not person.sees_all_workspaces and len(own) == 1:
-            return redirect(f"/w/{own[0]}/messages", request)
+            return redirect(f"/w/{own[0]}/messages{filters}", request)
         if person.sees_all_workspaces:
             async with pages.connect() as connection:
                 own = sorted({*own, *await queries.workspaces_seen(connection)})
-        return pages.render("workspaces.html", workspaces=own, person=person)
+        return pages.render("workspaces.html", workspaces=own, person=person, filters=filters)
 
     @router.get("/login")
     async def login_page(next: str = "/") -> Response:

@@ -114,6 +114,8 @@ def test_another_workspace_is_not_found_and_a_wrong_token_is_told(message_log: M
     with log_in(message_log, STRANGER) as stranger:
         assert stranger.get(f"/w/{WORKSPACE}/messages").status_code == 404
         assert stranger.get("/").headers["location"] == "/w/other/messages"
+        # As the address of an alert does.
+        assert stranger.get("/?status=failed").headers["location"] == "/w/other/messages?status=failed"
         wrong = stranger.post("/login", data={"token": "nobody-knows-it"}, headers=SAME_SITE)
         assert wrong.status_code == 403
         assert "not one of this Sendwhy" in wrong.text
