@@ -132,7 +132,7 @@ class Audience(Desk):
 
     async def done(self, client: httpx.AsyncClient, path: str) -> Json:
         """The view once its run has ended."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while True:
                 view: Json = (await client.get(path)).json()
                 if view["state"] not in ("running", "sending"):

@@ -74,11 +74,11 @@ class MessageLog:
 
     def get(self, path: str, token: str = "admin-token-1", **more: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {token}"} | more.pop("headers", {})
-        return httpx.get(self.url + path, headers=headers, timeout=10, trust_env=False, **more)
+        return httpx.get(self.url + path, headers=headers, timeout=60, trust_env=False, **more)
 
     def post(self, path: str, token: str = "admin-token-1", **more: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {token}"} | more.pop("headers", {})
-        return httpx.post(self.url + path, headers=headers, timeout=10, trust_env=False, **more)
+        return httpx.post(self.url + path, headers=headers, timeout=60, trust_env=False, **more)
 
     def publish(self, records: Sequence[Outgoing]) -> None:
         async def run() -> None:

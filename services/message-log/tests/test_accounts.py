@@ -120,7 +120,9 @@ def test_the_better_role_counts(roles: dict[str, Role], expected: Token | None) 
 def browser(message_log: Any, **form: str) -> httpx.Client:
     answer = httpx.post(f"{message_log.url}/login", data=form, headers=SAME_SITE, trust_env=False)
     assert answer.status_code == 303, answer.text
-    return httpx.Client(base_url=message_log.url, cookies=answer.cookies, trust_env=False, headers=SAME_SITE)
+    return httpx.Client(
+        base_url=message_log.url, cookies=answer.cookies, timeout=60, trust_env=False, headers=SAME_SITE
+    )
 
 
 def test_an_admin_gives_access_and_takes_it_away_and_both_are_noted(message_log: Any) -> None:

@@ -170,7 +170,7 @@ async def test_a_person_uploads_looks_and_loads_without_script(desk: Audience) -
 
 
 async def until_done(browser: httpx.AsyncClient, path: str) -> str:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             page = (await browser.get(path)).text
             if "hx-trigger" not in page:

@@ -75,6 +75,7 @@ async def look_at(watched: Watched, axe: Axe, path: str) -> list[str]:
     return wrong
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_every_page_is_sound(everything: MessageLog, chromium: Browser, theme: Any) -> None:
     axe, wrong = Axe(), {}
@@ -86,6 +87,7 @@ async def test_every_page_is_sound(everything: MessageLog, chromium: Browser, th
     assert (wrong, watched.complaints) == ({}, [])
 
 
+@pytest.mark.timeout(900)
 async def test_every_page_fits_a_phone(everything: MessageLog, chromium: Browser) -> None:
     wrong = {}
     size: Any = {"width": PHONE_WIDTH, "height": 740}

@@ -88,7 +88,7 @@ async def path_of(desk: Audience, client: httpx.AsyncClient, write: Write) -> st
 
 async def settled(desk: Audience, *, but: bool) -> None:
     """Wait until no run of this process goes on."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not but and await states(desk, "state in ('running', 'sending')"):
             await asyncio.sleep(0.02)
 

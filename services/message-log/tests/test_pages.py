@@ -41,7 +41,7 @@ def log_in(message_log: MessageLog, token: str) -> httpx.Client:
         f"{message_log.url}/login", data={"token": token, "next": "/"}, headers=SAME_SITE, trust_env=False
     )
     assert answer.status_code == 303, answer.text
-    return httpx.Client(base_url=message_log.url, cookies=answer.cookies, trust_env=False)
+    return httpx.Client(base_url=message_log.url, cookies=answer.cookies, timeout=60, trust_env=False)
 
 
 def publish(message_log: MessageLog, *events: Wire) -> None:

@@ -292,7 +292,7 @@ async def test_what_a_run_keeps_is_english_whoever_began_it(desk: Desk) -> None:
         answer = await browser.post("audience", files={"file": ("=name=", json.dumps(line))})
         assert answer.status_code == 303, answer.text
         made = answer.headers["location"].rpartition("/")[2]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while (row := await _read(desk, UUID(made)))["judged_at"] is None:
                 await asyncio.sleep(0.02)
         assert "consent answered 500" in row["facts"]

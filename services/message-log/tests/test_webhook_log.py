@@ -26,7 +26,9 @@ FORMULA = "=HYPERLINK(1)"
 def log_in(message_log: MessageLog, token: str) -> httpx.Client:
     answer = httpx.post(f"{message_log.url}/login", data={"token": token}, headers=SAME_SITE, trust_env=False)
     assert answer.status_code == 303, answer.text
-    return httpx.Client(base_url=message_log.url, cookies=answer.cookies, trust_env=False, headers=SAME_SITE)
+    return httpx.Client(
+        base_url=message_log.url, cookies=answer.cookies, timeout=60, trust_env=False, headers=SAME_SITE
+    )
 
 
 @pytest.fixture
