@@ -263,12 +263,6 @@ async def _examined(file: IO[bytes], wanted: Wanted) -> Layout:
         raise Problem(422, str(error), errors=error.errors) from None
 
 
-def _later(status: int, detail: str, seconds: str) -> Problem:
-    problem = Problem(status, detail)
-    problem.headers = {"retry-after": seconds}
-    return problem
-
-
 def _refuse_another(job: Job, digest: bytes) -> None:
     if not hmac.compare_digest(digest, job.upload.request_digest):
         detail = "This Idempotency-Key was used for another request."

@@ -9,7 +9,7 @@ from sendwhy.http import Viewer
 from sendwhy.postgres import Connection
 from sendwhy.service import Runtime
 
-from dispatcher.queue_store import WAITS_FOR
+from dispatcher.queue_store import WAITS_FOR_OF_COUNTED
 from dispatcher.store import Key
 
 # A campaign's id is the upstream system's, and may hold slashes.
@@ -27,7 +27,7 @@ with counted as materialized (
            min(queued_at) as oldest
     from message where state = 'waiting' and workspace_id = $1 and campaign_id = $2 group by 1, 2, 3, 4
 )
-select {WAITS_FOR.replace("m.not_before > $1", "m.later")} as waiting_for, sum(m.messages)::bigint as messages,
+select {WAITS_FOR_OF_COUNTED} as waiting_for, sum(m.messages)::bigint as messages,
        min(m.oldest) as oldest
 from counted m
 left join sender s on s.sender_id = m.sender_id

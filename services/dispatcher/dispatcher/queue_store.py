@@ -405,6 +405,8 @@ case when m.line = 'p' then 'paused'
          then 'throttle'
      else m.waiting_for end
 """
+# The same of messages that were counted first, by whether what they wait for is `later`.
+WAITS_FOR_OF_COUNTED = WAITS_FOR.replace("m.not_before > $1", "m.later")
 
 # A number that is driven and sends most of what it may keeps its messages waiting by its pace.
 _EXPIRED = f"""
@@ -662,7 +664,7 @@ with counted as materialized (
     from message m where m.state = 'waiting' and {_ALL}
     group by 1, 2, 3, 4, 5
 ), waiting as (
-    select m.lane, {WAITS_FOR.replace("m.not_before > $1", "m.later")} as waiting_for,
+    select m.lane, {WAITS_FOR_OF_COUNTED} as waiting_for,
            case when m.line = 'p' or m.later then null when c.paused_at is not null then c.paused_at
                 else coalesce(s.paused_at, s.hold_since) end as since,
            m.messages, m.oldest
