@@ -30,7 +30,8 @@ TEMPLATE, LANGUAGE = "autumn_sale", "es_MX"
 STATUSES = (b"sent", b"delivered", b"read")
 # After the answer, as the simulator's.
 DELAYS = (0.1, 0.3, 0.6)
-TICK_SECONDS, BATCH_SECONDS, AGAIN_SECONDS = 0.005, 0.1, 1.0
+# Between two looks at what is due, where something is and where nothing is: less than any of these.
+TICK_SECONDS, IDLE_SECONDS, BATCH_SECONDS, AGAIN_SECONDS = 0.01, 0.05, 0.1, 1.0
 CALLBACK = re.compile(rb'"biz_opaque_callback_data":\s*"([^"]*?(\d+))"')
 TO = re.compile(rb'"to":\s*"\+?(\d+)"')
 SENDER = re.compile(rb"/(\d+)/messages")
@@ -130,7 +131,8 @@ class Meta:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            is_idle = not (any(self._due) or self._gathered or self._again)
+            await asyncio.sleep(IDLE_SECONDS if is_idle else TICK_SECONDS)
             now = loop.time()
             for place, queue in enumerate(self._due):
                 while queue and queue[0][0] <= now:

@@ -48,11 +48,12 @@ METADATA_AGE_MS = 60_000
 # From a batch to the next one, while fewer records come than fit into one. Each takes statements, a commit and
 # questions to Kafka that cost as much as dozens of records.
 REST_SECONDS = 0.08
-# Where a batch takes longer than that, the machine has more to do than it can: a stage then rests for as long as its
-# batch took, up to this. So batches grow until they cost little, instead of staying small and taking all there is.
-REST_AT_MOST_SECONDS = 0.5
+# A batch takes so long where there is nothing else to do. Where it takes longer, the machine has more to do than it
+# can: a stage then rests longer, and more than in proportion, up to the second of these. So batches grow until they
+# cost little, instead of staying small and taking all there is.
+EASY_SECONDS, REST_AT_MOST_SECONDS = 0.04, 0.5
 # For what nobody waits for: it follows what a message's way has told already.
-UNHURRIED_SECONDS = 0.5
+UNHURRIED_SECONDS = 1.0
 
 log = structlog.get_logger("sendwhy")
 
@@ -344,8 +345,8 @@ def in_turns(
 
 def rest_after(took_seconds: float, rest_seconds: float, at_most_seconds: float = REST_AT_MOST_SECONDS) -> float:
     """Seconds until a stage takes its next batch, after one that wasn't full and took so long: at least `rest_seconds`
-    from batch to batch, and as long as the batch took, up to `at_most_seconds`."""
-    return max(rest_seconds - took_seconds, min(took_seconds, at_most_seconds))
+    from batch to batch, and the longer, up to `at_most_seconds`, the more the batch took beyond `EASY_SECONDS`."""
+    return max(rest_seconds - took_seconds, min(took_seconds * took_seconds / EASY_SECONDS, at_most_seconds))
 
 
 async def undecoded(message: KafkaMessage) -> Any:

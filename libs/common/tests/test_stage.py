@@ -518,9 +518,17 @@ async def test_a_batch_that_was_not_full_is_followed_by_a_rest() -> None:
 
 @pytest.mark.parametrize(
     ("took", "rest", "expected"),
-    [(0.0, 0.08, 0.08), (0.02, 0.08, 0.06), (0.04, 0.08, 0.04), (0.06, 0.08, 0.06), (0.2, 0.08, 0.2), (9, 0.08, 0.5)],
+    [
+        (0.0, 0.08, 0.08),
+        (0.02, 0.08, 0.06),
+        (0.04, 0.08, 0.04),
+        (0.06, 0.08, 0.09),
+        (0.12, 0.08, 0.36),
+        (0.12, 1.0, 0.88),
+        (9, 0.08, 0.5),
+    ],
 )
-def test_a_stage_rests_for_as_long_as_its_batch_took_but_not_for_long(
+def test_a_stage_rests_more_than_in_proportion_to_what_its_batch_took_but_not_for_long(
     took: float, rest: float, expected: float
 ) -> None:
     assert rest_after(took, rest) == pytest.approx(expected)

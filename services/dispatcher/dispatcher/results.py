@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from sendwhy.events import MetaError, reason
+from sendwhy.kafka import rest_after
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric
 from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
@@ -30,10 +31,10 @@ from dispatcher.receipts import Accepted
 from dispatcher.settings import Settings
 from dispatcher.store import Key
 
-RESULTS_AT_MOST = 200
+RESULTS_AT_MOST = 400
 RESULTS_WITHIN_SECONDS = 0.01
 # A busy sender's results are stored in fewer transactions; the longer one takes, the more of them meet in the next.
-BUSY_RESULTS, BUSY_WITHIN_SECONDS, BUSY_AT_MOST_SECONDS = 5, 0.04, 0.15
+BUSY_RESULTS, BUSY_WITHIN_SECONDS, BUSY_AT_MOST_SECONDS = 5, 0.04, 0.2
 TRIES_KEPT = 20
 
 log = structlog.get_logger("sendwhy")
@@ -93,8 +94,8 @@ class Results:
         while True:
             batch = [await self._ended.get()]
             await asyncio.sleep(RESULTS_WITHIN_SECONDS)
-            if self._ended.qsize() >= BUSY_RESULTS:
-                await asyncio.sleep(min(max(took, BUSY_WITHIN_SECONDS), BUSY_AT_MOST_SECONDS))
+            if BUSY_RESULTS <= self._ended.qsize() < RESULTS_AT_MOST - 1:
+                await asyncio.sleep(max(BUSY_WITHIN_SECONDS, rest_after(took, 0.0, BUSY_AT_MOST_SECONDS)))
             begins = clock()
             while len(batch) < RESULTS_AT_MOST and not self._ended.empty():
                 batch.append(self._ended.get_nowait())

@@ -324,6 +324,7 @@ def test_what_is_claimed_is_not_called_once_an_answer_holds_the_sender() -> None
     async def act(stage: Stage) -> None:
         nonlocal called
         stage.latency = 0.001
+        stage.pool.slowest = 0.01
         await stage.play(2)
         # More is claimed ahead than may start in this moment.
         stage.is_held, before = True, len(stage.calls)

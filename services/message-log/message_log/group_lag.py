@@ -7,7 +7,7 @@ an end that we saw a minute ago has waited for a minute.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,6 +15,8 @@ from typing import NamedTuple
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import for_code
+from aiokafka.structs import OffsetAndMetadata
 from sendwhy.kafka import connection_options
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
@@ -89,11 +91,14 @@ class GroupLag:
         self._metrics = metrics
         self._admin: AIOKafkaAdminClient | None = None
         self._consumer: AIOKafkaConsumer | None = None
+        # Which broker coordinates a group, as long as all goes well.
+        self._coordinators: dict[str, int] = {}
         self._seen: dict[tuple[Topic, int], Ends] = {}
 
     async def close(self) -> None:
         admin, consumer = self._admin, self._consumer
         self._admin = self._consumer = None
+        self._coordinators.clear()
         with suppress(Exception):
             if admin is not None:
                 await asyncio.wait_for(admin.close(), ASK_SECONDS)
@@ -135,15 +140,34 @@ class GroupLag:
             await self._admin.start()
         admin = self._admin
         groups = sorted(name for name, *_ in await admin.list_consumer_groups() if name in GROUPS)
-        return list(await asyncio.gather(*(self._reading(admin, group) for group in groups)))
+        await self._find_coordinators(admin, [group for group in groups if group not in self._coordinators])
+        offsets, members = await asyncio.gather(
+            asyncio.gather(*(admin.list_consumer_group_offsets(group, self._coordinators[group]) for group in groups)),
+            self._members(admin, groups),
+        )
+        return [
+            Reading(group, _committed(GROUPS[group][1], told), members[group])
+            for group, told in zip(groups, offsets, strict=True)
+        ]
 
-    @staticmethod
-    async def _reading(admin: AIOKafkaAdminClient, group: str) -> Reading:
-        coordinator = await admin.find_coordinator(group)
-        offsets = await admin.list_consumer_group_offsets(group, coordinator)
-        [described] = await admin.describe_consumer_groups([group], coordinator)
-        committed = {place.partition: one.offset for place, one in offsets.items() if place.topic == GROUPS[group][1]}
-        return Reading(group, committed, _members_of(described))
+    async def _find_coordinators(self, admin: AIOKafkaAdminClient, groups: Sequence[str]) -> None:
+        found = await asyncio.gather(*(admin.find_coordinator(group) for group in groups))
+        self._coordinators |= dict(zip(groups, found, strict=True))
+
+    async def _members(self, admin: AIOKafkaAdminClient, groups: Iterable[str]) -> dict[str, int]:
+        """Of all groups that a broker coordinates at once. Raises where it no longer does: asked for offsets, it would
+        say that nothing was committed."""
+        by_broker: dict[int, list[str]] = {}
+        for group in groups:
+            by_broker.setdefault(self._coordinators[group], []).append(group)
+        members: dict[str, int] = {}
+        for broker, names in by_broker.items():
+            for described in await admin.describe_consumer_groups(names, broker):
+                for code, group, _state, _kind, _protocol, those, *_ in described.groups:
+                    if code:
+                        raise for_code(code)(group)
+                    members[group] = len(those)
+        return members
 
     async def _spans(self, topics: Iterable[Topic]) -> dict[Topic, dict[int, Span]]:
         if self._consumer is None:
@@ -165,7 +189,5 @@ class GroupLag:
         return spans
 
 
-def _members_of(described: object) -> int:
-    """Members of the one group in a DescribeGroupsResponse."""
-    [(_error, _group, _state, _kind, _protocol, members, *_)] = described.groups  # type: ignore[attr-defined]
-    return len(members)
+def _committed(topic: Topic, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[int, int]:
+    return {place.partition: one.offset for place, one in offsets.items() if place.topic == topic}

@@ -35,6 +35,7 @@ from sendwhy.events import (
     WorkspaceId,
     event_id_of,
 )
+from sendwhy.kafka import REST_SECONDS, UNHURRIED_SECONDS
 from sendwhy.postgres import Connection
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
@@ -491,7 +492,10 @@ def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], peopl
             visible = progress.visible if is_after else None
             runtime.stage(topic, parser_of(topic), after if is_after else before, on_committed=visible)
         else:
-            runtime.stage(topic, parser_of(topic), _handler(write_of(topic, people, progress), applied))
+            rest = UNHURRIED_SECONDS if topic is Topic.ACCOUNT_UPDATED else REST_SECONDS
+            handle = _handler(write_of(topic, people, progress), applied)
+            # What an account has left is told with each batch that billing lets pass.
+            runtime.stage(topic, parser_of(topic), handle, rest_seconds=rest)
 
 
 def _knowing(write: PersonalWrite, people: People) -> Write:
