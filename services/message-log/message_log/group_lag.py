@@ -16,7 +16,6 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import for_code
-from aiokafka.structs import OffsetAndMetadata
 from sendwhy.kafka import connection_options
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
@@ -141,33 +140,23 @@ class GroupLag:
         admin = self._admin
         groups = sorted(name for name, *_ in await admin.list_consumer_groups() if name in GROUPS)
         await self._find_coordinators(admin, [group for group in groups if group not in self._coordinators])
-        offsets, members = await asyncio.gather(
-            asyncio.gather(*(admin.list_consumer_group_offsets(group, self._coordinators[group]) for group in groups)),
-            self._members(admin, groups),
-        )
-        return [
-            Reading(group, _committed(GROUPS[group][1], told), members[group])
-            for group, told in zip(groups, offsets, strict=True)
-        ]
+        return list(await asyncio.gather(*(self._reading(admin, group) for group in groups)))
 
     async def _find_coordinators(self, admin: AIOKafkaAdminClient, groups: Sequence[str]) -> None:
         found = await asyncio.gather(*(admin.find_coordinator(group) for group in groups))
         self._coordinators |= dict(zip(groups, found, strict=True))
 
-    async def _members(self, admin: AIOKafkaAdminClient, groups: Iterable[str]) -> dict[str, int]:
-        """Of all groups that a broker coordinates at once. Raises where it no longer does: asked for offsets, it would
-        say that nothing was committed."""
-        by_broker: dict[int, list[str]] = {}
-        for group in groups:
-            by_broker.setdefault(self._coordinators[group], []).append(group)
-        members: dict[str, int] = {}
-        for broker, names in by_broker.items():
-            for described in await admin.describe_consumer_groups(names, broker):
-                for code, group, _state, _kind, _protocol, those, *_ in described.groups:
-                    if code:
-                        raise for_code(code)(group)
-                    members[group] = len(those)
-        return members
+    async def _reading(self, admin: AIOKafkaAdminClient, group: str) -> Reading:
+        coordinator = self._coordinators[group]
+        offsets = await admin.list_consumer_group_offsets(group, coordinator)
+        # One group at a time: of an answer about several aiokafka reads the second one from a wrong place.
+        [described] = await admin.describe_consumer_groups([group], coordinator)
+        [(code, _group, _state, _kind, _protocol, members, *_)] = described.groups
+        if code:
+            # Asked for offsets, a broker that no longer coordinates the group says that nothing was committed.
+            raise for_code(code)(group)
+        committed = {place.partition: one.offset for place, one in offsets.items() if place.topic == GROUPS[group][1]}
+        return Reading(group, committed, len(members))
 
     async def _spans(self, topics: Iterable[Topic]) -> dict[Topic, dict[int, Span]]:
         if self._consumer is None:
@@ -187,7 +176,3 @@ class GroupLag:
         for place, end in ends.items():
             spans[Topic(place.topic)][place.partition] = Span(begins[place], end)
         return spans
-
-
-def _committed(topic: Topic, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[int, int]:
-    return {place.partition: one.offset for place, one in offsets.items() if place.topic == topic}
