@@ -25,7 +25,7 @@ from sendwhy.events import (
     reason,
 )
 from sendwhy.privacy import ERASURE, is_alias
-from sendwhy.reasons import ReasonCode
+from sendwhy.reasons import ReasonCode, reason_for_meta
 from sendwhy.values import value_class
 
 from dispatcher.blame import aside_until
@@ -87,6 +87,25 @@ class Stops(StrEnum):
 
 
 @value_class
+class Unread:
+    """Since when a sender's number or templates can't be read from Meta, and why. `code`: Meta's, where it refused."""
+
+    since: datetime
+    why: str
+    code: int | None = None
+
+    @property
+    def cause(self) -> ReasonCode:
+        """What keeps a message from its template: where Meta refuses the token a new one helps, and no waiting."""
+        refused = self.code is not None and reason_for_meta(self.code) is ReasonCode.SENDER_CREDENTIALS_REJECTED
+        return ReasonCode.SENDER_CREDENTIALS_REJECTED if refused else ReasonCode.TEMPLATE_NOT_APPROVED
+
+    @property
+    def evidence(self) -> Evidence:
+        return {"sync_failed_since": _text(self.since), "sync_error": self.why, "sync_error_code": self.code}
+
+
+@value_class
 class Sender:
     """`tier_key`: under what the people whom it reaches are counted; numbers that share a portfolio share it. `rest`:
     known to its driver alone, while Meta lets nobody call."""
@@ -106,6 +125,7 @@ class Sender:
     messaging_limit: int | None = None
     messages_per_second: int = 80
     rest: Rest | None = None
+    unread: Unread | None = None
 
 
 @value_class
@@ -348,7 +368,9 @@ def _expiry(message: Message, facts: Facts, sender: Sender, now: datetime) -> Ch
     evidence: Evidence = {"expires_at": _text(message.funded.expires_at)}
     if now < message.funded.expires_at:
         return Check("expiry", True, evidence)
-    return Check("expiry", False, evidence, Reject(expired(message, sender.hold, sender.rest, facts.tier)))
+    return Check(
+        "expiry", False, evidence, Reject(expired(message, sender.hold, sender.rest, facts.tier, sender.unread))
+    )
 
 
 _EXPIRED_AS: Mapping[Waiting, ReasonCode] = {
@@ -391,11 +413,19 @@ _SPENT: Mapping[Shared, str] = {
 }
 
 
-def expired(message: Message, hold: Reason | None = None, rest: Rest | None = None, tier: Tier | None = None) -> Reason:
+def expired(
+    message: Message,
+    hold: Reason | None = None,
+    rest: Rest | None = None,
+    tier: Tier | None = None,
+    unread: Unread | None = None,
+) -> Reason:
     """Why a message that ran out of time failed: what it waited for is its reason. `tier` as it is at the end."""
     kept = _kept_by(message, hold, rest)
     if kept is not None:
         return _expired_in_rest(message, kept)
+    if unread is not None and message.waiting_for is Waiting.SYNC and _said_at_last(message) is None:
+        return _expired_unread(message, unread)
     code = _EXPIRED_AS.get(message.waiting_for, ReasonCode.EXPIRED_BEFORE_SENDING)
     if message.waiting_for in (Waiting.HOLD, Waiting.TURN) and hold is not None:
         code = hold.code
@@ -412,6 +442,15 @@ def _expired_in_hold(message: Message, hold: Reason) -> Reason:
     detail = f"It waited for {_WAITED_FOR[Waiting.HOLD]} until it expired at {_text(message.funded.expires_at)}"
     held: Evidence = {"hold": {"detail": hold.detail, **hold.evidence}}
     return reason(hold.code, f"{detail}. {hold.detail}", _waited(message) | held, hold.meta)
+
+
+def _expired_unread(message: Message, unread: Unread) -> Reason:
+    detail = (
+        f"It waited for {_WAITED_FOR[Waiting.SYNC]} until it expired at {_text(message.funded.expires_at)}."
+        f" That fails since {_text(unread.since)}: {unread.why}"
+    )
+    meta = None if unread.code is None else MetaError(code=unread.code)
+    return reason(unread.cause, detail, _waited(message) | unread.evidence, meta)
 
 
 def _said_at_last(message: Message) -> MetaError | None:
@@ -522,7 +561,7 @@ def _template(message: Message, facts: Facts, sender: Sender, now: datetime) -> 
     if wanted is None:
         return Check("template", True)
     if sender.templates_synced_at is None:
-        return Check("template", None, {}, _wait_for_sync(now))
+        return Check("template", None, sender.unread.evidence if sender.unread else {}, _wait_for_sync(sender, now))
     if facts.template is None:
         return _template_not_found(message, facts, sender, now)
     template = facts.template
@@ -542,8 +581,9 @@ def _template(message: Message, facts: Facts, sender: Sender, now: datetime) -> 
     return Check("template", False, evidence, Reject(reason(ReasonCode.TEMPLATE_NOT_APPROVED, detail, evidence)))
 
 
-def _wait_for_sync(now: datetime) -> Wait:
-    return Wait(Waiting.SYNC, ReasonCode.TEMPLATE_NOT_APPROVED, now + timedelta(seconds=1))
+def _wait_for_sync(sender: Sender, now: datetime) -> Wait:
+    cause = sender.unread.cause if sender.unread else ReasonCode.TEMPLATE_NOT_APPROVED
+    return Wait(Waiting.SYNC, cause, now + timedelta(seconds=1))
 
 
 def nearest_names(wanted: TemplateContent, known: Iterable[tuple[str, str]]) -> list[str]:
@@ -573,7 +613,8 @@ def _template_not_found(message: Message, facts: Facts, sender: Sender, now: dat
     evidence = not_found(wanted, facts.nearest, sender.templates_synced_at)
     fresh = sender.templates_synced_at >= message.queued_at or now - sender.templates_synced_at < SYNC_INTERVAL
     if not fresh:
-        return Check("template", None, evidence, _wait_for_sync(now))
+        evidence |= sender.unread.evidence if sender.unread else {}
+        return Check("template", None, evidence, _wait_for_sync(sender, now))
     if facts.listing_incomplete is not None:
         # Only a whole list tells what isn't there; a new one is read every minute while anybody waits for it.
         evidence |= {"status": "UNKNOWN", "list_incomplete": facts.listing_incomplete}

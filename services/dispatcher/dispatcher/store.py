@@ -11,7 +11,7 @@ from pydantic import JsonValue, TypeAdapter
 from sendwhy.events import Reason
 from sendwhy.postgres import Connection
 
-from dispatcher.decide import Sender, Stops, Template
+from dispatcher.decide import Sender, Stops, Template, Unread
 from dispatcher.syncs import Read
 
 Key = tuple[str, str]
@@ -21,7 +21,8 @@ OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, Js
 SENDER_COLUMNS = """
 sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, display_phone_number, quality,
 messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, hold_stops, templates_synced_at,
-sync_wanted_at, token_tag, fence, version, tier_key, proven_portfolio_id, number_synced_at, account_numbers
+sync_wanted_at, token_tag, fence, version, tier_key, proven_portfolio_id, number_synced_at, account_numbers,
+sync_failed_since, sync_error, sync_error_code
 """
 COLUMNS_OF_S = ", ".join(f"s.{name.strip()}" for name in SENDER_COLUMNS.split(","))
 
@@ -68,6 +69,7 @@ def sender_of(row: Row) -> SenderRow:
             templates_synced_at=row["templates_synced_at"],
             messaging_limit=row["messaging_limit"],
             messages_per_second=row["messages_per_second"],
+            unread=_unread(row),
         ),
         app_id=row["app_id"],
         is_default=row["is_default"],
@@ -81,6 +83,11 @@ def sender_of(row: Row) -> SenderRow:
         number_synced_at=row["number_synced_at"],
         account_numbers=row["account_numbers"],
     )
+
+
+def _unread(row: Row) -> Unread | None:
+    since = row["sync_failed_since"]
+    return None if since is None else Unread(since, row["sync_error"], row["sync_error_code"])
 
 
 async def senders(connection: Connection, sender_ids: Iterable[str]) -> dict[str, SenderRow]:

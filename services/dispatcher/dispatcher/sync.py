@@ -104,7 +104,8 @@ async def _sync(
             of_account = AccountTold(listing, await meta.portfolio(sender.waba_id, access))
     except (MetaRefused, MetaUnreachable, TokenUnreadable) as error:
         async with pool.acquire(timeout=30) as connection:
-            await sync_store.note_failure(connection, sender.sender_id, now, failure_words(error))
+            code = error.error.code if isinstance(error, MetaRefused) else None
+            await sync_store.note_failure(connection, sender.sender_id, now, failure_words(error), code)
         raise
     told = Told(state, of_account)
     async with pool.acquire(timeout=30) as connection, connection.transaction():

@@ -123,19 +123,21 @@ async def end_turn(connection: Connection, account: Key, now: datetime, *, faile
 
 async def forget_failure(connection: Connection, sender_id: str) -> None:
     await connection.execute(
-        "update sender set sync_failed_since = null, sync_failed_at = null, sync_error = null"
+        "update sender set sync_failed_since = null, sync_failed_at = null, sync_error = null, sync_error_code = null"
         " where sender_id = $1 and sync_failed_since is not null",
         sender_id,
     )
 
 
-async def note_failure(connection: Connection, sender_id: str, at: datetime, error: str) -> None:
+async def note_failure(connection: Connection, sender_id: str, at: datetime, error: str, code: int | None) -> None:
+    """`code`: Meta's, where it refused."""
     await connection.execute(
-        "update sender set sync_failed_since = coalesce(sync_failed_since, $2), sync_failed_at = $2, sync_error = $3"
-        " where sender_id = $1",
+        "update sender set sync_failed_since = coalesce(sync_failed_since, $2), sync_failed_at = $2, sync_error = $3,"
+        " sync_error_code = $4 where sender_id = $1",
         sender_id,
         at,
         error[:500],
+        code,
     )
 
 

@@ -15,7 +15,7 @@ from sendwhy.topics import Topic
 
 from dispatcher import announce, erasures, forgetting, hold_store, people_store, queue_store, store, tier_store
 from dispatcher.answers import RULES
-from dispatcher.decide import Lane, Message, Tier, Waiting, expired
+from dispatcher.decide import Lane, Message, Tier, Unread, Waiting, expired
 from dispatcher.settings import Settings
 
 SWEEP_AT_MOST = 500
@@ -53,8 +53,11 @@ class Timers:
                 now = self._clock()
                 rows = await queue_store.lock_expired(connection, now, SWEEP_AT_MOST)
                 tiers = await _tiers(connection, [message for message, *_ in rows], now)
+                unread = await _unread(connection, [message for message, *_ in rows])
                 reasons = {
-                    message.key: expired(message, hold, rest, tiers.get(message.sender_id))
+                    message.key: expired(
+                        message, hold, rest, tiers.get(message.sender_id), unread.get(message.sender_id)
+                    )
                     for message, hold, rest in rows
                 }
                 if rows:
@@ -142,6 +145,13 @@ async def _tiers(connection: Connection, messages: Iterable[Message], now: datet
         sender.sender_id: await tier_store.read_tier(connection, sender.tier_key, sender.messaging_limit, now)
         for sender in senders
     }
+
+
+async def _unread(connection: Connection, messages: Iterable[Message]) -> dict[str, Unread]:
+    """Why no templates could be read, by sender, for which some of these messages waited."""
+    waited = {message.sender_id for message in messages if message.waiting_for is Waiting.SYNC}
+    senders = [row.sender for row in (await store.senders(connection, waited)).values()] if waited else []
+    return {sender.sender_id: sender.unread for sender in senders if sender.unread is not None}
 
 
 def _unknown(message: Message, since: datetime) -> Reason:

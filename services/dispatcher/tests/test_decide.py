@@ -1,7 +1,7 @@
 """Every gate of the dispatcher, as tables of cases."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from dispatcher.decide import (
     Send,
     Stops,
     Tier,
+    Unread,
     Wait,
     Waiting,
     decide,
@@ -228,6 +229,39 @@ def test_where_meta_made_it_wait_meta_is_quoted(cause: Waiting, result: str, cod
     assert expired(message(waiting_for=Waiting.THROTTLE, waiting_since=NOW, tries=tries)).meta is None
     unheard = ({"result": result, "code": None, "http_status": None, "detail": "connection refused"},)
     assert expired(message(waiting_for=cause, waiting_since=NOW, tries=unheard)).meta is None
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (10, ReasonCode.SENDER_CREDENTIALS_REJECTED),
+        (190, ReasonCode.SENDER_CREDENTIALS_REJECTED),
+        (200, ReasonCode.SENDER_CREDENTIALS_REJECTED),
+        (100, ReasonCode.TEMPLATE_NOT_APPROVED),
+        (None, ReasonCode.TEMPLATE_NOT_APPROVED),
+    ],
+)
+@pytest.mark.parametrize("synced_at", [None, NOW - timedelta(days=1)])
+def test_where_no_templates_can_be_read_a_message_says_why(
+    code: int | None, told: ReasonCode, synced_at: datetime | None
+) -> None:
+    unread = Unread(NOW - HOUR, "Meta refused: No rights", code)
+    facts = replace(sender(templates_synced_at=synced_at, unread=unread), template=None)
+    verdict = decide(message(), facts, NOW)
+    assert isinstance(verdict, Wait)
+    assert (verdict.waiting_for, verdict.cause) == (Waiting.SYNC, told)
+    waited = message(waiting_for=Waiting.SYNC)
+    late = decide(waited, facts, waited.funded.expires_at)
+    assert isinstance(late, Reject)
+    assert late.reason.code is told
+    assert late.reason.detail.endswith(": Meta refused: No rights")
+    assert late.reason.evidence["sync_error"] == "Meta refused: No rights"
+    assert late.reason.meta == (None if code is None else MetaError(code=code))
+    # What Meta said of this very message counts for more.
+    syncing = message(waiting_for=Waiting.SYNC, tries=({"result": "syncing", "code": 134101},))
+    assert expired(syncing, unread=unread).code is ReasonCode.TEMPLATE_NOT_APPROVED
+    # And what waited for something else did not wait for templates.
+    assert expired(message(waiting_for=Waiting.PAIR), unread=unread).code is ReasonCode.RATE_LIMIT_EXCEEDED
 
 
 def test_tries_that_ran_out_of_time_are_all_counted_and_the_last_are_shown() -> None:

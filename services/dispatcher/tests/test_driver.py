@@ -14,7 +14,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from cryptography.fernet import Fernet
-from dispatcher import holding, people_store, queue_store, store, tier_store
+from dispatcher import holding, people_store, queue_store, store, sync_store, tier_store
 from dispatcher.answers import Action, HoldScope, MaybeTaken, NotTaken, Outcome, Taken, not_taken
 from dispatcher.clock import utc_now
 from dispatcher.decide import RECEIPT_SLACK, Lane, Message, Stops, Waiting, expired
@@ -770,6 +770,17 @@ async def test_a_driver_that_finds_what_expired_in_a_rest_says_so(world: World) 
     assert await world.states() == {"rejected"}
     async with world.pool.pool.acquire(timeout=5) as connection:
         assert await connection.fetchval("select outcome from message") == ReasonCode.RATE_LIMIT_EXCEEDED
+
+
+async def test_what_expires_while_no_templates_can_be_read_says_so(world: World) -> None:
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        await sync_store.note_failure(connection, SENDER.sender_id, utc_now(), "Meta refused: No rights", 200)
+        await connection.execute("update message set waiting_for = 'sync', expires_at = clock_timestamp()")
+    await Timers(world, world.settings, utc_now).expire()  # type: ignore[arg-type]
+    assert await world.states() == {"rejected"}
+    async with world.pool.pool.acquire(timeout=5) as connection:
+        outcomes = await connection.fetch("select distinct outcome from message")
+    assert [row["outcome"] for row in outcomes] == [ReasonCode.SENDER_CREDENTIALS_REJECTED]
 
 
 async def test_who_waits_for_a_place_is_not_forgotten_behind_a_fuller_lane(world: World) -> None:

@@ -15,7 +15,7 @@ from cryptography.fernet import Fernet
 from dispatcher import facts, people_store, queue_store, reporting, store, sync_store, tier_store
 from dispatcher.api import Api
 from dispatcher.clock import utc_now
-from dispatcher.decide import Lane, Message, Tier
+from dispatcher.decide import Lane, Message, Tier, Unread
 from dispatcher.drift import Drift
 from dispatcher.meta import PAGES_MAX, Listing, MetaRefused, MetaUnreachable, Number
 from dispatcher.queue_store import NewMessage
@@ -221,14 +221,14 @@ async def incomplete_for(desk: Desk, template: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "words", "code"),
     [
-        (MetaUnreachable("HTTP 502"), "Meta could not be reached: HTTP 502"),
-        (MetaRefused(MetaError(code=190, title="Token expired")), "Meta refused: Token expired (code 190)"),
+        (MetaUnreachable("HTTP 502"), "Meta could not be reached: HTTP 502", None),
+        (MetaRefused(MetaError(code=190, title="Token expired")), "Meta refused: Token expired (code 190)", 190),
     ],
 )
 async def test_a_sync_that_fails_changes_nothing_and_is_told_until_one_succeeds(
-    desk: Desk, error: Exception, words: str
+    desk: Desk, error: Exception, words: str, code: int | None
 ) -> None:
     synced = await desk.sync()
     desk.listing, desk.number_told = error, replace(desk.number_told, quality="RED")
@@ -240,6 +240,7 @@ async def test_a_sync_that_fails_changes_nothing_and_is_told_until_one_succeeds(
     assert await desk.known() == {SALE: "APPROVED"}
     row = await desk.row()
     assert (row.sender.quality, row.sender.templates_synced_at) == ("GREEN", synced)
+    assert row.sender.unread == Unread(failing[0], words, code)
     async with desk.pool.acquire() as connection:
         assert await sync_store.failure(connection, SENDER.sender_id) == sync_store.Failure(
             failing[0], failing[1], words
@@ -247,6 +248,7 @@ async def test_a_sync_that_fails_changes_nothing_and_is_told_until_one_succeeds(
         desk.listing = Listing([entry()])
         await desk.sync()
         assert await sync_store.failure(connection, SENDER.sender_id) is None
+    assert (await desk.row()).sender.unread is None
 
 
 async def test_an_event_from_before_a_sync_does_not_undo_it(desk: Desk) -> None:
