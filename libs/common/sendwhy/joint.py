@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from sendwhy.kafka import BATCH_MAX_RECORDS, rest_after
+from sendwhy.kafka import BATCH_MAX_RECORDS, busy_rest
 from sendwhy.postgres import Connection, Position, store_reached
 from sendwhy.topics import Outgoing
 from sendwhy.values import value_class
@@ -79,7 +79,7 @@ class Joint:
                 ends = time.monotonic()
                 sizes = [len(part.records) for part in parts]
                 is_flow = sum(sizes) >= FLOW_RECORDS and max(sizes) < self.max_records
-                rest = max(REST_SECONDS, rest_after(ends - begins, 0.0))
+                rest = max(REST_SECONDS, busy_rest(ends - begins))
                 self._rest_until = ends + rest if is_flow else 0.0
         finally:
             self._turns = None

@@ -346,7 +346,12 @@ def in_turns(
 def rest_after(took_seconds: float, rest_seconds: float, at_most_seconds: float = REST_AT_MOST_SECONDS) -> float:
     """Seconds until a stage takes its next batch, after one that wasn't full and took so long: at least `rest_seconds`
     from batch to batch, and the longer, up to `at_most_seconds`, the more the batch took beyond `EASY_SECONDS`."""
-    return max(rest_seconds - took_seconds, min(took_seconds * took_seconds / EASY_SECONDS, at_most_seconds))
+    return max(rest_seconds - took_seconds, busy_rest(took_seconds, at_most_seconds))
+
+
+def busy_rest(took_seconds: float, at_most_seconds: float = REST_AT_MOST_SECONDS) -> float:
+    """Seconds that something which took so long leaves to others."""
+    return min(took_seconds * took_seconds / EASY_SECONDS, at_most_seconds)
 
 
 async def undecoded(message: KafkaMessage) -> Any:

@@ -561,7 +561,7 @@ def _template(message: Message, facts: Facts, sender: Sender, now: datetime) -> 
     if wanted is None:
         return Check("template", True)
     if sender.templates_synced_at is None:
-        return Check("template", None, sender.unread.evidence if sender.unread else {}, _wait_for_sync(sender, now))
+        return _waits_for_sync(sender, now, {})
     if facts.template is None:
         return _template_not_found(message, facts, sender, now)
     template = facts.template
@@ -581,9 +581,11 @@ def _template(message: Message, facts: Facts, sender: Sender, now: datetime) -> 
     return Check("template", False, evidence, Reject(reason(ReasonCode.TEMPLATE_NOT_APPROVED, detail, evidence)))
 
 
-def _wait_for_sync(sender: Sender, now: datetime) -> Wait:
-    cause = sender.unread.cause if sender.unread else ReasonCode.TEMPLATE_NOT_APPROVED
-    return Wait(Waiting.SYNC, cause, now + timedelta(seconds=1))
+def _waits_for_sync(sender: Sender, now: datetime, evidence: Evidence) -> Check:
+    cause = ReasonCode.TEMPLATE_NOT_APPROVED
+    if sender.unread is not None:
+        cause, evidence = sender.unread.cause, evidence | sender.unread.evidence
+    return Check("template", None, evidence, Wait(Waiting.SYNC, cause, now + timedelta(seconds=1)))
 
 
 def nearest_names(wanted: TemplateContent, known: Iterable[tuple[str, str]]) -> list[str]:
@@ -613,8 +615,7 @@ def _template_not_found(message: Message, facts: Facts, sender: Sender, now: dat
     evidence = not_found(wanted, facts.nearest, sender.templates_synced_at)
     fresh = sender.templates_synced_at >= message.queued_at or now - sender.templates_synced_at < SYNC_INTERVAL
     if not fresh:
-        evidence |= sender.unread.evidence if sender.unread else {}
-        return Check("template", None, evidence, _wait_for_sync(sender, now))
+        return _waits_for_sync(sender, now, evidence)
     if facts.listing_incomplete is not None:
         # Only a whole list tells what isn't there; a new one is read every minute while anybody waits for it.
         evidence |= {"status": "UNKNOWN", "list_incomplete": facts.listing_incomplete}

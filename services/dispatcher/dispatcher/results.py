@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from sendwhy.events import MetaError, reason
-from sendwhy.kafka import rest_after
+from sendwhy.kafka import busy_rest
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric
 from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
@@ -95,7 +95,7 @@ class Results:
             batch = [await self._ended.get()]
             await asyncio.sleep(RESULTS_WITHIN_SECONDS)
             if BUSY_RESULTS <= self._ended.qsize() < RESULTS_AT_MOST - 1:
-                await asyncio.sleep(max(BUSY_WITHIN_SECONDS, rest_after(took, 0.0, BUSY_AT_MOST_SECONDS)))
+                await asyncio.sleep(max(BUSY_WITHIN_SECONDS, busy_rest(took, BUSY_AT_MOST_SECONDS)))
             begins = clock()
             while len(batch) < RESULTS_AT_MOST and not self._ended.empty():
                 batch.append(self._ended.get_nowait())

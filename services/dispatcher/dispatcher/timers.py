@@ -15,7 +15,7 @@ from sendwhy.topics import Topic
 
 from dispatcher import announce, erasures, forgetting, hold_store, people_store, queue_store, store, tier_store
 from dispatcher.answers import RULES
-from dispatcher.decide import Lane, Message, Tier, Unread, Waiting, expired
+from dispatcher.decide import Lane, Message, Sender, Tier, Unread, Waiting, expired
 from dispatcher.settings import Settings
 
 SWEEP_AT_MOST = 500
@@ -139,19 +139,22 @@ class Timers:
 
 async def _tiers(connection: Connection, messages: Iterable[Message], now: datetime) -> dict[str, Tier]:
     """The messaging limits, by sender, that some of these messages waited for."""
-    waited = {message.sender_id for message in messages if message.waiting_for is Waiting.TIER}
-    senders = [row.sender for row in (await store.senders(connection, waited)).values()] if waited else []
     return {
         sender.sender_id: await tier_store.read_tier(connection, sender.tier_key, sender.messaging_limit, now)
-        for sender in senders
+        for sender in await _senders(connection, messages, Waiting.TIER)
     }
 
 
 async def _unread(connection: Connection, messages: Iterable[Message]) -> dict[str, Unread]:
     """Why no templates could be read, by sender, for which some of these messages waited."""
-    waited = {message.sender_id for message in messages if message.waiting_for is Waiting.SYNC}
-    senders = [row.sender for row in (await store.senders(connection, waited)).values()] if waited else []
+    senders = await _senders(connection, messages, Waiting.SYNC)
     return {sender.sender_id: sender.unread for sender in senders if sender.unread is not None}
+
+
+async def _senders(connection: Connection, messages: Iterable[Message], cause: Waiting) -> list[Sender]:
+    """Of the messages that waited for that."""
+    waited = {message.sender_id for message in messages if message.waiting_for is cause}
+    return [row.sender for row in (await store.senders(connection, waited)).values()] if waited else []
 
 
 def _unknown(message: Message, since: datetime) -> Reason:

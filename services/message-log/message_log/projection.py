@@ -492,9 +492,9 @@ def register(runtime: Runtime, applied: Callable[[Topic, datetime], None], peopl
             visible = progress.visible if is_after else None
             runtime.stage(topic, parser_of(topic), after if is_after else before, on_committed=visible)
         else:
+            # What an account has left is told with each batch that billing lets pass.
             rest = UNHURRIED_SECONDS if topic is Topic.ACCOUNT_UPDATED else REST_SECONDS
             handle = _handler(write_of(topic, people, progress), applied)
-            # What an account has left is told with each batch that billing lets pass.
             runtime.stage(topic, parser_of(topic), handle, rest_seconds=rest)
 
 
