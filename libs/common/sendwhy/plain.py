@@ -33,21 +33,18 @@ from sendwhy.reasons import Service
 SHORT_BYTES, DEPTH = 4_096, 200
 # Beyond microseconds msgspec rounds a time and pydantic cuts it off.
 _FINER = re.compile(rb"\.\d{7}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 _Moment = Annotated[datetime, Meta(tz=True)]
 _MessageId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\-]{1,128}\Z")]
 _WorkspaceId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-]{1,64}\Z")]
 _SenderId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}\Z")]
 
 
-def _line(least: int, most: int) -> Meta:
-    return Meta(pattern=rf"^[^\x00-\x1f\x7f]{{{least},{most}}}\Z")
-
-
-_ContactId = Annotated[str, _line(1, 128)]
-_Name = Annotated[str, _line(1, 256)]
-_Wamid = Annotated[str, _line(1, 512)]
+_ContactId = Annotated[str, Meta(min_length=1, max_length=128)]
+_Name = Annotated[str, Meta(min_length=1, max_length=256)]
+_Wamid = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
 class _Object(Struct, frozen=True, gc=False):
@@ -56,7 +53,7 @@ class _Object(Struct, frozen=True, gc=False):
 
 class To(Struct, frozen=True, gc=False):
     contact_id: _ContactId | None = None
-    phone: Annotated[str, _line(1, 64)] | None = None
+    phone: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
 class Origin(Struct, frozen=True, gc=False):
@@ -70,11 +67,11 @@ class Origin(Struct, frozen=True, gc=False):
 
 
 class _Language(Struct, frozen=True, gc=False):
-    code: Annotated[str, _line(2, 16)]
+    code: Annotated[str, Meta(min_length=2, max_length=16)]
 
 
 class _Template(Struct, frozen=True, gc=False):
-    name: Annotated[str, _line(1, 512)]
+    name: Annotated[str, Meta(min_length=1, max_length=512)]
     language: _Language
     components: Annotated[list[_Object], Meta(max_length=64)] | UnsetType = UNSET
 
@@ -181,10 +178,10 @@ class PricedReceipt(Receipt, frozen=True, gc=False, kw_only=True):
 Plain = Request | Consented | Receipt
 
 
-def _reader(kind: type[T], is_plain: Callable[[T], bool]) -> Callable[[bytes], T | None]:
+def _reader(kind: type[S], is_plain: Callable[[S], bool]) -> Callable[[bytes], S | None]:
     decode = Decoder(kind).decode
 
-    def read(body: bytes) -> T | None:
+    def read(body: bytes) -> S | None:
         if len(body) > SHORT_BYTES or body.count(b"[") + body.count(b"{") > DEPTH or _FINER.search(body):
             return None
         try:
@@ -192,9 +189,23 @@ def _reader(kind: type[T], is_plain: Callable[[T], bool]) -> Callable[[bytes], T
             event = decode(body if body.isascii() else body.decode())
         except (DecodeError, UnicodeDecodeError, RecursionError):
             return None
+        # In JSON control characters come only by an escape, but for the last one.
+        if (b"\\" in body or b"\x7f" in body) and not _are_lines(event):
+            return None
         return event if is_plain(event) else None
 
     return read
+
+
+def _are_lines(event: Struct) -> bool:
+    """Whether all strings kept of it are free of control characters: a pattern for each takes a third of the reading."""
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if isinstance(value, str) and _CONTROL.search(value):
+            return False
+        if isinstance(value, Struct) and not _are_lines(value):
+            return False
+    return True
 
 
 def _is_in_bounds(moment: datetime | None) -> bool:
