@@ -32,6 +32,9 @@ from sendwhy.problems import Problem, not_found, problem_response
 
 HEAD_TIMEOUT_SECONDS = 10.0
 BODY_TIMEOUT_SECONDS = 30.0
+# Longer than the minute for which balancers keep a connection: who closes it first must not be we, or a request that
+# is on its way just then is lost.
+KEEP_ALIVE_SECONDS = 75
 # What has arrived buys more time, so that a large file may come over a slow line and a trickle may not.
 BODY_BYTES_PER_SECOND_MIN = 32 * 1024
 HEAD_BYTES_MAX = 64 * 1024
@@ -627,7 +630,7 @@ def make_server(app: FastAPI, *, host: str, port: int, drain_seconds: float) -> 
         proxy_headers=False,
         server_header=False,
         date_header=True,
-        timeout_keep_alive=15,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         backlog=2048,
     )

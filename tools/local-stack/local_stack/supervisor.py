@@ -215,6 +215,7 @@ class Stack:
         A wrong setting (exit code 2) would be as wrong again."""
         deadline = time.monotonic() + READY_SECONDS
         deaths = 0
+        told = "no answer"
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             while True:
                 if (code := self._processes[name].exit_code) is not None:
@@ -223,12 +224,13 @@ class Stack:
                         self._processes[name].check_alive()
                     await self._start_again(name, code)
                 with contextlib.suppress(httpx.TransportError):
-                    if (await client.get(url)).is_success:
+                    answer = await client.get(url)
+                    if answer.is_success:
                         return
+                    told = answer.text[:500]
                 if time.monotonic() > deadline:
-                    raise StackError(
-                        f"{name} is not ready after {READY_SECONDS:.0f} s; see {self._processes[name].log}"
-                    )
+                    log = self._processes[name].log
+                    raise StackError(f"{name} is not ready after {READY_SECONDS:.0f} s; see {log}; it says: {told}")
                 await asyncio.sleep(0.1)
 
     async def _start_again(self, name: str, code: int) -> None:
