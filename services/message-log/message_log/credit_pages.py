@@ -14,7 +14,7 @@ from sendwhy.access import Role
 from sendwhy.events import Status
 from sendwhy.problems import Problem
 from sendwhy.reasons import ReasonCode, Service
-from sendwhy.sheets import csv_text
+from starlette.background import BackgroundTask
 
 from message_log import api, login, queries
 from message_log.contact_api import csv_answer, service_csv
@@ -147,10 +147,11 @@ def _statement_routes(router: APIRouter, pages: Pages) -> None:
     @router.get("/w/{w}/credits/statement.csv")
     async def statement_csv(request: Request, reader: Reader = reader_dependency) -> StreamingResponse:
         asked = statement_in(dict(request.query_params), datetime.now(UTC).date())
-        answer = await pages.ask(reader, Service.BILLING, "statements", asked=_statement_query(asked))
-        if not answer.is_good:
-            raise Problem(answer.status, answer.refusal)
-        return csv_answer("statement", reader.workspace, _statement_lines(answer.body))
+        file = await pages.file(reader, Service.BILLING, "statements.csv", asked=_statement_query(asked))
+        answer = csv_answer("statement", reader.workspace, file.aiter_text())
+        # Also where its reader has gone before it began.
+        answer.background = BackgroundTask(file.aclose)
+        return answer
 
 
 def top_up_in(form: dict[str, str]) -> tuple[dict[str, Any] | None, str | None]:
@@ -184,16 +185,6 @@ def _statement_query(asked: dict[str, str]) -> list[tuple[str, str]]:
     except (ValueError, OverflowError):
         after = asked["to"]
     return [("from", asked["from"]), ("to", after), ("by", asked["by"]), ("zone", asked["zone"])]
-
-
-async def _statement_lines(body: dict[str, Any]) -> Any:
-    names = _names_of(body["by"])
-    yield csv_text([[*names, *_FIGURES]])
-    yield csv_text([[row.get(name) for name in (*names, *_FIGURES)] for row in body["rows"]])
-
-
-def _names_of(by: Sequence[str]) -> list[str]:
-    return [name for one in by for name in (("origin_kind", "origin_id") if one == "campaign" else (one,))]
 
 
 async def _show(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import httpx
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
@@ -209,6 +210,12 @@ class Pages:
         """What another service answers this person about `/v1/workspaces/{workspace}/{parts}`."""
         path = path_of(reader.workspace, *parts)
         return await self.services.get(service, path, _authorization(reader), asked)
+
+    async def file(
+        self, reader: Reader, service: Service, *parts: str, asked: Sequence[tuple[str, str]] = ()
+    ) -> httpx.Response:
+        """The same of a file, which comes piece by piece; whoever has it closes it."""
+        return await self.services.file(service, path_of(reader.workspace, *parts), _authorization(reader), asked)
 
     async def judge(self, reader: Reader, question: Question) -> Eligibility:
         return await judge(self.services, _authorization(reader), question)

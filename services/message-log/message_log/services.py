@@ -92,6 +92,17 @@ class OtherServices:
             more["params"] = QueryParams(list(asked))
         return await self._ask(method, service, path, authorization, headers=headers, **more)
 
+    async def file(
+        self, service: Service, path: str, authorization: str, asked: Sequence[tuple[str, str]] = ()
+    ) -> httpx.Response:
+        """GET a file: its head is here and its body comes piece by piece; whoever has it closes it. A refusal is a
+        Problem."""
+        request = self._request("GET", service, path, authorization, params=QueryParams(list(asked)))
+        answer, body = await self._exchange(service, request, is_file=True)
+        if answer.is_error:
+            raise Problem(answer.status_code, Answer(answer.status_code, body).refusal)
+        return answer
+
     async def _ask(
         self,
         method: str,
@@ -102,17 +113,39 @@ class OtherServices:
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> Answer:
+        request = self._request(method, service, path, authorization, headers=headers, **more)
+        answer, body = await self._exchange(service, request)
+        return Answer(answer.status_code, body)
+
+    def _request(
+        self,
+        method: str,
+        service: Service,
+        path: str,
+        authorization: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> httpx.Request:
         url = self._urls[service]
         if url is None:
             name = f"{PREFIX}{service.replace('-', '_').upper()}_URL"
             raise Problem(503, _("%(name)s is not set, so %(service)s can't be asked.", name=name, service=service))
         address = f"{str(url).rstrip('/')}{path}"
+        return self._http.build_request(
+            method, address, headers={"authorization": authorization, **(headers or {})}, **more
+        )
+
+    async def _exchange(
+        self, service: Service, request: httpx.Request, *, is_file: bool = False
+    ) -> tuple[httpx.Response, Any]:
+        """The answer and its JSON; of a file that is there only the head. A failure is a 503 that names the service."""
         started, result = time.monotonic(), "failed"
         try:
-            answer = await self._http.request(
-                method, address, headers={"authorization": authorization, **(headers or {})}, **more
-            )
-            body = answer.json() if answer.content else None
+            answer = await self._http.send(request, stream=is_file)
+            body = None
+            if not is_file or answer.is_error:
+                body = answer.json() if await answer.aread() else None
             if answer.status_code < 500:
                 result = "answered" if answer.status_code < 400 else "refused"
         except (httpx.HTTPError, ValueError) as error:
@@ -126,7 +159,7 @@ class OtherServices:
             raise Problem(
                 503, _("%(service)s answered %(status)s; try again.", service=service, status=answer.status_code)
             )
-        return Answer(answer.status_code, body)
+        return answer, body
 
 
 def path_of(workspace: str, *parts: str) -> str:

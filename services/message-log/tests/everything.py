@@ -169,6 +169,7 @@ def answers() -> dict[str, tuple[int, Any]]:
     said[f"dispatcher senders/{SENDER}/subscription"] = (200, _SUBSCRIPTION)
     said["dispatcher queue"] = (200, {"items": [{"lane": EVIL, **_CAMPAIGN["waiting"][0]}]})
     said["billing statements"] = (200, _STATEMENT)
+    said["billing statements.csv"] = (200, f"line,origin_id\r\nrow,{EVIL_ID}\r\n")
     made: dict[str, tuple[int, Any]] = {}
     for name, answer in said.items():
         service, _, what = name.partition(" ")

@@ -9,8 +9,8 @@ from typing import Any
 
 import uvicorn
 from cryptography.fernet import Fernet
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import SecretStr
 from sendwhy.access import Token
 from sendwhy.acting import Acting
@@ -42,12 +42,13 @@ class Others:
         acting = Acting(SecretStr(ACTING_KEY))
 
         @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
-        async def answer(path: str, request: Request) -> JSONResponse:
+        async def answer(path: str, request: Request) -> Response:
             who = acting.read(request.headers.get("authorization", "").removeprefix("Bearer "))
             asked = Asked(request.method, f"/{path}", request.url.query, who, await request.body())
             self.asked.append(asked)
             status, body = self.answers.get(f"{request.method} /{path}", (404, {"detail": "Not found"}))
-            return JSONResponse(body(asked) if callable(body) else body, status)
+            body = body(asked) if callable(body) else body
+            return PlainTextResponse(body, status) if isinstance(body, str) else JSONResponse(body, status)
 
         return app
 

@@ -12,6 +12,7 @@ import asyncpg
 import httpx
 from cryptography.fernet import Fernet
 from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse
 from message_log import (
     contact_api,
     store,
@@ -57,7 +58,7 @@ class Asked:
 
 @dataclass
 class Others:
-    """Answers by `service path`, as (status, JSON); what is not there is 404. `asked`: what they were asked."""
+    """Answers by `service path`, as (status, JSON or a text); 404 is the rest. `asked`: by whom."""
 
     answers: dict[str, Any] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -78,7 +79,7 @@ class Others:
             answer = answer(request) if callable(answer) else answer
             if status >= 400:
                 return problems.problem_response(status, answer["detail"], answer.get("errors"))
-            return answer
+            return PlainTextResponse(answer) if isinstance(answer, str) else answer
 
         return app
 

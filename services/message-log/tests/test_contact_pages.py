@@ -296,11 +296,19 @@ async def test_credits_tell_the_balance_and_what_failed_at_which_balance(desk: D
         assert "closing balance" in page
         assert ("Adjustments" in page, page.count("4,711")) == (True, 3), "else columns don't add up"
         assert desk.others.asked[-1].query == asked | {"to": "2026-12-01"}
-        rows = list(csv.DictReader(io.StringIO((await browser.get("credits/statement.csv", params=asked)).text)))
-        assert (rows[0]["origin_id"], rows[0]["messages"]) == ("'=cmd", "3")
-        assert rows[1]["adjustments"] == rows[1]["net"] == "-4711"
-        desk.others.answers["billing statements"] = (422, {"detail": "to: must be a day"})
-        assert (await browser.get("credits/statement?to=x")).status_code == 422
+        # However long: billing's own file, which the page hands on as it comes.
+        file = "line,net\r\nrow,-3\r\n" + "row,-4711\r\n" * 100_000
+        desk.others.answers["billing statements.csv"] = (200, file)
+        answer = await browser.get("credits/statement.csv", params=asked)
+        assert (answer.text, answer.headers["content-type"]) == (file, "text/csv; charset=utf-8")
+        assert desk.others.asked[-1].query == asked | {"to": "2026-12-01"}
+        refused = (422, {"detail": "to: must be a day"})
+        desk.others.answers |= {"billing statements": refused, "billing statements.csv": refused}
+        for page in ("credits/statement", "credits/statement.csv"):
+            answer = await browser.get(f"{page}?to=x")
+            assert (answer.status_code, "to: must be a day" in answer.text) == (422, True)
+        desk.others.answers["billing statements.csv"] = (503, {"detail": "2 statements are being written just now"})
+        assert (await browser.get("credits/statement.csv")).status_code == 503
 
 
 async def test_pages_stand_without_a_service(desk: Desk) -> None:
