@@ -28,7 +28,7 @@ CAMPAIGN = "black-friday"
 PER_MINUTE = 1_800
 SECONDS_OF_STOPS = 15.0
 TOPICS = ("send.rejected", "send.recalled", "send.funded", "status.updated", "contact.updated")
-DISPATCHER_HEARS = "sendwhy-dispatcher.contact.updated"
+DISPATCHER_HEARS, DISPATCHER_QUEUES = "sendwhy-dispatcher.contact.updated", "sendwhy-dispatcher.send.funded"
 # Marked as in flight when the dispatcher was killed, and not called yet, or cut: nobody knows, and it is told later. At
 # this pace few are on their way at once.
 UNKNOWN, UNKNOWN_AT_MOST = "SEND_OUTCOME_UNKNOWN", 20
@@ -87,6 +87,7 @@ class Ear:
     # (partition, offset) of the contact.updated by which each contact is unsubscribed, and when the group was past it.
     stops: dict[str, tuple[int, int]] = field(default_factory=dict)
     known_at: dict[str, datetime] = field(default_factory=dict)
+    funded: list[TopicPartition] = field(default_factory=list)
 
     def hear(self, record: Any) -> None:
         if record.value is None:
@@ -123,6 +124,7 @@ async def listening(user: Outside) -> AsyncIterator[Ear]:
     await topics.start()
     await group.start()
     await asyncio.gather(*(topics.position(place) for place in topics.assignment()))
+    ear.funded = [place for place in topics.assignment() if place.topic == "send.funded"]
 
     async def hear() -> None:
         while True:
@@ -181,6 +183,8 @@ async def test_nothing_leaves_after_the_dispatcher_knew_of_a_stop(user: Outside)
 
         await until(all_known, "the dispatcher knows of every STOP", 180)
         print(f"{time.monotonic() - began:.1f} s: the dispatcher knows of every STOP")
+        # What it reads after the cancel is cancelled, STOP or not.
+        await until(lambda: has_queued(user, ear.funded), "the dispatcher has read every message")
         await user.ok("POST", "dispatcher", f"/campaigns/{CAMPAIGN}/cancel")
 
         async def all_told() -> bool:
@@ -191,6 +195,13 @@ async def test_nothing_leaves_after_the_dispatcher_knew_of_a_stop(user: Outside)
         print(f"{time.monotonic() - began:.1f} s: every message has its outcome")
         judge(ear, await campaign_calls(user, since), set(stopping))
         await judge_histogram(user)
+
+
+async def has_queued(user: Outside, funded: list[TopicPartition]) -> bool:
+    kafka = user.stack["kafka"]
+    async with AIOKafkaConsumer(bootstrap_servers=kafka, group_id=DISPATCHER_QUEUES, enable_auto_commit=False) as group:
+        ends = await group.end_offsets(funded)
+        return all([(await group.committed(place) or 0) >= ends[place] for place in funded])
 
 
 async def later(seconds: float, then: Coroutine[Any, Any, None]) -> None:

@@ -18,7 +18,7 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from sendwhy.kafka import TopicsMissing, connection_options
+from sendwhy.kafka import TopicsMissing, connection_options, let_go
 from sendwhy.logs import describe
 from sendwhy.settings import PREFIX, KafkaSettings, SystemExit2
 
@@ -156,7 +156,7 @@ async def ask_kafka(settings: KafkaSettings) -> Fault | None:
                 try:
                     await connection.send(MetadataRequest([]))
                 finally:
-                    await connection.close()
+                    await let_go(connection.close())
             return None
         except (OSError, TimeoutError, KafkaError, ValueError) as error:
             found = kafka_fault(error, settings.kafka_security_protocol)

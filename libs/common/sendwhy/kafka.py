@@ -5,7 +5,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -28,6 +28,8 @@ from sendwhy.topics import MAX_DEAD_LETTER_BYTES, TOPICS, Outgoing, Topic
 
 PUBLISH_TIMEOUT_SECONDS = 20
 STOP_TIMEOUT_SECONDS = 10
+# Over TLS the broker's last word doesn't always come, and uvloop waits half a minute for it.
+CLOSE_SECONDS = 2
 REBUILD_PAUSE_SECONDS = 1
 BATCH_MAX_RECORDS = 500
 # Of one partition at once: aiokafka's own limit lets each of a service's consumers hold four times as much, read ahead
@@ -283,6 +285,13 @@ async def _stop(producer: AIOKafkaProducer) -> None:
         await asyncio.wait_for(producer.stop(), STOP_TIMEOUT_SECONDS)
 
 
+async def let_go(closing: Awaitable[Any]) -> None:
+    """Wait a moment and no longer until a client that has nothing left to tell is closed; how it ends changes nothing
+    of what it has heard."""
+    with suppress(Exception):
+        await asyncio.wait_for(closing, CLOSE_SECONDS)
+
+
 async def create_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that don't exist yet, as the table in topics.py has them; returns their names."""
     admin = AIOKafkaAdminClient(**connection_options(settings))
@@ -300,7 +309,7 @@ async def create_topics(settings: KafkaSettings) -> list[str]:
             _raise_errors(await admin.create_topics(wanted))
         return [str(name) for name in missing]
     finally:
-        await admin.close()
+        await let_go(admin.close())
 
 
 def _raise_errors(answer: Any) -> None:

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import ValidationError
 
 from sendwhy.events import Wire
-from sendwhy.kafka import BATCH_MAX_RECORDS, connection_options
+from sendwhy.kafka import BATCH_MAX_RECORDS, connection_options, let_go
 from sendwhy.settings import KafkaSettings
 from sendwhy.stage import Record, record_of
 from sendwhy.topics import Topic, source_header, utc_from_ms
@@ -102,7 +102,7 @@ async def reader(settings: KafkaSettings, group: str | None = None) -> AsyncIter
         await asyncio.wait_for(consumer.start(), ANSWER_SECONDS)
         yield consumer
     finally:
-        await asyncio.wait_for(consumer.stop(), 10)
+        await let_go(consumer.stop())
 
 
 async def places_of(consumer: AIOKafkaConsumer, topic: Topic) -> list[TopicPartition]:

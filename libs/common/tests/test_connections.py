@@ -21,7 +21,7 @@ from aiokafka.errors import (
 from httpx import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from sendwhy.connections import CannotStart, Fault, kafka_fault, once_kafka_serves, postgres_fault, reach
-from sendwhy.kafka import TopicsMissing
+from sendwhy.kafka import TopicsMissing, let_go
 from sendwhy.postgres import Connection
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
@@ -45,6 +45,16 @@ def tls(reason: str) -> ssl.SSLError:
 def caused(error: Exception, cause: BaseException) -> Exception:
     error.__cause__ = cause
     return error
+
+
+async def test_a_connection_that_does_not_end_keeps_nobody_and_blames_nothing() -> None:
+    """As over TLS, where the broker's last word may not come."""
+    closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await let_go(closing)
+    assert closing.cancelled()
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    failed.set_exception(ConnectionResetError())
+    await let_go(failed)
 
 
 KAFKA = [

@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import for_code
-from sendwhy.kafka import connection_options
+from sendwhy.kafka import connection_options, let_go
 from sendwhy.logs import describe
 from sendwhy.metrics import Metric, Metrics
 from sendwhy.reasons import Service
@@ -98,12 +97,10 @@ class GroupLag:
         admin, consumer = self._admin, self._consumer
         self._admin = self._consumer = None
         self._coordinators.clear()
-        with suppress(Exception):
-            if admin is not None:
-                await asyncio.wait_for(admin.close(), ASK_SECONDS)
-        with suppress(Exception):
-            if consumer is not None:
-                await asyncio.wait_for(consumer.stop(), ASK_SECONDS)
+        if admin is not None:
+            await let_go(admin.close())
+        if consumer is not None:
+            await let_go(consumer.stop())
 
     async def read(self) -> None:
         """Ask for all groups and set the gauges; what fails leaves them, and their time, as they were."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from sendwhy.kafka import connection_options
+from sendwhy.kafka import connection_options, let_go
 from sendwhy.settings import KafkaSettings
 from sendwhy.stage import Record
 from sendwhy.topics import Topic, utc_from_ms
@@ -37,7 +37,7 @@ async def stored(
             await consumer.start()
         yield consumer, sorted(consumer.assignment())
     finally:
-        await asyncio.wait_for(consumer.stop(), KAFKA_TIMEOUT_SECONDS)
+        await let_go(consumer.stop())
 
 
 async def span_of(consumer: AIOKafkaConsumer, place: TopicPartition, since: datetime, to: datetime) -> tuple[int, int]:
