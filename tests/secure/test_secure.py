@@ -24,6 +24,7 @@ from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFai
 from authority import Authority
 from local_stack.services import SERVICES, module_of
 from sendwhy.connections import Fault, ask_kafka, ask_postgres
+from sendwhy.http import Loop
 from sendwhy.kafka import connection_options
 from sendwhy.settings import KafkaSettings
 from sendwhy.topics import TOPICS, Topic
@@ -68,6 +69,43 @@ def stack(authority: Authority) -> Iterator[SecureStack]:
 def kafka_settings(stack: SecureStack, user: str, **changes: str | None) -> KafkaSettings:
     told = {name.lower(): value for name, value in stack.kafka.settings_of(user).items()} | changes
     return KafkaSettings.model_validate({name: value for name, value in told.items() if value is not None})
+
+
+async def _closed_beside_a_silent_server(served: Path, trusted: Path) -> None:
+    """Raises TimeoutError where the client waits for what the server, which reads no more, never says."""
+    server_side, client_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    server_side.load_cert_chain(served)
+    client_side.load_verify_locations(trusted)
+    over = asyncio.Event()
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()
+        await over.wait()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(say_nothing, HOST, 0, ssl=server_side)
+    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=client_side)
+    closed: asyncio.Future[None] = asyncio.ensure_future(writer.wait_closed())
+    writer.close()
+    try:
+        # Less than the half minute of uvloop's own.
+        async with asyncio.timeout(15):
+            await asyncio.wait([closed])
+    finally:
+        over.set()
+        server.close()
+        await asyncio.wait([closed])
+        closed.exception()
+
+
+def test_who_closes_a_connection_does_not_wait_for_a_last_word_that_does_not_come(
+    authority: Authority, tmp_path: Path
+) -> None:
+    served, trusted = tmp_path / "served.pem", tmp_path / "trusted.pem"
+    served.write_text("".join(authority.issue(HOST)))
+    trusted.write_text(authority.pem)
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(_closed_beside_a_silent_server(served, trusted))
 
 
 async def until(condition: Callable[[], Coroutine[Any, Any, bool]]) -> None:

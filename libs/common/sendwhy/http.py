@@ -19,6 +19,7 @@ from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, Protocol
 
 import uvicorn
+import uvloop
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -35,6 +36,7 @@ BODY_TIMEOUT_SECONDS = 30.0
 # Longer than the minute for which balancers keep a connection: who closes it first must not be we, or a request that
 # is on its way just then is lost.
 KEEP_ALIVE_SECONDS = 75
+TLS_LAST_WORD_SECONDS = 2.0
 # What has arrived buys more time, so that a large file may come over a slow line and a trickle may not.
 BODY_BYTES_PER_SECOND_MIN = 32 * 1024
 HEAD_BYTES_MAX = 64 * 1024
@@ -604,6 +606,16 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+class Loop(uvloop.Loop):
+    """Over TLS the other side's last word doesn't always come, from Kafka's brokers often: uvloop waits half a minute
+    for it, and whoever closes a client waits with it."""
+
+    async def create_connection(self, *args: Any, ssl: Any = None, **more: Any) -> Any:
+        if ssl:
+            more.setdefault("ssl_shutdown_timeout", TLS_LAST_WORD_SECONDS)
+        return await super().create_connection(*args, ssl=ssl, **more)
+
+
 def serve(app: FastAPI, *, host: str, port: int, drain_seconds: float) -> int:
     """Serve until SIGTERM or SIGINT, or until the app's runtime asks for an end; returns the exit code."""
     server = make_server(app, host=host, port=port, drain_seconds=drain_seconds)
@@ -623,7 +635,7 @@ def make_server(app: FastAPI, *, host: str, port: int, drain_seconds: float) -> 
         host=host,
         port=port,
         http=GuardedProtocol,
-        loop="uvloop",
+        loop="sendwhy.http:Loop",
         ws="none",
         log_config=None,
         access_log=False,

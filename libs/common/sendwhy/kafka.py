@@ -28,7 +28,7 @@ from sendwhy.topics import MAX_DEAD_LETTER_BYTES, TOPICS, Outgoing, Topic
 
 PUBLISH_TIMEOUT_SECONDS = 20
 STOP_TIMEOUT_SECONDS = 10
-# Over TLS the broker's last word doesn't always come, and uvloop waits half a minute for it.
+# Over TLS the broker's last word doesn't always come (http.Loop), and commands run on a loop that waits half a minute.
 CLOSE_SECONDS = 2
 REBUILD_PAUSE_SECONDS = 1
 BATCH_MAX_RECORDS = 500
