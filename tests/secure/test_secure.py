@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -79,9 +79,10 @@ async def _closed_beside_a_silent_server(served: Path, trusted: Path) -> None:
     over = asyncio.Event()
 
     async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.pause_reading()
+        transport = cast("asyncio.Transport", writer.transport)
+        transport.pause_reading()
         await over.wait()
-        writer.transport.abort()
+        transport.abort()
 
     server = await asyncio.start_server(say_nothing, HOST, 0, ssl=server_side)
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=client_side)
