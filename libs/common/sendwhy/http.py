@@ -33,12 +33,12 @@ from sendwhy.problems import Problem, not_found, problem_response
 
 HEAD_TIMEOUT_SECONDS = 10.0
 BODY_TIMEOUT_SECONDS = 30.0
+# What has arrived buys more time, so that a large file may come over a slow line and a trickle may not.
+BODY_BYTES_PER_SECOND_MIN = 32 * 1024
 # Longer than the minute for which balancers keep a connection: who closes it first must not be we, or a request that
 # is on its way just then is lost.
 KEEP_ALIVE_SECONDS = 75
 TLS_LAST_WORD_SECONDS = 2.0
-# What has arrived buys more time, so that a large file may come over a slow line and a trickle may not.
-BODY_BYTES_PER_SECOND_MIN = 32 * 1024
 HEAD_BYTES_MAX = 64 * 1024
 WIRE_BYTES_PER_BODY_BYTE = 8
 # Requests that wait on one connection for the answer to an earlier one.

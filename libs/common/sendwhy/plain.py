@@ -40,8 +40,6 @@ _Moment = Annotated[datetime, Meta(tz=True)]
 _MessageId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\-]{1,128}\Z")]
 _WorkspaceId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-]{1,64}\Z")]
 _SenderId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}\Z")]
-
-
 _ContactId = Annotated[str, Meta(min_length=1, max_length=128)]
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Wamid = Annotated[str, Meta(min_length=1, max_length=512)]

@@ -72,7 +72,9 @@ class OtherServices:
     async def get(
         self, service: Service, path: str, authorization: str, asked: Sequence[tuple[str, str]] = ()
     ) -> Answer:
-        return await self._ask("GET", service, path, authorization, params=QueryParams(list(asked)))
+        return await self._ask(
+            service, self._request("GET", service, path, authorization, params=QueryParams(list(asked)))
+        )
 
     async def write(
         self,
@@ -90,7 +92,7 @@ class OtherServices:
         more: dict[str, Any] = {} if body is None else {"json": dict(body)}
         if asked:
             more["params"] = QueryParams(list(asked))
-        return await self._ask(method, service, path, authorization, headers=headers, **more)
+        return await self._ask(service, self._request(method, service, path, authorization, headers=headers, **more))
 
     async def file(
         self, service: Service, path: str, authorization: str, asked: Sequence[tuple[str, str]] = ()
@@ -103,17 +105,7 @@ class OtherServices:
             raise Problem(answer.status_code, Answer(answer.status_code, body).refusal)
         return answer
 
-    async def _ask(
-        self,
-        method: str,
-        service: Service,
-        path: str,
-        authorization: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        **more: Any,
-    ) -> Answer:
-        request = self._request(method, service, path, authorization, headers=headers, **more)
+    async def _ask(self, service: Service, request: httpx.Request) -> Answer:
         answer, body = await self._exchange(service, request)
         return Answer(answer.status_code, body)
 
