@@ -2,9 +2,12 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+
+from sendwhy.events import WORKSPACE_ID
 
 
 class Role(IntEnum):
@@ -40,6 +43,8 @@ def parse_tokens(text: str) -> Mapping[str, Token]:
         role, _, workspace = rest.partition(":")
         if role.upper() not in Role.__members__ or not workspace or len(token) < 8:
             raise ValueError(f"entry {position} must read token:role:workspace (viewer, operator or admin; * for all)")
+        if workspace != "*" and not re.fullmatch(WORKSPACE_ID, workspace):
+            raise ValueError(f"entry {position} names a workspace that can't be: 1 to 64 of A-Z a-z 0-9 _ -, or *")
         digest = _digest(token)
         tokens[digest] = Token(digest[:8], Role[role.upper()], workspace)
     return tokens

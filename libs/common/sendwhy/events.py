@@ -23,6 +23,7 @@ from pydantic import (
     PlainSerializer,
     StringConstraints,
     TypeAdapter,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -125,7 +126,8 @@ _ONE_LINE = AfterValidator(_no_control_characters)
 # Lengths stand before it: behind a function of Python's, pydantic checks them in Python too.
 Line = Annotated[str, _ONE_LINE]
 MessageId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:\-]{1,128}$")]
-WorkspaceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+WORKSPACE_ID = r"^[A-Za-z0-9_\-]{1,64}$"
+WorkspaceId = Annotated[str, StringConstraints(pattern=WORKSPACE_ID)]
 SenderId = Annotated[str, StringConstraints(pattern=SENDER_ID)]
 ContactId = Annotated[str, StringConstraints(min_length=1, max_length=128), _ONE_LINE]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256), _ONE_LINE]
@@ -235,7 +237,7 @@ def _content_is_of_its_type(content: dict[str, JsonValue]) -> dict[str, JsonValu
     if not isinstance(body, dict | list) or isinstance(body, list) != (kind == "contacts"):
         raise ValueError(f"needs an object named {kind}" if kind != "contacts" else "needs a list named contacts")
     if kind == "template" and not _is_plain_template(body):
-        _TEMPLATE.validate_python(body)
+        _TEMPLATE.validate_python({"template": body})
     return content
 
 
@@ -268,7 +270,8 @@ class TemplateContent(Wire):
     components: list[dict[str, JsonValue]] = Field(default_factory=list, max_length=COMPONENTS_MAX)
 
 
-_TEMPLATE = TypeAdapter(TemplateContent)
+# By its name, so that an error says where in the content it is.
+_TEMPLATE = TypeAdapter(dict[Literal["template"], TemplateContent])
 
 Content = Annotated[
     dict[str, JsonValue], AfterValidator(_content_is_of_its_type), _json_size_at_most(MAX_CONTENT_BYTES)
@@ -297,15 +300,13 @@ class SendRequested(Wire):
         """As with all other fields that may be left out, null says the same."""
         return {} if told is None else told
 
-    @model_validator(mode="after")
-    def _within_the_horizon(self) -> Self:
-        if self.requested_at is None or (self.send_at is None and self.expires_at is None):
-            return self
-        for name in ("send_at", "expires_at"):
-            moment = getattr(self, name)
-            if moment is not None and moment > self.requested_at + MAX_HORIZON:
-                raise ValueError(f"{name} must be at most {MAX_HORIZON.days} days after requested_at")
-        return self
+    @field_validator("send_at", "expires_at")
+    @classmethod
+    def _within_the_horizon(cls, moment: Moment | None, info: ValidationInfo) -> Moment | None:
+        requested_at = info.data.get("requested_at")
+        if moment is not None and requested_at is not None and moment > requested_at + MAX_HORIZON:
+            raise ValueError(f"must be at most {MAX_HORIZON.days} days after requested_at")
+        return moment
 
     def expiry(self, arrived_at: datetime) -> datetime:
         """From when on it isn't sent any more: as it says, or by its origin; `arrived_at` is Kafka's time of it."""

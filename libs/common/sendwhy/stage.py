@@ -54,6 +54,12 @@ log = structlog.get_logger("sendwhy")
 T = TypeVar("T")
 
 
+def trace_of(given: bytes | None) -> bytes | None:
+    """A traceparent as it is handed on, and stored beside what is decided; none where it can't be one: anybody may
+    write it."""
+    return given if given is not None and _TRACE.fullmatch(given) else None
+
+
 @value_class
 class Record(Generic[T]):
     """One event with where it came from. `at` is when Kafka stored it; `trace` its traceparent."""
@@ -69,9 +75,7 @@ class Record(Generic[T]):
 
     @property
     def trace(self) -> bytes | None:
-        """What is handed on, and stored beside what is decided; none where it can't be one: anybody may write it."""
-        trace = self.header("traceparent")
-        return trace if trace is not None and _TRACE.fullmatch(trace) else None
+        return trace_of(self.header("traceparent"))
 
     @property
     def place(self) -> str:

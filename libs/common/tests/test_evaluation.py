@@ -30,6 +30,9 @@ ODD: list[tuple[dict[str, Any], list[str]]] = [
     ({"expires_at": "2026-11-22T09:59:59Z"}, ["expires_at"]),
     ({"requested_at": None, "send_at": LATER}, ["send_at", "expires_at"]),
     ({"requested_at": LATER}, ["requested_at"]),
+    ({"send_at": LATER}, ["send_at"]),
+    ({"send_at": LATER, "expires_at": LATER}, ["send_at", "expires_at"]),
+    ({"content": {"type": "template", "template": {"name": "a", "language": "en"}}}, ["content.template.language"]),
     ({"resolved": {}}, ["resolved.purpose"]),
 ]
 

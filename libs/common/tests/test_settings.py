@@ -165,6 +165,12 @@ def test_a_token_has_a_role_in_its_workspaces() -> None:
     assert "viewer-token" not in repr(tokens)
 
 
+@pytest.mark.parametrize("workspace", ["a b", "acme!", "w" * 65, "**"])
+def test_a_token_of_a_workspace_that_cannot_be_is_refused(workspace: str) -> None:
+    with pytest.raises(ValueError, match="entry 1 names a workspace"):
+        parse_tokens(f"viewer-token:viewer:{workspace}")
+
+
 MASKED = [
     ("to +52 55 1234 5678 at once", "5678"),
     ("phone=525512345678", "5512345678"),

@@ -260,7 +260,7 @@ def rejected(request: SendRequested, why: Reason, *, cause: str, sender_id: str 
     )
 
 
-def answer_recall(recalled: SendRecalled, now: datetime) -> SendRejected:
+def answer_recall(recalled: SendRecalled, default_sender: str | None, now: datetime) -> SendRejected:
     """A message that was taken out of the queue because of the state that the dispatcher sent along."""
     contact = recalled.contact
     word = Word(contact.marketing_state, contact.since, contact.source)
@@ -273,7 +273,7 @@ def answer_recall(recalled: SendRecalled, now: datetime) -> SendRejected:
         recalled.funded.request,
         not_opted_in(word, evidence),
         cause=f"{recalled.workspace_id}/{recalled.message_id}/recall",
-        sender_id=None,
+        sender_id=default_sender,
         now=now,
     )
 

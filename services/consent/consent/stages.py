@@ -341,6 +341,7 @@ class Stages:
         marks_of = [_marks_of_recalled(record.event) for record in records]
         known = await erasures.erasures_of(connection, self._tagger, {mark for marks in marks_of for mark in marks})
         answers = await decisions_of(connection, RECALL_STEP, keys)
+        defaults = (await store.senders_of(connection, {workspace for workspace, _ in keys}, ())).defaults
         decisions: dict[MessageKey, Decision] = {}
         for_whom: list[tuple[MessageKey, Iterable[Mark], datetime]] = []
         for key, record, marks in zip(keys, records, marks_of, strict=True):
@@ -352,7 +353,8 @@ class Stages:
             if earlier is not None:
                 recalled = recalled.model_copy(update={"funded": redacted(recalled.funded, earlier.alias)})
             prune_after = keep_until(recalled.funded.expires_at, now)
-            decisions[key] = _decision(key, RECALL_STEP, answer_recall(recalled, now), record.trace, prune_after)
+            answer = answer_recall(recalled, defaults.get(recalled.workspace_id), now)
+            decisions[key] = _decision(key, RECALL_STEP, answer, record.trace, prune_after)
             for_whom.append((key, marks if earlier is None else (), prune_after))
         if decisions:
             codes = dict.fromkeys(decisions, ReasonCode.CUSTOMER_IS_NOT_OPTED_IN)

@@ -431,6 +431,18 @@ async def test_a_recall_is_always_answered_and_once(desk: Desk) -> None:
     assert event.event_id != consented.event_id
 
 
+async def test_the_default_sender_is_named_where_a_message_was_recalled(desk: Desk) -> None:
+    await desk.tell(sender())
+    await desk.tell(customer())
+    consented = SendConsented.model_validate_json((await desk.request(request(sender_id=None)))[0].value or b"")
+    state = contact_in(await desk.tell(message("STOP", 5)))
+    funded = SendFunded(**dict(consented), price=Price(credits=1, category="MARKETING"))
+    told = await desk.handle(
+        desk.stages.on_recalled, SendRecalled(event_id=uuid4(), occurred_at=at(6), funded=funded, contact=state)
+    )
+    assert SendRejected.model_validate_json(told[0].value or b"").sender_id == SENDER
+
+
 async def test_a_deleted_customer_is_erased_with_their_decisions(desk: Desk) -> None:
     await desk.tell(customer())
     await desk.request(request())

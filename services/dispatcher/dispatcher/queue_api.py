@@ -146,8 +146,8 @@ class QueueApi:
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
             now = self._clock()
-            await queue_store.pause_campaign(connection, caller.workspace, id, None)
-            await add_to_outbox(connection, [announce.campaign_held(caller.workspace, id, now, until=now)])
+            if await queue_store.resume_campaign(connection, caller.workspace, id):
+                await add_to_outbox(connection, [announce.campaign_held(caller.workspace, id, now, until=now)])
             return 204, b""
 
         return await self._write(request, caller, key, act)

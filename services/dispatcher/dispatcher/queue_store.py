@@ -605,17 +605,26 @@ async def put_throttle(
     await connection.execute(_PUT_THROTTLE, workspace_id, campaign_id, per_minute, per_day)
 
 
-async def pause_campaign(
-    connection: Connection, workspace_id: str, campaign_id: str, paused_at: datetime | None
-) -> bool:
-    """Pause or resume; returns whether that is news: what is paused already stays so since it was."""
+async def pause_campaign(connection: Connection, workspace_id: str, campaign_id: str, paused_at: datetime) -> bool:
+    """Returns whether that is news: what is paused already stays so since it was."""
     changed: bool | None = await connection.fetchval(
         "insert into campaign (workspace_id, campaign_id, paused_at, lined) values ($1, $2, $3, true)"
         " on conflict (workspace_id, campaign_id) do update set paused_at = $3, lined = true"
-        " where $3::timestamptz is null or campaign.paused_at is null returning true",
+        " where campaign.paused_at is null returning true",
         workspace_id,
         campaign_id,
         paused_at,
+    )
+    return changed is not None
+
+
+async def resume_campaign(connection: Connection, workspace_id: str, campaign_id: str) -> bool:
+    """Returns whether it was paused."""
+    changed: bool | None = await connection.fetchval(
+        "update campaign set paused_at = null"
+        " where workspace_id = $1 and campaign_id = $2 and paused_at is not null returning true",
+        workspace_id,
+        campaign_id,
     )
     return changed is not None
 

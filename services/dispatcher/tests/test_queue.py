@@ -183,7 +183,7 @@ async def test_a_paused_campaign_is_looked_at_no_more_and_goes_on_where_it_stood
     assert row["since"] == queue.now
     told = (await read_campaign(queue.connection, CAMPAIGN)).waiting
     assert [(each.waiting_for, each.messages) for each in told] == [("paused", 2), ("turn", 1)]
-    await queue_store.pause_campaign(queue.connection, *CAMPAIGN, None)
+    await queue_store.resume_campaign(queue.connection, *CAMPAIGN)
     assert sorted(await queue.look()) == ["m1", "m2"]
     queue.now += HOUR
     assert sorted(await queue.look()) == ["later", "m1", "m2"]
@@ -195,7 +195,7 @@ async def test_a_driver_that_meets_a_paused_campaign_first_sends_it_to_its_line(
     assert await queue.look() == ["m1"]
     await claims.line_up(queue.connection, [("acme", "m1")])
     assert await queue.look() == []
-    await queue_store.pause_campaign(queue.connection, *CAMPAIGN, None)
+    await queue_store.resume_campaign(queue.connection, *CAMPAIGN)
     assert await queue.look() == ["m1"]
 
 
@@ -304,7 +304,8 @@ async def test_what_is_paused_already_stays_so_since_it_was(queue: Queue) -> Non
     assert not await queue_store.pause_campaign(queue.connection, *CAMPAIGN, later)
     stopped = await queue_store.stopped_campaigns(queue.connection, [CAMPAIGN])
     assert stopped[CAMPAIGN].paused_at == first
-    assert await queue_store.pause_campaign(queue.connection, *CAMPAIGN, None)
+    assert await queue_store.resume_campaign(queue.connection, *CAMPAIGN)
+    assert not await queue_store.resume_campaign(queue.connection, *CAMPAIGN)
     (row,) = await store.set_paused(queue.connection, SENDER.sender_id, None)
     assert row.sender.paused_at is None
 
@@ -520,6 +521,13 @@ async def test_a_message_is_paused_told_of_once_and_resumed(queue: Queue, http: 
     assert [(one.cause, one.scope.kind, one.until) for one in held] == [
         (ReasonCode.EXPIRED_BEFORE_SENDING, "message", None)
     ]
+
+
+async def test_only_news_of_a_campaigns_pause_is_told(queue: Queue, http: httpx.AsyncClient) -> None:
+    for act in ("resume", "pause", "pause", "resume", "resume"):
+        assert (await http.post(f"/v1/workspaces/acme/campaigns/black-friday/{act}")).status_code == 204
+        queue.now += HOUR
+    assert [one.until is None for one in await queue.held()] == [True, False]
 
 
 async def test_what_was_called_already_can_not_be_paused_or_called_back(queue: Queue, http: httpx.AsyncClient) -> None:

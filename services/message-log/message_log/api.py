@@ -19,7 +19,7 @@ from sendwhy.problems import Problem, not_found
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.service import Runtime
 from sendwhy.sheets import csv_text
-from sendwhy.stage import fields_of
+from sendwhy.stage import fields_of, trace_of
 from sendwhy.topics import outgoing
 
 from message_log import live, queries, resend_store
@@ -105,7 +105,8 @@ def _message_routes(router: APIRouter, runtime: Runtime, settings: MessageLogSet
         wanted = await _request_in(request, caller)
 
         async def publish() -> tuple[int, bytes]:
-            await hand_over(connection, wanted)
+            trace = request.headers.get("traceparent", "").encode("latin-1")
+            await hand_over(connection, wanted, trace=trace_of(trace))
             url = viewer_for(request, caller, settings).url(caller.workspace, wanted.message_id)
             return ANSWERED_AT_ONCE, Published(message_id=wanted.message_id, url=url).model_dump_json().encode()
 
@@ -206,10 +207,13 @@ async def _request_in(request: Request, caller: Caller) -> SendRequested:
         raise Problem(422, "The request has fields that are missing or wrong.", errors=fields) from error
 
 
-async def hand_over(connection: Connection, *wanted: SendRequested) -> None:
+async def hand_over(connection: Connection, *wanted: SendRequested, trace: bytes | None = None) -> None:
     """Publish these send.requested once this transaction is committed."""
     events = [
-        (event_id_of(f"{one.workspace_id}/{one.message_id}", "requested"), outgoing(one, source=Service.MESSAGE_LOG))
+        (
+            event_id_of(f"{one.workspace_id}/{one.message_id}", "requested"),
+            outgoing(one, source=Service.MESSAGE_LOG, trace=trace),
+        )
         for one in wanted
     ]
     await add_to_outbox(connection, events)

@@ -76,6 +76,7 @@ def test_shopifys_signature() -> None:
         {"meta_app_secrets": ":a-long-secret"},
         {"meta_verify_token": ""},
         {"shopify_webhook_secrets": "acme"},
+        {"shopify_webhook_secrets": "a b:a-long-secret"},
         {"blocked_after_silent_messages": 1},
     ],
 )

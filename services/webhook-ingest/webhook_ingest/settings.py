@@ -1,6 +1,9 @@
 """This service's settings, read once at start."""
 
+import re
+
 from pydantic import Field, SecretStr, field_validator
+from sendwhy.events import WORKSPACE_ID
 from sendwhy.settings import SECRET_LENGTH_MIN, PrivacySettings, Secrets, parse_secrets
 
 
@@ -24,7 +27,9 @@ class Settings(PrivacySettings):
     @field_validator("shopify_webhook_secrets")
     @classmethod
     def _shopify_secrets_can_be_read(cls, secrets: SecretStr) -> SecretStr:
-        parse_secrets(secrets.get_secret_value(), "workspace")
+        for workspace in parse_secrets(secrets.get_secret_value(), "workspace"):
+            if not re.fullmatch(WORKSPACE_ID, workspace):
+                raise ValueError("names a workspace that can't be: 1 to 64 of A-Z a-z 0-9 _ -")
         return secrets
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ def opened(file: Path) -> Iterator[tuple[IO[bytes], int | None]]:
     except OSError as error:
         raise CommandError(Exit.USAGE, f"{file}: {error.strerror}") from error
     with found:
+        # Windows' editors begin a file with a byte order mark, which is no part of its first line.
+        if found.peek(len(BOM_UTF8)).startswith(BOM_UTF8):
+            found.read(len(BOM_UTF8))
         yield found, os.fstat(found.fileno()).st_size or None
 
 

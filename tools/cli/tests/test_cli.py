@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from sendwhy.reasons import CATALOGUE, ReasonCode
 from sendwhy_cli.explain import find, suggest
+from sendwhy_cli.files import opened
 from sendwhy_cli.main import app
 from sendwhy_cli.send import key_of, publish
 from typer.testing import CliRunner, Result
@@ -307,6 +308,14 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     answer = run("send", tmp_path / "none.jsonl", "--state-dir", tmp_path)
     assert answer.exit_code == 2
     assert "No such file" in answer.stderr
+
+
+@pytest.mark.parametrize("begins", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(begins: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    file.write_bytes(begins + b'{"message_id": "m1"}\r\n')
+    with opened(file) as (lines, _):
+        assert list(lines) == [b'{"message_id": "m1"}\r\n']
 
 
 @pytest.mark.kafka
