@@ -24,6 +24,7 @@ from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -361,14 +362,14 @@ class BodyLimit:
         limit, is_held = self._limit(scope["method"], scope["path"])
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > limit:
-            await answer_early(_too_large(limit), scope, receive, send)
+            await _refuse(TooLarge(limit), limit, scope, receive, send)
             return
         await self._bounded(scope, receive, send, limit, is_held)
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send, limit: int, is_held: bool) -> None:
         received = 0
         started = False
-        refusal: Response | None = None
+        refusal: Problem | None = None
 
         async def count() -> Message:
             nonlocal received, refusal
@@ -377,9 +378,9 @@ class BodyLimit:
             received += size
             self._held_bytes += size * is_held
             if received > limit:
-                refusal = _too_large(limit)
+                refusal = TooLarge(limit)
             elif is_held and self._held_bytes > self._held_bytes_max:
-                refusal = _BUSY
+                refusal = _busy()
             if refusal is not None:
                 raise BodyRefused
             return message
@@ -398,21 +399,31 @@ class BodyLimit:
         finally:
             self._held_bytes -= received * is_held
         if refusal is not None and not started:
-            await answer_early(refusal, scope, receive, send)
+            await _refuse(refusal, limit, scope, receive, send)
 
 
-def _too_large(limit: int) -> Response:
-    return problem_response(413, f"The body is longer than {limit} bytes.", headers={"connection": "close"})
+class TooLarge(Problem):
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"The body is longer than {limit} bytes.", headers={"connection": "close"})
+        self.limit = limit
 
 
-_BUSY = problem_response(
-    503,
-    "This process holds as many bodies as it may; send it again.",
-    headers={"retry-after": "1", "connection": "close"},
-)
+def _busy() -> Problem:
+    detail = "This process holds as many bodies as it may; send it again."
+    return Problem(503, detail, headers={"retry-after": "1", "connection": "close"})
 
 
-async def answer_early(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse(refusal: Problem, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+    """As the app tells of its other refusals: to who reads message-log's pages, that is a page."""
+    response = await scope["app"].exception_handlers[HTTPException](Request(scope), refusal)
+    response.headers.update(refusal.headers or {})
+    # A file that is not twice too large is taken in, and the answer seen by whoever writes all before they read.
+    await answer_early(response, scope, receive, send, max(DRAINED_BYTES_MAX, 2 * limit))
+
+
+async def answer_early(
+    response: Response, scope: Scope, receive: Receive, send: Send, drained_bytes_max: int = DRAINED_BYTES_MAX
+) -> None:
     """Answer before the body is read (and before `Expect: 100-continue` lets it come), then take in the rest of it up
     to a bound: a connection that is closed while its client still sends is reset, and the answer never seen."""
 
@@ -421,7 +432,7 @@ async def answer_early(response: Response, scope: Scope, receive: Receive, send:
 
     await response(scope, receive, hold_open)
     drained, more = 0, True
-    while more and drained < DRAINED_BYTES_MAX:
+    while more and drained < drained_bytes_max:
         message = await receive()
         drained += len(message.get("body", b""))
         more = message["type"] == "http.request" and message.get("more_body", False)

@@ -29,7 +29,8 @@ class Crowded(GuardedProtocol):
 async def serving(protocol: type[GuardedProtocol] = Hasty) -> AsyncIterator[int]:
     app = FastAPI()
     waits = app.state.waits = asyncio.Event()
-    app.add_middleware(BodyLimit, limits={"/large": 200_000, "POST /*/file": 2_000_000}, held_bytes_max=HELD_BYTES_MAX)
+    limits = {"/large": 200_000, "POST /*/file": 2_000_000, "POST /*/upload": 20_000_000}
+    app.add_middleware(BodyLimit, limits=limits, held_bytes_max=HELD_BYTES_MAX)
     app.add_middleware(HeadAsGet)
 
     @app.post("/parsed")
@@ -319,6 +320,13 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_asked_for() -> N
 async def test_a_body_that_is_too_large_is_told_so(head: bytes, body: bytes, answer: bytes) -> None:
     async with serving() as port:
         assert answer in await talk(port, head, body)
+
+
+async def test_a_file_that_is_somewhat_too_large_is_taken_in_so_that_its_answer_is_seen() -> None:
+    size = 35 * 1024 * 1024
+    head = b"POST /a/upload HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size
+    async with serving(GuardedProtocol) as port:
+        assert b" 413 " in await talk(port, head, b"y" * size)
 
 
 async def test_a_body_that_fastapi_reads_is_told_so_as_well() -> None:

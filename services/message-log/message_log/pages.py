@@ -19,6 +19,7 @@ from jinja2_fragments import render_block
 from pydantic import BaseModel
 from sendwhy.access import Role
 from sendwhy.events import OriginKind
+from sendwhy.http import TooLarge
 from sendwhy.postgres import TRANSIENT_ERRORS
 from sendwhy.problems import Problem, not_found
 from sendwhy.reasons import CATALOGUE, Service
@@ -286,8 +287,8 @@ class Pages:
 
 
 def install_errors(app: FastAPI, pages: Pages) -> None:
-    """What no page's route answers, an address that isn't there or a bug, is a page too for who reads pages; programs
-    get their problem details."""
+    """What no page's route answers, an address that isn't there, a file that is too large or a bug, is a page too for
+    who reads pages; programs get their problem details."""
     for kind in (HTTPException, Exception):
         app.add_exception_handler(kind, _page_or(app.exception_handlers[kind], pages))
 
@@ -298,8 +299,13 @@ def _page_or(problem: Any, pages: Pages) -> Callable[[Request, Exception], Corou
             refused: Response = await problem(request, error)
             return refused
         with language.speaking(language.language_of(request, pages.languages)):
-            if isinstance(error, HTTPException):
+            if isinstance(error, TooLarge):
+                most = f"{language.decimal(error.limit // 1024 // 1024)} MB"
+                return pages.error(413, _("What you sent is larger than %(most)s. Send it in parts.", most=most))
+            if isinstance(error, HTTPException) and error.status_code in (404, 405):
                 return pages.no_page(error.status_code)
+            if isinstance(error, HTTPException):
+                return pages.error(error.status_code, language.told(str(error.detail)))
             return pages.error(500, _("This page could not be made."))
 
     return tell

@@ -12,6 +12,7 @@ import httpx
 import message_log.pages
 import pytest
 from jinja2 import UndefinedError
+from message_log.audience_api import BODY_LIMITS
 from message_log.freshness import Freshness
 from message_log.live import Streams
 from message_log.login import path_to_return_to
@@ -19,6 +20,7 @@ from message_log.pages import CSP, Pages, install_errors, make_templates
 from message_log_builders import ADMIN, STRANGER, VIEWER, WORKSPACE, held, rejected, requested, status
 from pydantic import TypeAdapter
 from sendwhy.events import Origin, OriginKind, Status, To, Wire
+from sendwhy.http import BodyLimit
 from sendwhy.metrics import Metrics
 from sendwhy.problems import Api, install
 from sendwhy.reasons import CATALOGUE, ReasonCode, Service
@@ -234,6 +236,32 @@ def test_an_address_without_a_page_is_told_as_a_page_and_to_programs_as_a_proble
     assert (taken.status_code, "There is no page at this address." in taken.text) == (405, True)
     for path, headers in (("/nonsense", {}), ("/v1/nonsense", {**READS_PAGES, "authorization": f"Bearer {ADMIN}"})):
         assert browser.get(path, headers=headers).headers["content-type"] == "application/problem+json"
+
+
+def test_what_is_too_large_is_told_as_a_page_and_to_programs_as_a_problem(browser: httpx.Client) -> None:
+    large = {"content": b"x" * (1024 * 1024 + 1)}
+    for path in ("/login", f"/w/{WORKSPACE}/send-again", "/nonsense"):
+        told = browser.post(path, headers=READS_PAGES, **large)
+        assert (told.status_code, told.headers["content-security-policy"]) == (413, CSP)
+        assert told.headers["connection"] == "close"
+        assert "<h1>Too large</h1>" in told.text
+        assert "What you sent is larger than 1 MB. Send it in parts." in told.text
+    api = {**READS_PAGES, "authorization": f"Bearer {ADMIN}"}
+    for path, headers in (("/login", {}), (f"/v1/workspaces/{WORKSPACE}/messages", api)):
+        answer = browser.post(path, headers=headers, **large)
+        assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+        assert answer.json()["detail"] == "The body is longer than 1048576 bytes."
+
+
+async def test_a_file_for_the_audience_check_that_is_too_large_is_told_its_limit() -> None:
+    app = Api()
+    install(app)
+    install_errors(app, pages_alone())
+    app.add_middleware(BodyLimit, limits=BODY_LIMITS)
+    headers = {**READS_PAGES, "content-length": str(65 * 1024 * 1024)}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pages") as client:
+        told = await client.post(f"/w/{WORKSPACE}/audience", headers=headers)
+    assert (told.status_code, "larger than 64 MB" in told.text) == (413, True)
 
 
 async def test_a_bug_is_a_page_that_says_when_and_whom_to_tell_and_to_programs_a_problem() -> None:
