@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -24,6 +24,8 @@ from sendwhy.topics import MAX_RECORD_BYTES, Outgoing, Topic, outgoing
 ACKNOWLEDGED_WITHIN_SECONDS = 30.0
 REMEMBERED = 100_000
 POLL_MS = 1_000
+# Over TLS a broker's last word doesn't always come, and event loops wait half a minute for it.
+CLOSE_SECONDS = 2.0
 FINAL = frozenset({"rejected", "failed", "delivered", "read", "played"})
 # What stands when events come in any order: the highest (contract.md, "How to read them").
 _RANKS = {
@@ -32,6 +34,22 @@ _RANKS = {
 }
 
 log = logging.getLogger("sendwhy.client")
+_closing: set[asyncio.Task[None]] = set()
+
+
+async def _let_go(stop: Coroutine[Any, Any, None]) -> None:
+    """Wait a moment and no longer until a client that has nothing left to tell is closed. It goes on by itself: a
+    consumer that were cut off before it has left its group would keep its partitions from the others."""
+    closing = asyncio.create_task(stop)
+    _closing.add(closing)
+    closing.add_done_callback(_closed)
+    await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+
+
+def _closed(closing: asyncio.Task[None]) -> None:
+    _closing.discard(closing)
+    if not closing.cancelled() and (error := closing.exception()) is not None:
+        log.warning("a connection to Kafka did not close well: %r", error)
 
 
 class Publisher:
@@ -54,12 +72,16 @@ class Publisher:
         try:
             await self._producer.start()
         except BaseException:
-            await self._producer.stop()
+            await _let_go(self._producer.stop())
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._producer.stop()
+        try:
+            # However long: what a `send` that was cancelled has left is on its way, too.
+            await self._producer.flush()
+        finally:
+            await _let_go(self._producer.stop())
 
     async def send(self, *requests: SendRequested | SendCancelled) -> None:
         """Returns when Kafka has all of them.
@@ -181,16 +203,18 @@ class Outcomes:
         try:
             await self._consumer.start()
         except BaseException:
-            await self._consumer.stop()
+            await _let_go(self._consumer.stop())
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            await self._commit()
-        await self._consumer.stop()
+        try:
+            if kind is None:
+                await self._commit()
+        finally:
+            await _let_go(self._consumer.stop())
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self

@@ -1,5 +1,6 @@
 """For upstream systems: what an import needs, which outcome stands, and both ends against a real Kafka."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from hypothesis import given
 from hypothesis import strategies as st
-from sendwhy.client import Outcome, Outcomes, Publisher, Why, outcome_of
+from sendwhy.client import Outcome, Outcomes, Publisher, Why, _closing, outcome_of
 from sendwhy.events import Origin, OriginKind, SendRejected, SendRequested, Status, StatusUpdated, To, reason
 from sendwhy.kafka import create_topics
 from sendwhy.reasons import ReasonCode, Service
@@ -152,6 +153,53 @@ def status(message_id: str | None, status: Status) -> StatusUpdated:
         service=Service.WEBHOOK_INGEST,
         status=status,
     )
+
+
+class NeverCloses:
+    """A client of Kafka's over TLS, beside a broker whose last word doesn't come."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.acknowledged, self.last_word = asyncio.Event(), asyncio.Event()
+
+    async def flush(self) -> None:
+        await self.acknowledged.wait()
+        self.said.append("acknowledged")
+
+    async def stop(self) -> None:
+        self.said.append("stop")
+        await self.last_word.wait()
+        self.said.append("closed")
+        raise ConnectionResetError
+
+
+async def beside_a_silent_broker(client: Publisher | Outcomes, name: str) -> NeverCloses:
+    silent = NeverCloses()
+    await getattr(client, name).stop()
+    setattr(client, name, silent)
+    return silent
+
+
+async def test_a_publisher_waits_for_what_is_on_its_way_and_for_no_last_word() -> None:
+    publisher = Publisher("nowhere:9092")
+    silent = await beside_a_silent_broker(publisher, "_producer")
+    ending = asyncio.create_task(publisher.__aexit__())
+    await asyncio.sleep(0)
+    assert silent.said == []
+    silent.acknowledged.set()
+    # Less than the half minute of event loops.
+    await asyncio.wait_for(ending, 15)
+    assert silent.said == ["acknowledged", "stop"]
+
+
+async def test_outcomes_go_on_leaving_their_group_when_nobody_waits_for_it_any_more() -> None:
+    outcomes = Outcomes("nowhere:9092", group_id="upstream.shop")
+    silent = await beside_a_silent_broker(outcomes, "_consumer")
+    await asyncio.wait_for(outcomes.__aexit__(None, None, None), 15)
+    assert silent.said == ["stop"]
+    silent.last_word.set()
+    await asyncio.wait(_closing)
+    assert silent.said == ["stop", "closed"]
 
 
 @pytest.fixture
