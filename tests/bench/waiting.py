@@ -66,7 +66,7 @@ def message(message_id: str, lane: Lane, now: datetime) -> NewMessage:
         expires_at=now + timedelta(hours=48),
         price=Price(credits=1, category="marketing"),
     )
-    return NewMessage(Message(funded, SENDER, lane, now), "black-friday", "waiting", None, None)
+    return NewMessage(Message(funded, SENDER, lane, now), "black-friday", "waiting", None)
 
 
 _COPY = """

@@ -146,7 +146,7 @@ async def queue(rig: Rig, account: Account) -> None:
         for number, _ in enumerate(POINTS):
             event = account.funded(number)
             message = Message(event, account.sender_id, Lane.MARKETING, event.send_at)
-            new.append(NewMessage(message, "autumn", "waiting", None, None))
+            new.append(NewMessage(message, "autumn", "waiting", None))
         await queue_store.add_messages(connection, new)
         await connection.execute(f"update message set not_before = {FAR}")
     finally:

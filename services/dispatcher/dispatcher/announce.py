@@ -76,7 +76,7 @@ def _name(message: Message) -> str:
     return "/".join(message.key)
 
 
-def rejected(message: Message, why: Reason, now: datetime, trace: bytes | None = None) -> Announcement:
+def rejected(message: Message, why: Reason, now: datetime) -> Announcement:
     request = message.funded.request
     event = SendRejected(
         event_id=event_id_of(_name(message), "dispatcher.rejected"),
@@ -90,7 +90,7 @@ def rejected(message: Message, why: Reason, now: datetime, trace: bytes | None =
         reason=why,
         metadata=request.metadata,
     )
-    return _announce(event, trace)
+    return _announce(event, message.trace)
 
 
 def accepted(
@@ -101,7 +101,6 @@ def accepted(
     now: datetime,
     category: str | None,
     deadline: datetime,
-    trace: bytes | None = None,
 ) -> Announcement:
     """One for every message, and so written without its model: in some half of the time."""
     request = message.funded.request
@@ -127,11 +126,11 @@ def accepted(
         told.event_id,
         at,
         source=Service.DISPATCHER,
-        trace=trace,
+        trace=message.trace,
     )
 
 
-def recalled(message: Message, recall: Recall, now: datetime, trace: bytes | None = None) -> Announcement:
+def recalled(message: Message, recall: Recall, now: datetime) -> Announcement:
     funded = message.funded
     if recall.contact.source == ERASURE and not message.is_erased:
         contact_id = recall.contact.contact_id
@@ -142,7 +141,7 @@ def recalled(message: Message, recall: Recall, now: datetime, trace: bytes | Non
         funded=funded,
         contact=recall.contact,
     )
-    return _announce(event, trace)
+    return _announce(event, message.trace)
 
 
 def held(
@@ -177,7 +176,7 @@ def _message_held(
         since=since,
         until=until,
     )
-    return _announce(event)
+    return _announce(event, message.trace)
 
 
 def sender_paused(row: SenderRow, now: datetime) -> Announcement:

@@ -243,7 +243,6 @@ class Due:
     campaign_id: str | None
     throttled: bool
     line: str
-    trace: bytes | None
 
 
 async def lock_due(
@@ -304,7 +303,7 @@ async def lock_tier_waits(connection: Connection, sender_id: str, places: int) -
 def _due(row: Row) -> Due:
     message = message_of(row, row["campaign_paused_at"], row["cancelled_by"])
     throttled = row["per_minute"] is not None or row["per_day"] is not None
-    return Due(message, row["campaign_id"], throttled, row["line"], row["trace"])
+    return Due(message, row["campaign_id"], throttled, row["line"])
 
 
 # Who waits for a place keeps it: the order of the ordinary line is that of `not_before`, and its own is in the past.

@@ -143,8 +143,9 @@ class Template:
 
 @value_class
 class Message:
-    """A row of the queue. `queued_at` is when its send.funded was stored in Kafka, `told` the waits that were told.
-    `unreadable`: why this version can't read it; what is in `funded` then is what could be salvaged."""
+    """A row of the queue. `queued_at` is when its send.funded was stored in Kafka, `trace` the traceparent that came
+    with it, `told` the waits that were told. `unreadable`: why this version can't read it; what is in `funded` then is
+    what could be salvaged."""
 
     funded: SendFunded
     sender_id: str
@@ -158,6 +159,7 @@ class Message:
     campaign_paused_at: datetime | None = None
     cancelled_by: str | None = None
     unreadable: str | None = None
+    trace: bytes | None = None
 
     @property
     def key(self) -> tuple[str, str]:

@@ -434,11 +434,11 @@ class Driver:
                 announcements += self._let_wait(message, verdict, now, waits, aside)
             elif isinstance(verdict, Reject):
                 rejected[message.key] = verdict.reason.code
-                announcements.append(announce.rejected(message, verdict.reason, now, one.trace))
+                announcements.append(announce.rejected(message, verdict.reason, now))
                 self._count(verdict.reason)
             else:
                 recalled[message.key] = "recalled"
-                announcements.append(announce.recalled(message, verdict, now, one.trace))
+                announcements.append(announce.recalled(message, verdict, now))
         if going:
             await queue_store.mark_in_flight(connection, [go.due.message.key for go in going], self._fence)
         await self._store_waits(connection, waits, aside)

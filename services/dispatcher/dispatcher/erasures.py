@@ -88,7 +88,7 @@ class Eraser:
         waiting = {row.message.key: "recalled" for row in rows}
         if waiting:
             await queue_store.finish_waiting(connection, "recalled", waiting)
-            told = [announce.recalled(row.message, Recall(contact), now, row.trace) for row in rows]
+            told = [announce.recalled(row.message, Recall(contact), now) for row in rows]
             await add_to_outbox(connection, told)
             self._publish_soon()
         return len(waiting)

@@ -44,6 +44,7 @@ def message_of(row: Row, paused_at: datetime | None = None, cancelled_by: str | 
         campaign_paused_at=paused_at,
         cancelled_by=cancelled_by,
         unreadable=unreadable,
+        trace=row["trace"],
     )
 
 
@@ -57,7 +58,6 @@ class NewMessage:
     campaign_id: str | None
     state: str
     outcome: str | None
-    trace: bytes | None
     lined: bool = False
     body: bytes | None = None
 
@@ -180,7 +180,7 @@ async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> se
         [row.state for row in ordered],
         [row.outcome for row in ordered],
         [row.body or row.message.funded.to_json() for row in ordered],
-        [row.trace for row in ordered],
+        [row.message.trace for row in ordered],
         [f"c{row.campaign_id}" if row.lined else "" for row in ordered],
         [template_name(one.name, one.language.code) if (one := row.message.template) else None for row in ordered],
     )
@@ -514,13 +514,13 @@ returning {MESSAGE_COLUMNS}
 """  # noqa: S608 - a constant
 
 
-async def taken_by_webhook(connection: Connection, told: Mapping[Key, str]) -> list[tuple[Message, bytes | None]]:
-    """Messages that Meta's webhook proves to be taken, of those whose fate was open; with their traces."""
+async def taken_by_webhook(connection: Connection, told: Mapping[Key, str]) -> list[Message]:
+    """Messages that Meta's webhook proves to be taken, of those whose fate was open."""
     keys = sorted(told)
     rows = await connection.fetch(
         _TAKEN_BY_WEBHOOK, [key[0] for key in keys], [key[1] for key in keys], [told[key] for key in keys]
     )
-    return [(message_of(row), row["trace"]) for row in rows]
+    return [message_of(row) for row in rows]
 
 
 _KEY = ("workspace_id", "message_id")
@@ -549,11 +549,10 @@ def _in_order(keys: Iterable[Key]) -> tuple[list[str], list[str]]:
 
 @value_class
 class Locked:
-    """A message with its state and trace."""
+    """A message with its state."""
 
     message: Message
     state: str
-    trace: bytes | None
 
 
 async def lock_messages(connection: Connection, keys: Sequence[Key]) -> list[Locked]:
@@ -565,7 +564,7 @@ async def read_messages(
     connection: Connection, keys: Sequence[Key], *, statement: str = _READ_MESSAGES
 ) -> list[Locked]:
     rows = await connection.fetch(statement, *_in_order(keys))
-    return [Locked(message_of(row), row["state"], row["trace"]) for row in rows]
+    return [Locked(message_of(row), row["state"]) for row in rows]
 
 
 async def lock_waiting_of_contacts(connection: Connection, contacts: Sequence[Key]) -> list[Message]:

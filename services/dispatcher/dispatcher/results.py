@@ -204,7 +204,7 @@ class Results:
         if isinstance(outcome, Taken):
             return [self._accepted(ended, outcome)]
         if isinstance(outcome, NotTaken) and outcome.waiting_for is None:
-            return [announce.rejected(due.message, outcome.reason, ended.at, due.trace)]
+            return [announce.rejected(due.message, outcome.reason, ended.at)]
         return _held_by_answer(ended)
 
     def _accepted(self, ended: Ended, taken: Taken) -> announce.Announcement:
@@ -217,7 +217,6 @@ class Results:
             now=ended.at,
             category=go.category,
             deadline=receipt_deadline(ended.at, go.category, ttl, go.template_seconds),
-            trace=go.due.trace,
         )
 
     async def _hold_or_lift(self, connection: Connection, batch: Sequence[Ended]) -> list[announce.Announcement]:

@@ -147,15 +147,14 @@ class Stages:
                 campaign_id=_campaign(message),
                 state=state,
                 outcome=state if state == "recalled" else why.code if why else None,
-                trace=record.trace,
                 lined=arrival.campaign is not None and arrival.campaign.lined,
                 body=body,
             )
             new.append(one)
             if state == "rejected" and why:
-                refusals[key] = announce.rejected(message, why, now, record.trace)
+                refusals[key] = announce.rejected(message, why, now)
             elif state == "recalled":
-                refusals[key] = announce.recalled(message, _erased(message, now), now, record.trace)
+                refusals[key] = announce.recalled(message, _erased(message, now), now)
         added = await queue_store.add_messages(connection, new)
         for one in new:
             if one.state == "rejected" and one.outcome and one.message.key in added:
@@ -348,9 +347,9 @@ class Stages:
         if not taken:
             return
         ttl, now = timedelta(seconds=self._settings.receipt_ttl_seconds), self._clock()
-        templates = await store.templates_at_senders(connection, [_template(message) for message, _ in taken])
+        templates = await store.templates_at_senders(connection, [_template(message) for message in taken])
         announcements = []
-        for message, trace in taken:
+        for message in taken:
             template, at = templates.get(_template(message)), told[message.key].occurred_at
             category, seconds = (template.category, template.ttl_seconds) if template else (None, None)
             announcements.append(
@@ -361,7 +360,6 @@ class Stages:
                     now=now,
                     category=category,
                     deadline=receipt_deadline(at, category, ttl, seconds),
-                    trace=trace,
                 )
             )
         await self._announce(connection, announcements)
@@ -507,4 +505,5 @@ def _queued(record: Record[SendFunded], arrival: Arrival) -> Message:
         sender_id=arrival.sender_id or "",
         lane=lane_of(record.event.resolved.purpose, arrival.category),
         queued_at=record.at,
+        trace=record.trace,
     )

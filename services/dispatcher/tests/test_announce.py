@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 from dispatcher import announce
-from dispatcher.decide import Waiting, receipt_deadline
+from dispatcher.decide import Recall, Waiting, erased_contact, receipt_deadline
 from dispatcher.stages import status_of_others
 from dispatcher_cases import NOW, message
 from pydantic import JsonValue
-from sendwhy.events import Origin, OriginKind, SendHeld, Status, StatusUpdated, To, event_id_of
+from sendwhy.events import Origin, OriginKind, SendHeld, Status, StatusUpdated, To, event_id_of, reason
 from sendwhy.plain import Receipt
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.stage import Record
@@ -48,6 +48,21 @@ def test_the_end_that_is_told_is_never_after_the_expiry() -> None:
         assert event.until == message().funded.expires_at
 
 
+def test_what_is_told_of_a_message_carries_its_traceparent() -> None:
+    one, trace = message(trace=b"00-1-1-01"), ("traceparent", b"00-1-1-01")
+    gone = Recall(erased_contact("acme", "erased:1", NOW))
+    for told in (
+        announce.rejected(one, reason(CODE, "x"), NOW),
+        announce.recalled(one, gone, NOW),
+        announce.held(one, CODE, Waiting.RETRY, NOW, NOW + 11 * SECOND),
+        announce.outcome_awaited(one, NOW, NOW + SECOND, NOW),
+    ):
+        assert told is not None
+        assert trace in told[1].headers
+    # It is of no one message.
+    assert "traceparent" not in dict(announce.campaign_held("acme", "sale", NOW)[1].headers)
+
+
 ODD = 'é"\\/\u2028\U0001f600<&'
 NOTHING: dict[str, JsonValue] = {}
 METADATA: dict[str, JsonValue] = {"order": ODD, "parts": [1, 1.5, 1e22, 1e-7, -0.0, True, None, {"deep": []}]}
@@ -64,7 +79,7 @@ def test_that_meta_took_a_message_is_written_as_the_model_writes_it(category: st
             for phone in (plain.resolved.phone, None):
                 resolved = plain.resolved.model_copy(update={"phone": phone})
                 funded = plain.model_copy(update={"request": request, "resolved": resolved})
-                one = replace(message(), funded=funded)
+                one = replace(message(), funded=funded, trace=trace)
                 at, now, ttl = NOW + timedelta(microseconds=1_234), NOW + SECOND, timedelta(days=30)
                 event = StatusUpdated(
                     event_id=event_id_of("/".join(one.key), "dispatcher.accepted"),
@@ -83,7 +98,7 @@ def test_that_meta_took_a_message_is_written_as_the_model_writes_it(category: st
                     template_category=category,
                 )
                 deadline = receipt_deadline(at, category, ttl)
-                told = announce.accepted(one, ODD, at=at, now=now, category=category, deadline=deadline, trace=trace)
+                told = announce.accepted(one, ODD, at=at, now=now, category=category, deadline=deadline)
                 assert told == (event.event_id, outgoing(event, source=Service.DISPATCHER, trace=trace))
 
 

@@ -53,6 +53,7 @@ from sendwhy.topics import Topic
 pytestmark = pytest.mark.postgres
 KEY = SecretStr(Fernet.generate_key().decode())
 VAULT = TokenVault(KEY)
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class ForgetfulPool:
@@ -170,8 +171,8 @@ async def world(migrated_database: str) -> AsyncIterator[World]:
         await connection.execute(
             "insert into conversation_window values ($1, $2, clock_timestamp())", SENDER.sender_id, phone
         )
-        message = Message(talk, SENDER.sender_id, Lane.CONVERSATION, utc_now())
-        await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
+        message = Message(talk, SENDER.sender_id, Lane.CONVERSATION, utc_now(), trace=TRACE)
+        await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None)])
     yield World(migrated_database, pool)
     await pool.close()
 
@@ -341,6 +342,7 @@ async def test_a_call_of_unknown_outcome_waits_visibly_for_a_receipt_and_says_so
     patience = timedelta(seconds=world.settings.unknown_outcome_seconds)
     assert (held.cause, held.scope.kind) == (ReasonCode.SEND_OUTCOME_UNKNOWN, "message")
     assert (held.since, held.until) == (called_at, called_at + patience)
+    assert ("traceparent", TRACE) in told.headers
 
 
 async def test_a_result_that_can_not_be_stored_ends_the_driver_loudly(world: World) -> None:
@@ -365,7 +367,7 @@ async def queue_for_x(world: World) -> None:
     async with world.pool.pool.acquire(timeout=5) as connection:
         await queue_store.add_messages(
             connection,
-            [NewMessage(Message(offer, SENDER.sender_id, Lane.MARKETING, utc_now()), None, "waiting", None, None)],
+            [NewMessage(Message(offer, SENDER.sender_id, Lane.MARKETING, utc_now()), None, "waiting", None)],
         )
 
 
@@ -410,7 +412,7 @@ async def put(world: World, ids: list[str], lane: Lane, campaign: str | None = N
         one = funded(text_content(), purpose=Purpose.CONVERSATION, message_id=message_id).model_copy(update=life)
         one = one.model_copy(update={"resolved": one.resolved.model_copy(update={"phone": number})})
         phones.append(number)
-        rows.append(NewMessage(Message(one, SENDER.sender_id, lane, utc_now()), campaign, "waiting", None, None))
+        rows.append(NewMessage(Message(one, SENDER.sender_id, lane, utc_now()), campaign, "waiting", None))
     async with world.pool.pool.acquire(timeout=5) as connection:
         await connection.execute(
             "insert into conversation_window select $1, unnest($2::text[]), clock_timestamp() on conflict do nothing",
@@ -520,7 +522,7 @@ async def test_who_finds_no_place_goes_when_a_refused_call_gives_one_back(world:
             one = funded(purpose=Purpose.TRANSACTIONAL, message_id=f"t-{number}").model_copy(update=life)
             one = one.model_copy(update={"resolved": one.resolved.model_copy(update={"phone": f"+5255987654{number}"})})
             message = Message(one, SENDER.sender_id, Lane.TRANSACTIONAL, utc_now())
-            rows.append(NewMessage(message, None, "waiting", None, None))
+            rows.append(NewMessage(message, None, "waiting", None))
         await queue_store.add_messages(connection, rows)
         async with world.driving():
             await until(lambda: bool(world.calls))
@@ -827,7 +829,7 @@ async def test_replies_go_while_what_a_business_begins_is_held(world: World) -> 
         await queue_store.add_messages(
             connection,
             [
-                NewMessage(Message(one, SENDER.sender_id, Lane.MARKETING, utc_now()), None, "waiting", None, None)
+                NewMessage(Message(one, SENDER.sender_id, Lane.MARKETING, utc_now()), None, "waiting", None)
                 for one in offers
             ],
         )
@@ -908,7 +910,7 @@ async def test_what_meta_took_is_awaited_as_long_as_its_template_lives(world: Wo
         await connection.execute("update sender set templates_synced_at = clock_timestamp()")
         await store.save_templates(connection, "300", [TemplateRow("300", template, "POSITIONAL", None, utc_now(), 1)])
         message = Message(one, SENDER.sender_id, Lane.TRANSACTIONAL, utc_now())
-        await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
+        await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None)])
         async with world.driving():
             await world.reach("accepted")
         (told,) = (await unpublished(connection, older_than_seconds=-1, limit=10)).values()

@@ -148,7 +148,7 @@ WORLDS: list[Change] = [
 async def test_evaluate_and_the_driver_agree(world: World, change: Change) -> None:
     async with world.pool.pool.acquire() as connection, connection.transaction():
         await change(connection, world)
-        messages = [NewMessage(one, one.funded.request.origin.id, "waiting", None, None) for one in waiting()]
+        messages = [NewMessage(one, one.funded.request.origin.id, "waiting", None) for one in waiting()]
         await queue_store.add_messages(connection, messages)
         now = utc_now()
         row = (await store.senders(connection, [SENDER.sender_id]))[SENDER.sender_id]

@@ -143,7 +143,7 @@ class Company:
             talk = funded(text_content(), purpose=Purpose.CONVERSATION, message_id=f"{sender_id}-{number}")
             talk = talk.model_copy(update=life)
             message = Message(talk, sender_id, Lane.CONVERSATION, utc_now())
-            rows.append(NewMessage(message, None, "waiting", None, None))
+            rows.append(NewMessage(message, None, "waiting", None))
         async with self.database() as connection:
             await connection.execute(
                 "insert into conversation_window values ($1, $2, clock_timestamp())", sender_id, PHONE

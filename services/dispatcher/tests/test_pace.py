@@ -36,7 +36,7 @@ KEY = SecretStr(Fernet.generate_key().decode())
 VAULT = TokenVault(KEY)
 ASKED = message()
 LASTS = replace(ASKED, funded=ASKED.funded.model_copy(update={"expires_at": utc_now() + timedelta(days=1)}))
-DUE = Due(LASTS, "black-friday", throttled=False, line="", trace=None)
+DUE = Due(LASTS, "black-friday", throttled=False, line="")
 BUSY = NotTaken(reason(ReasonCode.RATE_LIMIT_EXCEEDED, "Meta says: too fast (code 130429)"), Action.PACE, Waiting.RATE)
 
 HELD = NotTaken(

@@ -67,7 +67,7 @@ class Queue(Desk):
         for message_id in ids:
             life = {"send_at": at or self.now, "expires_at": self.now + 48 * HOUR} | changes
             one = funded(message_id=message_id).model_copy(update=life)
-            rows.append(NewMessage(Message(one, sender_id, lane, self.now), "black-friday", "waiting", None, None))
+            rows.append(NewMessage(Message(one, sender_id, lane, self.now), "black-friday", "waiting", None))
         await queue_store.add_messages(self.connection, rows)
 
     async def look(self, limit: int = 100, lanes: tuple[Lane, ...] = LANES) -> list[str]:

@@ -136,7 +136,7 @@ class Desk:
             one.model_copy(update=life | {"resolved": person}), SENDER.sender_id, Lane.TRANSACTIONAL, utc_now()
         )
         async with self.pool.acquire() as connection:
-            await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None, None)])
+            await queue_store.add_messages(connection, [NewMessage(message, None, "waiting", None)])
 
 
 @pytest.fixture
