@@ -10,6 +10,7 @@ from functools import cache
 from typing import Annotated, cast
 from zoneinfo import ZoneInfo, available_timezones
 
+import asyncpg
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -131,20 +132,9 @@ def _list_routes(router: APIRouter, runtime: Runtime) -> None:
         after = None if cursor is None else cast(tuple[int, int], tuple(numbers_of(cursor, 2)))
         async with runtime.within(caller.workspace, wait_seconds=ACQUIRE_SECONDS) as connection:
             rows = await books.alerts_page(connection, caller.workspace, after=after, limit=limit + 1)
-        items = [
-            AlertAnswer(
-                threshold=row["percent"],
-                balance=row["balance"],
-                last_top_up=row["last_top_up"],
-                version=row["version"],
-                at=row["at"],
-            )
-            for row in rows[:limit]
-        ]
-        more = len(rows) > limit
-        return AlertsAnswer(
-            items=items, next_cursor=cursor_of(f"{items[-1].version}.{items[-1].threshold}") if more else None
-        )
+        items = [_alert(row) for row in rows[:limit]]
+        more = cursor_of(f"{items[-1].version}.{items[-1].threshold}") if len(rows) > limit else None
+        return AlertsAnswer(items=items, next_cursor=more)
 
     @router.get("/workspaces/{w}/pricing-differences")
     async def get_pricing_differences(
@@ -161,26 +151,35 @@ def _list_routes(router: APIRouter, runtime: Runtime) -> None:
             rows = await books.differences_page(
                 connection, caller.workspace, before=before, kind=kind, message_id=message_id, limit=limit + 1
             )
-        items = [
-            DifferenceAnswer(
-                message_id=row["message_id"],
-                kind=Difference(row["kind"]),
-                credits=row["credits"],
-                category=row["category"],
-                is_charged=row["is_charged"],
-                meta_category=row["meta_category"],
-                meta_type=row["meta_type"],
-                meta_pricing_model=row["meta_model"],
-                meta_billable=row["meta_billable"],
-                at=row["at"],
-                explanation=difference_sentence(
-                    Difference(row["kind"]), row["credits"], row["category"], row["meta_category"]
-                ),
-            )
-            for row in rows[:limit]
-        ]
-        more = len(rows) > limit
-        return DifferencesAnswer(items=items, next_cursor=cursor_of(str(rows[limit - 1]["position"])) if more else None)
+        more = cursor_of(str(rows[limit - 1]["position"])) if len(rows) > limit else None
+        return DifferencesAnswer(items=[_difference(row) for row in rows[:limit]], next_cursor=more)
+
+
+def _alert(row: asyncpg.Record) -> AlertAnswer:
+    return AlertAnswer(
+        threshold=row["percent"],
+        balance=row["balance"],
+        last_top_up=row["last_top_up"],
+        version=row["version"],
+        at=row["at"],
+    )
+
+
+def _difference(row: asyncpg.Record) -> DifferenceAnswer:
+    kind = Difference(row["kind"])
+    return DifferenceAnswer(
+        message_id=row["message_id"],
+        kind=kind,
+        credits=row["credits"],
+        category=row["category"],
+        is_charged=row["is_charged"],
+        meta_category=row["meta_category"],
+        meta_type=row["meta_type"],
+        meta_pricing_model=row["meta_model"],
+        meta_billable=row["meta_billable"],
+        at=row["at"],
+        explanation=difference_sentence(kind, row["credits"], row["category"], row["meta_category"]),
+    )
 
 
 def _day(text: str) -> str:

@@ -215,15 +215,7 @@ def routes(runtime: Runtime, settings: Settings) -> APIRouter:
         phone_key = _phone_key(phone) if phone else None
         after = position_of(cursor) if cursor else ""
         async with runtime.within(caller.workspace, wait_seconds=30) as connection:
-            found = await store.list_contacts(
-                connection, caller.workspace, after=after, phone_key=phone_key, limit=limit
-            )
-            persons: dict[UUID, list[Contact]] = {one.person.id: [] for one in found}
-            for record in await store.contacts_of_persons(connection, found):
-                persons[record.person.id].append(record)
-        last = found[-1].key.contact_id if len(found) == limit else None
-        items = [_view(one, caller, persons[one.person.id]) for one in found]
-        return ContactPage(items=items, next_cursor=cursor_of(last) if last else None)
+            return await _page(connection, caller, after, phone_key, limit)
 
     @router.post("/evaluate", openapi_extra=body_schema(EvaluateBody))
     async def post_evaluate(token: AnyToken, body: Annotated[EvaluateBody, json_body(EvaluateBody)]) -> EvaluateAnswer:
@@ -422,6 +414,16 @@ def _view(contact: Contact, caller: Caller, records: Sequence[Contact], notes: S
         updated_at=contact.updated_at,
         notes=list(notes),
     )
+
+
+async def _page(connection: Connection, caller: Caller, after: str, phone_key: str | None, limit: int) -> ContactPage:
+    found = await store.list_contacts(connection, caller.workspace, after=after, phone_key=phone_key, limit=limit)
+    persons: dict[UUID, list[Contact]] = {one.person.id: [] for one in found}
+    for record in await store.contacts_of_persons(connection, found):
+        persons[record.person.id].append(record)
+    last = found[-1].key.contact_id if len(found) == limit else None
+    items = [_view(one, caller, persons[one.person.id]) for one in found]
+    return ContactPage(items=items, next_cursor=cursor_of(last) if last else None)
 
 
 def _phone_key(phone: str) -> str:

@@ -48,20 +48,8 @@ def make_app(settings: Settings) -> FastAPI:
     runtime.stage(Topic.TEMPLATE_UPDATED, parse_state(TemplateUpdated), stages.on_template)
     runtime.stage(Topic.SENDER_UPDATED, parse_state(SenderUpdated), stages.on_sender)
     runtime.stage(Topic.PERSON_ERASED, parse_json(PersonErased), erasures.on_reports)
-
-    async def prune() -> None:
-        async with runtime.pool.acquire(timeout=30) as connection:
-            await store.prune(connection, datetime.now(UTC))
-            await erasures.prune(connection, datetime.now(UTC))
-
-    async def count_erasures() -> None:
-        async with runtime.pool.acquire(timeout=30) as connection:
-            unfinished = await erasures.count_unfinished(connection, datetime.now(UTC))
-        runtime.metrics.set(Metric.ERASURES_UNFINISHED, unfinished)
-
     Recovering(runtime, settings).register()
-    runtime.every(PRUNE_SECONDS, "prune", prune)
-    runtime.every(COUNT_SECONDS, "count erasures", count_erasures)
+    _keep(runtime)
     imports = Imports(runtime, settings)
     app = runtime.make_api(
         "Sendwhy consent",
@@ -80,3 +68,20 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(api.routes(runtime, settings))
     app.include_router(keyword_routes(runtime))
     return app
+
+
+def _keep(runtime: Runtime) -> None:
+    """What is done from time to time."""
+
+    async def prune() -> None:
+        async with runtime.pool.acquire(timeout=30) as connection:
+            await store.prune(connection, datetime.now(UTC))
+            await erasures.prune(connection, datetime.now(UTC))
+
+    async def count_erasures() -> None:
+        async with runtime.pool.acquire(timeout=30) as connection:
+            unfinished = await erasures.count_unfinished(connection, datetime.now(UTC))
+        runtime.metrics.set(Metric.ERASURES_UNFINISHED, unfinished)
+
+    runtime.every(PRUNE_SECONDS, "prune", prune)
+    runtime.every(COUNT_SECONDS, "count erasures", count_erasures)

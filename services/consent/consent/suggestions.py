@@ -172,20 +172,7 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
         key: IdempotencyKey = None,
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
-            await store.lock_workspaces(connection, [caller.workspace])
-            following = None
-            if body.filter is not None:
-                outcomes, following = await _accept_listed(connection, caller, desk, body, body.filter)
-            else:
-                outcomes = await _accept_chosen(connection, caller, desk, body.items or [], body.note)
-            counts = Counter(one.outcome for one in outcomes)
-            answer = BulkAnswer(
-                accepted=counts[OutcomeKind.ACCEPTED],
-                already_accepted=counts[OutcomeKind.ALREADY],
-                refused=counts[OutcomeKind.REFUSED],
-                items=outcomes,
-                next_cursor=following,
-            )
+            answer = await _accept_many(connection, caller, desk, body)
             return 200, answer.model_dump_json().encode()
 
         return await desk.once(request, caller, key, act)
@@ -205,15 +192,8 @@ def routes(runtime: Runtime, desk: Desk) -> APIRouter:
         caller: Operator, contact_id: ContactId, body: AcceptBody, request: Request, key: IdempotencyKey = None
     ) -> Response:
         async def act(connection: Connection) -> tuple[int, bytes]:
-            await store.lock_workspaces(connection, [caller.workspace])
-            await people.contact_named(connection, caller.workspace, contact_id)
             chosen = Chosen(contact_id=contact_id, phone=body.phone, ground=body.ground, note=body.note)
-            (outcome,) = await _accept_chosen(connection, caller, desk, [chosen], None)
-            if outcome.outcome == OutcomeKind.REFUSED:
-                now = (
-                    f"; now it is {outcome.suggestion.phone} ({outcome.suggestion.text})" if outcome.suggestion else ""
-                )
-                raise Problem(409, f"Refused: {outcome.why}{now}.", errors={"phone": outcome.why or ""})
+            outcome = await _accept_one(connection, caller, desk, chosen)
             return 200, outcome.model_dump_json().encode()
 
         return await desk.once(request, caller, key, act)
@@ -276,6 +256,32 @@ def _fields_of(contact: Contact, suggestion: Suggestion) -> Fields:
     with_code = replace(contact.fields, calling_code=suggestion.calling_code)
     phone = None if with_code.e164 == suggestion.phone else suggestion.phone
     return Fields(phone=phone, calling_code=suggestion.calling_code)
+
+
+async def _accept_one(connection: Connection, caller: Caller, desk: Desk, chosen: Chosen) -> Outcome:
+    await store.lock_workspaces(connection, [caller.workspace])
+    await people.contact_named(connection, caller.workspace, chosen.contact_id)
+    (outcome,) = await _accept_chosen(connection, caller, desk, [chosen], None)
+    if outcome.outcome == OutcomeKind.REFUSED:
+        now = f"; now it is {outcome.suggestion.phone} ({outcome.suggestion.text})" if outcome.suggestion else ""
+        raise Problem(409, f"Refused: {outcome.why}{now}.", errors={"phone": outcome.why or ""})
+    return outcome
+
+
+async def _accept_many(connection: Connection, caller: Caller, desk: Desk, body: BulkBody) -> BulkAnswer:
+    following = None
+    if body.filter is not None:
+        outcomes, following = await _accept_listed(connection, caller, desk, body, body.filter)
+    else:
+        outcomes = await _accept_chosen(connection, caller, desk, body.items or [], body.note)
+    counts = Counter(one.outcome for one in outcomes)
+    return BulkAnswer(
+        accepted=counts[OutcomeKind.ACCEPTED],
+        already_accepted=counts[OutcomeKind.ALREADY],
+        refused=counts[OutcomeKind.REFUSED],
+        items=outcomes,
+        next_cursor=following,
+    )
 
 
 async def _accept_chosen(
