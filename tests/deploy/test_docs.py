@@ -142,6 +142,15 @@ def test_guides_name_settings_and_commands_that_exist(page: Path) -> None:
         assert f"\n## sendwhy {command}\n" in known, command
 
 
+def test_the_readme_leaves_the_tutorial_its_message_ids_its_contact_and_its_phone() -> None:
+    """Both are followed on the same `.state`, and an id, or somebody's consent, counts only once."""
+    readme, tutorial = (ROOT / "README.md").read_text(), (DOCS / "tutorial.md").read_text()
+    named = set(re.findall(r'sendwhy why ([\w-]+)$|contacts/(\w+)|"phone": "(\+\d+)"', readme, re.MULTILINE))
+    ours = {name for groups in named for name in groups if name}
+    assert len(ours) == 4
+    assert [name for name in ours if re.search(rf"(?<!\w){re.escape(name)}\b", tutorial)] == []
+
+
 def exists_in_the_repository(path: str) -> bool:
     return path in ("docs/reasons.md", "docs/how-to/find-why.md", "ARCHITECTURE.md", "deploy/README.md", "Makefile")
 
