@@ -487,6 +487,30 @@ def test_with_json_a_problem_is_json_on_stderr(services: FakeServices, state: Pa
     assert "no stack runs in" in json.loads(nowhere.stderr)["detail"]
 
 
+SCHEDULED = {"cause": "EXPIRED_BEFORE_SENDING", "count": 1, "since": SINCE, "scheduled": True}
+
+
+@pytest.mark.parametrize(
+    ("waiting", "words"),
+    [
+        ([], "28 a minute, done at 2026-11-22 10:01:00 UTC"),
+        ([SCHEDULED | {"until": "2026-11-22T10:00:30Z"}], "28 a minute, done at 2026-11-22 10:01:00 UTC"),
+        ([SCHEDULED | {"until": "2026-11-22T20:00:00Z"}], "28 a minute, the last from 2026-11-22 20:00:00 UTC on"),
+        (
+            [SCHEDULED | {"until": "2026-11-22T20:00:00Z"}, *CAMPAIGN["waiting"]],
+            "28 a minute; some wait, so nobody can say when the rest goes",
+        ),
+    ],
+)
+def test_a_campaign_ends_with_what_waits(
+    waiting: list[dict[str, Any]], words: str, services: FakeServices, state: Path
+) -> None:
+    progress = {"done": 9, "total": 10, "per_minute": 28, "ends_at": "2026-11-22T10:01:00Z"}
+    services.on("GET", f"{W}/campaigns/c", Answer(body=CAMPAIGN | {"progress": progress, "waiting": waiting}))
+    shown = " ".join(run("campaigns", "show", "c", "--state-dir", state).stdout.split())
+    assert f"9 of 10 have left, {words}" in shown
+
+
 def test_nobody_listening_is_unreachable(tmp_path: Path) -> None:
     write_stack(tmp_path, "http://127.0.0.1:1")
     faulty(["messages", "--state-dir", str(tmp_path)], 5, "doesn't answer")

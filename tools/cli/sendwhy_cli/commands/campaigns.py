@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -160,13 +161,12 @@ def _show_list(found: Mapping[str, Any]) -> None:
 def _show_one(found: Mapping[str, Any]) -> None:
     progress = found["progress"]
     pace = "" if progress["per_minute"] is None else f", {progress['per_minute']:,.0f} a minute"
-    ends = "" if progress["ends_at"] is None else f", done at {terminal.utc(progress['ends_at'])}"
     counts = [f"{count:,} {name}" for name, count in found["by_status"].items() if count]
     terminal.facts(
         {
             "campaign": f"{found['id']} ({found['name']})" if found["name"] else found["id"],
             "messages": f"{found['total']:,}: {', '.join(counts)}",
-            "progress": f"{progress['done']:,} of {progress['total']:,} have left{pace}{ends}",
+            "progress": f"{progress['done']:,} of {progress['total']:,} have left{pace}{_end(found)}",
             "requested": f"{terminal.moment(found['first_at'])} to {terminal.utc(found['last_at'])}",
         }
     )
@@ -185,6 +185,18 @@ def _show_one(found: Mapping[str, Any]) -> None:
         print()
         reasons = [(one["reason"], one["count"], one["what_to_do"]) for one in found["by_reason"]]
         terminal.table(("FAILED BECAUSE", "MESSAGES", "WHAT TO DO"), reasons, right=("MESSAGES",))
+
+
+def _end(found: Mapping[str, Any]) -> str:
+    """When the last one goes. The pace is that of what has left: what waits goes at its own time, or after a repair."""
+    if (by_pace := found["progress"]["ends_at"]) is None:
+        return ""
+    if not all(one["until"] for one in found["waiting"]):
+        return "; some wait, so nobody can say when the rest goes"
+    last = max((one["until"] for one in found["waiting"]), key=datetime.fromisoformat, default=by_pace)
+    if datetime.fromisoformat(last) > datetime.fromisoformat(by_pace):
+        return f", the last from {terminal.utc(last)} on"
+    return f", done at {terminal.utc(by_pace)}"
 
 
 def _show_cancelled(done: Mapping[str, Any]) -> None:
