@@ -88,12 +88,14 @@ def show(view: Mapping[str, Any]) -> None:
 
 
 def _named(group: Mapping[str, Any]) -> str:
+    # The check asks whether anything is in the way now; that a line wants to go later is nothing in its way.
+    title = "Would go, at once or at its own send_at" if group["group"] == "goes" else group["title"]
     said = f" ({group['service']})" if group["service"] else ""
     until = f", until {terminal.utc(group['until_last'])}" if group["until_last"] else ""
     example = group["example"] or {}
     told = ": ".join(filter(None, (example.get("field"), example.get("detail"))))
     where = f"\n  line {example['line']:,}: {told}" if told else ""
-    return f"{group['title']}{said}{until}  [{group['group']}]{where}"
+    return f"{title}{said}{until}  [{group['group']}]{where}"
 
 
 def _facts(view: Mapping[str, Any]) -> Iterator[str]:

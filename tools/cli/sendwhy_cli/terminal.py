@@ -18,6 +18,7 @@ from sendwhy_cli.errors import CommandError, Exit
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 # As wide as a line may become where no terminal shows it: `grep` finds a message on one line.
@@ -144,8 +145,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
     """Rows under headings. Cells are plain text or Rich's; a heading in `right` is of numbers. Times aren't broken."""
     from rich.table import Table
 
-    out = console()
-    out.width = width()
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for column in columns:
         is_number = column in right
@@ -154,7 +153,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
         )
     for row in rows:
         made.add_row(*map(_cell, row))
-    out.print(made)
+    out = console()
+    out.width = width()
+    draw(out, made)
 
 
 def facts(pairs: Mapping[str, Any]) -> None:
@@ -167,7 +168,14 @@ def facts(pairs: Mapping[str, Any]) -> None:
     for name, value in pairs.items():
         if value is not None and value != "":
             made.add_row(_cell(name), _cell(value))
-    console().print(made)
+    draw(console(), made)
+
+
+def draw(out: Console, made: Table) -> None:
+    """Rich fills a table's last column up with blanks, which is noise in a file and in `less -S`."""
+    with out.capture() as drawn:
+        out.print(made)
+    out.file.write(re.sub(" +$", "", drawn.get(), flags=re.MULTILINE))
 
 
 def _cell(value: Any) -> Text:

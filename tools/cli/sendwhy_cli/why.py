@@ -29,7 +29,7 @@ def show(console: Console, message: dict[str, Any]) -> None:
         console.print(Text(_wait(waiting)))
         if todo := _todo(waiting):
             console.print(Text(f"What to do: {todo}"))
-    console.print(_timeline(message.get("events", [])))
+    terminal.draw(console, _timeline(message.get("events", [])))
 
 
 def _show_reason(console: Console, reason: dict[str, Any] | None) -> None:

@@ -129,6 +129,13 @@ def test_the_groups_are_told_and_some_that_would_not_go_exit_1(folder: Path, fak
     assert f"page: {VIEW['url']}" in result.stderr
 
 
+def test_what_would_go_may_go_later_and_no_line_ends_in_blanks(folder: Path) -> None:
+    shown = run(folder).stdout.splitlines()
+    assert [line for line in shown if line.endswith(" ")] == []
+    assert [line.split("  ")[-1] for line in shown if "[goes]" in line] == ["[goes]"]
+    assert any("Would go, at once or at its own send_at" in line for line in shown)
+
+
 def test_all_that_would_go_exit_0_and_name_the_next_command(folder: Path, fake: FakeLog) -> None:
     fake.states = [ALL]
     result = run(folder, file="-", stdin=b"{}\n")
