@@ -135,11 +135,21 @@ def test_requests_in_guides_fit_their_schema(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [*(DOCS / "how-to").glob("*.md"), DOCS / "tutorial.md"], ids=lambda page: page.name)
 def test_guides_name_settings_and_commands_that_exist(page: Path) -> None:
-    text, known = page.read_text(), "\n".join((DOCS / name).read_text() for name in ("settings.md", "commands.md"))
+    text, known = page.read_text(), (DOCS / "settings.md").read_text()
     for setting in re.findall(r"SENDWHY_[A-Z_]+[A-Z]", text):
         assert setting in known, setting
-    for command in re.findall(r"(?<!-m )sendwhy ((?:(?:contacts|credits|senders|campaigns) )?[a-z-]+)", text):
-        assert f"\n## sendwhy {command}\n" in known, command
+    assert unknown_commands(text) == []
+
+
+def test_pages_of_the_message_log_name_commands_that_exist() -> None:
+    templates = (ROOT / "services" / "message-log" / "message_log" / "templates").glob("*.html")
+    assert [told for page in templates for told in unknown_commands(page.read_text())] == []
+
+
+def unknown_commands(text: str) -> list[str]:
+    known = (DOCS / "commands.md").read_text()
+    named = re.findall(r"(?<!-m )sendwhy ((?:(?:contacts|credits|senders|campaigns) )?[a-z-]+)", text)
+    return [command for command in named if f"\n## sendwhy {command}\n" not in known]
 
 
 def test_the_readme_leaves_the_tutorial_its_message_ids_its_contact_and_its_phone() -> None:
