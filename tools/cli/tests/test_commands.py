@@ -511,6 +511,14 @@ def test_a_campaign_ends_with_what_waits(
     assert f"9 of 10 have left, {words}" in shown
 
 
+def test_templates_tell_when_they_changed_and_senders_when_they_were_read(services: FakeServices, state: Path) -> None:
+    services.on("GET", f"{W}/templates", Answer(body=page(TEMPLATE | {"said_at": "2026-11-22T09:06:00Z"})))
+    services.on("GET", f"{W}/senders", Answer(body=[SENDER]))
+    shown = run("templates", "--state-dir", state).stdout
+    assert ("CHANGED (UTC)" in shown, "2026-11-22 09:06" in shown) == (True, True)
+    assert "TEMPLATES READ (UTC)" in run("senders", "list", "--state-dir", state).stdout
+
+
 def test_nobody_listening_is_unreachable(tmp_path: Path) -> None:
     write_stack(tmp_path, "http://127.0.0.1:1")
     faulty(["messages", "--state-dir", str(tmp_path)], 5, "doesn't answer")

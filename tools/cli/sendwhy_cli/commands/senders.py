@@ -108,7 +108,7 @@ def _show_list(senders: Sequence[Mapping[str, Any]]) -> None:
         return
     columns = ["SENDER", "NUMBER", "QUALITY", "STATE"]
     if terminal.width() >= WIDE:
-        columns += ["A SECOND", "PEOPLE A DAY", "SYNCED (UTC)"]
+        columns += ["A SECOND", "PEOPLE A DAY", "TEMPLATES READ (UTC)"]
     rows = [
         (
             one["sender_id"],
@@ -159,7 +159,7 @@ def _show_health(health: Mapping[str, Any]) -> None:
             "paused": terminal.utc(health["paused_at"]),
             "hold": hold and _hold(hold["cause"]["title"], hold["until"]),
             "because": hold and hold["cause"]["detail"],
-            "synced": terminal.utc(health["sync"]["synced_at"]),
+            "templates read": terminal.utc(health["sync"]["synced_at"]),
         }
     )
     for stop in health["stopped_by"]:

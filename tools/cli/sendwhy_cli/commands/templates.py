@@ -65,17 +65,18 @@ def _show_list(found: Mapping[str, Any]) -> None:
         terminal.say("no template fits; they come by: sendwhy senders sync ID")
     for account, items in groupby(found["items"], lambda item: item["waba_id"]):
         terminal.put(f"account {account}")
-        columns = ("TEMPLATE", "LANGUAGE", "STATE", "CATEGORY", "QUALITY", "SYNCED (UTC)")
+        columns = ("TEMPLATE", "LANGUAGE", "STATE", "CATEGORY", "QUALITY", "CHANGED (UTC)")
         terminal.table(columns, [(item["name"], item["language"], item["status"], *_rest(item)) for item in items])
 
 
 def _rest(item: Mapping[str, Any]) -> tuple[Any, ...]:
-    return item["category"], item["quality"], terminal.moment(item["synced_at"], terminal.MINUTES)
+    # A sync that finds nothing new leaves a template as it stands: when Meta was read last is told by its sender.
+    return item["category"], item["quality"], terminal.moment(item["said_at"] or item["synced_at"], terminal.MINUTES)
 
 
 def _show_one(found: Mapping[str, Any]) -> None:
     """Where it stands in each language and account, then its texts, once where they are the same."""
-    columns = ("LANGUAGE", "ACCOUNT", "STATE", "CATEGORY", "QUALITY", "SYNCED (UTC)")
+    columns = ("LANGUAGE", "ACCOUNT", "STATE", "CATEGORY", "QUALITY", "CHANGED (UTC)")
     items = found["items"]
     terminal.table(columns, [(item["language"], item["waba_id"], item["status"], *_rest(item)) for item in items])
     told = set()
