@@ -11,7 +11,8 @@ from rich.padding import Padding
 from rich.text import Text
 from sendwhy.reasons import CATALOGUE, ReasonCode, ReasonInfo, reason_for_meta
 
-SIMILAR_ENOUGH = 65
+# `foo` is 68 like what has o's in it.
+SIMILAR_ENOUGH = 75
 SUGGESTIONS = 3
 
 

@@ -157,10 +157,13 @@ def test_a_misspelt_reason_is_not_found_and_the_like_are_named() -> None:
     assert (answer.exit_code, answer.stdout) == (3, "")
     assert "sendwhy explain INSUFFICIENT_CREDITS" in answer.stderr
     assert suggest("xqzvw") == []
-    assert run("explain", "xqzvw").exit_code == 3
+    assert suggest("foo") == []
+    unlike = run("explain", "xqzvw")
+    assert (unlike.exit_code, "all are in docs/reasons.md" in unlike.stderr) == (3, True)
 
 
 @pytest.mark.parametrize(
+    assert f"all are in {message_log}/reasons\n" in run("explain", "foo", "--state-dir", tmp_path).stderr
     ("message_id", "exit_code", "words"),
     [
         ("m-read", 0, ["READ", "+0.000 s", "send.requested", "2026-11-22 10:00:00 UTC", "/pages/m-read"]),

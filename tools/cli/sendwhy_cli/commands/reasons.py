@@ -12,8 +12,9 @@ from sendwhy_cli.errors import HELP, CommandError, Exit
 from sendwhy_cli.options import Json, Place, grouped
 
 
-def page_of(place: Place, code: str) -> str | None:
-    """The address at which anybody can read the same, where an installation is known; the catalogue needs none."""
+def page_of(place: Place, code: str | None = None) -> str | None:
+    """The address at which anybody can read the same, or the list of all, where an installation is known; the catalogue
+    needs none."""
     from sendwhy_cli.services import MESSAGE_LOG
     from sendwhy_cli.stack import find
 
@@ -21,7 +22,7 @@ def page_of(place: Place, code: str) -> str | None:
         url = find(place).services.get(MESSAGE_LOG)
     except CommandError:
         return None
-    return url and f"{url}/reasons/{code}"
+    return url and "/".join(filter(None, (url, "reasons", code)))
 
 
 def install(app: typer.Typer) -> None:
@@ -52,8 +53,8 @@ def explain(
         found = find(words)
         if not found:
             similar = "".join(f"\n  sendwhy explain {name}" for name in suggest(words))
-            hint = f"; did you mean{similar}" if similar else ""
-            raise CommandError(Exit.NOT_FOUND, f"no reason is called {words!r}{hint}")
+            hint = f"did you mean{similar}" if similar else f"all are in {page_of(place) or 'docs/reasons.md'}"
+            raise CommandError(Exit.NOT_FOUND, f"no reason is called {words!r}; {hint}")
         for name in found:
             if as_json:
                 print(terminal.json_text(entry_as_json(name)))
