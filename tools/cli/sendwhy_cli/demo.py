@@ -29,7 +29,7 @@ from local_stack.errors import StackError
 from local_stack.progress import Progress
 from local_stack.state import StateDir
 from local_stack.supervisor import Options, Stack, first_of, how_to_log_in, stop_on_signals
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -139,8 +139,11 @@ class Data:
             plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
             workspaces = Workspaces(by_id=json.loads((folder / "workspaces.json").read_bytes()))
             meta = Meta.model_validate_json((folder / "meta.json").read_bytes())
-        except (OSError, ValidationError, ValueError) as error:
-            first = str(error).splitlines()[0]
+        except FileNotFoundError as error:
+            sentence = f"no demo is in {folder}: run this in the repository's folder, or name the demo's by --data"
+            raise CommandError(Exit.USAGE, sentence) from error
+        except (OSError, ValueError) as error:
+            first = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             raise CommandError(Exit.USAGE, f"{folder} holds no demo ({first}); name its folder by --data") from error
         return cls(folder, plan, workspaces.by_id, meta)
 

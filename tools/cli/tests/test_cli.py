@@ -331,6 +331,13 @@ async def test_lines_are_published_as_they_are(kafka_bootstrap: str) -> None:
         b"x" * 5_000_000,
         b'{"to": {"contact_id": "c"}}',
     ]
+def test_where_no_demo_is_it_is_said_how_one_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = run("demo", "--exit")
+    where = "run this in the repository's folder, or name the demo's by --data"
+    assert (answer.exit_code, answer.stderr) == (2, f"sendwhy: no demo is in demo: {where}\n")
+
+
     told: list[int] = []
     sent = await publish(kafka_bootstrap, lines, told.append)
     assert (sent.acknowledged, sent.unreadable, sent.too_large, sent.failed) == (3, 1, 1, 0)
