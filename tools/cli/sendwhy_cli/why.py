@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import accumulate
 from typing import Any
 
 from rich.console import Console
@@ -13,11 +12,13 @@ from rich.text import Text
 from sendwhy.reasons import CATALOGUE, ReasonCode
 
 from sendwhy_cli import terminal
+from sendwhy_cli.services import INGEST
 from sendwhy_cli.terminal import MARKS
 
 NOTE_LENGTH = 100
 # What is worth a look in a line; `--json` has the rest.
 DETAILS = ("cause", "since", "until", "balance", "contact_version", "template_category")
+TIMES = ("since", "until")
 
 
 def show(console: Console, message: dict[str, Any]) -> None:
@@ -42,9 +43,10 @@ def _show_reason(console: Console, reason: dict[str, Any] | None) -> None:
 
 
 def _wait(waiting: dict[str, Any]) -> str:
-    end = f"; it fails at {waiting['expires_at']} if it still waits" if waiting.get("expires_at") else ""
-    until = waiting["until"] or terminal.open_end(waiting)
-    return f"{terminal.waits_for(waiting)} since {waiting['since']}, until {until}{end}"
+    fails_at = terminal.utc(waiting.get("expires_at"))
+    end = f"; it fails at {fails_at} if it still waits" if fails_at else ""
+    until = terminal.utc(waiting["until"]) or terminal.open_end(waiting)
+    return f"{terminal.waits_for(waiting)} since {terminal.utc(waiting['since'])}, until {until}{end}"
 
 
 def _todo(waiting: dict[str, Any]) -> str | None:
@@ -61,11 +63,14 @@ def _todo(waiting: dict[str, Any]) -> str | None:
 def _timeline(events: list[dict[str, Any]]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right")
+    # What expired before it came is refused with the time of its end, which lies before the request.
+    first = next((place for place, event in enumerate(events) if event["kind"] == "requested"), 0)
+    events = [*events[first : first + 1], *events[:first], *events[first + 1 :]]
     times = [datetime.fromisoformat(event["at"]) for event in events]
-    for event, at, latest in zip(events, times, accumulate(times, max), strict=True):
+    for event, at in zip(events, times, strict=True):
         details = list(_details(event))
-        # Meta tells whole seconds: what message-log has put after a later moment of ours is by that clock.
-        if at < latest:
+        # Meta tells whole seconds, and message-log puts them after later moments of ours.
+        if event["service"] == INGEST and not at.microsecond:
             details.append("(Meta's clock)")
         if event is events[0]:
             details.insert(0, f"{terminal.utc(event['at'])}")
@@ -88,7 +93,7 @@ def _details(event: dict[str, Any]) -> Iterator[str]:
         yield _shortened(str(note))
     for name in DETAILS:
         if (value := event.get(name)) is not None:
-            yield f"{name.replace('_', ' ')} {value}"
+            yield f"{name.replace('_', ' ')} {terminal.utc(value) if name in TIMES else value}"
 
 
 def _shortened(text: str) -> str:
