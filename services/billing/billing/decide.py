@@ -350,10 +350,11 @@ def _scope(origin: OriginKey, tally: Tally) -> Evidence:
 def _insufficient(price: Price, balance: int, origin: OriginKey, tally: Tally) -> Reason:
     counted = replace(tally, refused=tally.refused + 1)
     kind, name = origin
+    noun, verb = ("message", "was") if counted.funded == 1 else ("messages", "were")
     detail = (
-        f"The balance is {balance} credits and this message costs {price.credits}"
+        f"The balance is {balance} credit{'' if balance == 1 else 's'} and this message costs {price.credits}"
         f" ({price.category}{', assumed' if price.assumed else ''}): {price.credits - balance} short."
-        f" So far {counted.funded} messages of {kind}{'' if name is None else f' {name}'} were funded"
+        f" So far {counted.funded} {noun} of {kind}{'' if name is None else f' {name}'} {verb} funded"
         f" and {counted.refused} refused, this one included."
     )
     return reason(ReasonCode.INSUFFICIENT_CREDITS, detail, _evidence(price, balance) | _scope(origin, counted))

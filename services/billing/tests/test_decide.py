@@ -183,7 +183,7 @@ def test_a_refusal_carries_balance_price_and_shortfall() -> None:
         "currency": "credits",
         "scope": {"origin": {"kind": "", "id": None}, "funded": 0, "refused": 1},
     }
-    assert refusal.detail.startswith("The balance is 1 credits and this message costs 5 (marketing): 4 short.")
+    assert refusal.detail.startswith("The balance is 1 credit and this message costs 5 (marketing): 4 short.")
 
 
 def test_a_refusal_counts_its_campaign_and_no_other() -> None:
@@ -202,6 +202,9 @@ def test_a_refusal_counts_its_campaign_and_no_other() -> None:
     assert funding.refused["5"].detail.endswith(
         " So far 9 messages of campaign a were funded and 4 refused, this one included."
     )
+    told = fund(Account("w"), [of("a", "7", 1)], {("campaign", "a"): Tally(1, 0)}).refused["7"].detail
+    assert told.startswith("The balance is 0 credits and")
+    assert "1 message of campaign a was funded and 1 refused" in told
     assert funding.tallies == {
         ("campaign", "a"): Tally(2, 2),
         ("campaign", "b"): Tally(1, 0),
