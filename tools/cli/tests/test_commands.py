@@ -314,7 +314,7 @@ READS: list[tuple[str, str, str, Any, list[str], int]] = [
         0,
     ),
     ("why m-1", "GET", f"{W}/messages/m-1", message(events=[]), ["FAILED", "Insufficient credits", "log.example"], 1),
-    ("credits balance", "GET", f"{W}/account", ACCOUNT, ["1,276 credits", "20 % of the last top-up"], 0),
+    ("credits balance", "GET", f"{W}/account", ACCOUNT, ["1,276 credits", "20 % of it or less was left"], 0),
     ("credits ledger", "GET", f"{W}/ledger", page(ENTRY), ["+1,000", "1,276", "invoice 7", "AT (UTC)"], 0),
     ("credits ledger", "GET", f"{W}/ledger", page(), [], 0),
     ("credits statement", "GET", f"{W}/statements", STATEMENT, ["279 → 1,276", "campaign black-friday", "997"], 0),
@@ -485,6 +485,18 @@ def test_with_json_a_problem_is_json_on_stderr(services: FakeServices, state: Pa
     nowhere = run("messages", "--json", "--state-dir", state / "none")
     assert nowhere.exit_code == 5
     assert "no stack runs in" in json.loads(nowhere.stderr)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("top_up", "percent", "words"),
+    [(None, None, ""), (9, None, "more than 20 %"), (9, 10, "10 % of it or less"), (9, 0, "nothing left")],
+)
+def test_how_low_the_credits_were_is_said_in_words(
+    top_up: int | None, percent: int | None, words: str, services: FakeServices, state: Path
+) -> None:
+    services.on("GET", f"{W}/account", Answer(body=ACCOUNT | {"last_top_up": top_up, "low_balance_percent": percent}))
+    shown = run("credits", "balance", "--state-dir", state).stdout
+    assert (words in shown, "since then" in shown) == (True, top_up is not None)
 
 
 SCHEDULED = {"cause": "EXPIRED_BEFORE_SENDING", "count": 1, "since": SINCE, "scheduled": True}

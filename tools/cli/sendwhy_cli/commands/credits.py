@@ -150,15 +150,21 @@ def statement(
 
 
 def _show_account(account: Mapping[str, Any]) -> None:
-    percent = account["low_balance_percent"]
     terminal.facts(
         {
             "balance": f"{account['balance']:,} credits",
             "reserved": f"{account['reserved']:,}, for messages without a receipt yet",
             "last top-up": None if account["last_top_up"] is None else f"{account['last_top_up']:,} credits",
-            "low": None if percent is None else f"{percent} % of the last top-up or less",
+            "since then": None if account["last_top_up"] is None else _lowest(account["low_balance_percent"]),
         }
     )
+
+
+def _lowest(percent: int | None) -> str:
+    """The lowest of billing's thresholds (20, 10 and 0 %) that was reached; it stays until the next top-up."""
+    if percent is None:
+        return "more than 20 % of it was always left"
+    return f"{percent} % of it or less was left" if percent else "there was a moment with nothing left"
 
 
 def _show_booked(booked: Mapping[str, Any]) -> None:
