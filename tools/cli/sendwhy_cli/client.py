@@ -33,6 +33,8 @@ class Client:
 
     def __init__(self, stack: RunningStack, place: Place) -> None:
         self.stack, self.place = stack, place
+        # What to do where a service is out of reach; the doctor, who asks as well, says so itself.
+        self.remedy = f" (what is wrong: {place.command('doctor')})"
         headers = {"authorization": f"Bearer {stack.admin_token}", "accept": "application/json"}
         # A local stack is never behind a proxy, one elsewhere may be.
         self.http = httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=not stack.kafka)
@@ -111,7 +113,8 @@ class Client:
             raise CommandError(Exit.USAGE, f"{service} can't be asked: half a character is in what names it") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             base = self.stack.services.get(service, service)
-            raise CommandError(Exit.UNREACHABLE, f"{service} at {base} doesn't answer: {_words(error)}") from error
+            sentence = f"{service} at {base} doesn't answer: {_words(error)}{self.remedy}"
+            raise CommandError(Exit.UNREACHABLE, sentence) from error
 
 
 def given(params: Params | None) -> dict[str, str | int]:

@@ -55,6 +55,7 @@ def examine(place: Place) -> tuple[dict[str, Any], Exit]:
         told["checks"] = [_failed("state-dir", "A stack runs here", str(error), remedy, command=command)]
         return told, error.code
     with Client(stack, place) as client:
+        client.remedy = ""
         found = asyncio.run(_look(client))
         fault = None
         try:

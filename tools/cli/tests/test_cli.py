@@ -161,6 +161,7 @@ def test_a_reason_has_a_page_where_an_installation_is_known(message_log: str, tm
     known = run("explain", "131026", "--state-dir", tmp_path)
     assert f"page: {message_log}/reasons/RECIPIENT_NOT_ON_WHATSAPP\n" in known.stderr
     assert "page:" not in run("explain", "131026", "--state-dir", tmp_path / "nothing").stderr
+    assert f"all are in {message_log}/reasons\n" in run("explain", "foo", "--state-dir", tmp_path).stderr
 
 
 def test_a_misspelt_reason_is_not_found_and_the_like_are_named() -> None:
@@ -174,7 +175,6 @@ def test_a_misspelt_reason_is_not_found_and_the_like_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    assert f"all are in {message_log}/reasons\n" in run("explain", "foo", "--state-dir", tmp_path).stderr
     ("message_id", "exit_code", "words"),
     [
         ("m-read", 0, ["READ", "+0.000 s", "send.requested", "2026-11-22 10:00:00 UTC", "/pages/m-read"]),
@@ -224,6 +224,7 @@ def test_why_tells_what_it_could_not_find_or_reach(message_log: str, tmp_path: P
     unreachable = run("why", "m-read", "--state-dir", tmp_path)
     assert (unreachable.exit_code, unreachable.stdout) == (5, "")
     assert "doesn't answer" in unreachable.stderr
+    assert f"(what is wrong: sendwhy doctor --state-dir {tmp_path})" in unreachable.stderr
 
 
 def test_why_says_which_times_are_by_metas_clock_and_cuts_notes(message_log: str, tmp_path: Path) -> None:
@@ -234,7 +235,6 @@ def test_why_says_which_times_are_by_metas_clock_and_cuts_notes(message_log: str
     assert max(map(len, lines)) <= 100
 
 
-def test_hints_name_the_state_directory_unless_it_is_the_usual_one(
 def test_why_begins_with_the_request_and_tells_times_in_one_shape(message_log: str, tmp_path: Path) -> None:
     shown = run("why", "m-late", "--state-dir", write_stack(tmp_path, message_log=message_log)).stdout
     rows = [line.split("  ") for line in shown.splitlines() if " s  " in line]
@@ -243,6 +243,7 @@ def test_why_begins_with_the_request_and_tells_times_in_one_shape(message_log: s
     assert "until 2026-11-22 11:00:00 UTC" in shown
 
 
+def test_hints_name_the_state_directory_unless_it_is_the_usual_one(
     message_log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_stack(tmp_path, message_log=message_log)
@@ -322,6 +323,13 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_starts(report: 
     assert not (tmp_path / "state").exists()
 
 
+def test_where_no_demo_is_it_is_said_how_one_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = run("demo", "--exit")
+    where = "run this in the repository's folder, or name the demo's by --data"
+    assert (answer.exit_code, answer.stderr) == (2, f"sendwhy: no demo is in demo: {where}\n")
+
+
 def test_the_version_is_told() -> None:
     answer = run("--version")
     assert (answer.exit_code, answer.stdout) == (0, f"sendwhy {version('sendwhy-cli')}\n")
@@ -352,13 +360,6 @@ async def test_lines_are_published_as_they_are(kafka_bootstrap: str) -> None:
         b"x" * 5_000_000,
         b'{"to": {"contact_id": "c"}}',
     ]
-def test_where_no_demo_is_it_is_said_how_one_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    answer = run("demo", "--exit")
-    where = "run this in the repository's folder, or name the demo's by --data"
-    assert (answer.exit_code, answer.stderr) == (2, f"sendwhy: no demo is in demo: {where}\n")
-
-
     told: list[int] = []
     sent = await publish(kafka_bootstrap, lines, told.append)
     assert (sent.acknowledged, sent.unreadable, sent.too_large, sent.failed) == (3, 1, 1, 0)

@@ -157,6 +157,7 @@ def test_doctor_tells_what_it_can_without_message_log(tmp_path: Path) -> None:
     assert answer.exit_code == 5
     for name in ("process:consent", "port:kafka", "port:postgres", "kafka", "livez:message-log", "message-log"):
         assert found[name] == "failed", name
+    assert "what is wrong: sendwhy doctor" not in answer.stdout
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4), (404, 3), (503, 5)])
