@@ -509,7 +509,7 @@ SCHEDULED = {"cause": "EXPIRED_BEFORE_SENDING", "count": 1, "since": SINCE, "sch
         ([SCHEDULED | {"until": "2026-11-22T10:00:30Z"}], "28 a minute, done at 2026-11-22 10:01:00 UTC"),
         ([SCHEDULED | {"until": "2026-11-22T20:00:00Z"}], "28 a minute, the last from 2026-11-22 20:00:00 UTC on"),
         (
-            [SCHEDULED | {"until": "2026-11-22T20:00:00Z"}, *CAMPAIGN["waiting"]],
+            [SCHEDULED | {"until": "2026-11-22T20:00:00Z"}, SCHEDULED | {"scheduled": False, "until": None}],
             "28 a minute; some wait, so nobody can say when the rest goes",
         ),
     ],
