@@ -23,7 +23,7 @@ from message_log.language import gettext as _
 from message_log.login import Reader
 from message_log.pages import Action, Pages, redirect
 from message_log.queries import Filters
-from message_log.services import Answer
+from message_log.services import ASK_SECONDS, Answer
 from message_log.told import told_by
 from message_log.view import MessageView
 
@@ -125,14 +125,16 @@ def _statement_routes(router: APIRouter, pages: Pages) -> None:
     @router.get("/w/{w}/ledger.csv")
     async def ledger_csv(reader: Reader = reader_dependency) -> StreamingResponse:
         async def ask(asked: Sequence[tuple[str, str]]) -> Answer:
-            return await pages.ask(reader, Service.BILLING, "ledger", asked=asked)
+            return await pages.ask(reader, Service.BILLING, "ledger", asked=asked, seconds=ASK_SECONDS)
 
         return await service_csv("ledger", reader.workspace, ask)
 
     @router.get("/w/{w}/credits/statement")
     async def statement_page(request: Request, reader: Reader = reader_dependency) -> Response:
         asked = statement_in(dict(request.query_params), datetime.now(UTC).date())
-        told = await told_by(pages, reader, Service.BILLING, "statements", asked=_statement_query(asked))
+        # It is the whole page, and of months of messages billing reckons for longer than a part may take.
+        query = _statement_query(asked)
+        told = await told_by(pages, reader, Service.BILLING, "statements", asked=query, seconds=ASK_SECONDS)
         return pages.render(
             "statement.html",
             status=200 if told.body else told.status,
@@ -141,7 +143,7 @@ def _statement_routes(router: APIRouter, pages: Pages) -> None:
             asked=asked,
             told=told,
             figures=_FIGURES,
-            query=_statement_query(asked),
+            query=query,
         )
 
     @router.get("/w/{w}/credits/statement.csv")

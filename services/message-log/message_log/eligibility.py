@@ -17,7 +17,7 @@ from sendwhy.reasons import CATALOGUE, ReasonCode, Service
 
 from message_log.language import gettext as _
 from message_log.language import told as translated
-from message_log.services import OtherServices
+from message_log.services import ASK_SECONDS, PART_SECONDS, OtherServices
 from message_log.template_forms import form_of
 from message_log.view import mask, masked
 
@@ -158,7 +158,8 @@ async def _ask(
     resolved: dict[str, JsonValue] | None,
 ) -> tuple[Judged, dict[str, JsonValue] | None]:
     """The service's gates, and what it resolved."""
-    answer = await evaluate(services, service, authorization, [request], None if resolved is None else [resolved])
+    known = None if resolved is None else [resolved]
+    answer = await evaluate(services, service, authorization, [request], known, seconds=PART_SECONDS)
     if isinstance(answer, str):
         return Judged(service=service, gates=[], fault=answer), None
     [one] = answer
@@ -171,11 +172,13 @@ async def evaluate(
     authorization: str,
     requests: Sequence[Mapping[str, JsonValue]],
     resolved: Sequence[Mapping[str, JsonValue]] | None,
+    *,
+    seconds: float = ASK_SECONDS,
 ) -> list[Evaluated] | str:
     """What a service says of each of at most EVALUATE_MAX requests, in their order; or why it could not be asked."""
     body: dict[str, Any] = {"requests": requests} | ({"resolved": resolved} if resolved is not None else {})
     try:
-        answer = await services.write("POST", service, EVALUATE_PATH, authorization, body)
+        answer = await services.question(service, EVALUATE_PATH, authorization, body, seconds=seconds)
     except Problem as problem:
         return translated(str(problem.detail))
     if not answer.is_good:

@@ -35,7 +35,7 @@ from message_log.language import lazy
 from message_log.live import Streams
 from message_log.login import NotLoggedIn, Reader
 from message_log.queries import STATUSES
-from message_log.services import Answer, OtherServices, path_of
+from message_log.services import PART_SECONDS, Answer, OtherServices, path_of
 from message_log.settings import MessageLogSettings
 from message_log.view import Viewer, mask
 
@@ -207,10 +207,17 @@ class Pages:
 
         return Depends(find)
 
-    async def ask(self, reader: Reader, service: Service, *parts: str, asked: Sequence[tuple[str, str]] = ()) -> Answer:
+    async def ask(
+        self,
+        reader: Reader,
+        service: Service,
+        *parts: str,
+        asked: Sequence[tuple[str, str]] = (),
+        seconds: float = PART_SECONDS,
+    ) -> Answer:
         """What another service answers this person about `/v1/workspaces/{workspace}/{parts}`."""
         path = path_of(reader.workspace, *parts)
-        return await self.services.get(service, path, _authorization(reader), asked)
+        return await self.services.get(service, path, _authorization(reader), asked, seconds=seconds)
 
     async def file(
         self, reader: Reader, service: Service, *parts: str, asked: Sequence[tuple[str, str]] = ()

@@ -142,12 +142,7 @@ class Probes:
             fault = _("%(name)s is not set, so other services can’t be asked for you.", name=name)
             return Told(fault=fault, status=503)
         try:
-            async with asyncio.timeout(self._seconds):
-                answer = await self._services.get(service, path, authorization)
-        except TimeoutError:
-            seconds = round(self._seconds)
-            fault = _("%(service)s did not answer within %(seconds)s s.", service=service, seconds=seconds)
-            return Told(fault=fault, status=503)
+            answer = await self._services.get(service, path, authorization, seconds=self._seconds)
         except Problem as problem:
             return Told(fault=translated(str(problem.detail)), status=problem.status_code)
         if not answer.is_good:

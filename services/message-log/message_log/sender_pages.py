@@ -15,7 +15,7 @@ from message_log import api, login
 from message_log.contact_api import service_csv
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Action, Pages, redirect
-from message_log.services import Answer
+from message_log.services import ASK_SECONDS, Answer
 from message_log.told import Told, told_by
 from message_log.view import mask
 
@@ -102,7 +102,7 @@ def _sender_routes(router: APIRouter, pages: Pages) -> None:
 
 async def _csv(pages: Pages, reader: Reader, name: str) -> StreamingResponse:
     async def ask(asked: Sequence[tuple[str, str]]) -> Answer:
-        return await pages.ask(reader, Service.DISPATCHER, name, asked=asked)
+        return await pages.ask(reader, Service.DISPATCHER, name, asked=asked, seconds=ASK_SECONDS)
 
     return await service_csv(name, reader.workspace, ask)
 

@@ -1,6 +1,7 @@
 """The other services over HTTP, asked with the rights of the person who asks us: by their own token, or by one that
 `sendwhy.acting` sealed for them."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from message_log.language import gettext as _
 from message_log.settings import MessageLogSettings
 
 ASK_SECONDS = 20.0
+# A part of a page: who looks at it waits no longer for a service that hangs.
+PART_SECONDS = 4.0
 
 log = structlog.get_logger("sendwhy")
 
@@ -70,11 +73,16 @@ class OtherServices:
         return await self._http.get(f"{str(self._urls[service]).rstrip('/')}{path}")
 
     async def get(
-        self, service: Service, path: str, authorization: str, asked: Sequence[tuple[str, str]] = ()
+        self,
+        service: Service,
+        path: str,
+        authorization: str,
+        asked: Sequence[tuple[str, str]] = (),
+        *,
+        seconds: float = ASK_SECONDS,
     ) -> Answer:
-        return await self._ask(
-            service, self._request("GET", service, path, authorization, params=QueryParams(list(asked)))
-        )
+        request = self._request("GET", service, path, authorization, params=QueryParams(list(asked)))
+        return await self._ask(service, request, seconds)
 
     async def write(
         self,
@@ -92,7 +100,14 @@ class OtherServices:
         more: dict[str, Any] = {} if body is None else {"json": dict(body)}
         if asked:
             more["params"] = QueryParams(list(asked))
-        return await self._ask(service, self._request(method, service, path, authorization, headers=headers, **more))
+        request = self._request(method, service, path, authorization, headers=headers, **more)
+        return await self._ask(service, request, ASK_SECONDS)
+
+    async def question(
+        self, service: Service, path: str, authorization: str, body: Mapping[str, Any], *, seconds: float
+    ) -> Answer:
+        """A POST that changes nothing."""
+        return await self._ask(service, self._request("POST", service, path, authorization, json=dict(body)), seconds)
 
     async def file(
         self, service: Service, path: str, authorization: str, asked: Sequence[tuple[str, str]] = ()
@@ -105,8 +120,8 @@ class OtherServices:
             raise Problem(answer.status_code, Answer(answer.status_code, body).refusal)
         return answer
 
-    async def _ask(self, service: Service, request: httpx.Request) -> Answer:
-        answer, body = await self._exchange(service, request)
+    async def _ask(self, service: Service, request: httpx.Request, seconds: float) -> Answer:
+        answer, body = await self._exchange(service, request, seconds)
         return Answer(answer.status_code, body)
 
     def _request(
@@ -129,17 +144,22 @@ class OtherServices:
         )
 
     async def _exchange(
-        self, service: Service, request: httpx.Request, *, is_file: bool = False
+        self, service: Service, request: httpx.Request, seconds: float = ASK_SECONDS, *, is_file: bool = False
     ) -> tuple[httpx.Response, Any]:
         """The answer and its JSON; of a file that is there only the head. A failure is a 503 that names the service."""
         started, result = time.monotonic(), "failed"
         try:
-            answer = await self._http.send(request, stream=is_file)
-            body = None
-            if not is_file or answer.is_error:
-                body = answer.json() if await answer.aread() else None
+            async with asyncio.timeout(seconds):
+                answer = await self._http.send(request, stream=is_file)
+                body = None
+                if not is_file or answer.is_error:
+                    body = answer.json() if await answer.aread() else None
             if answer.status_code < 500:
                 result = "answered" if answer.status_code < 400 else "refused"
+        except TimeoutError:
+            log.warning("a service did not answer in time", service=service, seconds=seconds)
+            told = _("%(service)s did not answer within %(seconds)s s.", service=service, seconds=round(seconds))
+            raise Problem(503, told) from None
         except (httpx.HTTPError, ValueError) as error:
             log.warning("a service could not be asked", service=service, error=describe(error))
             raise Problem(503, _("%(service)s can't be reached just now; try again.", service=service)) from None

@@ -11,6 +11,7 @@ from sendwhy.reasons import Service
 from message_log.language import told as translated
 from message_log.login import Reader
 from message_log.pages import Pages
+from message_log.services import PART_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,15 @@ class Told:
 
 
 async def told_by(
-    pages: Pages, reader: Reader, service: Service, *parts: str, asked: Sequence[tuple[str, str]] = ()
+    pages: Pages,
+    reader: Reader,
+    service: Service,
+    *parts: str,
+    asked: Sequence[tuple[str, str]] = (),
+    seconds: float = PART_SECONDS,
 ) -> Told:
     try:
-        answer = await pages.ask(reader, service, *parts, asked=asked)
+        answer = await pages.ask(reader, service, *parts, asked=asked, seconds=seconds)
     except Problem as problem:
         return Told(fault=translated(str(problem.detail)), status=problem.status_code)
     if not answer.is_good:

@@ -1,9 +1,12 @@
 """Contacts, credits, templates and senders over HTTP, as somebody without script sees them."""
 
+import asyncio
 import csv
 import html
 import io
 import re
+import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -11,6 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import httpx
 import pytest
 from message_log.eligibility import GateView, Judged, verdict_of
+from message_log.services import PART_SECONDS
 from message_log_builders import CONTACT_IDS, OPERATOR, STRANGER, VIEWER, WORKSPACE, after, rejected, requested
 from people_desk import (
     ANSWERS,
@@ -31,6 +35,7 @@ from people_desk import (
     open_desk,
     template,
 )
+from pydantic import HttpUrl
 from sendwhy.events import MarketingState, Origin, OriginKind, reason
 from sendwhy.http import cursor_of
 from sendwhy.reasons import ReasonCode, Service
@@ -319,6 +324,25 @@ async def test_pages_stand_without_a_service(desk: Desk) -> None:
             assert (await browser.get(path)).status_code == 200, path
         assert "just now" in (await browser.get("credits")).text
         assert (await browser.get("templates.csv")).status_code == 404
+
+
+async def test_a_service_that_hangs_is_waited_for_once_and_told_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.know(contact())
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        # It takes the connection, and no more: as a stopped process does.
+        urls = desk.pages.services._urls
+        monkeypatch.setitem(urls, Service.BILLING, HttpUrl(f"http://127.0.0.1:{hung.getsockname()[1]}"))
+        async with desk.browser(OPERATOR) as browser:
+            started = time.monotonic()
+            credits, person = await asyncio.gather(browser.get("credits"), browser.get(f"contacts/{CONTACT}"))
+            assert time.monotonic() - started < 2 * PART_SECONDS
+            for page in (credits.text, person.text):
+                assert page.count("billing did not answer within 4 s.") == 1
+                assert f'<a href="/w/{WORKSPACE}/diagnostics">Look at Diagnostics</a>' in page
+            assert "Ledger" not in credits.text
+            assert '<button type="submit" disabled aria-describedby="shut">Add credits</button>' in credits.text
 
 
 async def test_templates_and_senders_tell_their_state_as_text(desk: Desk) -> None:
