@@ -100,8 +100,8 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
                 "They were imported without proof of consent.",
                 "The audience has no consent rule.",
             ),
-            what_to_do="Nothing for this message: it was rightly not sent. Don't resend it unless the person subscribes"
-            " again.",
+            what_to_do="Nothing for this message: it was rightly not sent. Don't resend it unless the person agrees;"
+            " if they did, import the contact with its proof.",
             prevention="Add a consent rule to the audience and check what the import says about consent.",
             recoverable=Recoverable.AFTER_CONSENT,
             waiting_helps=False,
