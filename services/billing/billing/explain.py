@@ -7,7 +7,7 @@ from sendwhy.events import Moment, Reason, Wire
 from sendwhy.reasons import CATALOGUE, ReasonCode
 from sendwhy.topics import Topic
 
-from billing.decide import DEFAULT_CREDITS, Kind
+from billing.decide import DEFAULT_CREDITS, INFERRED, Kind
 from billing.pricing import Difference, MetaPricing
 from billing.store import LedgerEntry
 
@@ -22,6 +22,7 @@ class State(StrEnum):
     NOT_CHARGED = "not_charged"
 
 
+_INFERRED = ", ".join(sorted(CATALOGUE[code].title for code in INFERRED))
 _STATES = {
     Kind.RESERVE: State.RESERVED,
     Kind.CAPTURE: State.CAPTURED,
@@ -124,7 +125,7 @@ def charge_answer(
         summary=_summary(state, first.price or 0),
         origin_kind=first.origin_kind,
         origin_id=first.origin_id,
-        price=_price(first),
+        price=_price(first, "costs" if state is State.RESERVED else "cost"),
         entries=[_entry(entry) for entry in entries],
         refusal=None,
         meta_pricing=None if meta is None else _meta(meta),
@@ -160,7 +161,8 @@ def _summary(state: State, price: int) -> str:
     are, were = ("is", "was") if price == 1 else ("are", "were")
     return {
         State.RESERVED: f"{cost} {are} held for this message: kept once Meta tells that it was sent, given back if Meta"
-        " tells that it failed. A failure that is only concluded from silence gives nothing back: it may have arrived.",
+        " tells that it failed, or if nobody knows whether it was sent. A failure that is only concluded from silence"
+        f" ({_INFERRED}) gives nothing back: it may have arrived.",
         State.CAPTURED: f"This message costs {cost}.",
         State.RECAPTURED: f"This message costs {cost}: a receipt came after they had been given back.",
         State.RELEASED: f"This message costs nothing: {cost} {were} held and given back.",
@@ -171,7 +173,7 @@ def _summary(state: State, price: int) -> str:
     }[state]
 
 
-def _price(entry: LedgerEntry) -> PriceAnswer:
+def _price(entry: LedgerEntry, cost: str) -> PriceAnswer:
     category, credits = entry.category or "", entry.price or 0
     row = None
     if entry.price_valid_from is not None:
@@ -189,7 +191,7 @@ def _price(entry: LedgerEntry) -> PriceAnswer:
         assumed=bool(entry.assumed),
         default=row is None if _tells_its_price(entry) else None,
         row=row,
-        explanation=_price_sentence(entry, row),
+        explanation=_price_sentence(entry, row, cost),
     )
 
 
@@ -198,10 +200,10 @@ def _tells_its_price(entry: LedgerEntry) -> bool:
     return entry.cause_kind not in (None, Topic.SEND_FUNDED)
 
 
-def _price_sentence(entry: LedgerEntry, row: PriceRowAnswer | None) -> str:
+def _price_sentence(entry: LedgerEntry, row: PriceRowAnswer | None, cost: str) -> str:
     to = f" to +{entry.calling_code}" if entry.calling_code else ""
     article = "An" if entry.category == "authentication" else "A"
-    text = f"{article} {entry.category} message{to} cost {amount_of(entry.price or 0)}"
+    text = f"{article} {entry.category} message{to} {cost} {amount_of(entry.price or 0)}"
     if row is not None:
         whom = "all countries without their own" if row.calling_code is None else f"+{row.calling_code}"
         text += f" by the price of {row.category} for {whom}, valid from {row.valid_from:%Y-%m-%d %H:%M} UTC."

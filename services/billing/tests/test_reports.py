@@ -89,6 +89,7 @@ async def test_why_a_message_was_charged(
     answer = await charge(service, workspace)
     assert (answer["credits"], answer["state"], answer["message_id"]) == (credits, state, "m")
     assert answer["summary"].startswith("2 credits are held" if state == "reserved" else "This message costs")
+    assert ("(No delivery receipt" in answer["summary"]) == (state == "reserved")
     assert answer["price"] == {
         "credits": 2,
         "category": "service",
@@ -97,8 +98,8 @@ async def test_why_a_message_was_charged(
         "assumed": False,
         "default": False,
         "row": row | {"valid_from": "2026-11-01T00:00:00.000Z"},
-        "explanation": "A service message to +52 cost 2 credits by the price of service for +52, valid from"
-        " 2026-11-01 00:00 UTC.",
+        "explanation": f"A service message to +52 {'costs' if state == 'reserved' else 'cost'} 2 credits"
+        " by the price of service for +52, valid from 2026-11-01 00:00 UTC.",
     }
     last = answer["entries"][-1]
     assert all(part in last["explanation"] for part in says), last
