@@ -228,20 +228,22 @@ class Campaign:
     lately: int
 
 
-async def load_course(connection: Connection, workspace: str, campaign: str, now: datetime) -> tuple[Group, int]:
-    """The campaign's counts, and how many left within PACE_OVER."""
+async def load_course(
+    connection: Connection, workspace: str, campaign: str, now: datetime
+) -> tuple[Group, int, Sequence[stored.Wait]]:
+    """The campaign's counts, how many left within PACE_OVER, and what is held."""
     group = await stored.read_group(connection, workspace, OriginKind.CAMPAIGN, campaign)
     if group is None:
         raise not_found("The campaign")
-    return group, await stored.left_lately(connection, workspace, OriginKind.CAMPAIGN, campaign, now)
+    lately = await stored.left_lately(connection, workspace, OriginKind.CAMPAIGN, campaign, now)
+    return group, lately, await stored.waits_of(connection, workspace, OriginKind.CAMPAIGN, campaign)
 
 
 async def load_campaign(connection: Connection, workspace: str, campaign: str, now: datetime) -> Campaign:
     kind = OriginKind.CAMPAIGN
-    group, lately = await load_course(connection, workspace, campaign, now)
+    group, lately, waits = await load_course(connection, workspace, campaign, now)
     width, bars = await stored.over_time(connection, workspace, kind, campaign)
     failures = await stored.failures_of(connection, workspace, kind, campaign)
-    waits = await stored.waits_of(connection, workspace, kind, campaign)
     return Campaign(
         group=group,
         progress=progress_of(group.done, group.total, lately, group.first_at, now),

@@ -1,7 +1,7 @@
 """Campaigns: the list, one of them with its course and what of it waits, and what people set at the dispatcher."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +25,9 @@ from message_log.pages import PAGE_ROWS, Action, Pages, redirect, wants_part
 
 KIND = OriginKind.CAMPAIGN
 FAILED_SHOWN = 10
+# The dispatcher's word for what waits for its turn or its time.
+TURN = "turn"
+Waits = Sequence[stored.Wait | campaign_api.WaitCount]
 
 # By the form's `do`; each is a POST to the campaign at the dispatcher, but for the throttle.
 ACTIONS = {
@@ -126,7 +129,7 @@ async def _show(
     async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
         found = await campaign_api.load_campaign(connection, reader.workspace, campaign, datetime.now(UTC))
         failed = await stored.latest_failed(connection, reader.workspace, KIND, campaign, FAILED_SHOWN)
-    course, kept, unknown = await _course(pages, reader, found.group, found.lately)
+    course, kept, unknown = await _course(pages, reader, found.group, found.lately, found.waits)
     viewer = pages.viewer(request, reader)
     values = {"problem": None, "done": "", "given": {}} | course | more
     return pages.render(
@@ -145,13 +148,13 @@ async def _show(
 async def _show_course(pages: Pages, reader: Reader, campaign: str) -> Response:
     """Only how far it is: what a page that stays open asks for again and again."""
     async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
-        group, lately = await campaign_api.load_course(connection, reader.workspace, campaign, datetime.now(UTC))
-    course, _, _ = await _course(pages, reader, group, lately)
+        group, lately, waits = await campaign_api.load_course(connection, reader.workspace, campaign, datetime.now(UTC))
+    course, _, _ = await _course(pages, reader, group, lately, waits)
     return pages.render("campaign.html", block="course", problem=None, **course)
 
 
 async def _course(
-    pages: Pages, reader: Reader, group: Group, lately: int
+    pages: Pages, reader: Reader, group: Group, lately: int, waits: Waits
 ) -> tuple[dict[str, Any], dict[str, Any] | None, str | None]:
     """What the block `course` shows, and what the dispatcher keeps of the campaign (or why that is not known)."""
     kept, unknown = await _asked(pages, reader, "campaigns", group.id)
@@ -163,8 +166,18 @@ async def _course(
         "rates": rates_of(group.by_status),
         "progress": progress,
         "moments": _moments(kept),
+        "scheduled": next((wait for wait in waits if wait.scheduled), None),
     }
-    return course, kept, unknown
+    return course, kept and kept | {"waiting": _unscheduled(kept, waits)}, unknown
+
+
+def _unscheduled(kept: dict[str, Any], waits: Waits) -> list[dict[str, Any]]:
+    """What waits at the dispatcher without what waits there for its own time: that is told by this log's `waits`."""
+    ours = sum(wait.count for wait in waits if wait.scheduled)
+    told = [
+        one | {"messages": one["messages"] - ours} if one["waiting_for"] == TURN else one for one in kept["waiting"]
+    ]
+    return [one for one in told if one["messages"] > 0]
 
 
 async def _asked(pages: Pages, reader: Reader, *parts: str) -> tuple[dict[str, Any] | None, str | None]:

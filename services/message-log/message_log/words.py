@@ -32,7 +32,7 @@ STATUS_MEANINGS: Mapping[str, str] = {
 }
 RECOVERABLE_WORDS: Mapping[str, str] = {
     "never": lazy("This message can’t be sent."),
-    "after_consent": lazy("Only once the person subscribes again."),
+    "after_consent": lazy("Only once the person agrees."),
     "after_fix": lazy("Once the cause is fixed."),
     "after_topup": lazy("Once there are credits."),
     "after_wait": lazy("Later; waiting is enough."),
@@ -85,10 +85,10 @@ _EVENT_WORDS: Mapping[str, str] = {
 
 # What messages wait for in the dispatcher's queue, after "for".
 WAITING_FOR_WORDS: Mapping[str, str] = {
-    "turn": lazy("their turn"),
+    "turn": lazy("a turn"),
     "paused": lazy("somebody to resume the campaign or the number"),
     "hold": lazy("a hold of the number to end"),
-    "throttle": lazy("their slot in the campaign’s throttle"),
+    "throttle": lazy("a slot in the campaign’s throttle"),
     "pair": lazy("Meta’s pace for one person"),
     "tier": lazy("the number’s daily limit of people"),
     "cap": lazy("Meta’s marketing limit of the person"),

@@ -133,6 +133,25 @@ async def test_what_is_scheduled_waits_for_its_time_and_goes_on_at_it(desk: Desk
         )
 
 
+async def test_a_campaign_whose_rest_goes_at_its_own_time_says_when_once(desk: Desk) -> None:
+    at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    for number, name in enumerate(("one", "two"), 1):
+        origin = SALE.model_copy(update={"id": name})
+        await desk.tell(*(requested(message_id=f"{name}-{n}", origin=origin, send_at=at) for n in range(number)))
+        turn = {"waiting_for": "turn", "messages": number, "oldest": after(0).isoformat()}
+        desk.dispatcher.answers[f"campaigns/{name}"] = KEPT | {"waiting": [turn]}
+    when = words.absolute(at)
+    async with desk.browser(VIEWER) as browser:
+        one, two = [(await browser.get(f"{HOME}/campaigns/{name}")).text for name in ("one", "two")]
+    assert f"The last one goes at its own time, from {when} on." in one
+    assert f"1 goes out at its own time, from {when} on" in one
+    assert f"The others go at their own times, the last from {when} on." in two
+    assert f"2 go out at their own times, the last from {when} on" in two
+    for page in (one, two):
+        assert "nobody can say" not in page
+        assert "for a turn" not in page
+
+
 async def test_a_call_whose_answer_got_lost_waits_for_a_receipt_and_asks_nothing_of_anybody(desk: Desk) -> None:
     later = (datetime.now(UTC) - after(0)).total_seconds() + 600
     await desk.tell(requested(message_id="cut"), held(R.SEND_OUTCOME_UNKNOWN, message_id="cut", until=later))
@@ -152,7 +171,7 @@ async def test_what_cost_a_campaign_most_stands_first_with_its_next_step_one_cli
     for name in ("s-0", "s-1", "s-2"):
         assert f'href="{HOME}/messages/{name}"' in page
     assert "5512345678" not in page
-    assert "<strong>7</strong> for their slot in the campaign’s throttle" in page
+    assert "<strong>7</strong> for a slot in the campaign’s throttle" in page
     assert 'value="600"' in page
 
 
