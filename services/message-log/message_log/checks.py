@@ -326,7 +326,7 @@ def lag(service: Service, kafka: KafkaFacts) -> Check:
     check = Check(
         id=f"lag:{service}",
         area="installation",
-        title=_("Nothing waits long in Kafka"),
+        title=_("What waits in Kafka"),
         about=service,
         result=Result.OK,
         seen=_what_waits(groups),

@@ -15,6 +15,7 @@ from message_log import api, login
 from message_log.contact_api import service_csv
 from message_log.login import Reader
 from message_log.pages import PAGE_ROWS, Action, Pages, redirect
+from message_log.probes import SENDERS_LOOKED_AT
 from message_log.services import ASK_SECONDS, Answer
 from message_log.told import Told, told_by
 from message_log.view import mask
@@ -71,7 +72,14 @@ def _sender_routes(router: APIRouter, pages: Pages) -> None:
     @router.get("/w/{w}/senders")
     async def senders_page(reader: Reader = reader_dependency) -> Response:
         told = await told_by(pages, reader, Service.DISPATCHER, "senders")
-        return pages.render("senders.html", reader=reader, section="senders", told=told)
+        ids = [str(one["sender_id"]) for one in (told.body or [])[:SENDERS_LOOKED_AT]]
+        asked = (told_by(pages, reader, Service.DISPATCHER, "senders", one, "health") for one in ids)
+        stops = {
+            one: health.body["stopped_by"]
+            for one, health in zip(ids, await asyncio.gather(*asked), strict=True)
+            if health.body
+        }
+        return pages.render("senders.html", reader=reader, section="senders", told=told, stops=stops)
 
     @router.get("/w/{w}/senders.csv")
     async def senders_csv(reader: Reader = reader_dependency) -> StreamingResponse:

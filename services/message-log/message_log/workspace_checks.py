@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+from sendwhy.reasons import ReasonCode
+
 from message_log.checks import Area, Check, Result
 from message_log.language import decimal, lazy, ngettext
 from message_log.language import gettext as _
@@ -139,7 +141,7 @@ class _Maker:
             return self._of(one, "token", title, why, str(told.get("error")), result=Result.FAILED, remedy=remedy)
         seen = one.subscription.fault or str(told.get("error") or _("Meta could not be asked."))
         if failed is not None:
-            since = _when(failed.get("since"), self._facts.at)
+            since = _time(failed.get("since"))
             seen = _("%(error)s (since %(since)s)", error=failed.get("error"), since=since)
         return self._of(one, "token", title, why, seen, result=Result.UNASKED, remedy=str(_ASK_AGAIN))
 
@@ -174,8 +176,8 @@ class _Maker:
         sync = one.health.body["sync"]
         last, failed, synced_at = sync.get("last"), sync.get("failed"), sync.get("synced_at")
         if failed is not None:
-            since = _when(failed["since"], self._facts.at)
-            seen = _("It fails since %(since)s: %(error)s", since=since, error=failed["error"])
+            since = _time(failed["since"])
+            seen = _("It has failed since %(since)s: %(error)s", since=since, error=failed["error"])
             remedy = _("Mend what Meta says, then “Sync now” at the number; until then what was read before stands.")
             return self._of(one, "templates", title, why, seen, result=Result.FAILED, remedy=remedy)
         if synced_at is None or last is None:
@@ -194,26 +196,28 @@ class _Maker:
         return self._of(one, "templates", title, why, seen)
 
     def stopped(self, one: SenderFacts) -> Check:
-        title = _("Nothing stops the number")
+        title = _("What stops the number")
         why = _("What stops a number keeps its messages waiting, or rejects them.")
         if one.health.fault is not None:
             return self._of(one, "stopped", title, why, one.health.fault, result=Result.UNASKED)
         stops = one.health.body["stopped_by"]
         remedy = _("The number’s page says since when, until when, and has Resume and Sync.")
-        if not stops and (hold := one.health.body.get("hold")):
+        hold = one.health.body.get("hold")
+        is_broken = hold is not None and hold["cause"].get("code") in _BROKEN
+        result = Result.FAILED if is_broken or any(stop["stops"] == "all" for stop in stops) else Result.WARNING
+        if not stops and hold:
             # Its time is over, and it stands until a message shows whether its cause is gone.
             seen = _("The next message tries whether it still holds: %(hold)s", hold=hold["cause"]["detail"])
-            return self._of(one, "stopped", title, why, seen, result=Result.WARNING, remedy=remedy)
+            return self._of(one, "stopped", title, why, seen, result=result, remedy=remedy)
         if not stops:
-            return self._of(one, "stopped", title, why, _("A message would go."))
-        result = Result.FAILED if any(stop["stops"] == "all" for stop in stops) else Result.WARNING
+            return self._of(one, "stopped", title, why, _("Nothing: a message would go."))
         seen = "; ".join(str(stop["detail"]) for stop in stops)
         return self._of(one, "stopped", title, why, seen, result=result, remedy=remedy)
 
     def silence(self) -> Check:
         """What webhook-ingest's own watch says."""
         told = self._facts.silence
-        title = _("No number is silent")
+        title = _("Silent numbers")
         why = _("A number of which nothing is heard has lost its webhooks, not its messages.")
         if told.fault is not None:
             return self._check("silence", "messages", title, why, told.fault, result=Result.UNASKED)
@@ -227,8 +231,7 @@ class _Maker:
             title,
             why,
             "; ".join(
-                _("%(name)s since %(since)s", name=one["sender_id"], since=_when(one["since"], self._facts.at))
-                for one in silent
+                _("%(name)s since %(since)s", name=one["sender_id"], since=_time(one["since"])) for one in silent
             ),
             result=Result.FAILED,
             remedy=" ".join(dict.fromkeys(str(one["what_to_do"]) for one in silent)),
@@ -265,7 +268,7 @@ class _Maker:
         )
 
     def receipts(self) -> Check:
-        title = _("Every message that Meta took is heard of")
+        title = _("First receipts of what Meta took")
         why = _("Meta says “sent” within seconds; silence has a cause.")
         stored = self._facts.stored
         if stored is None:
@@ -299,22 +302,22 @@ class _Maker:
         )
 
     def dead_letters(self) -> Check:
-        title, why = _("No dead letter waits"), _("A record that could not be read has had no effect.")
+        title, why = _("Dead letters"), _("A record that could not be read has had no effect.")
         stored = self._facts.stored
         if stored is None:
             return self._check("dead-letters", "messages", title, why, _NO_DATABASE, result=Result.UNASKED)
         if not stored.dead_letters:
             return self._check("dead-letters", "messages", title, why, _("None."))
-        since = _when(stored.dead_letter_at, self._facts.at)
+        when = _when(stored.dead_letter_at, self._facts.at)
         if stored.dead_letters >= DEAD_LETTERS_COUNTED:
             count = decimal(stored.dead_letters)
-            seen = _("At least %(count)s wait, the latest since %(since)s.", count=count, since=since)
+            seen = _("At least %(count)s wait; the latest came %(when)s.", count=count, when=when)
         else:
             seen = ngettext(
-                "%(num)s waits, the latest since %(since)s.",
-                "%(num)s wait, the latest since %(since)s.",
+                "%(num)s waits; it came %(when)s.",
+                "%(num)s wait; the latest came %(when)s.",
                 stored.dead_letters,
-                since=since,
+                when=when,
             )
         remedy = _(
             "Read what is wrong with each, repair it, and put it back; what upstream sends again is repaired there."
@@ -331,6 +334,8 @@ class _Maker:
         )
 
 
+# What doesn't pass by itself: it holds until somebody repairs it.
+_BROKEN = frozenset({ReasonCode.SENDER_CREDENTIALS_REJECTED, ReasonCode.META_PAYMENT_ISSUE})
 _NO_DATABASE = lazy("The log’s own database could not be asked.")
 _ASK_AGAIN = lazy("Ask again in a minute; if it stays so, look at the dispatcher, and at Meta’s status page.")
 
@@ -375,6 +380,10 @@ def _templates_read(last: Mapping[str, Any], synced_at: datetime, now: datetime)
         when=_when(last.get("changed_at"), now),
     )
     return _("%(read)s; %(found)s", read=read, found=found)
+
+
+def _time(moment: Any) -> str:
+    return absolute(moment) if isinstance(moment, datetime) else _("an unknown time")
 
 
 def _when(moment: Any, now: datetime) -> str:

@@ -153,6 +153,7 @@ SYNC: dict[str, Any] = {
     "last": {"templates": 3, "changes": [], "more": 0, "changed_at": None, "incomplete": None},
 }
 HOLD = {"cause": {"detail": "Expired (code 190)"}, "since": NOW, "until": NOW}
+UNPAID = {"code": "META_PAYMENT_ISSUE", "detail": "Unpaid"}
 STOP = {"stops": "all", "detail": "An operator paused the number"}
 BROKEN = {"since": NOW, "error": "Meta refused: Expired (code 190)"}
 SILENT = {"sender_id": "15550100", "since": NOW, "what_to_do": "Subscribe the app."}
@@ -195,14 +196,16 @@ WORKSPACE_CASES: list[tuple[str, WorkspaceFacts, Result, str]] = [
     ("subscription:15550100", workspace(MUTE), UNASKED, "4 s"),
     ("templates:15550100", workspace(), OK, "3 templates read 5 min ago"),
     ("templates:15550100", workspace(sync=CHANGED), OK, "3 differences found"),
-    ("templates:15550100", workspace(sync=SYNC | {"failed": BROKEN}), FAILED, "It fails since"),
+    ("templates:15550100", workspace(sync=SYNC | {"failed": BROKEN}), FAILED, "It has failed since"),
     ("templates:15550100", workspace(sync=SYNC | {"synced_at": None}), WARNING, "Not yet"),
     ("templates:15550100", workspace(sync=SYNC | {"synced_at": ago(hours=3)}), WARNING, "3 h ago"),
     ("templates:15550100", workspace(sync=SYNC | {"last": LAST | {"incomplete": "more pages"}}), WARNING, "more pages"),
     ("stopped:15550100", workspace(), OK, "would go"),
     ("stopped:15550100", workspace(stops=[STOP]), FAILED, "paused"),
     ("stopped:15550100", workspace(hold=HOLD), WARNING, "next message tries whether it still holds: Expired"),
+    ("stopped:15550100", workspace(hold=HOLD | {"cause": UNPAID}), FAILED, "still holds: Unpaid"),
     ("stopped:15550100", workspace(stops=[STOP], hold=HOLD), FAILED, "paused"),
+    ("stopped:15550100", workspace(stops=[STOP | {"stops": "templates"}], hold=HOLD | {"cause": UNPAID}), FAILED, ""),
     ("stopped:15550100", workspace(stops=[STOP | {"stops": "marketing"}]), WARNING, "paused"),
     ("numbers", workspace(senders=Told(body=[]), looked_at=[]), FAILED, "none"),
     ("numbers", workspace(senders=MUTE, looked_at=[]), UNASKED, "4 s"),
@@ -221,7 +224,12 @@ WORKSPACE_CASES: list[tuple[str, WorkspaceFacts, Result, str]] = [
     ("receipts", stored(unheard=("m-1", ago(hours=2)), unheard_count=2), WARNING, "2 messages wait"),
     ("receipts", stored(unheard=("m-1", ago(hours=25)), unheard_count=1), FAILED, "m-1"),
     ("dead-letters", stored(), OK, "None."),
-    ("dead-letters", stored(dead_letters=2, dead_letter_at=ago(minutes=3)), WARNING, "2 wait, the latest since 3 min"),
+    (
+        "dead-letters",
+        stored(dead_letters=2, dead_letter_at=ago(minutes=3)),
+        WARNING,
+        "2 wait; the latest came 3 min ago",
+    ),
     ("dead-letters", stored(dead_letters=1000, dead_letter_at=NOW), WARNING, "At least 1,000"),
     *((name, workspace(stored=None), UNASKED, "database") for name in ("webhooks", "receipts", "dead-letters")),
 ]
