@@ -167,6 +167,7 @@ def _asked() -> dict[str, Ask]:
         "events": lambda c: queries.events_of(c, OWN, "acme-77", "wamid.acme77", "acme-1"),
         "deliveries": lambda c: queries.webhooks_of(c, OWN, "acme-77", "wamid.acme77", "acme-1"),
         "repeats": lambda c: resend_store.links_of(c, OWN, "acme-50"),
+        "sent again": lambda c: resend_store.sent_again(c, OWN, ["acme-50", "acme-100"]),
         "families": lambda c: resend_store.families(c, OWN, ["acme-50", "acme-100"]),
         "requests": lambda c: resend_store.requests_of(c, OWN, ["acme-50", "acme-100"]),
         "campaigns": lambda c: campaign_queries.list_groups(c, OWN, campaign),

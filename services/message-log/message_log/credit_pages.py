@@ -16,7 +16,7 @@ from sendwhy.problems import Problem
 from sendwhy.reasons import ReasonCode, Service
 from starlette.background import BackgroundTask
 
-from message_log import api, login, queries
+from message_log import api, login, queries, resend_store
 from message_log.contact_api import csv_answer, service_csv
 from message_log.language import decimal
 from message_log.language import gettext as _
@@ -203,6 +203,8 @@ async def _show(
     lacking = Filters(status="failed", reason=ReasonCode.INSUFFICIENT_CREDITS, since=since)
     async with pages.runtime.within(reader.workspace, snapshot=True) as connection:
         failed = await queries.list_messages(connection, reader.workspace, lacking, limit=SHORT_MAX)
+        ids = [row["message_id"] for row in failed.rows]
+        again = await resend_store.sent_again(connection, reader.workspace, ids)
     listed = [("limit", str(LEDGER_SHOWN))]
     listed += [(name, value) for name, value in (("kind", kind), ("cursor", cursor)) if value]
     account, ledger, alerts = await asyncio.gather(
@@ -211,7 +213,8 @@ async def _show(
         told_by(pages, reader, Service.BILLING, "alerts", asked=[("limit", str(ALERTS_SHOWN))]),
     )
     viewer = pages.viewer(request, reader)
-    short = shortfalls(viewer.message(row) for row in failed.rows)
+    # What was sent again has its outcome there: it is nothing to top up for.
+    short = shortfalls(viewer.message(row) for row in failed.rows if row["message_id"] not in again)
     values = {"problem": None, "done": "", "given": {}, "key": str(uuid4())} | more
     return pages.render(
         "credits.html",

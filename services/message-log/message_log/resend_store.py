@@ -127,6 +127,14 @@ async def note(connection: Connection, workspace: str, requests: Sequence[SendRe
     await connection.execute(_ADD, workspace, [one.message_id for one in requests], olds, by_name)
 
 
+_REPEATED = "select distinct resend_of from repeat where workspace_id = $1 and resend_of = any($2::text[])"
+
+
+async def sent_again(connection: Connection, workspace: str, message_ids: Sequence[str]) -> set[str]:
+    """Those of some messages that others repeat."""
+    return {row["resend_of"] for row in await connection.fetch(_REPEATED, workspace, list(message_ids))}
+
+
 _LINKS = """
 select r.message_id, r.resend_of, s.by_name, s.at from repeat r
 left join resend s on s.workspace_id = r.workspace_id and s.message_id = r.message_id

@@ -280,8 +280,10 @@ async def test_credits_tell_the_balance_and_what_failed_at_which_balance(desk: D
     async with desk.browser(VIEWER) as browser:
         page = (await browser.get("credits")).text
         assert SCRIPT not in page
-        for words in ("1,234,567", "+5,000", "0 to 1", "Failed for lack of credits"):
+        for words in ("1,234,567", "+5,000", "0 to 1", "Failed for lack of credits", "6 is what the failed ones"):
             assert words in page
+        await desk.tell(requested(message_id="again", resend_of="short-3"))
+        assert "4 is what the failed ones cost together" in (await browser.get("credits")).text
         statement = {
             "from_day": "2026-11-01",
             "to_day": "2026-12-01",
@@ -361,6 +363,19 @@ async def test_templates_and_senders_tell_their_state_as_text(desk: Desk) -> Non
         assert (await browser.get("senders/999999")).status_code == 404
     assert (await desk.get("templates.csv", STRANGER)).status_code == 404
     assert (await desk.get("ledger.csv", VIEWER)).status_code == 200
+
+
+async def test_a_number_that_sends_not_everything_says_so_in_the_list(desk: Desk) -> None:
+    sends = SENDER_TOLD | {"paused_at": None, "hold": None}
+    desk.others.answers["dispatcher senders"] = (200, [sends])
+    stop = {"gate": "quality", "stops": "marketing", "detail": "RED (policy block)", "since": None, "until": None}
+    async with desk.browser(VIEWER) as browser:
+        for stops, told in (
+            ([stop], 'Sends, but …</span><span class="said">RED (policy block)'),
+            ([], ">Sends</span>"),
+        ):
+            desk.others.answers[f"dispatcher senders/{SENDER}/health"] = (200, HEALTH | {"stopped_by": stops})
+            assert told in (await browser.get("senders")).text
 
 
 async def test_a_hold_names_its_next_try_and_no_end(desk: Desk) -> None:
