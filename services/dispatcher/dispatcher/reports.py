@@ -4,12 +4,14 @@ Shapes: Meta's webhook reference pages as meta-cloud-api.md, 3.5 and 3.6, has th
 everything is read tolerantly, and what isn't known changes nothing but is told on.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sendwhy.events import Reason, milliseconds, reason
+from sendwhy.logs import mask
 from sendwhy.moments import told_time
 from sendwhy.reasons import ReasonCode
 
@@ -89,7 +91,22 @@ _KNOWN: Mapping[str, frozenset[str]] = {
 }
 UNKNOWN = "unknown"
 ERRORS = "errors"
-_NOT_TOLD_ON = ("requester", "display_phone_number", "event", "messaging_product", "metadata")
+# What a line names of a webhook: facts of accounts, numbers and templates in Meta's words. Anything else may be
+# somebody's name, number or message, and whoever may look at a sender reads the line.
+_TOLD_ON = frozenset(
+    {
+        *("alert_description", "alert_severity", "alert_status", "alert_type", "category_update_timestamp"),
+        *("correct_category", "country", "country_code", "current_limit", "decision", "description", "disable_date"),
+        *("effective_month", "entity_id", "entity_type", "expiration", "max_daily_conversation_per_phone"),
+        *("max_daily_conversations_per_business", "max_phone_numbers_per_business", "max_phone_numbers_per_waba"),
+        *("message_template_category", "message_template_id", "message_template_language", "message_template_name"),
+        *("new_category", "new_quality_score", "old_limit", "owner_business_id", "partner_app_id", "previous_category"),
+        *("previous_quality_score", "pricing_category", "reason", "recommendation", "region", "rejection_reason"),
+        *("remediation", "requested_verified_name", "restriction_type", "start_time", "tier", "tier_update_time"),
+        *("title", "violation_type", "waba_ban_date", "waba_ban_state", "waba_id"),
+    }
+)
+_EVENT = re.compile(r"[A-Z][A-Z_]*\d{0,6}[A-Z_]*")
 DETAIL_MAX = 300
 
 
@@ -216,16 +233,15 @@ def _unavailable(event: str, evidence: dict[str, Any]) -> Reason:
 
 
 def report_of(field: str, value: Mapping[str, Any], at: datetime, why: Reason | None = None) -> Report:
-    """A webhook in a line, for operators. What we don't know stands under the one field `UNKNOWN`, with its name.
+    """A webhook in a line, for operators. What we don't know stands under the one field `UNKNOWN`, with its name alone.
     `why`: of an error that belongs to no message; it holds nobody, as Meta tells of nothing that would end it."""
     if why is not None:
-        return Report(field=ERRORS, at=at, event=why.code.value, detail=why.detail[:DETAIL_MAX], known=True)
+        return Report(field=ERRORS, at=at, event=why.code.value, detail=mask(why.detail)[:DETAIL_MAX], known=True)
     event = _event(field, value)
-    known = event in _KNOWN.get(field, ())
-    detail = ", ".join(_told(value))[:DETAIL_MAX]
-    if known:
-        return Report(field=field, at=at, event=event, detail=detail, known=True)
-    return Report(field=UNKNOWN, at=at, event=f"{field[:64]} {event}".strip()[:128], detail=detail, known=False)
+    if event in _KNOWN.get(field, ()):
+        return Report(field=field, at=at, event=event, detail=", ".join(_told(value))[:DETAIL_MAX], known=True)
+    named = event if _EVENT.fullmatch(event) else ""
+    return Report(field=UNKNOWN, at=at, event=f"{field[:64]} {named}".strip()[:128], detail="", known=False)
 
 
 def _event(field: str, value: Mapping[str, Any]) -> str:
@@ -240,10 +256,8 @@ def _event(field: str, value: Mapping[str, Any]) -> str:
 
 def _told(value: Mapping[str, Any], depth: int = 3) -> Iterator[str]:
     for name, part in value.items():
-        if name in _NOT_TOLD_ON or depth == 0:
-            continue
         for one in part if isinstance(part, list) else [part]:
             if isinstance(one, dict):
-                yield from _told(one, depth - 1)
-            elif one not in (None, ""):
+                yield from _told(one, depth - 1) if depth > 1 else ()
+            elif name in _TOLD_ON and isinstance(one, str | int | float) and one != "":
                 yield f"{name}: {one}"

@@ -206,7 +206,8 @@ async def save_reports(connection: Connection, told: Iterable[tuple[str, Report]
 
 async def reports(connection: Connection, sender_id: str) -> list[Report]:
     rows = await connection.fetch(
-        "select field, at, event, detail, known from sender_report where sender_id = $1 order by at desc, field",
+        "select field, at, event, case when known then detail else '' end as detail, known"
+        " from sender_report where sender_id = $1 order by at desc, field",
         sender_id,
     )
     return [Report(**dict(row)) for row in rows]

@@ -12,7 +12,7 @@ from dispatcher.store import NumberState, TemplateRow
 from dispatcher_cases import NOW, TEMPLATE
 from hypothesis import given
 from hypothesis import strategies as st
-from sendwhy.events import EARLIEST, LATEST
+from sendwhy.events import EARLIEST, LATEST, reason
 from sendwhy.reasons import ReasonCode
 
 STOPPING = "RESTRICTED_BIZ_INITIATED_MESSAGING"
@@ -294,6 +294,30 @@ def test_operators_read_what_was_told(field: str, value: dict[str, Any], line: t
     report = report_of(field, value, NOW)
     assert (report.field, report.event, report.known) == line
     assert "61500000011122" not in report.detail
+
+
+ECHO = {
+    "event": "private words",
+    "from": "15557010123",
+    "to": "447700900142",
+    "text": {"body": "private words to Ines"},
+    "contacts": [{"profile": {"name": "Ines"}, "wa_id": "447700900142"}],
+    "title": "Ines",
+    "reason": "Ines",
+}
+
+
+@pytest.mark.parametrize("field", ["smb_message_echoes", "history", "smb_app_state_sync", "statuses", "account_update"])
+def test_nothing_that_may_be_personal_is_told_of_what_is_not_known(field: str) -> None:
+    report = report_of(field, ECHO, NOW)
+    assert (report.event, report.detail) == (field, "")
+
+
+def test_of_what_is_known_only_its_own_facts_are_told() -> None:
+    violation = {"event": "ACCOUNT_VIOLATION", "violation_info": {"violation_type": "ALCOHOL", "of": "Ines"}}
+    assert report_of("account_update", violation | {"to": "447700900142"}, NOW).detail == "violation_type: ALCOHOL"
+    why = reason(ReasonCode.META_ERROR, "Meta says: +447700900142 can't be reached (code 7)")
+    assert "447700900142" not in report_of("errors", {}, NOW, why).detail
 
 
 _JSON = st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one))

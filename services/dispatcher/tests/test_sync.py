@@ -506,6 +506,11 @@ async def test_what_we_do_not_know_is_told_and_asked_for(desk: Desk) -> None:
         ("unknown", "moon_phase_update", False),
         ("security", "PIN_CHANGED", True),
     ]
+    async with desk.pool.acquire() as connection:
+        # As it was kept before only what is known was told on.
+        await connection.execute("update sender_report set detail = 'body: private words'")
+        told = await sync_store.reports(connection, SENDER.sender_id)
+    assert [one.detail for one in told] == ["", "body: private words"]
 
 
 async def test_a_template_that_moves_to_marketing_takes_out_whoever_is_not_subscribed(desk: Desk) -> None:
