@@ -108,7 +108,8 @@ class Unread:
 @value_class
 class Sender:
     """`tier_key`: under what the people whom it reaches are counted; numbers that share a portfolio share it. `rest`:
-    known to its driver alone, while Meta lets nobody call."""
+    known to its driver alone, while Meta lets nobody call. `hold_replies_from`: until then a hold that spares replies
+    stops them too."""
 
     sender_id: str
     workspace_id: str
@@ -121,6 +122,7 @@ class Sender:
     hold_stops: Stops = Stops.ALL
     hold_since: datetime | None = None
     hold_until: datetime | None = None
+    hold_replies_from: datetime | None = None
     templates_synced_at: datetime | None = None
     messaging_limit: int | None = None
     messages_per_second: int = 80
@@ -713,7 +715,8 @@ def _is_held(sender: Sender, now: datetime) -> bool:
 
 def spares_replies(sender: Sender, now: datetime) -> bool:
     """Whether it is held, but not for those who answer a person."""
-    return _is_held(sender, now) and sender.hold_stops is Stops.BUSINESS_INITIATED
+    goes = sender.hold_replies_from is None or sender.hold_replies_from <= now
+    return _is_held(sender, now) and sender.hold_stops is Stops.BUSINESS_INITIATED and goes
 
 
 def _hold(message: Message, facts: Facts, sender: Sender, now: datetime) -> Check:
@@ -726,12 +729,15 @@ def _hold(message: Message, facts: Facts, sender: Sender, now: datetime) -> Chec
         "until": _text(sender.hold_until) if sender.hold_until else None,
     }
     until = sender.hold_until
-    if sender.hold_stops is Stops.BUSINESS_INITIATED:
+    if sender.hold_replies_from is not None:
+        evidence["replies_from"] = _text(sender.hold_replies_from)
+        until = sender.hold_replies_from
+    if spares_replies(sender, now):
         evidence["stops"] = sender.hold_stops.value
         if message.template is None or _window_is_open(facts, now):
             return Check("hold", True, evidence)
         # Such a message is looked at among replies, and its person may write meanwhile.
-        until = min(until or now + LOOK_AT_HELD, now + LOOK_AT_HELD)
+        until = min(sender.hold_until or now + LOOK_AT_HELD, now + LOOK_AT_HELD)
     return Check("hold", False, evidence, Wait(Waiting.HOLD, sender.hold.code, until))
 
 

@@ -14,7 +14,7 @@ from dispatcher.store import CONCERNS
 
 _COLUMNS = (
     "h.workspace_id, h.scope, h.scope_id, h.cause, h.said_by, h.since, h.until, h.probe_at, h.strikes, h.lifted_at,"
-    " h.stops, h.said_at"
+    " h.stops, h.said_at, h.replies_from"
 )
 
 
@@ -32,6 +32,7 @@ def _hold(row: Row) -> Hold:
         lifted_at=row["lifted_at"],
         stops=Stops(row["stops"]),
         said_at=row["said_at"],
+        replies_from=row["replies_from"],
     )
 
 
@@ -48,11 +49,11 @@ async def read(connection: Connection, workspace_id: str, scope: HoldScope, scop
 async def save(connection: Connection, hold: Hold) -> None:
     await connection.execute(
         "insert into hold (workspace_id, scope, scope_id, cause, said_by, since, until, probe_at, strikes, lifted_at,"
-        " stops, said_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+        " stops, said_at, replies_from) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
         " on conflict (workspace_id, scope, scope_id) do update set cause = excluded.cause,"
         " said_by = excluded.said_by, since = excluded.since, until = excluded.until, probe_at = excluded.probe_at,"
         " strikes = excluded.strikes, lifted_at = excluded.lifted_at, probing_until = null,"
-        " stops = excluded.stops, said_at = excluded.said_at",
+        " stops = excluded.stops, said_at = excluded.said_at, replies_from = excluded.replies_from",
         hold.workspace_id,
         hold.scope.value,
         hold.scope_id,
@@ -65,6 +66,7 @@ async def save(connection: Connection, hold: Hold) -> None:
         hold.lifted_at,
         hold.stops.value,
         hold.said_at,
+        hold.replies_from,
     )
 
 
@@ -107,7 +109,7 @@ async def account_lifted_at(connection: Connection, waba_id: str) -> datetime | 
 
 # Nobody waits here for another driver's claim: what is locked is being probed.
 _LOCK_HOLDS_OF = f"""
-select h.stops,
+select h.stops = 'all' or coalesce(h.replies_from > $2, false) as stops_all,
        coalesce(h.probe_at <= $2 and coalesce(h.probing_until <= $2, true), false) as may_be_probed
 from hold h join sender s on {CONCERNS} where s.sender_id = $1
 for update of h skip locked
@@ -125,7 +127,7 @@ async def take_probe(connection: Connection, sender_id: str, now: datetime, unti
     if len(rows) != await connection.fetchval(_COUNT_HOLDS_OF, sender_id):
         return False
     # What stops only a part isn't waited for: a reply may try what stops everything.
-    stopping = [row for row in rows if row["stops"] == Stops.ALL.value] or rows
+    stopping = [row for row in rows if row["stops_all"]] or rows
     if not all(row["may_be_probed"] for row in stopping):
         return False
     await connection.execute(_SET_PROBING, sender_id, until)

@@ -27,7 +27,8 @@ SILENCE = "nobody: Meta doesn't answer"
 class Hold:
     """`until`: the end that Meta told; `probe_at`: from when on one message may try whether it still stands (None:
     never by itself); `strikes`: how many tries found that it does; `said_at`: Meta's time of the account event that
-    told it, if one did."""
+    told it, if one did; `replies_from`: until then a hold that spares replies stops them too, as Meta restricted both,
+    each with its own end."""
 
     workspace_id: str
     scope: HoldScope
@@ -41,6 +42,10 @@ class Hold:
     lifted_at: datetime | None = None
     stops: Stops = Stops.ALL
     said_at: datetime | None = None
+    replies_from: datetime | None = None
+
+    def stops_all(self, at: datetime) -> bool:
+        return self.stops is Stops.ALL or (self.replies_from is not None and at < self.replies_from)
 
     def is_ended_by(self, at: datetime) -> bool:
         """Whether Meta's word of that moment, that the account may send again, ends this: not a payment's hold, and
@@ -59,6 +64,7 @@ class Refusal:
     until: datetime | None = None
     is_account_event: bool = False
     stops: Stops = Stops.ALL
+    replies_from: datetime | None = None
 
     def is_ended_by(self, at: datetime) -> bool:
         """As of a hold: where the lift came first, as webhooks keep no order."""
@@ -87,7 +93,7 @@ def after(known: Hold | None, name: tuple[str, HoldScope, str], told: Refusal, n
         *name, cause=_explained(told, name), said_by=told.said_by, since=since, until=told.until, stops=told.stops
     )
     if told.is_account_event:
-        hold = replace(hold, probe_at=told.until, said_at=told.at)
+        hold = replace(hold, probe_at=told.until, said_at=told.at, replies_from=told.replies_from)
         return None if stands and known == replace(hold, strikes=known.strikes if known else 0) else hold
     strikes = 0
     # A refusal while replies go is of a reply: now everything is held.
@@ -122,7 +128,7 @@ def is_told_by_event(standing: Iterable[Hold], told: Refusal) -> bool:
     """Whether an answer only says what an account event told already, before a message may try that."""
     return any(
         one.said_at is not None
-        and one.stops is Stops.ALL
+        and one.stops_all(told.at)
         and one.cause.code is told.cause.code
         and (one.probe_at is None or told.at < one.probe_at)
         for one in standing
@@ -133,7 +139,12 @@ def is_news(known: Hold | None, hold: Hold) -> bool:
     """Whether people have to be told: not that a try found the same again."""
     if known is None or known.lifted_at is not None:
         return True
-    return (known.cause.code, known.until, known.stops) != (hold.cause.code, hold.until, hold.stops)
+    return (known.cause.code, known.until, known.stops, known.replies_from) != (
+        hold.cause.code,
+        hold.until,
+        hold.stops,
+        hold.replies_from,
+    )
 
 
 def _explained(told: Refusal, name: tuple[str, HoldScope, str]) -> Reason:

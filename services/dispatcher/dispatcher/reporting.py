@@ -125,6 +125,7 @@ async def _apply_hold(
             change.hold_until,
             is_account_event=True,
             stops=change.hold_stops,
+            replies_from=change.hold_replies_from,
         )
         workspaces = {row.sender.workspace_id for row in of_account}
         held = await holding.hold_account(connection, event.waba_id, workspaces, change.hold_scope, refusal, now)

@@ -5,7 +5,7 @@ everything is read tolerantly, and what isn't known changes nothing but is told 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -160,13 +160,15 @@ def _rejected_reason(value: Mapping[str, Any]) -> str | None:
 @dataclass(frozen=True, slots=True)
 class AccountChange:
     """What a report means for senders: a new state of the named number, or of all of the account's portfolio, a hold
-    (with its end, and whether that is a restriction's or a ban's), or the end of one."""
+    (with its end, from when on replies go if that is before, and whether it is a restriction's or a ban's), or the end
+    of one."""
 
     number: NumberState | None = None
     portfolio: NumberState | None = None
     hold: Reason | None = None
     hold_until: datetime | None = None
     hold_stops: Stops = Stops.ALL
+    hold_replies_from: datetime | None = None
     hold_scope: HoldScope = HoldScope.BAN
     lifted: bool = False
 
@@ -215,17 +217,27 @@ def _restriction(told: Any) -> AccountChange:
     stopping = [(kind, row) for kind, row in zip(kinds, rows, strict=True) if kind in _STOPPING_RESTRICTIONS]
     if not stopping:
         return AccountChange(lifted=told == [])
-    ends = [told_time(row.get("expiration")) for _, row in stopping]
-    known_ends = [end for end in ends if end is not None]
-    until = max(known_ends) if len(known_ends) == len(ends) else None
     stopped_by = sorted({kind for kind, _ in stopping})
-    evidence = {"restrictions": list(stopped_by), "until": milliseconds(until) if until else None}
+    until = _last_end(row for _, row in stopping)
+    replies_from = _last_end(row for kind, row in stopping if kind != _STOPS_BEGINNING)
+    # What stops replies may end before what stops the business from beginning.
+    is_split = len(stopped_by) > 1 and replies_from != until
+    evidence: dict[str, Any] = {"restrictions": list(stopped_by), "until": milliseconds(until) if until else None}
+    if is_split and replies_from is not None:
+        evidence["replies_from"] = milliseconds(replies_from)
     return AccountChange(
         hold=_unavailable("ACCOUNT_RESTRICTION", evidence),
         hold_until=until,
-        hold_stops=Stops.BUSINESS_INITIATED if stopped_by == [_STOPS_BEGINNING] else Stops.ALL,
+        hold_stops=Stops.BUSINESS_INITIATED if is_split or stopped_by == [_STOPS_BEGINNING] else Stops.ALL,
+        hold_replies_from=replies_from if is_split else None,
         hold_scope=HoldScope.RESTRICTION,
     )
+
+
+def _last_end(restrictions: Iterable[Mapping[str, Any]]) -> datetime | None:
+    ends = [told_time(one.get("expiration")) for one in restrictions]
+    known_ends = [end for end in ends if end is not None]
+    return max(known_ends) if known_ends and len(known_ends) == len(ends) else None
 
 
 def _unavailable(event: str, evidence: dict[str, Any]) -> Reason:

@@ -12,7 +12,7 @@ from sendwhy.service import Runtime
 
 from dispatcher import sync_store, tier_store
 from dispatcher.api import ACQUIRE_SECONDS, SenderPath, sender_of
-from dispatcher.decide import Stops, Tier
+from dispatcher.decide import Tier, spares_replies
 from dispatcher.driving import IS_NEWS
 from dispatcher.settings import Settings
 from dispatcher.store import SenderRow
@@ -179,8 +179,9 @@ def stops(row: SenderRow, tier: Tier, policy: str, failed: Failure | FailedSync 
         found.append(Stop(gate="paused", stops="all", detail=detail, since=sender.paused_at))
     if sender.hold is not None and (sender.hold_until is None or now < sender.hold_until):
         told = sender.hold.detail or sender.hold.title
-        stopped = "all" if sender.hold_stops is Stops.ALL else "templates"
-        found.append(Stop(gate="hold", stops=stopped, detail=told, since=sender.hold_since, until=sender.hold_until))
+        stopped = "templates" if spares_replies(sender, now) else "all"
+        until = sender.hold_replies_from if stopped == "all" and sender.hold_replies_from else sender.hold_until
+        found.append(Stop(gate="hold", stops=stopped, detail=told, since=sender.hold_since, until=until))
     if sender.quality == "RED" and policy == "block":
         found.append(
             Stop(gate="quality", stops="marketing", detail="The number's quality rating is RED (policy block)")

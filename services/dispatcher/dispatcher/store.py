@@ -20,9 +20,9 @@ OBJECTS: TypeAdapter[list[dict[str, JsonValue]]] = TypeAdapter(list[dict[str, Js
 
 SENDER_COLUMNS = """
 sender_id, workspace_id, waba_id, portfolio_id, app_id, is_default, token, display_phone_number, quality,
-messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, hold_stops, templates_synced_at,
-sync_wanted_at, token_tag, fence, version, tier_key, proven_portfolio_id, number_synced_at, account_numbers,
-sync_failed_since, sync_error, sync_error_code
+messages_per_second, messaging_limit, paused_at, hold, hold_since, hold_until, hold_stops, hold_replies_from,
+templates_synced_at, sync_wanted_at, token_tag, fence, version, tier_key, proven_portfolio_id, number_synced_at,
+account_numbers, sync_failed_since, sync_error, sync_error_code
 """
 COLUMNS_OF_S = ", ".join(f"s.{name.strip()}" for name in SENDER_COLUMNS.split(","))
 
@@ -66,6 +66,7 @@ def sender_of(row: Row) -> SenderRow:
             hold_since=row["hold_since"],
             hold_until=row["hold_until"],
             hold_stops=Stops(row["hold_stops"]),
+            hold_replies_from=row["hold_replies_from"],
             templates_synced_at=row["templates_synced_at"],
             messaging_limit=row["messaging_limit"],
             messages_per_second=row["messages_per_second"],
@@ -300,13 +301,14 @@ h.lifted_at is null and h.workspace_id = s.workspace_id and h.scope_id = case h.
 # Of several holds one that stops all, and of those the one that ends last.
 _REFLECT_HOLDS = f"""
 update sender set hold = now.cause, hold_since = now.since, hold_until = now.probe_at, hold_stops = now.stops,
-    version = version + 1, updated_at = clock_timestamp()
-from (select distinct on (s.sender_id) s.sender_id as concerned, h.cause, h.since, h.probe_at,
+    hold_replies_from = now.replies_from, version = version + 1, updated_at = clock_timestamp()
+from (select distinct on (s.sender_id) s.sender_id as concerned, h.cause, h.since, h.probe_at, h.replies_from,
              coalesce(h.stops, 'all') as stops
       from sender s left join hold h on {CONCERNS} where s.workspace_id = $1
       order by s.sender_id, h.stops, h.probe_at desc nulls first, h.scope) as now
 where sender_id = now.concerned
-  and (hold, hold_since, hold_until, hold_stops) is distinct from (now.cause, now.since, now.probe_at, now.stops)
+  and (hold, hold_since, hold_until, hold_stops, hold_replies_from)
+      is distinct from (now.cause, now.since, now.probe_at, now.stops, now.replies_from)
 returning {SENDER_COLUMNS}
 """  # noqa: S608 - a constant
 

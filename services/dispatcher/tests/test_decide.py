@@ -167,6 +167,23 @@ def test_a_hold_of_what_a_business_begins_lets_replies_go(stops: Stops, is_open:
         assert verdict.waiting_for is Waiting.HOLD
 
 
+def test_a_reply_waits_only_for_what_stops_replies() -> None:
+    why, soon = reason(ReasonCode.SENDER_NOT_AVAILABLE, "restricted"), NOW + timedelta(seconds=20)
+    held = sender(
+        hold=why,
+        hold_until=NOW + timedelta(days=30),
+        hold_stops=Stops.BUSINESS_INITIATED,
+        hold_replies_from=soon,
+    )
+    facts = replace(held, window_opened_at=NOW - timedelta(hours=1))
+    reply = message(text_content(), purpose=Purpose.TRANSACTIONAL)
+    assert decide(reply, facts, NOW) == Wait(Waiting.HOLD, ReasonCode.SENDER_NOT_AVAILABLE, soon)
+    assert isinstance(decide(reply, facts, soon), Send)
+    begun = decide(message(template_content("Inés"), purpose=Purpose.TRANSACTIONAL), held, soon)
+    assert isinstance(begun, Wait)
+    assert begun.waiting_for is Waiting.HOLD
+
+
 def test_only_a_whole_list_tells_that_a_template_is_absent() -> None:
     facts = replace(sender(templates_synced_at=NOW), template=None, listing_incomplete="a page is missing")
     verdict = decide(message(template_content("Inés", name="autum_sale")), facts, NOW)

@@ -17,7 +17,7 @@ from dispatcher import hold_store, holding, queue_store, store
 from dispatcher.answers import HoldScope, NotTaken, Outcome, Taken, read_answer
 from dispatcher.api import Api, PutSender
 from dispatcher.clock import utc_now
-from dispatcher.decide import Lane, Message, Stops, Waiting
+from dispatcher.decide import Lane, Message, Stops, Waiting, spares_replies, stands_still
 from dispatcher.driver import Driver
 from dispatcher.holds import ANSWER, Refusal
 from dispatcher.lease import Lease
@@ -666,6 +666,29 @@ async def test_a_reply_may_try_while_a_restriction_of_what_a_business_begins_sta
     await company.due(HoldScope.ACCOUNT)
     async with company.database() as connection:
         assert await hold_store.take_probe(connection, ONE, utc_now(), utc_now())
+
+
+async def test_replies_wait_for_the_end_of_what_stops_them_alone(company: Company) -> None:
+    now = utc_now()
+    ends = {"BIZ": now + timedelta(days=30), "CUSTOMER": now + timedelta(hours=1)}
+    rows = [
+        {"restriction_type": f"RESTRICTED_{who}_INITIATED_MESSAGING", "expiration": int(end.timestamp())}
+        for who, end in ends.items()
+    ]
+    event = account_event("account_update", {"event": "ACCOUNT_RESTRICTION", "restriction_info": rows})
+    async with company.database() as connection:
+        await company.stages.on_sender_reports(connection, [event])
+        (row,) = (await store.senders(connection, [ONE])).values()
+    later = now + timedelta(hours=1)
+    assert (stands_still(row.sender, now), spares_replies(row.sender, now)) == (True, False)
+    assert (stands_still(row.sender, later), spares_replies(row.sender, later)) == (False, True)
+    # Another's hold that stops all shows, and no reply tries it before replies may go.
+    await company.refuse(ONE, HoldScope.ACCOUNT)
+    assert (await company.held())[ONE] == "META_PAYMENT_ISSUE"
+    await company.due(HoldScope.ACCOUNT)
+    async with company.database() as connection:
+        assert not await hold_store.take_probe(connection, ONE, utc_now(), utc_now())
+        assert await hold_store.take_probe(connection, ONE, later, later)
 
 
 async def test_answers_to_what_an_event_stopped_are_no_news(company: Company) -> None:

@@ -119,6 +119,8 @@ def test_a_lift_ends_only_what_was_told_before_it() -> None:
         ({"until": NOW + DAY}, NOW, True),
         ({"until": NOW + DAY}, NOW + DAY, False),
         ({"stops": Stops.BUSINESS_INITIATED}, NOW, False),
+        ({"stops": Stops.BUSINESS_INITIATED, "replies_from": NOW + DAY}, NOW, True),
+        ({"stops": Stops.BUSINESS_INITIATED, "replies_from": NOW + DAY}, NOW + DAY, False),
         ({"cause": PAYMENT}, NOW, False),
     ],
 )

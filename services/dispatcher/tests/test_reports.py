@@ -246,6 +246,20 @@ def test_of_several_restrictions_one_without_an_end_is_the_last() -> None:
     assert restriction_of([*rows, {"restriction_type": STOPPING}]).hold_until is None
 
 
+def test_what_stops_replies_ends_with_its_own_restriction() -> None:
+    def both(begin: int | None, reply: int | None) -> tuple[Any, ...]:
+        kinds = {STOPPING: begin, "RESTRICTED_CUSTOMER_INITIATED_MESSAGING": reply}
+        change = restriction_of([{"restriction_type": kind, "expiration": end} for kind, end in kinds.items()])
+        return change.hold_stops, change.hold_until, change.hold_replies_from
+
+    last, first = 1795599611, 1795599591
+    assert both(last, first) == (Stops.BUSINESS_INITIATED, END, END - timedelta(seconds=20))
+    assert both(None, last) == (Stops.BUSINESS_INITIATED, None, END)
+    for begin, reply in ((first, last), (last, last)):
+        assert both(begin, reply) == (Stops.ALL, END, None)
+    assert both(last, None) == (Stops.ALL, None, None)
+
+
 @pytest.mark.parametrize("told", [None, {}, "", [None], ["RESTRICTED_UTILITY_TEMPLATES"], 7])
 def test_only_an_empty_list_ends_a_restriction(told: Any) -> None:
     assert restriction_of(told) == AccountChange()
