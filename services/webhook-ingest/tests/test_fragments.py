@@ -1,6 +1,7 @@
 """Every shape that Meta is known to send, and the oddities: what is understood, kept, counted, put aside."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,8 @@ def test_a_time_that_is_none_is_not_kept_with_each_element(time: Any) -> None:
         (float(T0), -60),
         (str(T0 * 1000), -60),
         (T0 * 1000, -60),
-        (T0 + 3600, 3540),
+        (T0 + 60 + 299, 299),
+        (T0 + 3600, 0),
         (None, 0),
         (True, 0),
         ("soon", 0),
@@ -189,6 +191,37 @@ def test_a_time_that_is_none_is_not_kept_with_each_element(time: Any) -> None:
 )
 def test_times(told: Any, ahead: int) -> None:
     assert moment_of(told, AT) == AT + timedelta(seconds=ahead)
+
+
+AHEAD = str(T0 + 20 * 3600)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (statuses(status("delivered", timestamp=AHEAD)), "delivered"),
+        (statuses(status("delivered", timestamp=AHEAD, errors=[])), "delivered"),
+        (body(value(messages=[{"id": "wamid.I", "from": "447700900142", "timestamp": AHEAD, "type": "text"}])), "text"),
+        (
+            body(
+                value(user_preferences=[{"wa_id": "447700900142", "value": "stop", "timestamp": AHEAD}]),
+                field="user_preferences",
+            ),
+            "stop",
+        ),
+    ],
+)
+def test_what_lies_ahead_is_of_when_it_was_observed_and_its_repeat_is_still_one(raw: bytes, kind: str) -> None:
+    first, again = (read(replace(delivery(raw), at=at)).elements[0] for at in (AT, AT + timedelta(hours=1)))
+    assert read_as(first) == kind
+    if isinstance(first, StatusTold):
+        assert isinstance(again, StatusTold)
+        assert (first.occurred_at, first.reading) == (AT, again.reading)
+    else:
+        assert isinstance(first, Report)
+        assert isinstance(again, Report)
+        assert (first.event.occurred_at, first.cause) == (AT, again.cause)
+        assert first.event.event_id == again.event.event_id
 
 
 @pytest.mark.parametrize(

@@ -326,8 +326,9 @@ class _MetaReader:
         user_id = line(item.get("user_id") or contact.get("user_id"), 128)
         if phone is None and user_id is None:
             raise ValueError("neither wa_id nor user_id")
-        at = moment_of(item.get("timestamp"), self.observed)
-        cause = f"{place.number}/{phone or user_id}/{wish}/{at.timestamp()}"
+        told, at = told_time(item.get("timestamp")), moment_of(item.get("timestamp"), self.observed)
+        # By the time as told, which a repeat keeps: one that can't be is replaced by when we observed it.
+        cause = f"{place.number}/{phone or user_id}/{wish}/{(told or at).timestamp()}"
         event = CustomerUpdated(
             event_id=event_id_of(cause, ""),
             occurred_at=at,
@@ -341,7 +342,7 @@ class _MetaReader:
             observed_at=self.observed,
             raw=item,
         )
-        return report_of(place.origin(key, item, contact), cause, event, told_time(item.get("timestamp")))
+        return report_of(place.origin(key, item, contact), cause, event, told)
 
     def _as_report(self, place: "_Change", key: str, item: Fragment) -> Report:
         """An element that tells of no message of ours: a fragment about the number, under its array's name."""

@@ -18,8 +18,9 @@ MORE_ERRORS_MAX = 10
 ERRORS_BYTES_MAX = 16 * 1024
 ERROR_KEYS = frozenset({"code", "title", "message", "error_data", "details", "error_subcode", "href"})
 ERROR_DATA_KEYS = frozenset({"messaging_product", "details"})
-# Meta's clock and ours: beyond this a time ahead of ours is a mistake, and must not outrank what comes later.
-AHEAD_MAX = timedelta(days=1)
+# Meta's clock and ours: beyond this a time ahead of ours is a mistake. It must neither outrank what comes later nor
+# keep a window open for more than its 24 hours.
+AHEAD_MAX = timedelta(minutes=5)
 
 Fragment = dict[str, JsonValue]
 
