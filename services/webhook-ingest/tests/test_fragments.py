@@ -13,7 +13,7 @@ from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import Topic, topic_of
 from webhook_ingest.decide import status_event
 from webhook_ingest.elements import Delivery, Reading, Report, StatusTold, Unreadable
-from webhook_ingest.fragments import DEPTH_MAX, ELEMENTS_MAX, read
+from webhook_ingest.fragments import ARRAYS, DEPTH_MAX, ELEMENTS_MAX, read
 from webhook_ingest.values import AHEAD_MAX, moment_of
 
 NOT_ON_WHATSAPP = ReasonCode.RECIPIENT_NOT_ON_WHATSAPP
@@ -270,6 +270,54 @@ def test_a_failure_without_errors_says_that_meta_gave_no_cause() -> None:
     why = only_status(statuses(status("failed"))).reason
     assert why is not None
     assert why.detail == "Meta says that the message failed, and gives no cause."
+
+
+UNDELIVERABLE = {"code": 131026, "title": "Message undeliverable", "error_data": {"details": "d"}}
+
+
+@pytest.mark.parametrize("own", [{}, {"errors": []}, {"errors": None}])
+@pytest.mark.parametrize("beside", [[UNDELIVERABLE], UNDELIVERABLE])
+def test_a_lone_failure_without_errors_has_its_values_only_one(own: Any, beside: Any) -> None:
+    raw = body(value(statuses=[status("failed", **own)], errors=beside))
+    told = only_status(raw)
+    assert told.reason is not None
+    assert (told.reason.code, told.reason.meta and told.reason.meta.details) == (NOT_ON_WHATSAPP, "d")
+    alone = only_status(told.origin.alone())
+    assert (alone.reason, alone.reading, alone.extra) == (told.reason, told.reading, None)
+    assert not reading_of(raw).errors
+
+
+@pytest.mark.parametrize(
+    ("told", "errors"),
+    [
+        ([status("failed"), status("failed", "wamid.B")], [UNDELIVERABLE]),
+        ([status("failed")], [UNDELIVERABLE, {"code": 130429}]),
+        ([status("failed", errors=[{"code": 131000}])], [UNDELIVERABLE]),
+        ([status("read")], [UNDELIVERABLE]),
+    ],
+)
+def test_a_values_error_that_may_be_anothers_is_no_statuses(told: list[Any], errors: list[Any]) -> None:
+    reading = reading_of(body(value(statuses=told, errors=errors)))
+    assert [read_as(element) for element in reading.elements] == [
+        *(one["status"] for one in told),
+        *["errors"] * len(errors),
+    ]
+    assert not any(
+        isinstance(each, StatusTold) and each.reason and each.reason.code is NOT_ON_WHATSAPP
+        for each in reading.elements
+    )
+
+
+@pytest.mark.parametrize("key", [*ARRAYS, "contacts"])
+def test_null_for_an_array_is_as_good_as_absent(key: str) -> None:
+    message = {"id": "wamid.I", "from": "447700900142", "timestamp": str(T0), "type": "text", "text": {"body": "a"}}
+    told: dict[str, Any] = {"statuses": [status("read")], "messages": [message], key: None}
+    reading = reading_of(body(value(**told)))
+    assert [read_as(element) for element in reading.elements] == [
+        *(["read"] if key != "statuses" else []),
+        *(["text"] if key != "messages" else []),
+    ]
+    assert not +reading.unknown
 
 
 @pytest.mark.parametrize(

@@ -315,10 +315,19 @@ def elements_in(payload: Any) -> int:
 def _elements_of(change: Any) -> int:
     if not isinstance(change, dict) or not isinstance(change.get("value"), dict):
         return 1
-    told = [part for name, part in change["value"].items() if name in ARRAYS]
-    rest = change["value"].keys() - {*ARRAYS, *SHARED_KEYS}
-    listed = sum(len(part) if isinstance(part, list) else 1 for part in told)
+    value = change["value"]
+    told = {name: part if isinstance(part, list) else [part] for name, part in value.items() if name in ARRAYS}
+    told = {name: part for name, part in told.items() if value[name] is not None}
+    rest = value.keys() - {*ARRAYS, *SHARED_KEYS}
+    listed = sum(map(len, told.values())) - _is_told_by_its_value(told)
     return listed + (not told or bool(rest)) + bool(change.keys() - {"field", "value"})
+
+
+def _is_told_by_its_value(told: dict[str, list[Any]]) -> bool:
+    """Whether the only error beside the only status is that one's: one element of both."""
+    (failed, *more), (error, *others) = (told.get(name) or [None] for name in ("statuses", "errors"))
+    is_lone = isinstance(failed, dict) and isinstance(error, dict) and not more and not others
+    return is_lone and str(failed.get("status")).strip().lower() == "failed" and not failed.get("errors")
 
 
 def check_accounts(payload: Any) -> None:

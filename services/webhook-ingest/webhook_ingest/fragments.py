@@ -72,6 +72,7 @@ ARRAYS = ("statuses", "messages", "calls", "user_preferences", "errors", "messag
 BODY_KEYS, ENTRY_KEYS = frozenset({"object", "entry"}), frozenset({"id", "time", "changes"})
 CHANGE_KEYS = frozenset({"field", "value"})
 SHARED_KEYS = frozenset({"messaging_product", "metadata", "contacts"})
+VALUE_KEYS = SHARED_KEYS.union(ARRAYS)
 TOLD_STATUSES = {status.value: status for status in Status if status is not Status.ACCEPTED}
 OTHER_STATUS_TYPES = ("call", "payment")
 STATUS_KEYS = frozenset(
@@ -181,20 +182,21 @@ class _MetaReader:
             yield self._unreadable(change, "a change without an object `value`")
             return
         place = _Change(entry, line(change.get("field"), 128) or "unknown", value)
-        told = [key for key in ARRAYS if key in value]
-        for key in told:
-            items = value[key]
-            several = items if isinstance(items, list) else [items]
+        # Null is as good as absent.
+        told = {key: _several(value[key]) for key in ARRAYS if value.get(key) is not None}
+        if failed := _failed_by_its_value(told):
+            told |= {"statuses": [failed], "errors": []}
+        for key, several in told.items():
             if len(several) > self.left:
                 # It alone: its neighbours are read.
-                yield self._unreadable(items, f"{key}: more than the {ELEMENTS_MAX} elements that a body may hold")
+                yield self._unreadable(value[key], f"{key}: more than the {ELEMENTS_MAX} elements that a body may hold")
                 continue
             for item in several:
                 yield self._guarded(self._readers[key], place, key, item)
         if not told:
             yield self._guarded(_MetaReader._report, place, place.field, value)
-        elif not value.keys() <= SHARED_KEYS.union(told):
-            rest: Fragment = {key: part for key, part in value.items() if key not in told and key not in SHARED_KEYS}
+        elif not value.keys() <= VALUE_KEYS:
+            rest: Fragment = {key: part for key, part in value.items() if key not in VALUE_KEYS}
             self.unknown["field"] += 1
             yield self._guarded(_MetaReader._left_over, place, place.field, rest)
         if not change.keys() <= CHANGE_KEYS:
@@ -486,6 +488,23 @@ def _said(kind: str | None, body: Fragment) -> tuple[Inbound, str | None, str | 
         new = line(edited.get("type"), 64)
         return _said(new, object_of(edited.get(new or "")))
     return Inbound.OTHER, None, None
+
+
+def _several(items: JsonValue) -> list[JsonValue]:
+    """The elements of an array; one may stand there without a list."""
+    return items if isinstance(items, list) else [items]
+
+
+def _failed_by_its_value(told: Mapping[str, list[JsonValue]]) -> Fragment | None:
+    """A value's only status with the value's only error as its own, where it failed and has none: Meta's pages differ
+    in where that stands. Of several nobody could tell which belongs to which. Written into the status, it is still
+    there when that is read alone."""
+    statuses, errors = told.get("statuses", ()), told.get("errors", ())
+    if len(statuses) != 1 or len(errors) != 1 or not isinstance(errors[0], dict):
+        return None
+    lone = object_of(statuses[0])
+    is_failed = (line(lone.get("status"), 64) or "").lower() == Status.FAILED
+    return {**lone, "errors": [errors[0]]} if is_failed and not lone.get("errors") else None
 
 
 def _whole_object(item: Fragment, name: str) -> Fragment | None:
