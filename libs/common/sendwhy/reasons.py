@@ -539,7 +539,8 @@ def reason_for_meta(code: int | None, *, subcode: int | None = None, http_status
 
 # By Meta's codes: what state the template is in, as the gates of our own name it.
 _TEMPLATE_STATUSES: Mapping[int, str] = MappingProxyType({132001: "NOT_FOUND", 132015: "PAUSED", 132016: "DISABLED"})
-_LINK_ANSWERED = re.compile(r"http code (\d{3})\b", re.IGNORECASE)
+# Also "HTTP status code 403".
+_LINK_ANSWERED = re.compile(r"\b(?:http code|http status|status code)\s*[:=]?\s*(\d{3})\b", re.IGNORECASE)
 _PARAMETERS_COUNTED = re.compile(r"\((\d{1,4})\) does not match the expected number of params \((\d{1,4})\)")
 
 
