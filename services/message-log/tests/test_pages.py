@@ -239,16 +239,16 @@ def test_an_address_without_a_page_is_told_as_a_page_and_to_programs_as_a_proble
 
 
 def test_what_is_too_large_is_told_as_a_page_and_to_programs_as_a_problem(browser: httpx.Client) -> None:
-    large = {"content": b"x" * (1024 * 1024 + 1)}
+    large = b"x" * (1024 * 1024 + 1)
     for path in ("/login", f"/w/{WORKSPACE}/send-again", "/nonsense"):
-        told = browser.post(path, headers=READS_PAGES, **large)
+        told = browser.post(path, headers=READS_PAGES, content=large)
         assert (told.status_code, told.headers["content-security-policy"]) == (413, CSP)
         assert told.headers["connection"] == "close"
         assert "<h1>Too large</h1>" in told.text
         assert "What you sent is larger than 1 MB. Send it in parts." in told.text
     api = {**READS_PAGES, "authorization": f"Bearer {ADMIN}"}
     for path, headers in (("/login", {}), (f"/v1/workspaces/{WORKSPACE}/messages", api)):
-        answer = browser.post(path, headers=headers, **large)
+        answer = browser.post(path, headers=headers, content=large)
         assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
         assert answer.json()["detail"] == "The body is longer than 1048576 bytes."
 
