@@ -166,9 +166,9 @@ def read_answer(
 def _by_its_body(
     status: int, body: bytes, *, attempt: int, jitter: float, retry_after_seconds: float | None
 ) -> Outcome:
-    """A message id proves that the message was taken, whatever else the answer says. An error without a code is not
-    Meta's own: an object with a 4xx surely refused the request; a text, a request that timed out (408) or any other
-    status may be a proxy's that spoke after Meta.
+    """A message id proves that the message was taken, whatever else the answer says. An error without a code refused
+    the request if it is an object with a 4xx, or Meta's own with a 5xx; a text, a request that timed out (408) or any
+    other may be a proxy's that spoke after Meta.
     """
     answer = answer_object(body)
     if answer is None:
@@ -181,7 +181,8 @@ def _by_its_body(
     error = meta_error(told, status)
     if error is None:
         return MaybeTaken("answer without message id or error", status)
-    if error.code is None and not (isinstance(told, dict) and _refuses(status)):
+    is_refusal = isinstance(told, dict) and (_refuses(status) or (status >= 500 and _is_metas(told)))
+    if error.code is None and not is_refusal:
         return MaybeTaken("error without a code", status)
     transient = told.get("is_transient") if isinstance(told, dict) else None
     return not_taken(
@@ -195,6 +196,12 @@ def _by_its_body(
 
 def _refuses(status: int) -> bool:
     return 400 <= status < 500 and status not in (REQUEST_TIMEOUT, TOO_MANY_REQUESTS)
+
+
+def _is_metas(error: Mapping[str, Any]) -> bool:
+    """Whether only Meta writes such an error: with its trace, or one of its types. A message alone, any proxy has."""
+    kind = error.get("type")
+    return _string(error.get("fbtrace_id")) is not None or (isinstance(kind, str) and kind.endswith("Exception"))
 
 
 def answer_object(body: bytes) -> Mapping[str, Any] | None:
@@ -246,7 +253,8 @@ def _waits(why: Reason, rule: Rule, attempt: int, jitter: float, retry_after_sec
 
 def verdict(error: MetaError, transient: bool | None = None) -> tuple[Rule, ReasonCode]:
     """What is done about an error, and its reason. `transient` is Meta's own word on an error without a rule; where it
-    is silent, a 5xx passes by itself (reasons.md, TEMPORARY_FAILURE) and anything else doesn't."""
+    is silent, a 5xx passes by itself (reasons.md, TEMPORARY_FAILURE), a 429 asks for a slower pace, and anything else
+    is final."""
     if error.code == 100 and error.subcode == 33:
         return _UNKNOWN_OBJECT, ReasonCode.SENDER_NOT_AVAILABLE
     if error.code == 100 and "appsecret_proof" in f"{error.title} {error.details}":
@@ -255,6 +263,10 @@ def verdict(error: MetaError, transient: bool | None = None) -> tuple[Rule, Reas
     status = None if transient is False else error.http_status
     code = reason_for_meta(error.code, subcode=error.subcode, http_status=status)
     rule = RULES.get(error.code) if error.code is not None else None
+    if rule is None and code is ReasonCode.META_ERROR and status == TOO_MANY_REQUESTS:
+        return Rule(Action.PACE), ReasonCode.RATE_LIMIT_EXCEEDED
+    if code is ReasonCode.META_ERROR and error.code is None and status is not None and status >= 500:
+        code = ReasonCode.TEMPORARY_FAILURE
     if rule is None:
         passes = transient or code is ReasonCode.TEMPORARY_FAILURE
         rule = Rule(Action.RETRY if passes else Action.REJECT)

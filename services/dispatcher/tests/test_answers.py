@@ -171,6 +171,12 @@ def test_an_unlisted_code_is_shown_as_it_came_and_tried_again_only_if_meta_calls
     assert refused(500, error(code, is_transient=False)).action is REJECT
     # Silent on a 5xx: as reasons.md has it, it passes.
     assert refused(500, error(code)).action is RETRY
+    # Told to slow down, it waits in the pace, with Meta's words; unless Meta says that waiting doesn't help.
+    slow = refused(429, error(code))
+    assert (slow.reason.code, slow.action, slow.waiting_for) == (R.RATE_LIMIT_EXCEEDED, PACE, Waiting.RATE)
+    assert slow.reason.meta is not None
+    assert slow.reason.meta.code == code
+    assert refused(429, error(code, is_transient=False)).action is REJECT
 
 
 def test_an_unlisted_code_of_the_template_range_is_about_the_content() -> None:
@@ -215,6 +221,7 @@ MAYBE: list[tuple[str, int, Any]] = [
     ("an error of null", 500, {"error": None}),
     ("5xx whose error is a string: a proxy's", 502, {"error": "bad gateway"}),
     ("5xx whose error has no code: a proxy's", 503, {"error": {"message": "upstream connect error"}}),
+    ("5xx whose error has a type of a proxy's", 503, {"error": {"type": "server_error", "message": "?"}}),
     ("5xx whose code is no number", 503, {"error": {"code": "unavailable"}}),
     ("200 whose error is a string", 200, {"error": "?"}),
     ("200 whose error has no code", 200, {"error": {"message": "?"}}),
@@ -243,6 +250,14 @@ NOT_TAKEN: list[tuple[str, int, Any, ReasonCode, Action]] = [
     ("code as a string", 401, error("190"), R.SENDER_CREDENTIALS_REJECTED, HOLD),
     ("code as a fraction", 401, error(190.0), R.SENDER_CREDENTIALS_REJECTED, HOLD),
     ("5xx with Meta's object and no known code", 503, error(555), R.TEMPORARY_FAILURE, RETRY),
+    (
+        "5xx with Meta's object and no code",
+        500,
+        {"error": {"message": "Retry", "fbtrace_id": "F"}},
+        R.TEMPORARY_FAILURE,
+        RETRY,
+    ),
+    ("5xx with Meta's type and no code", 503, {"error": {"type": "OAuthException"}}, R.TEMPORARY_FAILURE, RETRY),
     ("no code at all", 400, {"error": {"message": "?"}}, R.META_ERROR, REJECT),
     ("an empty error", 400, {"error": {}}, R.META_ERROR, REJECT),
     ("a code beyond all numbers", 400, error(10**30), R.META_ERROR, REJECT),
@@ -311,6 +326,15 @@ def test_backoff_grows_and_has_an_end(attempt: int, jitter: float) -> None:
     assert outcome.waiting_for is Waiting.RETRY
     assert outcome.delay is not None
     assert 0.5 <= outcome.delay.total_seconds() <= 300
+
+
+def test_metas_words_without_a_code_are_kept() -> None:
+    words = "An unexpected error has occurred. Please retry your request later."
+    body = {"error": {"message": words, "type": "OAuthException", "is_transient": True, "fbtrace_id": "F"}}
+    outcome = refused(500, body)
+    assert (outcome.action, outcome.waiting_for) == (RETRY, Waiting.RETRY)
+    assert outcome.reason.meta == MetaError(title=words, http_status=500, fbtrace_id="F")
+    assert words in outcome.reason.detail
 
 
 @pytest.mark.parametrize("code", [4, 130429, 131016, 131056])
