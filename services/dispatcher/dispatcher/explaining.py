@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from sendwhy.events import Evidence
 from sendwhy.postgres import Connection
+from sendwhy.reasons import ReasonCode
 
 from dispatcher import facts_store, store
 from dispatcher.answers import OUTSIDE_WINDOW, NotTaken, Outcome
 from dispatcher.decide import Message, nearest_names, not_found, window_evidence
+from dispatcher.templates import expected_names, given_names
 
 NO_SUCH_TEMPLATE = 132001
 
@@ -17,7 +19,10 @@ async def explained(connection: Connection, message: Message, outcome: Outcome |
     """The outcome, with that evidence where Meta refused the message for good; Meta's own words stand."""
     if not isinstance(outcome, NotTaken) or outcome.waiting_for is not None or outcome.reason.meta is None:
         return outcome
-    known = await _known(connection, message, outcome.reason.meta.code)
+    if outcome.reason.code is ReasonCode.TEMPLATE_PARAMETERS_MISMATCH:
+        known = await _of_parameters(connection, message)
+    else:
+        known = await _known(connection, message, outcome.reason.meta.code)
     if not known:
         return outcome
     why = outcome.reason.model_copy(update={"evidence": {**known, **outcome.reason.evidence}})
@@ -39,3 +44,16 @@ async def _known(connection: Connection, message: Message, code: int | None) -> 
         return {}
     names = await store.template_names(connection, row.sender.waba_id)
     return not_found(wanted, nearest_names(wanted, names), row.sender.templates_synced_at)
+
+
+async def _of_parameters(connection: Connection, message: Message) -> Evidence:
+    """What the template takes, as far as is known, beside what the call gave: our own gate found nothing wrong, so
+    Meta's template may have changed since it was read."""
+    wanted = message.template
+    row = (await store.senders(connection, [message.sender_id])).get(message.sender_id)
+    if wanted is None or row is None:
+        return {}
+    named = await store.templates_named(connection, row.sender.waba_id, [wanted.name])
+    known = named.get((wanted.name, wanted.language.code))
+    expected = expected_names(known.template.components) if known else None
+    return {"template": wanted.name, "expected": expected or None, "given": given_names(wanted.components) or None}  # type: ignore[dict-item]

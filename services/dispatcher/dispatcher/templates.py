@@ -80,6 +80,36 @@ def mismatches(components: Sequence[Json], given: Sequence[Json]) -> list[Found]
     return _mismatches(components, given, _MESSAGE)[:FOUND_MAX]
 
 
+def expected_names(components: Sequence[Json]) -> dict[str, str]:
+    """What each part of the template takes: its variables, or the kind of its header's media."""
+    takes: dict[str, list[str]] = {}
+    for component in components:
+        kind = _kind(component)
+        if kind == "BODY":
+            takes["body"] = variables(_body_text(component))
+        elif kind == "HEADER":
+            media = str(component.get("format", "TEXT")).lower()
+            takes["header"] = variables(str(component.get("text", ""))) if media == "text" else [media]
+        elif kind == "BUTTONS":
+            for index, button in enumerate(_list(component.get("buttons"))):
+                address = button.get("url") if isinstance(button, dict) else None
+                takes[f"button {index}"] = variables(str(address or ""))
+    return {name: ", ".join(names) for name, names in takes.items() if names}
+
+
+def given_names(given: Sequence[Json]) -> dict[str, str]:
+    """What the call gives to each, by the same names: never the values, which are a person's."""
+    found = {}
+    for component in given:
+        names = [
+            str(entry.get("parameter_name") or (number if entry.get("type", "text") in _TEXT_TYPES else entry["type"]))
+            for number, entry in enumerate(_parameters(component) or [], 1)
+        ]
+        if names:
+            found[_name(component)] = ", ".join(names)[:200]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """The message itself, or one of its cards."""
@@ -228,10 +258,14 @@ def _short(value: Any) -> str:
 
 
 def _body(component: Json, given: Sequence[Json], place: _Place) -> list[Found]:
+    return _text("body", _body_text(component), place.body_max, _of_kind(given, "BODY"), place)
+
+
+def _body_text(component: Json) -> str:
     text = component.get("text")
     if text is None and "add_security_recommendation" in component:
         text = "{{1}}"  # Meta's own words around a one-time password, in the template's language.
-    return _text("body", str(text or ""), place.body_max, _of_kind(given, "BODY"), place)
+    return str(text or "")
 
 
 # --- headers ---

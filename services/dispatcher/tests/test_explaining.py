@@ -51,6 +51,25 @@ async def test_metas_refusal_has_the_evidence_of_ours(desk: Desk, code: int, one
     assert not is_known or told.reason.evidence.get("nearest", True)
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_parameters_that_meta_refuses_stand_beside_what_the_template_takes(desk: Desk, *, is_known: bool) -> None:
+    if is_known:
+        row = TemplateRow("300", replace(TEMPLATE, said_at=utc_now()), "POSITIONAL", None, None, 1)
+        await store.save_templates(desk.connection, "300", [row])
+    one = message(template_content("Ines", "noon"), purpose=Purpose.TRANSACTIONAL)
+    told = await explained(desk.connection, one, refused(132000))
+    assert isinstance(told, NotTaken)
+    expected = {"body": "1"} if is_known else None
+    evidence = {"template": "autumn_sale", "expected": expected, "given": {"body": "1, 2"}, "attempt": 1}
+    assert told.reason.evidence == evidence
+    # What Meta counted is what Meta's template takes.
+    words = "number of localizable_params (2) does not match the expected number of params (3)"
+    counted = not_taken(MetaError(code=132000, details=words), attempt=1, jitter=0.0)
+    told = await explained(desk.connection, one, counted)
+    assert isinstance(told, NotTaken)
+    assert (told.reason.evidence["expected"], told.reason.evidence["given"]) == (3, 2)
+
+
 async def test_what_may_have_been_meant_is_looked_for_once_for_all_that_name_it(desk: Desk) -> None:
     row = (await store.senders(desk.connection, [SENDER.sender_id]))[SENDER.sender_id]
     wrong = template_content(name="autum_sale")

@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from dispatcher.templates import mismatches, variables
+from dispatcher.templates import expected_names, given_names, mismatches, variables
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -420,3 +420,23 @@ _TYPED = st.sampled_from(["header", "body", "BUTTONS", "button", "carousel", "li
 )
 def test_whatever_stands_in_a_template_or_a_call_is_read(components: list[Json], call: list[Json]) -> None:
     assert isinstance(mismatches(components, call), list)
+
+
+def test_what_is_taken_and_what_is_given_go_by_the_same_names() -> None:
+    components: list[Any] = [
+        {"type": "HEADER", "format": "IMAGE"},
+        {"type": "BODY", "text": "Hola {{name}}, {{day}}"},
+        {"type": "FOOTER", "text": "bye"},
+        {"type": "BUTTONS", "buttons": [{"type": "QUICK_REPLY"}, {"type": "URL", "url": "https://x.example/{{1}}"}]},
+    ]
+    call: list[Any] = [
+        {"type": "header", "parameters": [{"type": "image", "image": {"id": "1"}}]},
+        {
+            "type": "body",
+            "parameters": [{"type": "text", "parameter_name": "name", "text": "Ines"}, {"text": "private"}],
+        },
+        {"type": "button", "index": "1", "parameters": [{"type": "payload", "payload": "x"}, {"type": None}]},
+        {"type": "body", "parameters": "odd"},
+    ]
+    assert expected_names(components) == {"header": "image", "body": "name, day", "button 1": "1"}
+    assert given_names(call) == {"header": "image", "body": "name, 2", "button 1": "payload, None"}
