@@ -23,7 +23,7 @@ from sendwhy.privacy import ERASURE, UNNUMBERED_ALIAS, is_alias, redacted
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import Outgoing, Topic, outgoing, record_of_event
 
-from dispatcher.answers import HoldScope
+from dispatcher.answers import HoldScope, Taken
 from dispatcher.decide import Message, Recall, Waiting
 from dispatcher.holds import Hold
 from dispatcher.store import SenderRow, TemplateRow
@@ -53,7 +53,7 @@ class _Accepted(Struct, gc=False, kw_only=True):
     reason: None = None
     pricing: None = None
     conversation: None = None
-    extra: None = None
+    extra: dict[str, str] | None = None
     to: _To
     origin: Raw
     metadata: Raw
@@ -95,16 +95,18 @@ def rejected(message: Message, why: Reason, now: datetime) -> Announcement:
 
 def accepted(
     message: Message,
-    wamid: str,
+    taken: Taken,
     *,
     at: datetime,
     now: datetime,
     category: str | None,
     deadline: datetime,
 ) -> Announcement:
-    """One for every message, and so written without its model: in some half of the time."""
+    """One for every message, and so written without its model: in some half of the time. What Meta says beside the id
+    is told on where it isn't just that it took the message."""
     request = message.funded.request
     event_id = event_id_of(_name(message), "dispatcher.accepted")
+    said = taken.message_status
     told = _Accepted(
         event_id=str(event_id),
         occurred_at=milliseconds(at),
@@ -112,7 +114,8 @@ def accepted(
         message_id=request.message_id,
         workspace_id=request.workspace_id,
         sender_id=message.sender_id,
-        provider_message_id=wamid,
+        provider_message_id=taken.wamid,
+        extra=None if said in (None, "accepted") else {"message_status": said},
         to=_To(request.to.contact_id, message.phone or request.to.phone),
         origin=Raw(request.origin.to_json()),
         metadata=Raw(_METADATA.to_json(request.metadata)),

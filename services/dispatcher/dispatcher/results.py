@@ -212,7 +212,7 @@ class Results:
         ttl = timedelta(seconds=self._settings.receipt_ttl_seconds)
         return announce.accepted(
             go.due.message,
-            taken.wamid,
+            taken,
             at=ended.at,
             now=ended.at,
             category=go.category,

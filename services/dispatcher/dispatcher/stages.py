@@ -40,7 +40,7 @@ from dispatcher import (
     store,
     sweeps,
 )
-from dispatcher.answers import HoldScope, verdict
+from dispatcher.answers import HoldScope, Taken, verdict
 from dispatcher.decide import (
     CAMPAIGN,
     UPSTREAM,
@@ -355,7 +355,7 @@ class Stages:
             announcements.append(
                 announce.accepted(
                     message,
-                    wamids[message.key],
+                    Taken(wamids[message.key]),
                     at=at,
                     now=now,
                     category=category,

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from dispatcher import announce
+from dispatcher.answers import Taken
 from dispatcher.decide import Recall, Waiting, erased_contact, receipt_deadline
 from dispatcher.stages import status_of_others
 from dispatcher_cases import NOW, message
@@ -98,15 +99,26 @@ def test_that_meta_took_a_message_is_written_as_the_model_writes_it(category: st
                     template_category=category,
                 )
                 deadline = receipt_deadline(at, category, ttl)
-                told = announce.accepted(one, ODD, at=at, now=now, category=category, deadline=deadline)
+                told = announce.accepted(one, Taken(ODD), at=at, now=now, category=category, deadline=deadline)
                 assert told == (event.event_id, outgoing(event, source=Service.DISPATCHER, trace=trace))
+
+
+@pytest.mark.parametrize(
+    ("status", "extra"), [("held_for_quality_assessment", True), ("accepted", False), (None, False)]
+)
+def test_what_meta_said_beside_the_id_is_told_on_if_it_is_news(status: str | None, *, extra: bool) -> None:
+    _, told = announce.accepted(message(), Taken("wamid.1", status), at=NOW, now=NOW, category=None, deadline=NOW)
+    event = StatusUpdated.model_validate_json(told.value or b"")
+    assert event.extra == ({"message_status": status} if extra else None)
+    # As its model writes it.
+    assert told == outgoing(event, source=Service.DISPATCHER)
 
 
 def test_of_statuses_only_those_of_others_are_read() -> None:
     def read(record: Outgoing) -> StatusUpdated | Receipt | None:
         return status_of_others(Record(None, Topic.STATUS_UPDATED, 0, 0, NOW, record.key, record.value, record.headers))
 
-    _, ours = announce.accepted(message(), "wamid.1", at=NOW, now=NOW, category=None, deadline=NOW + SECOND)
+    _, ours = announce.accepted(message(), Taken("wamid.1"), at=NOW, now=NOW, category=None, deadline=NOW + SECOND)
     sent = StatusUpdated(
         event_id=event_id_of("1", "sent"),
         occurred_at=NOW,

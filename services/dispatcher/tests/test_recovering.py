@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from dispatcher import announce
+from dispatcher.answers import Taken
 from dispatcher.decide import Recall, erased_contact
 from dispatcher.recovering import Fate, fates_told, may_be_handled
 from dispatcher_cases import NOW, message
@@ -33,7 +34,7 @@ class Told(Recovery):
 async def test_that_meta_took_a_message_outdoes_all_else() -> None:
     one = message()
     _, unknown = announce.rejected(one, reason(ReasonCode.SEND_OUTCOME_UNKNOWN, "so"), NOW)
-    _, accepted = announce.accepted(one, "wamid.1", at=NOW, now=NOW, category=None, deadline=NOW)
+    _, accepted = announce.accepted(one, Taken("wamid.1"), at=NOW, now=NOW, category=None, deadline=NOW)
     assert await fates_told(Told(accepted, unknown)) == {one.key: Fate("accepted", "accepted", "wamid.1")}
     assert await fates_told(Told(unknown)) == {one.key: Fate("rejected", "SEND_OUTCOME_UNKNOWN")}
 
