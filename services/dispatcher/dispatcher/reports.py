@@ -89,6 +89,28 @@ _KNOWN: Mapping[str, frozenset[str]] = {
     "security": frozenset({"PIN_CHANGED", "PIN_RESET_REQUEST", "PIN_REQUEST_SUCCESS"}),
     "business_capability_update": frozenset({"LIMITS"}),
 }
+# Fields of Meta's that change nothing here, whatever they tell. They have lines of their own, so that the newest
+# doesn't hide the others; by this list, so that nobody fills the table with names.
+_OF_PEOPLE = frozenset(
+    {
+        "automatic_events",
+        "group_participants_update",
+        "history",
+        "messaging_handovers",
+        "smb_app_state_sync",
+        "smb_message_echoes",
+        "standby",
+    }
+)
+_CHANGING_NOTHING = _OF_PEOPLE | {
+    "business_username_update",
+    "flows",
+    "group_lifecycle_update",
+    "group_settings_update",
+    "group_status_update",
+    "partner_solutions",
+    "payment_configuration_update",
+}
 UNKNOWN = "unknown"
 ERRORS = "errors"
 # What a line names of a webhook: facts of accounts, numbers and templates in Meta's words. Anything else may be
@@ -250,10 +272,12 @@ def report_of(field: str, value: Mapping[str, Any], at: datetime, why: Reason | 
     if why is not None:
         return Report(field=ERRORS, at=at, event=why.code.value, detail=mask(why.detail)[:DETAIL_MAX], known=True)
     event = _event(field, value)
-    if event in _KNOWN.get(field, ()):
-        return Report(field=field, at=at, event=event, detail=", ".join(_told(value))[:DETAIL_MAX], known=True)
-    named = event if _EVENT.fullmatch(event) else ""
-    return Report(field=UNKNOWN, at=at, event=f"{field[:64]} {named}".strip()[:128], detail="", known=False)
+    if event not in _KNOWN.get(field, ()):
+        event = event if _EVENT.fullmatch(event) else ""
+        if field not in _CHANGING_NOTHING:
+            return Report(field=UNKNOWN, at=at, event=f"{field[:64]} {event}".strip()[:128], detail="", known=False)
+    detail = "" if field in _OF_PEOPLE else ", ".join(_told(value))[:DETAIL_MAX]
+    return Report(field=field, at=at, event=event, detail=detail, known=True)
 
 
 def _event(field: str, value: Mapping[str, Any]) -> str:

@@ -298,6 +298,7 @@ LINES: list[tuple[str, dict[str, Any], tuple[str, str, bool]]] = [
     ),
     ("phone_number_name_update", {"decision": "APPROVED"}, ("phone_number_name_update", "APPROVED", True)),
     ("business_capability_update", {"max_phone_numbers_per_waba": 25}, ("business_capability_update", "LIMITS", True)),
+    ("flows", {"event": "FLOW_STATUS_CHANGE", "flow_id": "1"}, ("flows", "FLOW_STATUS_CHANGE", True)),
     ("account_update", {"event": "NEW_THING"}, (UNKNOWN, "account_update NEW_THING", False)),
     ("moon_phase_update", {"phase": "full"}, (UNKNOWN, "moon_phase_update", False)),
 ]
@@ -321,10 +322,16 @@ ECHO = {
 }
 
 
-@pytest.mark.parametrize("field", ["smb_message_echoes", "history", "smb_app_state_sync", "statuses", "account_update"])
+@pytest.mark.parametrize("field", ["statuses", "account_update"])
 def test_nothing_that_may_be_personal_is_told_of_what_is_not_known(field: str) -> None:
     report = report_of(field, ECHO, NOW)
     assert (report.event, report.detail) == (field, "")
+
+
+@pytest.mark.parametrize("field", ["smb_message_echoes", "history", "smb_app_state_sync"])
+def test_nothing_is_told_of_fields_about_people_but_that_they_came(field: str) -> None:
+    report = report_of(field, ECHO, NOW)
+    assert (report.field, report.event, report.detail) == (field, "", "")
 
 
 def test_of_what_is_known_only_its_own_facts_are_told() -> None:
@@ -332,6 +339,19 @@ def test_of_what_is_known_only_its_own_facts_are_told() -> None:
     assert report_of("account_update", violation | {"to": "447700900142"}, NOW).detail == "violation_type: ALCOHOL"
     why = reason(ReasonCode.META_ERROR, "Meta says: +447700900142 can't be reached (code 7)")
     assert "447700900142" not in report_of("errors", {}, NOW, why).detail
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "partner_solutions", "payment_configuration_update", "automatic_events", "history", "smb_message_echoes",
+        "smb_app_state_sync", "flows", "business_username_update", "group_lifecycle_update", "group_settings_update",
+        "group_status_update", "group_participants_update", "messaging_handovers", "standby",
+    ],
+)  # fmt: skip
+def test_a_field_of_metas_that_changes_nothing_has_a_line_of_its_own(field: str) -> None:
+    report = report_of(field, {"a": 1}, NOW)
+    assert (report.field, report.event, report.known) == (field, "", True)
 
 
 _JSON = st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one))
