@@ -517,7 +517,7 @@ def pot() -> str:
 
 
 def texts_of(info: ReasonInfo) -> Iterator[str]:
-    yield from (info.title, info.meaning, *info.causes, info.what_to_do, info.prevention)
+    yield from (info.title, info.meaning, *info.causes, info.what_to_do, info.prevention, *info.meta_rules)
 
 
 # --- scaling.md ---

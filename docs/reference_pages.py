@@ -32,7 +32,7 @@ def said_by(code: ReasonCode) -> str:
 
 
 def meta_codes(code: ReasonCode) -> str:
-    return ", ".join(str(number) for number in sorted(CATALOGUE[code].meta_codes))
+    return ", ".join(CATALOGUE[code].meta_told())
 
 
 def reasons() -> str:
@@ -50,9 +50,6 @@ Meta's numbers and other names too.
 | code | title | said by | Meta's codes |
 |---|---|---|---|
 {rows}
-
-Meta's codes beside these: 200 to 299 are [SENDER_CREDENTIALS_REJECTED](reasons/SENDER_CREDENTIALS_REJECTED.md), others
-from 132000 to 132999 [INVALID_CONTENT](reasons/INVALID_CONTENT.md), any other [META_ERROR](reasons/META_ERROR.md).
 """
 
 
@@ -61,7 +58,7 @@ def reason_page(code: ReasonCode) -> str:
     causes = "\n".join(f"- {cause}" for cause in info.causes)
     also = f"\n- Also known as: {'; '.join(info.also_known_as)}." if info.also_known_as else ""
     helps = "helps" if info.waiting_helps else "doesn't help"
-    meta = f"\n- Meta's codes: {meta_codes(code)}." if info.meta_codes else ""
+    meta = f"\n- Meta's codes: {meta_codes(code)}." if info.meta_told() else ""
     return f"""{GENERATED}
 # {info.title}
 

@@ -67,7 +67,8 @@ class ReasonCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReasonInfo:
-    """One row of the catalogue. `meta_codes` are single numbers; ranges and "any other" are in `reason_for_meta`."""
+    """One row of the catalogue. `meta_codes` are single numbers; `meta_rules` tells what `reason_for_meta` does beside
+    them."""
 
     title: str
     services: frozenset[Service]
@@ -79,6 +80,11 @@ class ReasonInfo:
     waiting_helps: bool
     also_known_as: tuple[str, ...] = ()
     meta_codes: frozenset[int] = frozenset()
+    meta_rules: tuple[str, ...] = ()
+
+    def meta_told(self) -> tuple[str, ...]:
+        """Meta's codes and rules, as people read them."""
+        return *map(str, sorted(self.meta_codes)), *self.meta_rules
 
 
 _CONSENT = frozenset({Service.CONSENT})
@@ -293,6 +299,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
             recoverable=Recoverable.AFTER_FIX,
             waiting_helps=True,
             meta_codes=frozenset({33, 368, 130497, 131031, 131037, 131045, 131063, 133010}),
+            meta_rules=("100 with subcode 33",),
         ),
         _R.SENDER_CREDENTIALS_REJECTED: ReasonInfo(
             title="Sender's credentials were rejected",
@@ -308,6 +315,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
             recoverable=Recoverable.AFTER_FIX,
             waiting_helps=True,
             meta_codes=frozenset({0, 3, 10, 104, 190, 131005}),
+            meta_rules=("200 to 299",),
         ),
         _R.META_PAYMENT_ISSUE: ReasonInfo(
             title="Meta can't charge the business",
@@ -449,6 +457,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
             recoverable=Recoverable.AFTER_FIX,
             waiting_helps=False,
             meta_codes=frozenset({100, 131008, 131009, 131051, 131055, 134100, 135000}),
+            meta_rules=("any other from 132000 to 132999",),
         ),
         _R.TEMPORARY_FAILURE: ReasonInfo(
             title="Temporary failure",
@@ -461,6 +470,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
             waiting_helps=True,
             also_known_as=("transient network or API errors",),
             meta_codes=frozenset({1, 2, 131000, 131016, 131036, 131057, 133004}),
+            meta_rules=("any other with HTTP 5xx",),
         ),
         _R.EXPIRED_BEFORE_SENDING: ReasonInfo(
             title="Expired before sending",
@@ -507,6 +517,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
             recoverable=Recoverable.UNKNOWN,
             waiting_helps=False,
             also_known_as=("Meta API error code",),
+            meta_rules=("any other",),
         ),
     }
 )
@@ -516,16 +527,20 @@ _BY_META_CODE: Mapping[int, ReasonCode] = MappingProxyType(
 )
 
 
+# What a code means with a subcode of its own.
+BY_SUBCODE: Mapping[tuple[int, int], ReasonCode] = MappingProxyType({(100, 33): ReasonCode.SENDER_NOT_AVAILABLE})
+
+
 def reason_for_meta(code: int | None, *, subcode: int | None = None, http_status: int | None = None) -> ReasonCode:
     """The reason for an error that Meta told, by its number (Meta: decide on the code, never on the title).
 
     Subcode 33 of code 100 means that the sending number's id is unknown or not visible. `http_status` only tells
     an unlisted code of a 5xx answer, which Meta may take back, from any other.
     """
-    if code == 100 and subcode == 33:
-        return ReasonCode.SENDER_NOT_AVAILABLE
     if code is None:
         return ReasonCode.META_ERROR
+    if subcode is not None and (known := BY_SUBCODE.get((code, subcode))):
+        return known
     if known := _BY_META_CODE.get(code):
         return known
     if 200 <= code <= 299:

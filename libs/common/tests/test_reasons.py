@@ -30,6 +30,26 @@ def test_a_code_of_metas_belongs_to_one_reason() -> None:
     assert len(told) == len(set(told))
 
 
+# reasons.md lists these among Meta's codes.
+RULES = {
+    ReasonCode.SENDER_NOT_AVAILABLE: ("100 with subcode 33", (100, 33, None)),
+    ReasonCode.SENDER_CREDENTIALS_REJECTED: ("200 to 299", (250, None, None)),
+    ReasonCode.INVALID_CONTENT: ("any other from 132000 to 132999", (132500, None, None)),
+    ReasonCode.TEMPORARY_FAILURE: ("any other with HTTP 5xx", (424242, None, 500)),
+    ReasonCode.META_ERROR: ("any other", (424242, None, 400)),
+}
+
+
+@pytest.mark.parametrize("code", ReasonCode)
+def test_a_rule_beside_metas_codes_is_told_and_holds(code: ReasonCode) -> None:
+    rule, answer = RULES.get(code, (None, None))
+    assert CATALOGUE[code].meta_rules == ((rule,) if rule else ())
+    assert CATALOGUE[code].meta_told()[len(CATALOGUE[code].meta_codes) :] == CATALOGUE[code].meta_rules
+    if answer:
+        number, subcode, status = answer
+        assert reason_for_meta(number, subcode=subcode, http_status=status) is code
+
+
 def test_a_reason_of_our_own_gates_is_said_by_one_service() -> None:
     for code, info in CATALOGUE.items():
         heard = info.meta_codes or code is ReasonCode.META_ERROR

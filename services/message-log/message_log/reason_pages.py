@@ -17,4 +17,5 @@ def install(router: APIRouter, pages: Pages) -> None:
         info = words.reason_info(code)
         if info is None:
             return pages.render("reasons.html", status=404, unknown=code)
-        return pages.render("reason.html", code=code, info=info, services=sorted(info.services))
+        meta = ", ".join(map(words.told, info.meta_told()))
+        return pages.render("reason.html", code=code, info=info, services=sorted(info.services), meta=meta)

@@ -100,7 +100,7 @@ def test_every_reason_has_a_page_that_needs_no_login(message_log: MessageLog) ->
         assert f'href="/reasons/{code}"' in listed.text
         page = httpx.get(f"{message_log.url}/reasons/{code}", trust_env=False)
         assert page.status_code == 200
-        assert info.what_to_do in html.unescape(page.text)
+        assert all(text in html.unescape(page.text) for text in (info.what_to_do, *info.meta_told()))
     unknown = httpx.get(f"{message_log.url}/reasons/NO_SUCH_REASON", trust_env=False)
     assert (unknown.status_code, "No reason is called “NO_SUCH_REASON”" in unknown.text) == (404, True)
     assert 'href="/reasons/CANCELLED"' in unknown.text

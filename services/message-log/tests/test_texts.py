@@ -69,7 +69,7 @@ def test_reasons_are_in_the_catalogue() -> None:
     with (LOCALES / "messages.pot").open("rb") as file:
         known = read_po(file)
     for info in CATALOGUE.values():
-        for text in (info.title, info.meaning, *info.causes, info.what_to_do, info.prevention):
+        for text in (info.title, info.meaning, *info.causes, info.what_to_do, info.prevention, *info.meta_rules):
             assert known.get(text) is not None, text
 
 

@@ -9,7 +9,7 @@ from rapidfuzz import fuzz, process
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.text import Text
-from sendwhy.reasons import CATALOGUE, ReasonCode, ReasonInfo, reason_for_meta
+from sendwhy.reasons import BY_SUBCODE, CATALOGUE, ReasonCode, ReasonInfo, reason_for_meta
 
 # `foo` is 68 like what has o's in it.
 SIMILAR_ENOUGH = 75
@@ -19,7 +19,8 @@ SUGGESTIONS = 3
 def find(words: str) -> list[ReasonCode]:
     """The entries that bear this name: a code, a title, an alias, or one of Meta's numbers. Mostly one or none."""
     if words.strip().isdecimal():
-        return [reason_for_meta(int(words))]
+        number = int(words)
+        return [reason_for_meta(number), *(reason for (code, _), reason in BY_SUBCODE.items() if code == number)]
     wanted = _plain(words)
     return [code for code, info in CATALOGUE.items() if wanted in map(_plain, _names(code, info))]
 
@@ -39,6 +40,7 @@ def as_json(code: ReasonCode) -> dict[str, Any]:
         "title": info.title,
         "also_known_as": list(info.also_known_as),
         "meta_codes": sorted(info.meta_codes),
+        "meta_rules": list(info.meta_rules),
         "services": sorted(info.services),
         "meaning": info.meaning,
         "causes": list(info.causes),
@@ -61,7 +63,7 @@ def show(console: Console, code: ReasonCode) -> None:
         "Does waiting help": "yes" if info.waiting_helps else "no",
         "Can be sent again": info.recoverable.replace("_", " "),
         "Also known as": ", ".join(info.also_known_as),
-        "Meta's codes": ", ".join(map(str, sorted(info.meta_codes))),
+        "Meta's codes": ", ".join(info.meta_told()),
     }
     for heading, text in facts.items():
         if text:

@@ -137,6 +137,8 @@ def run(*arguments: str | Path, stdin: str | None = None) -> Result:
         ("131026", ReasonCode.RECIPIENT_NOT_ON_WHATSAPP),
         ("invalid whatsapp number", ReasonCode.RECIPIENT_NOT_ON_WHATSAPP),
         ("User has blocked this number", ReasonCode.RECIPIENT_PROBABLY_BLOCKED_SENDER),
+        ("100", ReasonCode.INVALID_CONTENT),
+        ("100", ReasonCode.SENDER_NOT_AVAILABLE),
         ("250", ReasonCode.SENDER_CREDENTIALS_REJECTED),
         ("999999", ReasonCode.META_ERROR),
     ],
@@ -154,6 +156,9 @@ def test_every_reason_is_found_by_all_its_names_and_shown_whole(code: ReasonCode
     shown = json.loads(run("explain", code, "--json").stdout)
     assert shown["meaning"] == info.meaning
     assert shown["causes"] == list(info.causes)
+    assert shown["meta_rules"] == list(info.meta_rules)
+    told = " ".join(run("explain", code).stdout.split())
+    assert all(rule in told for rule in info.meta_rules)
 
 
 def test_a_reason_has_a_page_where_an_installation_is_known(message_log: str, tmp_path: Path) -> None:
