@@ -111,10 +111,11 @@ def _without_words(told: Any) -> dict[str, JsonValue]:
 
 
 async def forget_phones(
-    connection: Connection, workspace: str, phones: Iterable[str], erased_at: datetime
+    connection: Connection, workspace: str, phones: Iterable[str], erased_at: datetime, users: Iterable[str] = ()
 ) -> list[ErasedRows]:
-    """Take these numbers, in all their spellings, out of windows, caps and counts that are of before the erasure."""
-    forms = forms_of(phones)
+    """Take these numbers, in all their spellings, and these user ids out of windows, caps and counts that are of before
+    the erasure."""
+    forms = [*forms_of(phones), *users]
     if not forms:
         return []
     acts = (

@@ -9,7 +9,8 @@ from sendwhy.reasons import ReasonCode
 
 from dispatcher import facts_store, store
 from dispatcher.answers import OUTSIDE_WINDOW, NotTaken, Outcome
-from dispatcher.decide import Message, nearest_names, not_found, window_evidence
+from dispatcher.decide import Message, names_of, nearest_names, not_found, window_evidence
+from dispatcher.facts import spelled, window_of
 from dispatcher.templates import expected_names, given_names
 
 NO_SUCH_TEMPLATE = 132001
@@ -36,8 +37,8 @@ async def _known(connection: Connection, message: Message, code: int | None) -> 
     if row is None:
         return {}
     if code == OUTSIDE_WINDOW:
-        found = await facts_store.known(connection, row.sender, phones=[message.phone])
-        window = found.windows.get(message.phone)
+        found = await facts_store.known(connection, row.sender, phones=[message.phone], contact_ids=names_of(message))
+        window = window_of(message, found, spelled(message.phone))
         return window_evidence(window.opened_at if window else None, window.free_entry_at if window else None)
     wanted = message.template
     if wanted is None:

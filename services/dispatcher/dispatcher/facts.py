@@ -11,13 +11,14 @@ from dispatcher import facts_store, people_store, store, sync_store
 from dispatcher.decide import Facts, Message, Sender, Template, names_of, nearest_names, withdraws
 from dispatcher.facts_store import Known
 from dispatcher.store import Key
+from dispatcher.windows import Window, latest
 
 
 async def load(
     connection: Connection, sender: Sender, messages: Sequence[Message], quality_policy: str
 ) -> dict[Key, Facts]:
     """The facts of messages of one sender, but for its limits, which are counted message by message."""
-    forms = {phone: [f"+{digits}" for digits in spellings(phone)] for phone in {one.phone for one in messages}}
+    forms = {phone: spelled(phone) for phone in {one.phone for one in messages}}
     wanted = {one.name for message in messages if (one := message.template)}
     found = await facts_store.known(
         connection,
@@ -45,7 +46,7 @@ async def load(
     for message, template in zip(messages, templates, strict=True):
         phone = message.phone
         contact, is_contact = _contact(message, found, forms[phone])
-        window = found.windows.get(phone)
+        window = window_of(message, found, forms[phone])
         known[message.key] = Facts(
             sender=sender,
             template=template,
@@ -60,6 +61,21 @@ async def load(
             quality_policy=quality_policy,
         )
     return known
+
+
+def spelled(phone: str) -> list[str]:
+    """A number in each of its spellings, as contacts have them."""
+    return [f"+{digits}" for digits in spellings(phone)]
+
+
+def window_of(message: Message, known: Known, forms: Sequence[str]) -> Window | None:
+    """The person's, who may write under their number or under their user id: that of a contact to whose number the
+    message goes. A contact without one has the number that the request names beside it."""
+    own = [known.windows[message.phone]] if message.phone in known.windows else []
+    if known.user_windows:
+        named = [name for name in names_of(message) if name in known.user_windows]
+        own += [known.user_windows[name] for name in named if known.contacts[name][0] in (None, *forms)]
+    return latest(*own) if own else None
 
 
 def _contact(message: Message, known: Known, forms: Sequence[str]) -> tuple[ContactUpdated | None, bool]:

@@ -20,11 +20,13 @@ from dispatcher.windows import Window
 @value_class
 class Known:
     """`windows` and `caps` by phone; `contacts` by contact_id: its phone and its state, which is None where it is
-    subscribed; `stopped`: who has opted out, by phone; `templates` by name and language."""
+    subscribed; `user_windows`: of their user ids, by contact_id; `stopped`: who has opted out, by phone; `templates` by
+    name and language."""
 
     windows: dict[str, Window] = field(default_factory=dict)
     caps: dict[str, datetime] = field(default_factory=dict)
     contacts: dict[str, tuple[str | None, ContactUpdated | None]] = field(default_factory=dict)
+    user_windows: dict[str, Window] = field(default_factory=dict)
     stopped: dict[str, ContactUpdated] = field(default_factory=dict)
     templates: dict[tuple[str, str], Template] = field(default_factory=dict)
 
@@ -37,8 +39,10 @@ union all
 select 'cap', phone, null, until, null, null, null, null
 from marketing_cap where workspace_id = $2 and phone = any($4::text[]) and until > clock_timestamp()
 union all
-select 'contact', contact_id, phone, null, null, case when marketing_state <> 'SUBSCRIBED' then body end, null, null
-from contact where workspace_id = $2 and contact_id = any($5::text[])
+select 'contact', c.contact_id, c.phone, w.opened_at, w.free_entry_at,
+       case when c.marketing_state <> 'SUBSCRIBED' then c.body end, null, null
+from contact c left join conversation_window w on w.sender_id = $1 and w.phone = c.user_id
+where c.workspace_id = $2 and c.contact_id = any($5::text[])
 union all
 select 'stopped', contact_id, phone, null, null, body, null, null
 from contact where workspace_id = $2 and phone = any($6::text[]) and marketing_state = 'UNSUBSCRIBED'
@@ -65,6 +69,8 @@ async def known(
     for kind, name, other, at, free_entry_at, body, words, seconds in rows:
         if kind == "contact":
             found.contacts[name] = (other, None if body is None else ContactUpdated.model_validate_json(body))
+            if at is not None:
+                found.user_windows[name] = Window(at, free_entry_at)
         elif kind == "window":
             found.windows[name] = Window(at, free_entry_at)
         elif kind == "cap":

@@ -11,7 +11,7 @@ from dispatcher.windows import Window
 
 
 async def open_windows(connection: Connection, opened: Mapping[tuple[str, str], Window]) -> None:
-    """Note messages from people, by (sender_id, phone): a window only ever moves forward."""
+    """Note messages from people, by (sender_id, phone or user id): a window only ever moves forward."""
     keys = sorted(opened)
     await connection.execute(
         "insert into conversation_window (sender_id, phone, opened_at, free_entry_at)"
@@ -70,10 +70,12 @@ async def save_contacts(connection: Connection, states: Iterable[ContactUpdated]
     """Keep the latest state of each; returns for whom it was news."""
     rows = sorted(states, key=lambda state: (state.workspace_id, state.contact_id))
     changed = await connection.fetch(
-        "insert into contact (workspace_id, contact_id, version, marketing_state, body, phone)"
-        " select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::text[])"
+        "insert into contact (workspace_id, contact_id, version, marketing_state, body, phone, user_id)"
+        " select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::text[],"
+        " $7::text[])"
         " on conflict (workspace_id, contact_id) do update set version = excluded.version,"
-        " marketing_state = excluded.marketing_state, body = excluded.body, phone = excluded.phone"
+        " marketing_state = excluded.marketing_state, body = excluded.body, phone = excluded.phone,"
+        " user_id = excluded.user_id"
         " where contact.version < excluded.version returning contact.workspace_id, contact.contact_id",
         [row.workspace_id for row in rows],
         [row.contact_id for row in rows],
@@ -81,6 +83,7 @@ async def save_contacts(connection: Connection, states: Iterable[ContactUpdated]
         [row.marketing_state.value for row in rows],
         [row.to_json() for row in rows],
         [row.phone for row in rows],
+        [row.user_id for row in rows],
     )
     return {(row["workspace_id"], row["contact_id"]) for row in changed}
 

@@ -34,6 +34,8 @@ class QueuedMessage(BaseModel):
 
 
 class Window(BaseModel):
+    """`phone`: their WhatsApp user id where they wrote without their number."""
+
     sender_id: str
     phone: str
     opened_at: Moment
@@ -76,6 +78,7 @@ async def _data(connection: Connection, key: Key, message_ids: list[str], phones
     found = await queue_store.read_messages(connection, [(workspace, one) for one in message_ids])
     told = {*phones, *([contact.phone] if contact and contact.phone else [])}
     forms = forms_of(one for one in told if digits_of(one))
+    users = [contact.user_id] if contact and contact.user_id else []
     return DataAnswer(
         contact=contact.model_dump(mode="json") if contact else None,
         messages=[
@@ -87,6 +90,6 @@ async def _data(connection: Connection, key: Key, message_ids: list[str], phones
             )
             for one in found
         ],
-        windows=[Window(**dict(row)) for row in await connection.fetch(_WINDOWS, workspace, forms)],
+        windows=[Window(**dict(row)) for row in await connection.fetch(_WINDOWS, workspace, [*forms, *users])],
         marketing_caps=[Cap(**dict(row)) for row in await connection.fetch(_CAPS, workspace, forms)],
     )

@@ -272,9 +272,11 @@ class Stages:
         if not erased:
             return
         known = [*(await people_store.contacts(connection, erased)).values(), *(one for one in events if one)]
-        found = {(key, one.phone) for one in known if (key := (one.workspace_id, one.contact_id)) in erased}
-        for key, phone in sorted((key, phone) for key, phone in found if phone is not None):
-            await forget_phones(connection, key[0], [phone], erased[key])
+        found = [one for one in known if (one.workspace_id, one.contact_id) in erased]
+        for key in sorted(erased):
+            own = [one for one in found if (one.workspace_id, one.contact_id) == key]
+            phones, users = {one.phone for one in own if one.phone}, {one.user_id for one in own if one.user_id}
+            await forget_phones(connection, key[0], phones, erased[key], users)
 
     def _measure_stops(self, received: Sequence[datetime]) -> None:
         """From here on no marketing message starts for these people. Old states that are read anew don't count."""

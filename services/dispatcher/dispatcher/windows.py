@@ -37,21 +37,32 @@ def _started(seconds: object) -> datetime | None:
     return started if started is not None and started >= EARLIEST else None
 
 
+def latest(*windows: Window) -> Window:
+    """The window of a person who has these."""
+    free = max((one.free_entry_at for one in windows if one.free_entry_at is not None), default=None)
+    return Window(max(one.opened_at for one in windows), free)
+
+
 def opened_by(events: Iterable[MessageReceived]) -> dict[tuple[str, str], Window]:
     """The windows that these open, by (sender_id, phone), in all spellings of a number: Meta names Mexicans by one
-    that nobody else uses any more."""
+    that nobody else uses any more. Where Meta tells none, the WhatsApp user id stands for it: whose that is may be told
+    later."""
     found: dict[tuple[str, str], Window] = {}
     for event in events:
         at = opened_at(event)
-        if at is None or event.phone is None:
+        if at is None:
             continue
-        free = at if _came_free(event) else None
-        for digits in spellings(event.phone):
-            key = (event.sender_id, f"+{digits}")
-            before = found.get(key, Window(at, free))
-            last_free = max((one for one in (free, before.free_entry_at) if one is not None), default=None)
-            found[key] = Window(max(at, before.opened_at), last_free)
+        opened = Window(at, at if _came_free(event) else None)
+        for name in _names(event):
+            key = (event.sender_id, name)
+            found[key] = latest(opened, found.get(key, opened))
     return found
+
+
+def _names(event: MessageReceived) -> list[str]:
+    if event.phone is not None:
+        return [f"+{digits}" for digits in spellings(event.phone)]
+    return [event.user_id] if event.user_id else []
 
 
 def _came_free(event: MessageReceived) -> bool:

@@ -150,6 +150,20 @@ def test_windows_move_forward_and_keep_the_ad_that_led_there() -> None:
     assert found[SENDER.sender_id, "+5215512345678"] == found[SENDER.sender_id, PHONE]
 
 
+WINDOWS_OF = [
+    ("a number in each spelling", (PHONE, None), {PHONE, "+5215512345678"}),
+    ("a number, and the id that goes with it", (PHONE, "MX.7004"), {PHONE, "+5215512345678"}),
+    ("an id alone", (None, "MX.7004"), {"MX.7004"}),
+    ("nobody", (None, None), set()),
+]
+
+
+@pytest.mark.parametrize(("name", "who", "opened"), WINDOWS_OF, ids=[case[0] for case in WINDOWS_OF])
+def test_whose_window_it_opens(name: str, who: tuple[str | None, str | None], opened: set[str]) -> None:
+    wrote = inbound(Inbound.TEXT).model_copy(update={"phone": who[0], "user_id": who[1]})
+    assert opened_by([wrote]) == {(SENDER.sender_id, each): Window(NOW) for each in opened}
+
+
 def test_a_free_entry_point_is_evidence_and_opens_nothing() -> None:
     facts = replace(READ, window_opened_at=NOW - DAY, free_entry_at=NOW - timedelta(hours=30))
     verdict = decide(FREE, facts, NOW)

@@ -1,0 +1,157 @@
+"""A person who writes without their number, known by their WhatsApp user id alone."""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from dispatcher import facts, people_store, person_api
+from dispatcher.answers import NotTaken, not_taken
+from dispatcher.clock import utc_now
+from dispatcher.decide import Message, Reject, Send, decide
+from dispatcher.explaining import explained
+from dispatcher.facts_store import Known
+from dispatcher.windows import Window
+from dispatcher_cases import NOW, PHONE, SENDER, contact, message, text_content
+from dispatcher_desk import Desk, record
+from fastapi import FastAPI
+from sendwhy.access import parse_tokens
+from sendwhy.events import ContactUpdated, Inbound, MarketingState, MessageReceived, MetaError, Purpose
+from sendwhy.postgres import connect_pool
+from sendwhy.privacy import ERASURE
+from sendwhy.tenancy import within
+from sendwhy.topics import Topic
+
+USER = "MX.7004"
+HOUR = timedelta(hours=1)
+REPLY = message(text_content(), purpose=Purpose.CONVERSATION)
+SPELLED = facts.spelled(PHONE)
+
+
+# (the window of the number, that of the contact's user id, the contact's number, what is known of the person)
+KNOWN: list[tuple[str, Window | None, Window | None, str | None, Window | None]] = [
+    ("neither", None, None, PHONE, None),
+    ("the number's", Window(NOW), None, PHONE, Window(NOW)),
+    ("the id's", None, Window(NOW), PHONE, Window(NOW)),
+    ("the id's, the number spelled otherwise", None, Window(NOW), "+5215512345678", Window(NOW)),
+    ("the id's, of a contact without a number", None, Window(NOW), None, Window(NOW)),
+    ("not the id's of whom another number belongs to", None, Window(NOW), "+447700900123", None),
+    ("the later", Window(NOW - HOUR, NOW - HOUR), Window(NOW), PHONE, Window(NOW, NOW - HOUR)),
+    ("the later, the other way round", Window(NOW), Window(NOW - HOUR), PHONE, Window(NOW)),
+]
+
+
+@pytest.mark.parametrize(("name", "own", "users", "phone", "expected"), KNOWN, ids=[case[0] for case in KNOWN])
+def test_the_window_is_the_later_of_a_persons(
+    name: str, own: Window | None, users: Window | None, phone: str | None, expected: Window | None
+) -> None:
+    found = Known(contacts={"c-1": (phone, None)})
+    found.windows.update({} if own is None else {PHONE: own})
+    found.user_windows.update({} if users is None else {"c-1": users})
+    assert facts.window_of(REPLY, found, SPELLED) == expected
+
+
+def wrote(at: datetime, user: str = USER) -> MessageReceived:
+    return MessageReceived(
+        event_id=uuid4(),
+        occurred_at=at,
+        workspace_id="acme",
+        sender_id=SENDER.sender_id,
+        wamid="wamid.in",
+        user_id=user,
+        kind=Inbound.TEXT,
+        text="hola",
+        raw={},
+    )
+
+
+def linked(version: int = 2, **changes: Any) -> ContactUpdated:
+    return contact(MarketingState.SUBSCRIBED, version).model_copy(update={"user_id": USER, **changes})
+
+
+async def hear(desk: Desk, *events: MessageReceived) -> None:
+    await desk.stages.on_inbound(desk.connection, [record(Topic.MESSAGE_RECEIVED, one) for one in events])
+
+
+async def learn(desk: Desk, *states: ContactUpdated) -> None:
+    await desk.stages.on_contacts(desk.connection, [record(Topic.CONTACT_UPDATED, one) for one in states])
+
+
+def queued() -> Message:
+    life = {"send_at": utc_now(), "expires_at": utc_now() + 9 * HOUR}
+    return replace(REPLY, funded=REPLY.funded.model_copy(update=life), queued_at=utc_now() - timedelta(minutes=5))
+
+
+async def verdict(desk: Desk) -> Any:
+    one = queued()
+    known = (await facts.load(desk.connection, SENDER, [one], "block"))[one.key]
+    return decide(one, replace(known, inbound_read_until=utc_now()), utc_now())
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("known_first", [True, False])
+async def test_who_writes_under_their_user_id_alone_is_answered(desk: Desk, *, known_first: bool) -> None:
+    await learn(desk, linked(1, user_id=None))
+    if known_first:
+        await learn(desk, linked())
+    await hear(desk, wrote(utc_now() - HOUR), wrote(utc_now(), user="MX.7005"))
+    if not known_first:
+        assert isinstance(await verdict(desk), Reject)
+        await learn(desk, linked())
+    assert isinstance(await verdict(desk), Send)
+    # What was told of them last says that the id is another's.
+    await learn(desk, linked(3, user_id=None))
+    assert isinstance(await verdict(desk), Reject)
+
+
+@pytest.mark.postgres
+async def test_a_closed_window_is_told_by_the_last_message_whatever_it_came_under(desk: Desk) -> None:
+    last = utc_now() - 30 * HOUR
+    await learn(desk, linked())
+    await hear(desk, wrote(last), wrote(last - HOUR).model_copy(update={"phone": PHONE}))
+    ours = await verdict(desk)
+    assert isinstance(ours, Reject)
+    closed_at = (last + 24 * HOUR).isoformat(timespec="seconds").replace("+00:00", "Z")
+    assert ours.reason.evidence["closed_at"] == closed_at
+    told = await explained(desk.connection, queued(), not_taken(MetaError(code=131047), attempt=1, jitter=0.0))
+    assert isinstance(told, NotTaken)
+    assert told.reason.evidence["closed_at"] == closed_at
+
+
+@pytest.mark.postgres
+async def test_an_erased_persons_user_id_is_forgotten_with_what_it_opened(desk: Desk) -> None:
+    now = utc_now()
+    await hear(desk, wrote(now - HOUR), wrote(now - HOUR, user="MX.7005"))
+    gone = {"phone": None, "user_id": None, "source": ERASURE, "occurred_at": now}
+    await learn(desk, linked(), contact(MarketingState.UNSUBSCRIBED, 3).model_copy(update=gone))
+    assert [row["phone"] for row in await desk.connection.fetch("select phone from conversation_window")] == ["MX.7005"]
+    assert await desk.connection.fetchval("select count(*) from contact where user_id is not null") == 0
+
+
+@pytest.mark.postgres
+async def test_a_persons_data_have_the_window_of_their_user_id(migrated_database: str) -> None:
+    opened = utc_now()
+    pool = await connect_pool(migrated_database, service="dispatcher-test")
+    async with pool.acquire() as connection:
+        columns = "sender_id, workspace_id, waba_id, portfolio_id, token"
+        await connection.execute(f"insert into sender ({columns}) values ('5', 'acme', '3', '2', '')")
+        await people_store.save_contacts(connection, [linked()])
+        await people_store.open_windows(connection, {("5", USER): Window(opened), ("5", "MX.1"): Window(opened)})
+
+    class Running:
+        @staticmethod
+        def within(workspace: str) -> AbstractAsyncContextManager[Any]:
+            return within(pool, None, workspace, wait_seconds=10)
+
+    token = "o" * 32
+    app = FastAPI()
+    app.state.tokens = parse_tokens(f"{token}:operator:acme")
+    app.include_router(person_api.routes(Running()))  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
+        headers = {"authorization": f"Bearer {token}"}
+        answer = await http.get("/v1/workspaces/acme/contacts/c-1/data", headers=headers)
+    await pool.close()
+    assert [one["phone"] for one in answer.json()["windows"]] == [USER]
