@@ -189,9 +189,11 @@ What a process holds at most for all who call it at once: {_bytes(http.HELD_BYTE
 {_table("Meta's answers", META_ANSWERS)}
 Slow clients: every service closes them alike ([test_http.py](../{HTTP})), and the door besides makes room for who comes
 fast ([test_door_clients.py](../{DOOR})).
-Of whom only a WhatsApp user id is known can be read and not written to: nothing is sent to a user id (Meta's `recipient` in
-place of `to`), and consent says CONTACT_HAS_NO_PHONE. Once a message of theirs tells their number too, what they write
-under the id alone is theirs: it opens their 24 h window, and stands in their thread.
+
+Of whom only a WhatsApp user id is known can be read and not written to: nothing is sent to a user id (in Meta's
+`recipient`, in place of `to`), and consent says CONTACT_HAS_NO_PHONE. Once a message of theirs tells their number too,
+what they write under the id alone is theirs: it opens their 24 h window, and stands in their thread.
+
 A test "–" is one that is still to be written. Which bounds can be set: [settings.md](settings.md).
 """
 

@@ -169,7 +169,7 @@ class _Shown:
     def _request(self, whom: Whom, content: dict[str, JsonValue], sender: str | None, key: str) -> SendRequested:
         # The form's own key: pressed twice, it is one message.
         name = queries.as_uuid(key) or uuid4()
-        phone = f"+{whom.number}" if whom.contact_id is None else None
+        phone = f"+{whom.number}" if whom.contact_id is None and whom.number else None
         return SendRequested(
             message_id=f"inbox-{name}",
             workspace_id=self.reader.workspace,

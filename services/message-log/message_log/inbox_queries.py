@@ -19,7 +19,8 @@ TEMPLATES_MAX = 500
 @dataclass(frozen=True, slots=True)
 class Whom:
     """The person at the other end: a contact, or only numbers (digits) of which no contact is known. `phones` has all
-    forms that stand for their numbers; `number` is the one to show, and to answer a stranger at."""
+    forms that stand for their numbers, and their WhatsApp user ids; `number` is the one to show, and to answer a
+    stranger at."""
 
     contact_id: str | None
     phones: Sequence[str]
@@ -56,18 +57,47 @@ class Head:
 
 
 _CONTACTS_BY_PHONE = """
-select distinct on (k.phone) k.phone, substr(k.key, length($1) + 2) as contact_id, k.body from known_state k
+select k.phone, k.user_id, substr(k.key, length($1) + 2) as contact_id, k.body from known_state k
 where k.topic = 'contact.updated' and k.workspace_id = $1 and k.phone = any($2::text[]) order by k.phone, k.key
+"""
+_CONTACTS_BY_USER = """
+select distinct on (k.user_id) k.user_id, k.phone, substr(k.key, length($1) + 2) as contact_id, k.body
+from known_state k
+where k.topic = 'contact.updated' and k.workspace_id = $1 and k.user_id = any($2::text[])
+order by k.user_id, k.phone is null, k.key
 """
 _CONTACTS_BY_MESSAGE = """
 select distinct on (m.phone) m.phone, m.contact_id from message m
 where m.workspace_id = $1 and m.phone = any($2::text[]) and m.contact_id is not null order by m.phone, m.at desc
 """
-_CONTACT = "select phone, body from known_state where topic = 'contact.updated' and key = $1"
+_CONTACT = "select phone, user_id, body from known_state where topic = 'contact.updated' and key = $1"
+_USERS_AT = """
+select distinct user_id from known_state
+where topic = 'contact.updated' and workspace_id = $1 and phone = any($2::text[]) and user_id is not null
+"""
 
 
-async def contacts_at(connection: Connection, workspace: str, phones: Iterable[str]) -> dict[str, Whom]:
-    """Whose these numbers (digits) are, as far as known: by the contacts' own numbers, else by where messages went."""
+async def contacts_at(connection: Connection, workspace: str, writers: Iterable[str]) -> dict[str, Whom]:
+    """Who these are (numbers' digits and user ids), as far as known: by the contacts' own numbers, else by where
+    messages went. A user id is its contact's, and with a number it is as if they had written under that."""
+    asked = set(writers)
+    users = sorted(one for one in asked if not one.isdigit())
+    rows = await connection.fetch(_CONTACTS_BY_USER, workspace, users) if users else []
+    by_user = {row["user_id"]: row for row in rows}
+    phones = {one for one in asked if one.isdigit()} | {row["phone"] for row in rows if row["phone"]}
+    found = await _contacts_at(connection, workspace, phones)
+    for user in users:
+        row = by_user.get(user)
+        if row is None:
+            found[user] = Whom(None, [user])
+        elif row["phone"]:
+            found[user] = found[row["phone"]]
+        else:
+            found[user] = Whom(row["contact_id"], [user], _name_in(row["body"]))
+    return found
+
+
+async def _contacts_at(connection: Connection, workspace: str, phones: Iterable[str]) -> dict[str, Whom]:
     forms = {phone: spellings(phone) for phone in phones}
     asked = sorted({form for several in forms.values() for form in several})
     known: dict[str, tuple[str, str | None]] = {
@@ -75,11 +105,13 @@ async def contacts_at(connection: Connection, workspace: str, phones: Iterable[s
         for row in await connection.fetch(_CONTACTS_BY_MESSAGE, workspace, asked)
     }
     rows = await connection.fetch(_CONTACTS_BY_PHONE, workspace, asked)
-    known |= {row["phone"]: (row["contact_id"], _name_in(row["body"])) for row in rows}
+    # The first of each number.
+    known |= {row["phone"]: (row["contact_id"], _name_in(row["body"])) for row in reversed(rows)}
     found: dict[str, Whom] = {}
     for phone, several in forms.items():
         own = next((form for form in several if form in known), None)
-        found[phone] = Whom(known[own][0], several, known[own][1], own) if own else Whom(None, several, None, phone)
+        names = [*several, *sorted({row["user_id"] for row in rows if row["phone"] in several and row["user_id"]})]
+        found[phone] = Whom(known[own][0], names, known[own][1], own) if own else Whom(None, names, None, phone)
     return found
 
 
@@ -88,8 +120,10 @@ async def contact_called(connection: Connection, workspace: str, contact: str) -
     row = await connection.fetchrow(_CONTACT, f"{workspace}/{contact}")
     phones = await phones_of(connection, workspace, contact)
     forms = sorted({form for phone in phones for form in spellings(phone)})
+    users = {each["user_id"] for each in await connection.fetch(_USERS_AT, workspace, forms)}
+    users |= {row["user_id"]} if row and row["user_id"] else set()
     number = row["phone"] if row and row["phone"] else next(iter(phones), None)
-    return Whom(contact, forms, _name_in(row["body"]) if row else None, number)
+    return Whom(contact, [*forms, *sorted(users)], _name_in(row["body"]) if row else None, number)
 
 
 _STRANGER = "select phone from inbound where workspace_id = $1 and event_id = $2"
@@ -150,8 +184,11 @@ async def list_heads(connection: Connection, workspace: str, *, cursor: str | No
     wrote = await connection.fetch(_WROTE, workspace, at, key, limit + 1)
     answered = await connection.fetch(_ANSWERED, workspace, at, key, limit + 1)
     people = await contacts_at(connection, workspace, {row["phone"] for row in (*wrote, *answered) if row["phone"]})
+    # An answer to somebody without a number was refused; it stands in the thread of whom it was for.
+    nowhere = {row["contact_id"] for row in answered if row["contact_id"] is not None and not row["phone"]}
+    called = {contact: await contact_called(connection, workspace, contact) for contact in sorted(nowhere)}
     found = [(row["at"], str(row["event_id"]), people[row["phone"]]) for row in wrote]
-    found += [(row["at"], row["message_id"], await _answered_whom(row, people)) for row in answered]
+    found += [(row["at"], row["message_id"], _answered_whom(row, people, called)) for row in answered]
     found.sort(key=lambda each: each[:2], reverse=True)
     more = to_cursor(*found[limit - 1][:2]) if len(found) > limit else None
     heads = await _heads(connection, workspace, [whom for _, _, whom in found[:limit]])
@@ -164,7 +201,9 @@ async def list_heads(connection: Connection, workspace: str, *, cursor: str | No
     return HeadPage(list(shown.values()), more)
 
 
-async def _answered_whom(row: Record, people: dict[str, Whom]) -> Whom:
+def _answered_whom(row: Record, people: dict[str, Whom], called: dict[str, Whom]) -> Whom:
+    if row["contact_id"] in called:
+        return called[row["contact_id"]]
     known = people.get(row["phone"] or "")
     if row["contact_id"] is None:
         return known or Whom(None, [])

@@ -303,9 +303,9 @@ async def write_inbound(connection: Connection, records: Sequence[Record[Message
 
 
 def inbound_row(e: MessageReceived, workspace_id: str) -> InboundRow:
-    """Without the person's number where it belongs in no thread of theirs; their tag still finds it."""
-    phone = e.phone if e.is_said_to_us else None
-    return InboundRow(e.event_id, workspace_id, e.sender_id, phone, e.wamid, e.occurred_at, e.kind, e.text)
+    """Without the person where it belongs in no thread of theirs; their tag still finds it."""
+    phone, user_id = (e.phone, e.user_id) if e.is_said_to_us else (None, None)
+    return InboundRow(e.event_id, workspace_id, e.sender_id, phone, e.wamid, e.occurred_at, e.kind, e.text, user_id)
 
 
 async def write_customers(connection: Connection, records: Sequence[Record[CustomerUpdated]], people: People) -> None:
@@ -327,6 +327,7 @@ async def set_states(connection: Connection, records: Sequence[Record[Any]]) -> 
             getattr(record.event, "phone", None),
             record.value if record.event else None,
             record.event.name if isinstance(record.event, ContactUpdated) else None,
+            record.event.user_id if isinstance(record.event, ContactUpdated) else None,
         )
         for record in records
     ]

@@ -389,6 +389,12 @@ class InboundRow:
     at: datetime
     kind: str
     text: str | None
+    user_id: str | None = None
+
+    @property
+    def writer(self) -> str | None:
+        """By what the person is known in `inbound`: their number's digits, else their WhatsApp user id."""
+        return digits_of(self.phone) or self.user_id
 
 
 def joined(before: InboundRow, row: InboundRow) -> InboundRow:
@@ -396,6 +402,7 @@ def joined(before: InboundRow, row: InboundRow) -> InboundRow:
     return replace(
         row,
         phone=row.phone if row.phone is not None else before.phone,
+        user_id=row.user_id if row.user_id is not None else before.user_id,
         at=min(before.at, row.at),
         kind=before.kind if row.kind == "other" else row.kind,
         text=row.text if row.text is not None else before.text,
@@ -422,7 +429,7 @@ async def add_inbound(connection: Connection, rows: Sequence[InboundRow]) -> Non
         last[(row.sender_id, row.wamid)] = row if before is None else joined(before, row)
     if last:
         values = [
-            (r.event_id, r.workspace_id, r.sender_id, digits_of(r.phone), r.wamid, r.at, r.kind, r.text)
+            (r.event_id, r.workspace_id, r.sender_id, r.writer, r.wamid, r.at, r.kind, r.text)
             for _, r in sorted(last.items())
         ]
         await connection.execute(_ADD_INBOUND, *map(list, zip(*values, strict=True)))
@@ -471,14 +478,15 @@ class KnownState:
     phone: str | None
     body: bytes | None
     name: str | None = None
+    user_id: str | None = None
 
 
 _SET_STATES = """
-insert into known_state (topic, key, version, workspace_id, phone, body, name)
-select $1, * from unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::text[])
+insert into known_state (topic, key, version, workspace_id, phone, body, name, user_id)
+select $1, * from unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[])
 on conflict (topic, key) do update
 set version = excluded.version, workspace_id = excluded.workspace_id, phone = excluded.phone, body = excluded.body,
-    name = excluded.name
+    name = excluded.name, user_id = excluded.user_id
 where excluded.version > known_state.version
 """
 _DELETE_STATES = "delete from known_state where topic = $1 and key = any($2::text[])"
@@ -495,7 +503,7 @@ async def set_states(connection: Connection, topic: str, states: Sequence[KnownS
     if gone:
         await connection.execute(_DELETE_STATES, topic, gone)
     values = [
-        (s.key, s.version, s.workspace_id, digits_of(s.phone), s.body, folded(s.name))
+        (s.key, s.version, s.workspace_id, digits_of(s.phone), s.body, folded(s.name), s.user_id)
         for _, s in sorted(last.items())
         if s.body
     ]

@@ -177,7 +177,8 @@ class Desk:
                 else:
                     topic, workspace, phone = Topic.TEMPLATE_UPDATED, None, None
                     key = f"{state.waba_id}/{state.name}/{state.language}"
-                row = KnownState(key, state.version, workspace, phone, state.to_json())
+                user_id = state.user_id if isinstance(state, ContactUpdated) else None
+                row = KnownState(key, state.version, workspace, phone, state.to_json(), user_id=user_id)
                 await store.set_states(connection, topic, [row])
 
     async def outbox(self) -> list[Any]:

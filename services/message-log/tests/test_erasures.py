@@ -236,6 +236,19 @@ async def test_what_a_person_wrote_stands_once_however_often_it_is_told(log: Log
     assert await log.connection.fetchval("select count(*) from inbound") == 0
 
 
+async def test_what_came_under_a_user_id_alone_is_the_persons_too(log: Log) -> None:
+    alone = wrote(4).model_copy(update={"phone": None})
+    await log.tell(alone, state(1, 5).model_copy(update={"user_id": BSUID}))
+    assert await log.connection.fetchval("select phone from inbound") == BSUID
+    await log.erase(order())
+    await log.bury()
+    await log.tell(alone)
+    assert BSUID not in await log.dump()
+    # What is said to a group stands in no thread.
+    await log.tell(wrote(200).model_copy(update={"phone": None, "raw": {"group_id": "Y2Fw"}}))
+    assert await log.connection.fetchval("select phone from inbound") is None
+
+
 async def test_what_an_unknown_number_was_told_is_nobodys_until_it_is_claimed(log: Log) -> None:
     told = wrote(4)
     await log.tell(told.model_copy(update={"workspace_id": None, "text": "forged"}))

@@ -263,6 +263,67 @@ async def test_a_stranger_is_answered_at_their_number_which_stands_in_no_address
     assert (await desk.get(f"inbound/{event_id}/thread", VIEWER)).json()["items"][0]["text"] == SCRIPT
 
 
+def under(user_id: str, text: str, ago: timedelta) -> Any:
+    return wrote(text, ago).model_copy(update={"phone": None, "user_id": user_id})
+
+
+@pytest.mark.parametrize("known_first", [True, False])
+async def test_who_writes_under_their_user_id_stands_in_their_contacts_thread(desk: Desk, *, known_first: bool) -> None:
+    linked = contact("shopify:7712", "+525512345678").model_copy(update={"version": 2, "user_id": "MX.7004"})
+    said = wrote("Where is it?", 3 * HOUR), under("MX.7004", "Thanks", HOUR), under("MX.7005", "Hello", 30 * HOUR)
+    if known_first:
+        await desk.know(linked)
+    await desk.wrote(*said)
+    await desk.tell(answer("in-1", "On its way", 2 * HOUR))
+    if not known_first:
+        await desk.know(linked)
+    ines, other = (await threads(desk))["items"]
+    assert (ines["contact_id"], ines["text"], ines["window"]["open"]) == ("shopify:7712", "Thanks", True)
+    assert (other["contact_id"], other["phone"], other["text"]) == (None, None, "Hello")
+    shown = (await desk.get("threads/shopify:7712", OPERATOR)).raise_for_status().json()
+    assert [one["text"] for one in shown["items"]] == ["Thanks", "On its way", "Where is it?"]
+    assert shown["window"]["until"] == ines["window"]["until"]
+
+
+async def test_records_of_one_number_have_one_thread_whichever_the_user_id_is_known_of(desk: Desk) -> None:
+    second = contact("shopify:9", "+525512345678").model_copy(update={"user_id": "MX.7004"})
+    await desk.know(second)
+    await desk.wrote(wrote("Where is it?", HOUR), under("MX.7004", "Hello?", HOUR / 2))
+    assert [(one["contact_id"], one["text"]) for one in (await threads(desk))["items"]] == [("shopify:7712", "Hello?")]
+    shown = (await desk.get("threads/shopify:7712", OPERATOR)).raise_for_status().json()
+    assert [one["text"] for one in shown["items"]] == ["Hello?", "Where is it?"]
+
+
+async def test_of_whom_only_a_user_id_is_known_what_is_written_and_refused_is_one_thread(desk: Desk) -> None:
+    nameless = contact("user:1", "").model_copy(update={"phone": None, "user_id": "MX.7004"})
+    await desk.know(nameless)
+    await desk.wrote(under("MX.7004", "Hello?", 2 * HOUR))
+    unsent = requested(
+        message_id="in-9",
+        to=To(contact_id="user:1"),
+        origin=Origin(kind=OriginKind.INBOX, thread_id="user:1"),
+        content={"type": "text", "text": {"body": "Yes?"}},
+        requested_at=NOW - HOUR,
+    )
+    await desk.tell(unsent)
+    (only,) = (await threads(desk))["items"]
+    assert (only["contact_id"], only["phone"], only["message"]["message_id"]) == ("user:1", None, "in-9")
+    assert only["window"]["open"]
+    async with desk.browser(OPERATOR) as browser:
+        assert "Hello?" in (await browser.get(f"{HOME}/with/user%3A1")).text
+
+
+async def test_a_stranger_without_a_number_is_read_and_not_answered(desk: Desk) -> None:
+    await desk.wrote(under("MX.7005", "Hello?", HOUR))
+    async with desk.browser(OPERATOR) as browser:
+        place = re.search(r'href="([^"]*/inbox/from/[^"]*)"', (await browser.get(HOME)).text)
+        assert place is not None
+        path = unescape(place[1]).split("//log", 1)[-1]
+        assert "Hello?" in (await browser.get(path)).text
+        assert (await browser.post(path, data={"text": "Yes?"})).status_code == 422
+    assert not await desk.outbox()
+
+
 async def test_a_viewer_sees_the_form_disabled_with_the_reason_and_can_send_nothing(desk: Desk) -> None:
     await desk.wrote(wrote("Hello?", HOUR))
     form = {"key": str(uuid4()), "text": "Hi"}
