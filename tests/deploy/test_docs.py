@@ -135,7 +135,7 @@ def test_requests_in_guides_fit_their_schema(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [*(DOCS / "how-to").glob("*.md"), DOCS / "tutorial.md"], ids=lambda page: page.name)
 def test_guides_name_settings_and_commands_that_exist(page: Path) -> None:
-    text, known = page.read_text(), (DOCS / "settings.md").read_text()
+    text, known = page.read_text(), "\n".join((DOCS / name).read_text() for name in ("settings.md", "commands.md"))
     for setting in re.findall(r"SENDWHY_[A-Z_]+[A-Z]", text):
         assert setting in known, setting
     assert unknown_commands(text) == []
