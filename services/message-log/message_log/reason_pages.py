@@ -4,6 +4,7 @@ login is needed: a link to one can be given to whoever asks."""
 from fastapi import APIRouter, Response
 
 from message_log import words
+from message_log.language import told
 from message_log.pages import Pages
 
 
@@ -17,5 +18,5 @@ def install(router: APIRouter, pages: Pages) -> None:
         info = words.reason_info(code)
         if info is None:
             return pages.render("reasons.html", status=404, unknown=code)
-        meta = ", ".join(map(words.told, info.meta_told()))
+        meta = ", ".join(map(told, info.meta_told()))
         return pages.render("reason.html", code=code, info=info, services=sorted(info.services), meta=meta)
