@@ -61,7 +61,7 @@ async def test_a_price_that_is_booked_again_is_not_called_the_default(desk: Desk
         charge = charge_answer("w", await store.ledger_page(connection, "w", message_id="a", limit=10), None, [])
     assert charge.price is not None
     assert charge.price.default is None
-    assert charge.price.explanation == "A service message to +52 cost 3 credits."
+    assert charge.price.explanation == "A service message to +52 costs 3 credits."
 
 
 async def test_credits_that_are_missing_are_lent_visibly(desk: Desk) -> None:
