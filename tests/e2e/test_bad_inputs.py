@@ -300,10 +300,14 @@ async def test_the_doors_socket(user: Outside) -> None:
 
 async def status_of(http: httpx.AsyncClient, method: str, url: str, **more: Any) -> tuple[int, str, bytes]:
     """Status, type and body of an answer; of a stream of events, which has no end, none of it."""
-    async with http.stream(method, url, **more) as answer:
-        kind = answer.headers.get("content-type", "")
-        body = b"" if "event-stream" in kind else await answer.aread()
-        return answer.status_code, kind, body
+    try:
+        async with http.stream(method, url, **more) as answer:
+            kind = answer.headers.get("content-type", "")
+            body = b"" if "event-stream" in kind else await answer.aread()
+            return answer.status_code, kind, body
+    except httpx.TransportError as error:
+        error.add_note(f"asked: {method} {url}")
+        raise
 
 
 async def test_calls(user: Outside) -> None:

@@ -29,7 +29,12 @@ async def test_a_message_becomes_blue_ticks(user: Outside) -> None:
     assert accepted[0]["receipt_deadline"] > accepted[0]["occurred_at"]
     assert highest(events) == "read"
     assert await user.balance() == 999
-    assert sorted(entry["kind"] for entry in await user.ledger()) == ["capture", "reserve", "top_up"]
+
+    async def captured() -> bool:
+        return sorted(entry["kind"] for entry in await user.ledger()) == ["capture", "reserve", "top_up"]
+
+    # Billing hears of a receipt for itself, up to a second after the log, or later where much comes.
+    await until(captured, "captured")
 
 
 async def test_each_reason_of_ours_is_caused_by_data(user: Outside) -> None:
