@@ -10,8 +10,9 @@ from sendwhy.reasons import ReasonCode
 from dispatcher import facts_store, store
 from dispatcher.answers import OUTSIDE_WINDOW, NotTaken, Outcome
 from dispatcher.decide import Message, names_of, nearest_names, not_found, window_evidence
-from dispatcher.facts import spelled, window_of
+from dispatcher.facts import window_of
 from dispatcher.templates import expected_names, given_names
+from dispatcher.windows import spelled
 
 NO_SUCH_TEMPLATE = 132001
 

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from sendwhy.events import ContactUpdated, TemplateContent
 from sendwhy.postgres import Connection
-from sendwhy.privacy import spellings
 from sendwhy.topics import TOPICS, Topic
 
 from dispatcher import facts_store, people_store, store, sync_store
 from dispatcher.decide import Facts, Message, Sender, Template, names_of, nearest_names, withdraws
 from dispatcher.facts_store import Known
 from dispatcher.store import Key
-from dispatcher.windows import Window, latest
+from dispatcher.windows import Window, latest, spelled
 
 
 async def load(
@@ -61,11 +60,6 @@ async def load(
             quality_policy=quality_policy,
         )
     return known
-
-
-def spelled(phone: str) -> list[str]:
-    """A number in each of its spellings, as contacts have them."""
-    return [f"+{digits}" for digits in spellings(phone)]
 
 
 def window_of(message: Message, known: Known, forms: Sequence[str]) -> Window | None:

@@ -272,9 +272,11 @@ class Stages:
         if not erased:
             return
         known = [*(await people_store.contacts(connection, erased)).values(), *(one for one in events if one)]
-        found = [one for one in known if (one.workspace_id, one.contact_id) in erased]
-        for key in sorted(erased):
-            own = [one for one in found if (one.workspace_id, one.contact_id) == key]
+        states: dict[Key, list[ContactUpdated]] = {key: [] for key in sorted(erased)}
+        for one in known:
+            if (own := states.get((one.workspace_id, one.contact_id))) is not None:
+                own.append(one)
+        for key, own in states.items():
             phones, users = {one.phone for one in own if one.phone}, {one.user_id for one in own if one.user_id}
             await forget_phones(connection, key[0], phones, erased[key], users)
 

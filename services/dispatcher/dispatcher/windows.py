@@ -61,8 +61,13 @@ def opened_by(events: Iterable[MessageReceived]) -> dict[tuple[str, str], Window
 
 def _names(event: MessageReceived) -> list[str]:
     if event.phone is not None:
-        return [f"+{digits}" for digits in spellings(event.phone)]
+        return spelled(event.phone)
     return [event.user_id] if event.user_id else []
+
+
+def spelled(phone: str) -> list[str]:
+    """A number in each of its spellings, as windows and contacts have them."""
+    return [f"+{digits}" for digits in spellings(phone)]
 
 
 def _came_free(event: MessageReceived) -> bool:

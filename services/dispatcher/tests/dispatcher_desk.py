@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 import dispatcher
+import httpx
 from cryptography.fernet import Fernet
-from dispatcher import claims, queue_store
+from dispatcher import claims, person_api, queue_store
 from dispatcher.claims import OpenLines
 from dispatcher.clock import utc_now
 from dispatcher.facts_store import Known, known
@@ -19,11 +21,14 @@ from dispatcher.settings import Settings
 from dispatcher.stages import Stages
 from dispatcher.store import NewSender
 from dispatcher_cases import PHONE, SENDER, funded
+from fastapi import FastAPI
 from pydantic import SecretStr
+from sendwhy.access import parse_tokens
 from sendwhy.metrics import Metrics
 from sendwhy.postgres import Connection, unpublished
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
+from sendwhy.tenancy import within
 from sendwhy.topics import Topic
 
 MIGRATIONS = Path(dispatcher.__file__).parent / "migrations"
@@ -127,3 +132,20 @@ def meta_at(url: str, **settings: Any) -> Meta:
             **(timeouts | settings),
         )
     )
+
+
+async def data_of(pool: asyncpg.Pool, contact_id: str) -> httpx.Response:
+    """What the API answers of a person's data."""
+
+    class Running:
+        @staticmethod
+        def within(workspace: str) -> AbstractAsyncContextManager[Any]:
+            return within(pool, None, workspace, wait_seconds=10)
+
+    token = "o" * 32
+    app = FastAPI()
+    app.state.tokens = parse_tokens(f"{token}:operator:acme")
+    app.include_router(person_api.routes(Running()))  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
+        path = f"/v1/workspaces/acme/contacts/{quote(contact_id, safe='')}/data"
+        return await http.get(path, headers={"authorization": f"Bearer {token}"})

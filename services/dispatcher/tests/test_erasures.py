@@ -1,15 +1,12 @@
 """Erasure in the dispatcher: nothing that waits goes out, and nothing that is kept names the person."""
 
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
 from uuid import uuid4
 
 import asyncpg
-import httpx
 import pytest
-from dispatcher import people_store, person_api, queue_store, tier_store
+from dispatcher import people_store, queue_store, tier_store
 from dispatcher.clock import utc_now
 from dispatcher.decide import Recall, decide
 from dispatcher.erasures import CAP, Eraser, prune
@@ -17,10 +14,8 @@ from dispatcher.stages import Stages
 from dispatcher.store import NewSender
 from dispatcher.windows import Window
 from dispatcher_cases import FACTS, NOW, PHONE, SENDER, contact, funded, message, template_content, text_content
-from dispatcher_desk import known_of
-from fastapi import FastAPI
+from dispatcher_desk import data_of, known_of
 from pydantic import SecretStr
-from sendwhy.access import parse_tokens
 from sendwhy.events import (
     ContactUpdated,
     Inbound,
@@ -35,7 +30,6 @@ from sendwhy.postgres import connect_pool, unpublished
 from sendwhy.privacy import ERASURE, Tagger, alias_of, is_alias, redacted
 from sendwhy.reasons import Service
 from sendwhy.stage import Record
-from sendwhy.tenancy import within
 from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
@@ -232,18 +226,7 @@ async def test_a_persons_data_are_found_by_an_id_with_slashes(migrated_database:
     async with pool.acquire() as connection:
         await people_store.save_contacts(connection, [state])
 
-    class Running:
-        @staticmethod
-        def within(workspace: str) -> AbstractAsyncContextManager[Any]:
-            return within(pool, None, workspace, wait_seconds=10)
-
-    token = "o" * 32
-    app = FastAPI()
-    app.state.tokens = parse_tokens(f"{token}:operator:acme")
-    app.include_router(person_api.routes(Running()))  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
-        path = f"/v1/workspaces/acme/contacts/{quote(contact_id, safe='')}/data"
-        answer = await http.get(path, headers={"authorization": f"Bearer {token}"})
+    answer = await data_of(pool, contact_id)
     await pool.close()
     assert answer.status_code == 200, answer.text
     assert answer.json()["contact"]["contact_id"] == contact_id

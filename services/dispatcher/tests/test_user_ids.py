@@ -1,34 +1,29 @@
 """A person who writes without their number, known by their WhatsApp user id alone."""
 
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
-from dispatcher import facts, people_store, person_api
+from dispatcher import facts, people_store
 from dispatcher.answers import NotTaken, not_taken
 from dispatcher.clock import utc_now
 from dispatcher.decide import Message, Reject, Send, decide
 from dispatcher.explaining import explained
 from dispatcher.facts_store import Known
-from dispatcher.windows import Window
+from dispatcher.windows import Window, spelled
 from dispatcher_cases import NOW, PHONE, SENDER, contact, message, text_content
-from dispatcher_desk import Desk, record
-from fastapi import FastAPI
-from sendwhy.access import parse_tokens
+from dispatcher_desk import Desk, data_of, record
 from sendwhy.events import ContactUpdated, Inbound, MarketingState, MessageReceived, MetaError, Purpose
 from sendwhy.postgres import connect_pool
 from sendwhy.privacy import ERASURE
-from sendwhy.tenancy import within
 from sendwhy.topics import Topic
 
 USER = "MX.7004"
 HOUR = timedelta(hours=1)
 REPLY = message(text_content(), purpose=Purpose.CONVERSATION)
-SPELLED = facts.spelled(PHONE)
+SPELLED = spelled(PHONE)
 
 
 # (the window of the number, that of the contact's user id, the contact's number, what is known of the person)
@@ -141,17 +136,6 @@ async def test_a_persons_data_have_the_window_of_their_user_id(migrated_database
         await people_store.save_contacts(connection, [linked()])
         await people_store.open_windows(connection, {("5", USER): Window(opened), ("5", "MX.1"): Window(opened)})
 
-    class Running:
-        @staticmethod
-        def within(workspace: str) -> AbstractAsyncContextManager[Any]:
-            return within(pool, None, workspace, wait_seconds=10)
-
-    token = "o" * 32
-    app = FastAPI()
-    app.state.tokens = parse_tokens(f"{token}:operator:acme")
-    app.include_router(person_api.routes(Running()))  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
-        headers = {"authorization": f"Bearer {token}"}
-        answer = await http.get("/v1/workspaces/acme/contacts/c-1/data", headers=headers)
+    answer = await data_of(pool, "c-1")
     await pool.close()
     assert [one["phone"] for one in answer.json()["windows"]] == [USER]
