@@ -140,6 +140,11 @@ def tail(log: Path) -> str:
         return "\n".join(file.read().decode(errors="replace").splitlines()[-15:])
 
 
+def last_line(log: Path) -> str:
+    """As a service says what is wrong with a setting, without the command's name that begins it."""
+    return tail(log).rpartition("\n")[2].removeprefix("sendwhy: ")
+
+
 def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
     if _libc is None:
         return None

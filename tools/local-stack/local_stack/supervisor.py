@@ -23,7 +23,7 @@ from local_stack.errors import StackError, WrongUseError
 from local_stack.janitor import Janitor
 from local_stack.kafka import Kafka
 from local_stack.postgres import Postgres
-from local_stack.process import Command, Process
+from local_stack.process import Command, Process, last_line
 from local_stack.progress import Progress
 from local_stack.server import Server
 from local_stack.services import (
@@ -220,7 +220,9 @@ class Stack:
             while True:
                 if (code := self._processes[name].exit_code) is not None:
                     deaths += 1
-                    if code == WRONG_SETTING or deaths > START_DEATHS_MAX:
+                    if code == WRONG_SETTING:
+                        raise WrongUseError(f"{name} can't start: {last_line(self._processes[name].log)}")
+                    if deaths > START_DEATHS_MAX:
                         self._processes[name].check_alive()
                     await self._start_again(name, code)
                 with contextlib.suppress(httpx.TransportError):

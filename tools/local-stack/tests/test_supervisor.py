@@ -190,18 +190,20 @@ def test_a_second_up_on_a_directory_is_refused_and_a_killed_one_can_be_followed(
 
 
 @pytest.mark.parametrize(
-    ("last_words", "tries"),
+    ("last_words", "code", "told", "tries"),
     [
-        ("print('SENDWHY_X is missing'); raise SystemExit(2)", 1),
-        ("raise SystemExit('SENDWHY_X is missing')", 1 + START_DEATHS_MAX),
+        ("print('sendwhy: SENDWHY_X is missing'); raise SystemExit(2)", 2, "dispatcher can't start: SENDWHY_X is", 1),
+        ("raise SystemExit('SENDWHY_X is missing')", 1, "SENDWHY_X is missing", 1 + START_DEATHS_MAX),
     ],
 )
-def test_a_service_that_cannot_start_is_told_with_its_last_words(run: Run, last_words: str, tries: int) -> None:
+def test_a_service_that_cannot_start_is_told_with_its_last_words(
+    run: Run, last_words: str, code: int, told: str, tries: int
+) -> None:
     life = run.notes / "lives"
     (run.fakes / "dispatcher" / "__main__.py").write_text(f"open({str(life)!r}, 'a').write('x')\n{last_words}")
     refused = run.again()
-    assert refused.returncode == 1
-    assert "SENDWHY_X is missing" in refused.stderr
+    assert refused.returncode == code
+    assert told in refused.stderr
     assert not (run.folder / "stack.json").exists()
     assert life.read_text() == "x" * tries
 
