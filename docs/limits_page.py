@@ -190,9 +190,10 @@ What a process holds at most for all who call it at once: {_bytes(http.HELD_BYTE
 Slow clients: every service closes them alike ([test_http.py](../{HTTP})), and the door besides makes room for who comes
 fast ([test_door_clients.py](../{DOOR})).
 
-Of whom only a WhatsApp user id is known can be read and not written to: nothing is sent to a user id (in Meta's
-`recipient`, in place of `to`), and consent says CONTACT_HAS_NO_PHONE. Once a message of theirs tells their number too,
-what they write under the id alone is theirs: it opens their 24 h window, and stands in their thread.
+A contact of whom only a WhatsApp user id is known is written to by that id (Meta's `recipient`, in place of `to`);
+authentication templates need a number, so consent says CONTACT_HAS_NO_PHONE. What they write under the id alone opens
+their 24 h window, and stands in their thread. A user id belongs to one Meta business portfolio: a number of another one
+gets Meta's refusal. Who is nobody's contact can't be written to: make them one (`user_id` of consent's PUT).
 
 A test "–" is one that is still to be written. Which bounds can be set: [settings.md](settings.md).
 """

@@ -5,7 +5,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from outside import Outside, until
+from outside import Outside, now_text, text, until
 
 
 def shop_customer(number: int, phone: str | None, **more: Any) -> dict[str, Any]:
@@ -92,6 +92,35 @@ async def test_a_stop_without_a_phone_recalls_what_waits_under_another_id(user: 
     (stop,) = [line for line in history if line["source"] == "stop_reply"]
     assert stop["stood"] == "UNSUBSCRIBED"
     assert stop["proof"].endswith(' "STOP"')
+
+
+async def test_who_is_known_by_a_user_id_alone_is_written_to(user: Outside) -> None:
+    await user.set_up()
+    name, user_id = "crm:56", f"MX.{uuid.uuid4().int % 10**18}"
+    person = {"user_id": user_id, "marketing_state": "SUBSCRIBED", "source": "import", "proof": "form 17"}
+    await user.ok("PUT", "consent", f"/contacts/{name}", person)
+    hello = user.request("hello", name, content=text(), origin={"kind": "inbox", "thread_id": name, "agent": "ana"})
+    await user.publish(hello)
+    assert await user.settled(["hello"]) == {"hello": ("failed", "OUTSIDE_24_HOUR_WINDOW")}
+    assert await user.post_webhook(message_of(user, "hola", user_id=user_id)) == 200
+
+    async def wrote_to_us() -> bool:
+        return bool((await user.ok("GET", "message-log", f"/threads/{name}"))["items"])
+
+    await until(wrote_to_us, "the message in the thread")
+    reply = {**hello, "message_id": "reply", "requested_at": now_text()}
+    await user.publish(reply, user.request("campaign", name))
+    assert await user.settled(["reply", "campaign"]) == {"reply": ("read", None), "campaign": ("read", None)}
+    bodies = [call["body"] for call in await user.calls()]
+    assert [(body.get("to"), body["recipient"]) for body in bodies] == [(None, user_id)] * 2
+    assert await user.post_webhook(message_of(user, "STOP", user_id=user_id)) == 200
+
+    async def has_stopped() -> bool:
+        return bool((await user.ok("GET", "consent", f"/contacts/{name}"))["marketing_state"] == "UNSUBSCRIBED")
+
+    await until(has_stopped, "the STOP")
+    await user.publish(user.request("late", name))
+    assert await user.settled(["late"]) == {"late": ("failed", "CUSTOMER_IS_NOT_OPTED_IN")}
 
 
 async def test_a_suggested_calling_code_is_accepted_and_the_past_stays(user: Outside) -> None:

@@ -371,13 +371,20 @@ def reason(code: ReasonCode, detail: str, evidence: Evidence | None = None, meta
 
 
 class Resolved(Wire):
-    """What consent found out about a request: `phone` in E.164, `country` as ISO 3166 letters."""
+    """What consent found out about a request: `phone` in E.164, `country` as ISO 3166 letters. `user_id`: WhatsApp's
+    (BSUID), set only where it goes there because no phone is known."""
 
     contact_id: ContactId | None = None
     phone: str | None = None
+    user_id: str | None = None
     country: str | None = None
     calling_code: str | None = None
     purpose: Purpose
+
+    @property
+    def address(self) -> str | None:
+        """Where Meta is to send it: the phone, else the user id."""
+        return self.phone or self.user_id
 
 
 class SendConsented(Event):

@@ -110,6 +110,7 @@ class Resolved(Struct, frozen=True, gc=False):
     purpose: Purpose
     contact_id: _ContactId | None = None
     phone: str | None = None
+    user_id: str | None = None
     country: str | None = None
     calling_code: str | None = None
 

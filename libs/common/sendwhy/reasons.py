@@ -145,7 +145,7 @@ CATALOGUE: Mapping[ReasonCode, ReasonInfo] = MappingProxyType(
             title="Contact has no phone number",
             services=_CONSENT,
             meaning="The contact is known and their number isn't, or only a WhatsApp user id is known and this content"
-            " needs a number.",
+            " (an authentication template) needs a number.",
             causes=("The shop never asked for a phone.", "The person writes under a WhatsApp username."),
             what_to_do="Add the number at its source, or reach the person by another channel.",
             prevention="Ask for a phone number where people agree to messages.",

@@ -26,9 +26,10 @@ from sendwhy.values import value_class
 
 from consent.contacts import Contact, Word
 from consent.fields import Fields
-from consent.phones import PhoneFault, Reading, read_phone
+from consent.phones import PhoneFault, Reading, place_of_user_id, read_phone
 
-_BELIEVED_CATEGORIES = frozenset({"UTILITY", "AUTHENTICATION"})
+_AUTHENTICATION = "AUTHENTICATION"
+_BELIEVED_CATEGORIES = frozenset({"UTILITY", _AUTHENTICATION})
 _SOURCES_IN_WORDS: Mapping[str, str] = MappingProxyType(
     {
         "stop_reply": "replied STOP",
@@ -108,7 +109,8 @@ class _Found:
 
 
 def _find(request: SendRequested, facts: Facts) -> _Found:
-    """The number judged is the contact's; the request's own only where none is stored."""
+    """The number judged is the contact's; the request's own only where none is stored. Where there is none at all, it
+    goes to the contact's WhatsApp user id, if Meta sends such content there."""
     contact = facts.contact
     purpose = purpose_of(request, facts)
     needed = purpose == Purpose.MARKETING or facts.category == "MARKETING"
@@ -116,11 +118,14 @@ def _find(request: SendRequested, facts: Facts) -> _Found:
     given = stored.phone if stored and stored.phone else request.to.phone
     reading = (stored.reading if stored and stored.phone else None) or (read_phone(given) if given else None)
     phone = reading.phone if reading else None
+    user_id = stored.user_id if stored and reading is None and facts.category != _AUTHENTICATION else None
+    place = (phone.country, phone.calling_code) if phone else place_of_user_id(user_id) if user_id else None
     resolved = Resolved.of_checked(
         contact_id=contact.key.contact_id if contact else request.to.contact_id,
         phone=phone.e164 if phone else None,
-        country=phone.country if phone else None,
-        calling_code=phone.calling_code if phone else None,
+        user_id=user_id,
+        country=place[0] if place else None,
+        calling_code=place[1] if place else None,
         purpose=purpose,
     )
     return _Found(given, reading, needed, resolved)
@@ -129,12 +134,11 @@ def _find(request: SendRequested, facts: Facts) -> _Found:
 def evaluate(request: SendRequested, facts: Facts) -> Verdict:
     """Run all gates."""
     found = _find(request, facts)
-    given, reading = found.given, found.reading
     gates = (
         _marketing_state(facts, found.resolved.purpose, needed=found.needed),
-        _phone_known(request, facts.contact, reading, is_past=facts.is_past),
-        _calling_code(facts, given, reading),
-        _phone_possible(given, reading, is_past=facts.is_past),
+        _phone_known(request, facts, found),
+        _calling_code(facts, found),
+        _phone_possible(facts, found),
     )
     return Verdict(gates, found.resolved, found.needed)
 
@@ -143,7 +147,7 @@ def _passes_all(found: _Found, facts: Facts) -> bool:
     """Whether `evaluate` says that every gate passes, told without making them: of nearly all messages they do."""
     word = facts.veto or facts.standing
     is_wanted = not found.needed or (word is not None and word.state == MarketingState.SUBSCRIBED)
-    return is_wanted and not facts.is_past and found.reading is not None and found.reading.phone is not None
+    return is_wanted and not facts.is_past and found.resolved.address is not None
 
 
 def _marketing_state(facts: Facts, purpose: Purpose, *, needed: bool) -> Judged:
@@ -167,27 +171,33 @@ def not_opted_in(word: Word | None, evidence: Evidence) -> Reason:
     return reason(ReasonCode.CUSTOMER_IS_NOT_OPTED_IN, detail, evidence)
 
 
-def _phone_known(request: SendRequested, contact: Contact | None, reading: Reading | None, *, is_past: bool) -> Judged:
-    if is_past:
+def _phone_known(request: SendRequested, facts: Facts, found: _Found) -> Judged:
+    """Whether a number is known, or else a user id that serves."""
+    if facts.is_past:
         return _unknown("phone_known")
+    contact = facts.contact
     evidence: Evidence = {
         "contact_id": contact.key.contact_id if contact else request.to.contact_id,
         "user_id": contact.fields.user_id if contact else None,
     }
-    if reading is not None:
+    if found.reading is not None or found.resolved.user_id is not None:
         return Judged("phone_known", True, evidence=evidence)
     if contact is None:
         detail = "the contact is not known here, and the request names no phone"
     elif contact.fields.user_id is not None:
-        detail = "of this contact only a WhatsApp user id is known, and no phone number"
+        evidence["template_category"] = facts.category
+        detail = (
+            "only a WhatsApp user id is known of this contact, and Meta sends authentication templates to numbers only"
+        )
     else:
         detail = "no phone number is stored for this contact, and the request names none"
     return _failed("phone_known", reason(ReasonCode.CONTACT_HAS_NO_PHONE, detail, evidence))
 
 
-def _calling_code(facts: Facts, given: str | None, reading: Reading | None) -> Judged:
+def _calling_code(facts: Facts, found: _Found) -> Judged:
+    given, reading = found.given, found.reading
     if facts.is_past or reading is None:
-        return _unknown("calling_code")
+        return _without_number("calling_code", facts, found)
     stored = facts.contact.fields if facts.contact else Fields()
     evidence: Evidence = {
         "phone": given,
@@ -208,13 +218,22 @@ def _calling_code(facts: Facts, given: str | None, reading: Reading | None) -> J
     return _failed("calling_code", reason(ReasonCode.CUSTOMER_IS_MISSING_CALLING_CODE, detail, evidence))
 
 
-def _phone_possible(given: str | None, reading: Reading | None, *, is_past: bool) -> Judged:
-    if is_past or reading is None or reading.fault == PhoneFault.MISSING_CALLING_CODE:
-        return _unknown("phone_possible")
+def _phone_possible(facts: Facts, found: _Found) -> Judged:
+    given, reading = found.given, found.reading
+    if facts.is_past or reading is None or reading.fault == PhoneFault.MISSING_CALLING_CODE:
+        return _without_number("phone_possible", facts, found)
     if reading.phone is not None:
         return Judged("phone_possible", True, evidence={"phone": reading.phone.e164})
     detail = f"no such phone number can exist: {reading.detail}"
     return _failed("phone_possible", reason(ReasonCode.PHONE_NUMBER_IMPOSSIBLE, detail, {"phone": given}))
+
+
+def _without_number(gate: str, facts: Facts, found: _Found) -> Judged:
+    """What goes to a user id needs no number; of anything else nobody can tell."""
+    user_id = found.resolved.user_id
+    if facts.is_past or user_id is None:
+        return _unknown(gate)
+    return Judged(gate, True, evidence={"user_id": user_id})
 
 
 def _failed(gate: str, why: Reason) -> Judged:

@@ -122,6 +122,15 @@ def suggest(given: str, calling_code: str | None, hints: Sequence[Hint]) -> Sugg
     return Suggestion(code_text, reading.phone.e164, Ground.DIGITS, None, f"the digits begin with {code_text}")
 
 
+@lru_cache(CACHED_NUMBERS)
+def place_of_user_id(user_id: str) -> tuple[str, str] | None:
+    """Country (ISO letters) and calling code of a WhatsApp user id, which begins with the country's letters and a dot
+    (Meta, "Business-scoped user IDs": GB.704155…). None where it says none."""
+    country, dot, _ = user_id.partition(".")
+    code = phonenumbers.country_code_for_region(country) if dot else 0
+    return (country, str(code)) if code else None
+
+
 def phone_of_wa_id(wa_id: str) -> Phone | None:
     """Meta names people by international digits without a plus."""
     return read_phone(wa_id if wa_id.startswith("+") else f"+{wa_id}").phone

@@ -556,15 +556,15 @@ def _preference(event: CustomerUpdated, workspace: str) -> Change | None:
 
 
 def stopped(consented: SendConsented, event: StatusUpdated | SendRejected) -> Change:
-    """The opt-out that an error 131050 tells of: of who has the number that the message went to. The contact that it
-    was for may have another one by now."""
+    """The opt-out that an error 131050 tells of: of who has the number, or the user id, that the message went to. The
+    contact that it was for may have another one by now."""
     return Change(
         workspace_id=consented.workspace_id,
         cause=str(event.event_id),
         at=event.occurred_at,
         by="meta",
         origin=Origin.PERSON,
-        fields=Fields(phone=consented.resolved.phone),
+        fields=Fields(phone=consented.resolved.phone, user_id=consented.resolved.user_id),
         word=Word(UNSUBSCRIBED, event.occurred_at, "error_131050", consented.message_id, own=True),
         firm=True,
         note=f"Meta's error 131050 to message {consented.message_id}",

@@ -86,7 +86,15 @@ GATES = [
     ({"origin": API, "to": {"phone": "5512345678"}}, facts(None), R.CUSTOMER_IS_MISSING_CALLING_CODE),
     ({"origin": API, "to": {"phone": "+5255"}}, facts(None), R.PHONE_NUMBER_IMPOSSIBLE),
     ({}, facts(contact(S.SUBSCRIBED, phone=None)), R.CONTACT_HAS_NO_PHONE),
-    ({}, facts(contact(S.SUBSCRIBED, phone=None, user_id="MX.1")), R.CONTACT_HAS_NO_PHONE),
+    ({}, facts(contact(S.SUBSCRIBED, phone=None, user_id="MX.1")), None),
+    ({}, facts(contact(S.UNSUBSCRIBED, phone=None, user_id="MX.1")), R.CUSTOMER_IS_NOT_OPTED_IN),
+    ({"origin": API}, facts(contact(phone=None, user_id="MX.1"), category="UTILITY"), None),
+    ({"origin": API}, facts(contact(phone=None, user_id="MX.1"), category="AUTHENTICATION"), R.CONTACT_HAS_NO_PHONE),
+    (
+        {"origin": API, "to": {"contact_id": "shopify:7712", "phone": "5512345678"}},
+        facts(contact(phone=None, user_id="MX.1")),
+        R.CUSTOMER_IS_MISSING_CALLING_CODE,
+    ),
     ({}, facts(contact(S.SUBSCRIBED, phone="5512345678")), R.CUSTOMER_IS_MISSING_CALLING_CODE),
     ({}, facts(contact(S.SUBSCRIBED, phone="5512345678", country_code="MX")), R.CUSTOMER_IS_MISSING_CALLING_CODE),
     ({}, facts(contact(S.SUBSCRIBED, phone="5512345678", calling_code="52")), None),
@@ -142,6 +150,28 @@ def test_the_stored_phone_wins_over_the_given_one() -> None:
     to = {"contact_id": "shopify:7712", "phone": "+12025550123"}
     assert evaluate(request(to=to), facts(SUBSCRIBED)).resolved.phone == "+525512345678"
     assert evaluate(request(to=to), facts(contact(S.SUBSCRIBED, phone=None))).resolved.phone == "+12025550123"
+
+
+@pytest.mark.parametrize(
+    ("fields", "to", "address", "place"),
+    [
+        ({"phone": None, "user_id": "MX.1"}, {}, ("", "MX.1"), ("MX", "52")),
+        ({"phone": None, "user_id": "US.ENT.11"}, {}, ("", "US.ENT.11"), ("US", "1")),
+        ({"phone": None, "user_id": "elsewhere"}, {}, ("", "elsewhere"), (None, None)),
+        ({"phone": None, "user_id": "ZZ.1"}, {}, ("", "ZZ.1"), (None, None)),
+        ({"phone": None, "user_id": "MX.1"}, {"phone": "+447700900123"}, ("+447700900123", ""), ("GB", "44")),
+        ({"user_id": "GB.1"}, {"phone": "+447700900123"}, ("+525512345678", ""), ("MX", "52")),
+    ],
+)
+def test_a_user_id_is_written_to_only_where_there_is_no_number(
+    fields: dict[str, Any], to: dict[str, Any], address: tuple[str, str], place: tuple[str | None, str | None]
+) -> None:
+    asked = request(origin=API, to={"contact_id": "shopify:7712"} | to)
+    verdict = evaluate(asked, facts(contact(**fields)))
+    resolved = verdict.resolved
+    assert (resolved.phone or "", resolved.user_id or "") == address
+    assert (resolved.country, resolved.calling_code) == place
+    assert [gate.passed for gate in verdict.gates] == [True] * 4
 
 
 def test_a_past_moment_has_no_history_of_phones() -> None:

@@ -40,15 +40,15 @@ class Allowance:
         if sender.messaging_limit is None or not any(one.message.template for one in due):
             return
         self.tier = await tier_store.lock_tier(connection, sender.tier_key, sender.messaging_limit, now)
-        phones = {one.message.phone for one in due}
+        phones = {one.message.address for one in due}
         at = self.tier.at or now
         self.reached = await tier_store.reached_people(connection, sender.tier_key, phones, at)
 
     def judge(self, one: Due, known: Facts, now: datetime) -> Verdict | None:
         """None for what may go and finds no more room: it stays as it is."""
         message = one.message
-        is_reached = message.phone in self.reached
-        pair_wait = self.pairs.wait_seconds(message.phone, self.clock())
+        is_reached = message.address in self.reached
+        pair_wait = self.pairs.wait_seconds(message.address, self.clock())
         facts = known
         # As they come, facts know of no wait and no limit; so nothing is copied for most.
         if pair_wait or self.tier.limit is not None:
@@ -65,10 +65,10 @@ class Allowance:
         if one.throttled and not self._throttle_lets(one.campaign_id or "", now):
             return Wait(Waiting.THROTTLE, ReasonCode.RATE_LIMIT_EXCEEDED, None)
         self.room -= 1
-        self.pairs.take(message.phone, self.clock())
-        self._paired.append(message.phone)
-        if verdict.counts_for_tier and message.phone not in self.reached:
-            self.reached.add(message.phone)
+        self.pairs.take(message.address, self.clock())
+        self._paired.append(message.address)
+        if verdict.counts_for_tier and message.address not in self.reached:
+            self.reached.add(message.address)
             self.tier = replace(self.tier, used=self.tier.used + 1)
         return verdict
 
@@ -99,7 +99,7 @@ class Allowance:
         ]
         if not calling:
             return {}
-        phones = [message.phone for message in calling]
+        phones = [message.address for message in calling]
         moments = await tier_store.add_reached(connection, sender.tier_key, phones, self.tier.at)
         return {message.key: moment for message, moment in zip(calling, moments, strict=True)}
 

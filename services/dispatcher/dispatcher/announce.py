@@ -116,7 +116,7 @@ def accepted(
         sender_id=message.sender_id,
         provider_message_id=taken.wamid,
         extra=None if said in (None, "accepted") else {"message_status": said},
-        to=_To(request.to.contact_id, message.phone or request.to.phone),
+        to=_To(request.to.contact_id, message.funded.resolved.phone or request.to.phone),
         origin=Raw(request.origin.to_json()),
         metadata=Raw(_METADATA.to_json(request.metadata)),
         receipt_deadline=milliseconds(deadline),

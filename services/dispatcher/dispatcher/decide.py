@@ -174,8 +174,9 @@ class Message:
         return max(0.0, (now - max(asked, self.funded.send_at)).total_seconds())
 
     @property
-    def phone(self) -> str:
-        return self.funded.resolved.phone or ""
+    def address(self) -> str:
+        """The person's number, else their user id: what windows, caps, pairs and limits are counted by."""
+        return self.funded.resolved.address or ""
 
     @property
     def template(self) -> TemplateContent | None:

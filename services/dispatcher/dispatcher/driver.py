@@ -534,7 +534,7 @@ class Driver:
 
     def _ended(self, marked: Marked, outcome: Outcome | None) -> None:
         if outcome is None or (isinstance(outcome, NotTaken) and outcome.action is not Action.PAIR):
-            self._pairs.give_back(marked.go.due.message.phone)
+            self._pairs.give_back(marked.go.due.message.address)
         self._results.put(Ended(marked.go, outcome, utc_now()))
 
     async def _outcome(self, marked: Marked) -> Outcome | None:

@@ -65,8 +65,9 @@ class Eraser:
         keys = [(order.workspace_id, message_id) for message_id in sorted(set(order.message_ids))]
         rows = [row for row in await queue_store.lock_messages(connection, keys) if not row.message.is_erased]
         recalled = await self._recall(connection, order, [row for row in rows if row.state == "waiting"])
-        phones = {row.message.phone for row in rows if row.message.phone}
-        tables = await forget_phones(connection, order.workspace_id, phones, order.erased_at)
+        resolved = [row.message.funded.resolved for row in rows]
+        phones, users = {one.phone for one in resolved if one.phone}, {one.user_id for one in resolved if one.user_id}
+        tables = await forget_phones(connection, order.workspace_id, phones, order.erased_at, users)
         await blur(connection, order.workspace_id, alias_of(order.erasure_id), [row.message for row in rows])
         return [
             ErasedRows(table="message", act="recalled", rows=recalled),

@@ -84,8 +84,8 @@ class Limits:
         tier = replace(self.tiers.get(sender.tier_key, Tier()), limit=sender.messaging_limit)
         reached = self.reached.get(sender.tier_key, set())
         pairs = self.pairs.get(sender.sender_id)
-        wait = None if pairs is None else timedelta(seconds=pairs.wait_seconds(message.phone, self.seconds))
-        known = replace(known, pair_wait=wait, tier=replace(tier, already_reached=message.phone in reached))
+        wait = None if pairs is None else timedelta(seconds=pairs.wait_seconds(message.address, self.seconds))
+        known = replace(known, pair_wait=wait, tier=replace(tier, already_reached=message.address in reached))
         verdict = decide(message, known, now)
         campaign = (message.funded.workspace_id, message.funded.request.origin.id or "")
         throttle = self.throttles.get(campaign)
@@ -98,9 +98,9 @@ class Limits:
                 verdict = decide(message, known, now)
         if isinstance(verdict, Send):
             if pairs is not None:
-                pairs.take(message.phone, self.seconds)
-            if verdict.counts_for_tier and message.phone not in reached:
-                self.reached.setdefault(sender.tier_key, set()).add(message.phone)
+                pairs.take(message.address, self.seconds)
+            if verdict.counts_for_tier and message.address not in reached:
+                self.reached.setdefault(sender.tier_key, set()).add(message.address)
                 self.tiers[sender.tier_key] = replace(tier, used=tier.used + 1)
         return known, evaluate(message, known, now)
 
@@ -181,7 +181,7 @@ class Evaluation:
         campaigns: set[Key],
         now: datetime,
     ) -> Limits:
-        phones = {one.phone for one in messages}
+        phones = {one.address for one in messages}
         tiers: dict[str, Tier] = {}
         reached: dict[str, set[str]] = {}
         for row in rows:

@@ -12,7 +12,7 @@ from dispatcher.answers import OUTSIDE_WINDOW, NotTaken, Outcome
 from dispatcher.decide import Message, names_of, nearest_names, not_found, window_evidence
 from dispatcher.facts import window_of
 from dispatcher.templates import expected_names, given_names
-from dispatcher.windows import spelled
+from dispatcher.windows import spelled_of
 
 NO_SUCH_TEMPLATE = 132001
 
@@ -38,8 +38,8 @@ async def _known(connection: Connection, message: Message, code: int | None) -> 
     if row is None:
         return {}
     if code == OUTSIDE_WINDOW:
-        found = await facts_store.known(connection, row.sender, phones=[message.phone], contact_ids=names_of(message))
-        window = window_of(message, found, spelled(message.phone))
+        found = await facts_store.known(connection, row.sender, phones=[message.address], contact_ids=names_of(message))
+        window = window_of(message, found, spelled_of(message.funded.resolved))
         return window_evidence(window.opened_at if window else None, window.free_entry_at if window else None)
     wanted = message.template
     if wanted is None:

@@ -10,14 +10,14 @@ from dispatcher import facts_store, people_store, store, sync_store
 from dispatcher.decide import Facts, Message, Sender, Template, names_of, nearest_names, withdraws
 from dispatcher.facts_store import Known
 from dispatcher.store import Key
-from dispatcher.windows import Window, latest, spelled
+from dispatcher.windows import Window, latest, spelled_of
 
 
 async def load(
     connection: Connection, sender: Sender, messages: Sequence[Message], quality_policy: str
 ) -> dict[Key, Facts]:
     """The facts of messages of one sender, but for its limits, which are counted message by message."""
-    forms = {phone: spelled(phone) for phone in {one.phone for one in messages}}
+    forms = {one.address: spelled_of(one.funded.resolved) for one in messages}
     wanted = {one.name for message in messages if (one := message.template)}
     found = await facts_store.known(
         connection,
@@ -43,9 +43,9 @@ async def load(
         read_until = await people_store.inbound_read_until(connection, TOPICS[Topic.MESSAGE_RECEIVED].partitions)
     known = {}
     for message, template in zip(messages, templates, strict=True):
-        phone = message.phone
-        contact, is_contact = _contact(message, found, forms[phone])
-        window = window_of(message, found, forms[phone])
+        spelled = forms[message.address]
+        contact, is_contact = _contact(message, found, spelled)
+        window = window_of(message, found, spelled)
         known[message.key] = Facts(
             sender=sender,
             template=template,
@@ -56,7 +56,7 @@ async def load(
             inbound_read_until=read_until,
             contact=contact,
             is_contact=is_contact,
-            capped_until=found.caps.get(phone),
+            capped_until=found.caps.get(message.address),
             quality_policy=quality_policy,
         )
     return known
@@ -64,8 +64,8 @@ async def load(
 
 def window_of(message: Message, known: Known, forms: Sequence[str]) -> Window | None:
     """The person's, who may write under their number or under their user id: that of a contact to whose number the
-    message goes. A contact without one has the number that the request names beside it."""
-    own = [known.windows[message.phone]] if message.phone in known.windows else []
+    message goes. A contact without one has the number that the request names beside it, if it goes to a number."""
+    own = [known.windows[message.address]] if message.address in known.windows else []
     if known.user_windows:
         named = [name for name in names_of(message) if name in known.user_windows]
         own += [known.user_windows[name] for name in named if known.contacts[name][0] in (None, *forms)]

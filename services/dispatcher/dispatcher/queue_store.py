@@ -172,7 +172,7 @@ async def add_messages(connection: Connection, rows: Iterable[NewMessage]) -> se
         [int(row.message.lane) for row in ordered],
         [row.campaign_id for row in ordered],
         [one.resolved.contact_id for one in funded],
-        [one.resolved.phone for one in funded],
+        [one.resolved.address for one in funded],
         [one.needs_subscription for one in funded],
         [one.send_at for one in funded],
         [one.expires_at for one in funded],

@@ -168,7 +168,7 @@ class Results:
     async def _give_places_back(self, connection: Connection, batch: Sequence[Ended]) -> None:
         """Whose call Meta surely didn't take doesn't count for its messaging limit. Last, as that lock is shared."""
         calls = [
-            (ended.go.due.message.phone, ended.go.reached_at)
+            (ended.go.due.message.address, ended.go.reached_at)
             for ended in batch
             if ended.go.reached_at is not None and (ended.outcome is None or isinstance(ended.outcome, NotTaken))
         ]

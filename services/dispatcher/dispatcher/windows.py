@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sendwhy.events import EARLIEST, Inbound, MessageReceived
+from sendwhy.events import EARLIEST, Inbound, MessageReceived, Resolved
 from sendwhy.privacy import spellings
 
 
@@ -68,6 +68,13 @@ def _names(event: MessageReceived) -> list[str]:
 def spelled(phone: str) -> list[str]:
     """A number in each of its spellings, as windows and contacts have them."""
     return [f"+{digits}" for digits in spellings(phone)]
+
+
+def spelled_of(resolved: Resolved) -> list[str]:
+    """Where a message goes, likewise; a user id has one spelling."""
+    if resolved.phone is None and resolved.user_id is not None:
+        return [resolved.user_id]
+    return spelled(resolved.phone or "")
 
 
 def _came_free(event: MessageReceived) -> bool:

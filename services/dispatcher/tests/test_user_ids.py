@@ -1,21 +1,24 @@
 """A person who writes without their number, known by their WhatsApp user id alone."""
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from dispatcher import facts, people_store
+from dispatcher import facts, people_store, store, tier_store
 from dispatcher.answers import NotTaken, not_taken
+from dispatcher.calls import message_body
 from dispatcher.clock import utc_now
 from dispatcher.decide import Message, Reject, Send, decide
+from dispatcher.erasures import Eraser
 from dispatcher.explaining import explained
 from dispatcher.facts_store import Known
 from dispatcher.windows import Window, spelled
 from dispatcher_cases import NOW, PHONE, SENDER, contact, message, text_content
-from dispatcher_desk import Desk, data_of, record
-from sendwhy.events import ContactUpdated, Inbound, MarketingState, MessageReceived, MetaError, Purpose
+from dispatcher_desk import ACME, Desk, data_of, record
+from sendwhy.events import ContactUpdated, Inbound, MarketingState, MessageReceived, MetaError, PersonErasing, Purpose
 from sendwhy.postgres import connect_pool
 from sendwhy.privacy import ERASURE
 from sendwhy.topics import Topic
@@ -80,8 +83,8 @@ def queued() -> Message:
     return replace(REPLY, funded=REPLY.funded.model_copy(update=life), queued_at=utc_now() - timedelta(minutes=5))
 
 
-async def verdict(desk: Desk) -> Any:
-    one = queued()
+async def verdict(desk: Desk, message: Message | None = None) -> Any:
+    one = message or queued()
     known = (await facts.load(desk.connection, SENDER, [one], "block"))[one.key]
     return decide(one, replace(known, inbound_read_until=utc_now()), utc_now())
 
@@ -100,6 +103,68 @@ async def test_who_writes_under_their_user_id_alone_is_answered(desk: Desk, *, k
     # What was told of them last says that the id is another's.
     await learn(desk, linked(3, user_id=None))
     assert isinstance(await verdict(desk), Reject)
+
+
+def without_number(one: Message) -> Message:
+    resolved = one.funded.resolved.model_copy(update={"phone": None, "user_id": USER})
+    return replace(one, funded=one.funded.model_copy(update={"resolved": resolved}))
+
+
+@pytest.mark.parametrize(
+    ("one", "addressed"),
+    [
+        (REPLY, {"to": PHONE}),
+        (without_number(REPLY), {"recipient": USER}),
+        (message(), {"to": PHONE}),
+        (without_number(message()), {"recipient": USER}),
+    ],
+)
+def test_meta_is_told_the_number_or_the_user_id(one: Message, addressed: dict[str, str]) -> None:
+    body = json.loads(message_body(one))
+    assert {name: body[name] for name in ("to", "recipient") if name in body} == addressed
+
+
+@pytest.mark.postgres
+async def test_a_reply_goes_to_the_user_id_within_the_window_that_it_opened(desk: Desk) -> None:
+    reply = without_number(queued())
+    assert isinstance(await verdict(desk, reply), Reject)
+    await hear(desk, wrote(utc_now(), user="MX.7005"))
+    assert isinstance(await verdict(desk, reply), Reject)
+    await hear(desk, wrote(utc_now()))
+    assert isinstance(await verdict(desk, reply), Send)
+
+
+@pytest.mark.postgres
+async def test_metas_cap_on_marketing_holds_for_the_user_id(desk: Desk) -> None:
+    campaign = without_number(replace(message(), funded=queued().funded))
+    await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, campaign.funded)])
+    await people_store.set_caps(desk.connection, {campaign.key: utc_now() + HOUR})
+    known = (await facts.load(desk.connection, SENDER, [campaign], "block"))[campaign.key]
+    assert known.capped_until is not None
+
+
+@pytest.mark.postgres
+async def test_an_erased_user_id_leaves_the_windows_and_the_counts(desk: Desk) -> None:
+    await store.put_sender(desk.connection, ACME, utc_now())
+    await hear(desk, wrote(utc_now()), wrote(utc_now(), user="MX.7005"))
+    await tier_store.add_reached(desk.connection, SENDER.tier_key, [USER, "MX.7005"], utc_now())
+    await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, without_number(queued()).funded)])
+    order = PersonErasing(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        workspace_id="acme",
+        erasure_id=uuid4(),
+        erased_at=utc_now(),
+        tags=[],
+        message_ids=["m-1"],
+    )
+    async with desk.connection.transaction():
+        await Eraser(utc_now, desk.publish_soon).erase(desk.connection, order)
+    for table in ("conversation_window", "reached_person"):
+        left = [row["phone"] for row in await desk.connection.fetch(f"select phone from {table}")]
+        assert USER not in left, table
+        assert "MX.7005" in left, table
+    assert await desk.connection.fetchval("select count(*) from message where phone is not null") == 0
 
 
 @pytest.mark.postgres

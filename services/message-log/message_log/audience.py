@@ -63,12 +63,13 @@ def group_name(outcome: str, why: str | None, cause: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What was answered about one request; None by a service that wasn't asked about it, `faults` says why not."""
+    """What was answered about one request; None by a service that wasn't asked about it, `faults` says why not.
+    `address`: the person's number or, where none is known, their WhatsApp user id."""
 
     consent: Sequence[Gate] | None
     billing: Sequence[Gate] | None = None
     dispatcher: Sequence[Gate] | None = None
-    phone: str | None = None
+    address: str | None = None
     is_template: bool = True
     faults: Mapping[Service, str] = field(default_factory=dict)
 
@@ -160,7 +161,7 @@ class Count:
         if unknown is not None or (later is not None and later.outcome is Outcome.UNKNOWN):
             return unknown or later  # type: ignore[return-value]
         # The dispatcher counts somebody anew whom a call before has reached, and once only whom it had room for itself.
-        person = (self._place(one), one.phone or "")
+        person = (self._place(one), one.address or "")
         is_new = (counts or person in self._kept_out) and person not in self._reached
         full = None if later is not None else self._full(one, is_new)
         if full is not None:
@@ -175,7 +176,7 @@ class Count:
         place = self._place(one)
         if is_new and place is not None:
             self.people[place].taken += 1
-            self._reached.add((place, one.phone or ""))
+            self._reached.add((place, one.address or ""))
         return Verdict(Outcome.GOES, credits=price)
 
     @property

@@ -3,7 +3,7 @@ needed to show how far it is, and a run that this process takes with it can be b
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -230,7 +230,7 @@ class Audiences:
                 one.gates,
                 billing=later.get(place, _UNASKED)[0],
                 dispatcher=later.get(place, _UNASKED)[1],
-                phone=str((one.resolved or {}).get("phone")),
+                address=_address(one.resolved or {}),
                 is_template=requests[place].template is not None,
                 faults=run.faults,
             )
@@ -341,6 +341,11 @@ class Audiences:
 
 
 _UNASKED: tuple[None, None] = (None, None)
+
+
+def _address(resolved: Mapping[str, JsonValue]) -> str | None:
+    told = resolved.get("phone") or resolved.get("user_id")
+    return None if told is None else str(told)
 
 
 def _gates_in(told: list[Evaluated] | str, position: int) -> list[Gate] | None:

@@ -117,7 +117,7 @@ def asked_in_calls(phones: list[int], size: int, used: int, limit: int) -> list[
         for phone in phones[start : start + size]:
             known = phone in reached
             gate = Gate(gate="tier", passed=True, evidence={"used": now, "limit": limit}) if known else tier(now, limit)
-            piece.append(answers(gate, balance=10_000, phone=str(phone)))
+            piece.append(answers(gate, balance=10_000, address=str(phone)))
             if not known and now < limit:
                 now += 1
                 reached.add(phone)

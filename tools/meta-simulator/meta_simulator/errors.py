@@ -79,6 +79,10 @@ CODES: dict[int, ErrorCode] = {
         "same phone number in a short period of time.",
     ),
     131057: ErrorCode("Account in maintenance mode", "The account is in maintenance mode.", 500),
+    131062: ErrorCode(
+        "Business-scoped user ID recipients are not supported",
+        "Business-scoped User ID (BSUID) recipients are not supported for this message.",
+    ),
     132000: ErrorCode(
         "Number of parameters does not match the expected number of params",
         "body: number of localizable_params (0) does not match the expected number of params (1)",

@@ -192,6 +192,8 @@ class _Send:
             return Refusal(131021)
         if isinstance(template, Refusal):
             return template
+        if template and template.category.upper() == "AUTHENTICATION" and self.to.by_user_id:
+            return Refusal(131062)
         if template and template.plan is not None:
             wrong = check_call(self.body["template"], template.plan, template.parameter_format)
         if wrong:

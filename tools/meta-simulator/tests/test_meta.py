@@ -231,6 +231,15 @@ async def test_a_category_or_quality_that_changes_is_told(meta: Meta) -> None:
 # Reading
 
 
+async def test_authentication_templates_go_to_numbers_only(meta: Meta) -> None:
+    code = {**TEMPLATES[0], "name": "code", "category": "AUTHENTICATION"}
+    await meta.control("PUT", f"accounts/{WABA}", {"templates": [*TEMPLATES, code]})
+    asked = {name: template_body(PERSON, name) for name in ("hello_world", "code")}
+    by_user_id = {name: {**body, "to": None, "recipient": "GB.7041"} for name, body in asked.items()}
+    assert [_code(await meta.post(asked[name])) for name in asked] == [None, None]
+    assert [_code(await meta.post(by_user_id[name])) for name in asked] == [None, 131062]
+
+
 async def test_templates_come_page_by_page(meta: Meta) -> None:
     many = [{"name": f"t{index}", "language": "en_US"} for index in range(5)]
     await meta.control("PUT", f"accounts/{WABA}", {"templates": many})
