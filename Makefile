@@ -15,7 +15,9 @@ export PYTHONDONTWRITEBYTECODE =
 demo: setup  ## sample requests through the whole product: make demo ARGS="--exit --report out.json"
 	$(RUN)sendwhy demo $(ARGS)
 
-test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium, three files at a time: they mostly wait
+# Java's second compiler pays for itself after some minutes: most brokers of the tests end before that.
+test: export SENDWHY_LOCAL_JAVA_OPTIONS = -XX:TieredStopAtLevel=1
+test: setup  ## all tests, with real Kafka, PostgreSQL and Chromium, three files at a time
 	$(PYTHON) tests/system_packages.py
 	$(RUN)sendwhy fetch
 	$(RUN)python tests/e2e/former.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import subprocess
 import tempfile
 import uuid
@@ -72,6 +73,8 @@ JAVA_OPTIONS = [
     # Java's own remarks on an ahead-of-time cache that doesn't fit; it then does without.
     "-Xlog:aot*=off",
 ]
+# The environment's wishes beside these, as for a stack that lives for minutes (README, "In tests").
+JAVA_OPTIONS_ASKED = "SENDWHY_LOCAL_JAVA_OPTIONS"
 
 
 class Kafka(Server):
@@ -101,7 +104,8 @@ class Kafka(Server):
             await asyncio.to_thread(self._format)
 
     def command(self) -> Command:
-        argv = [*self._java(*JAVA_OPTIONS, *self._java_options), "kafka.Kafka", str(self._configure())]
+        asked = os.environ.get(JAVA_OPTIONS_ASKED, "").split()
+        argv = [*self._java(*JAVA_OPTIONS, *asked, *self._java_options), "kafka.Kafka", str(self._configure())]
         return Command("kafka", argv, env=_environment())
 
     async def answers(self) -> bool:

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import UnknownTopicOrPartitionError
 from local_stack.errors import StackError
-from local_stack.kafka import Kafka
+from local_stack.kafka import JAVA_OPTIONS_ASKED, Kafka
 from local_stack.postgres import Postgres
 
 
@@ -59,6 +59,14 @@ async def test_kafka_keeps_its_data_over_a_restart_on_another_port(state_dir: Pa
         async with Kafka(state_dir) as kafka:
             assert kafka.bootstrap != first_port
             assert await first_value(kafka.bootstrap, "kept") == large
+
+
+@pytest.mark.kafka
+async def test_kafka_takes_javas_options_from_the_environment(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(JAVA_OPTIONS_ASKED, "-XX:TieredStopAtLevel=1  -Dtold.by=us")
+    async with Kafka(state_dir) as kafka:
+        told = Path(f"/proc/{kafka.process.pid}/cmdline").read_bytes().split(b"\0")  # noqa: ASYNC240 - a test
+    assert {b"-XX:TieredStopAtLevel=1", b"-Dtold.by=us"} < set(told)
 
 
 @pytest.mark.kafka
