@@ -102,12 +102,13 @@ async def test_who_is_known_by_a_user_id_alone_is_written_to(user: Outside) -> N
     hello = user.request("hello", name, content=text(), origin={"kind": "inbox", "thread_id": name, "agent": "ana"})
     await user.publish(hello)
     assert await user.settled(["hello"]) == {"hello": ("failed", "OUTSIDE_24_HOUR_WINDOW")}
-    assert await user.post_webhook(message_of(user, "hola", user_id=user_id)) == 200
+    wrote = {"phone_number_id": user.sender_id, "from": user_id, "message": {"type": "text", "text": {"body": "hola"}}}
+    await user.sim("POST", "/inbound", wrote)
 
-    async def wrote_to_us() -> bool:
-        return bool((await user.ok("GET", "message-log", f"/threads/{name}"))["items"])
+    async def window_is_open() -> bool:
+        return bool((await user.ok("GET", "dispatcher", f"/contacts/{name}/data"))["windows"])
 
-    await until(wrote_to_us, "the message in the thread")
+    await until(window_is_open, "the window that they opened")
     reply = {**hello, "message_id": "reply", "requested_at": now_text()}
     await user.publish(reply, user.request("campaign", name))
     assert await user.settled(["reply", "campaign"]) == {"reply": ("read", None), "campaign": ("read", None)}

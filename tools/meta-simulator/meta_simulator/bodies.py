@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloa
 
 from meta_simulator.components import Plan, plan_of
 from meta_simulator.errors import Json
-from meta_simulator.messages import digits
+from meta_simulator.messages import digits, is_user_id
 
 
 class Body(BaseModel):
@@ -15,6 +15,10 @@ class Body(BaseModel):
 
 
 Id = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+# As webhooks name them: the number's digits, or WhatsApp's user id.
+Person = Annotated[
+    str, BeforeValidator(lambda value: value if is_user_id(str(value)) else digits(str(value))), Field(min_length=1)
+]
 Phone = Annotated[str, BeforeValidator(lambda value: digits(str(value))), Field(min_length=1)]
 
 
@@ -94,7 +98,7 @@ class Inbound(Body):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     phone_number_id: Id
-    sender: Phone = Field(alias="from")
+    sender: Person = Field(alias="from")
     message: Json | None = None
     marketing: Literal["stop", "resume"] | None = None
     name: str = "Ines Calder"

@@ -64,10 +64,16 @@ def _no_constant(name: str) -> Any:
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 _NO_DIGITS = re.compile(r"[^0-9]")
+_USER_ID = re.compile(r"[A-Z]{2}\.[A-Za-z0-9.]{1,128}")
 
 
 def digits(phone: str) -> str:
     return _NO_DIGITS.sub("", phone)
+
+
+def is_user_id(person: str) -> bool:
+    """Whether this names a person by WhatsApp's user id (MX.7041…), not by a number."""
+    return _USER_ID.fullmatch(person) is not None
 
 
 def addressee(body: Json) -> Addressed | Refusal:

@@ -16,7 +16,7 @@ from meta_simulator.bodies import Account, Delays, Inbound, Number, Recipient, S
 from meta_simulator.clock import Clock
 from meta_simulator.errors import Json
 from meta_simulator.limits import PairRate, Throughput, UniqueRecipients
-from meta_simulator.messages import digits
+from meta_simulator.messages import digits, is_user_id
 from meta_simulator.poster import Poster
 from meta_simulator.scenarios import BY_SUFFIX, OK, SCENARIOS, Scenario, Status
 from meta_simulator.webhooks import Outbox, Webhook
@@ -301,14 +301,15 @@ class World:
     def hear(self, inbound: Inbound) -> str:
         """A person writes, or uses the stop control. Answers the wamid, "" for the control."""
         line = self.lines[inbound.phone_number_id]
-        contacts = [{"profile": {"name": inbound.name}, "wa_id": inbound.sender}]
+        contacts = [{"profile": {"name": inbound.name}, **_named(inbound.sender)}]
         at = int(time.time() - inbound.seconds_ago)
         if inbound.marketing:
             self.prefer(line, inbound.sender, inbound.marketing)
         if inbound.message is None:
             return ""
         wamid = inbound.message.get("id") or make_wamid(inbound.sender, inbound=True)
-        message = {"from": inbound.sender, "id": wamid, "timestamp": str(at), **inbound.message}
+        sender = "from_user_id" if is_user_id(inbound.sender) else "from"
+        message = {sender: inbound.sender, "id": wamid, "timestamp": str(at), **inbound.message}
         is_system = message.get("type") == "system"
         # Of a changed number or a message taken back WhatsApp tells; a group has a window of its own.
         if not is_system and message.get("type") != "revoke" and "group_id" not in message:
@@ -317,17 +318,22 @@ class World:
         self.tell_messages(line, {**who, "messages": [message]})
         return str(wamid)
 
-    def prefer(self, line: Line, phone: str, value: str) -> None:
-        self.set_preference(line, phone, value)
+    def prefer(self, line: Line, person: str, value: str) -> None:
+        self.set_preference(line, person, value)
         preference = {
-            "wa_id": phone,
+            **_named(person),
             "detail": f"User requested to {value} marketing messages",
             "category": "marketing_messages",
             "value": value,
             "timestamp": int(time.time()),
         }
-        contacts = [{"profile": {"name": "Ines Calder"}, "wa_id": phone}]
+        contacts = [{"profile": {"name": "Ines Calder"}, **_named(person)}]
         self.tell_messages(line, {"contacts": contacts, "user_preferences": [preference]}, "user_preferences")
+
+
+def _named(person: str) -> Json:
+    """A person who has taken a username is told of by their user id alone (Meta, "Business-scoped user IDs")."""
+    return {"user_id": person} if is_user_id(person) else {"wa_id": person}
 
 
 def _scenario_of(recipient: Recipient) -> Scenario:

@@ -231,6 +231,18 @@ async def test_a_category_or_quality_that_changes_is_told(meta: Meta) -> None:
 # Reading
 
 
+async def test_somebody_writes_under_a_user_id_alone(meta: Meta) -> None:
+    said = {"phone_number_id": NUMBER, "from": "MX.7041", "message": {"type": "text", "text": {"body": "hola"}}}
+    await meta.control("POST", "inbound", said)
+    await meta.control("POST", "inbound", {"phone_number_id": NUMBER, "from": "MX.7041", "marketing": "stop"})
+    await meta.receiver.until(lambda: len(meta.receiver.bodies) == 2)
+    message, preference = sorted(meta.receiver.values(), key=lambda value: "user_preferences" in value)
+    assert message["contacts"] == [{"profile": {"name": "Ines Calder"}, "user_id": "MX.7041"}]
+    assert (message["messages"][0]["from_user_id"], "from" in message["messages"][0]) == ("MX.7041", False)
+    wish = preference["user_preferences"][0]
+    assert (wish["user_id"], wish["value"], "wa_id" in wish) == ("MX.7041", "stop", False)
+
+
 async def test_authentication_templates_go_to_numbers_only(meta: Meta) -> None:
     code = {**TEMPLATES[0], "name": "code", "category": "AUTHENTICATION"}
     await meta.control("PUT", f"accounts/{WABA}", {"templates": [*TEMPLATES, code]})
