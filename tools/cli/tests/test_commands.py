@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -787,9 +788,15 @@ def command(*arguments: str | Path) -> list[str]:
 
 def test_ctrl_c_ends_with_130_and_no_traceback(services: FakeServices, state: Path) -> None:
     services.on("GET", f"{W}/messages/m-1", Answer(body=message(status="sending", reason=None, events=[])))
-    watching = subprocess.Popen(command("why", "m-1", "--watch", "--state-dir", state), stderr=subprocess.PIPE)
+    watching = subprocess.Popen(
+        command("why", "m-1", "--watch", "--state-dir", state),
+        stderr=subprocess.PIPE,
+        # Where a shell has put the tests into the background they ignore it, and who they start would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not services.asked:
         assert watching.poll() is None
+        time.sleep(0.05)
     watching.send_signal(signal.SIGINT)
     _, told = watching.communicate(timeout=60)
     assert (watching.returncode, told) == (130, b"")
