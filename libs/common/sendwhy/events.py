@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import cache, cached_property, lru_cache
 from hashlib import sha1
 from typing import Annotated, Any, Literal, Self
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import (
     AfterValidator,
@@ -202,6 +202,14 @@ LIFE_BY_ORIGIN: Mapping[OriginKind, timedelta] = {
     OriginKind.API: timedelta(hours=24),
     OriginKind.TEST: timedelta(minutes=5),
 }
+
+
+GENERATED_ID_PREFIX = "wa-"
+
+
+def generated_contact_id(workspace_id: str, name: str) -> ContactId:
+    """The contact_id of somebody whom nobody else has named, by their number's key or their WhatsApp user id."""
+    return f"{GENERATED_ID_PREFIX}{uuid5(NAMESPACE_URL, f'sendwhy:{workspace_id}/{name}')}"
 
 
 class To(Wire):

@@ -11,13 +11,18 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from sendwhy.events import ContactUpdated, MarketingState, event_id_of
+from sendwhy.events import (
+    GENERATED_ID_PREFIX,
+    ContactUpdated,
+    MarketingState,
+    event_id_of,
+    generated_contact_id,
+)
 from sendwhy.values import value_class
 
 from consent.fields import NOTHING, FieldChange, Fields, PhoneSetter, is_other_number, phone_changes
 
 SUBSCRIBED, UNSUBSCRIBED = MarketingState.SUBSCRIBED, MarketingState.UNSUBSCRIBED
-GENERATED_ID_PREFIX = "wa-"
 # People's and contacts' own ids are UUIDs.
 OWN_ID_LENGTH = 36
 ERASURE = "erasure"
@@ -318,8 +323,7 @@ class Erased:
 
 def generated_id(change: Change) -> str:
     """The id of somebody who is known only by their phone or user id."""
-    name = change.fields.phone_key or change.fields.user_id
-    return f"{GENERATED_ID_PREFIX}{uuid5(NAMESPACE_URL, f'sendwhy:{change.workspace_id}/{name}')}"
+    return generated_contact_id(change.workspace_id, change.fields.phone_key or change.fields.user_id or "")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 from pydantic_core import to_json
 from sendwhy import privacy
-from sendwhy.events import MarketingState, SenderUpdated, TemplateUpdated
+from sendwhy.events import GENERATED_ID_PREFIX, MarketingState, SenderUpdated, TemplateUpdated
 from sendwhy.postgres import (
     Connection,
     Decision,
@@ -25,7 +25,6 @@ from sendwhy.values import value_class
 
 from consent import erasures
 from consent.contacts import (
-    GENERATED_ID_PREFIX,
     OWN_ID_LENGTH,
     Book,
     Change,

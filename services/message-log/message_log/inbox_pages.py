@@ -1,6 +1,7 @@
 """The inbox: threads with their ticks, and a reply: free while the window is open, else by a template."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -10,21 +11,24 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import JsonValue, ValidationError
 from sendwhy.access import Role
-from sendwhy.events import MessageId, Origin, OriginKind, SendRequested, To
+from sendwhy.events import MessageId, Origin, OriginKind, SendRequested, To, generated_contact_id
 from sendwhy.problems import Problem
+from sendwhy.reasons import Service
 from sendwhy.stage import fields_of
 
 from message_log import api, inbox_api, inbox_queries, login, queries, template_forms
 from message_log.inbox_queries import Whom, Window
 from message_log.language import decimal
 from message_log.language import gettext as _
+from message_log.language import told as translated
 from message_log.login import Reader
-from message_log.pages import Pages, redirect, wants_part
+from message_log.pages import Action, Pages, redirect, wants_part
 from message_log.template_forms import TemplateForm
 
 THREADS_SHOWN = 30
 ENTRIES_SHOWN = 40
 TEXT_LENGTH_MAX = 4096
+MAKE_CONTACT = Action("make contact", Service.CONSENT, Role.OPERATOR, "PUT")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 Sent = Annotated[MessageId | None, Query()]
@@ -156,6 +160,10 @@ class _Shown:
         content, problem = content_of(form, forms, window, datetime.now(UTC))
         if content is None:
             return await self.page(whom, template=form.get("template"), given=form, problem=problem)
+        if whom.contact_id is None and whom.number is None:
+            whom, problem = await self._made_contact(whom)
+            if problem is not None:
+                return await self.page(whom, template=form.get("template"), given=form, problem=problem)
         try:
             wanted = self._request(whom, content, sender, form.get("key", ""))
         except ValidationError as error:
@@ -165,6 +173,19 @@ class _Shown:
         self.pages.runtime.publish_soon()
         await self.pages.note(self.reader, "reply", whom.contact_id or "a person without contact", wanted.message_id)
         return redirect(f"{self.path}?{urlencode({'sent': wanted.message_id})}#newest", self.request)
+
+    async def _made_contact(self, whom: Whom) -> tuple[Whom, str | None]:
+        """Somebody of whom only a WhatsApp user id is known, as consent's contact, under the name that consent itself
+        would give them: a request names a contact or a number. Or why consent can't make one."""
+        [user_id] = whom.phones
+        contact_id = generated_contact_id(self.reader.workspace, user_id)
+        try:
+            made = await self.pages.act(
+                self.request, self.reader, MAKE_CONTACT, "contacts", contact_id, body={"user_id": user_id}
+            )
+        except Problem as problem:
+            return whom, translated(str(problem.detail))
+        return (replace(whom, contact_id=contact_id), None) if made.is_good else (whom, made.refusal)
 
     def _request(self, whom: Whom, content: dict[str, JsonValue], sender: str | None, key: str) -> SendRequested:
         # The form's own key: pressed twice, it is one message.

@@ -227,7 +227,7 @@ async def open_desk(database_url: str) -> AsyncIterator[Desk]:
     keys = SecretStr(Fernet.generate_key().decode())
     dispatcher = Dispatcher()
     async with serving(dispatcher.app(Acting(keys))) as url:
-        settings = settings_of_desk(database_url, keys, dispatcher_url=url)
+        settings = settings_of_desk(database_url, keys, dispatcher_url=url, consent_url=url)
         services = OtherServices(settings, Metrics(Service.MESSAGE_LOG))
         yield Desk(pool, _app(await Runtime.over(pool), settings, services), dispatcher)
         await services.close()

@@ -30,6 +30,7 @@ from sendwhy.events import (
     OriginKind,
     Status,
     To,
+    generated_contact_id,
 )
 from sendwhy.reasons import CATALOGUE, ReasonCode, Service
 
@@ -313,15 +314,26 @@ async def test_of_whom_only_a_user_id_is_known_what_is_written_and_refused_is_on
         assert "Hello?" in (await browser.get(f"{HOME}/with/user%3A1")).text
 
 
-async def test_a_stranger_without_a_number_is_read_and_not_answered(desk: Desk) -> None:
+async def test_a_stranger_without_a_number_becomes_a_contact_when_they_are_answered(desk: Desk) -> None:
     await desk.wrote(under("MX.7005", "Hello?", HOUR))
+    consent = desk.dispatcher
     async with desk.browser(OPERATOR) as browser:
         place = re.search(r'href="([^"]*/inbox/from/[^"]*)"', (await browser.get(HOME)).text)
         assert place is not None
         path = unescape(place[1]).split("//log", 1)[-1]
-        assert "Hello?" in (await browser.get(path)).text
-        assert (await browser.post(path, data={"text": "Yes?"})).status_code == 422
-    assert not await desk.outbox()
+        page = (await browser.get(path)).text
+        assert ("Hello?" in page, "Your answer makes them a contact" in page) == (True, True)
+        consent.status, consent.refusal = 503, {"detail": "Consent rests."}
+        refused = await browser.post(path, data={"text": "Yes?"})
+        assert (refused.status_code, "Yes?" in refused.text) == (422, True)
+        assert not await desk.outbox()
+        consent.status = 200
+        assert (await browser.post(path, data={"text": "Yes?"})).status_code == 303
+    (record,) = await desk.outbox()
+    contact_id = generated_contact_id(WORKSPACE, "MX.7005")
+    assert json.loads(record.value)["to"] == {"contact_id": contact_id, "phone": None}
+    asked = ("PUT", f"v1/workspaces/{WORKSPACE}/contacts/{contact_id}", {"user_id": "MX.7005"}, "OPERATOR")
+    assert consent.asked == [asked, asked]
 
 
 async def test_a_viewer_sees_the_form_disabled_with_the_reason_and_can_send_nothing(desk: Desk) -> None:
