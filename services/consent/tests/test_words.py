@@ -213,6 +213,12 @@ def test_opt_outs(text: str) -> None:
     assert keyword_in(text) is STOP
 
 
+@pytest.mark.parametrize("label", ["Unsubscribe from Promos", "Unsubscribe from All", "Stop promotions"])
+def test_the_buttons_that_metas_own_examples_show_are_opt_outs_by_themselves(label: str) -> None:
+    assert button_keyword(label, label) is STOP
+    assert keyword_in(label) is STOP
+
+
 @pytest.mark.parametrize(
     "text",
     [
