@@ -14,12 +14,18 @@ from sendwhy.reasons import BY_SUBCODE, CATALOGUE, ReasonCode, ReasonInfo, reaso
 # `foo` is 68 like what has o's in it.
 SIMILAR_ENOUGH = 75
 SUGGESTIONS = 3
+# A number of Meta's: alone, with a subcode (100/33), or as the `message` of an error begins, "(#131026) …".
+_META = re.compile(
+    r"(?:\(#(?P<said>\d+)\).*|#?(?P<code>\d+)(?:(?:/|\s*(?:with )?subcode )(?P<subcode>\d+))?)", re.DOTALL
+)
 
 
 def find(words: str) -> list[ReasonCode]:
     """The entries that bear this name: a code, a title, an alias, or one of Meta's numbers. Mostly one or none."""
-    if words.strip().isdecimal():
-        number = int(words)
+    if told := _META.fullmatch(words.strip()):
+        number = int(told["said"] or told["code"])
+        if told["subcode"]:
+            return [reason_for_meta(number, subcode=int(told["subcode"]))]
         return [reason_for_meta(number), *(reason for (code, _), reason in BY_SUBCODE.items() if code == number)]
     wanted = _plain(words)
     return [code for code, info in CATALOGUE.items() if wanted in map(_plain, _names(code, info))]
