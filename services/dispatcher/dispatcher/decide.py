@@ -17,6 +17,8 @@ from sendwhy.events import (
     Gate,
     MarketingState,
     MetaError,
+    Origin,
+    OriginKind,
     Purpose,
     Reason,
     SendFunded,
@@ -279,6 +281,11 @@ class Check:
 def _waits(wait: Wait) -> Evidence:
     until = _text(wait.until) if wait.until else None
     return {"waits_for": wait.waiting_for.value, "cause": wait.cause.value, "until": until}
+
+
+def campaign_of(origin: Origin) -> str | None:
+    """The campaign whose pause, throttle or end the message heeds: an automation may have the same id, and goes on."""
+    return origin.id if origin.kind is OriginKind.CAMPAIGN else None
 
 
 def erased_contact(workspace_id: str, alias: str, erased_at: datetime) -> ContactUpdated:

@@ -31,6 +31,7 @@ from dispatcher.decide import (
     Message,
     Send,
     Tier,
+    campaign_of,
     decide,
     evaluate,
     in_the_past,
@@ -87,7 +88,7 @@ class Limits:
         wait = None if pairs is None else timedelta(seconds=pairs.wait_seconds(message.address, self.seconds))
         known = replace(known, pair_wait=wait, tier=replace(tier, already_reached=message.address in reached))
         verdict = decide(message, known, now)
-        campaign = (message.funded.workspace_id, message.funded.request.origin.id or "")
+        campaign = _campaign(message)
         throttle = self.throttles.get(campaign)
         if isinstance(verdict, Send) and throttle is not None:
             if throttle_room(throttle, now):
@@ -165,7 +166,7 @@ class Evaluation:
         known: dict[Key, Facts] = {}
         for sender_id, mine in by_sender.items():
             known |= await facts.load(connection, senders[sender_id].sender, mine, self._settings.quality_policy)
-        campaigns = {(one.funded.workspace_id, one.funded.request.origin.id or "") for one in messages}
+        campaigns = {_campaign(one) for one in messages}
         stopped = await queue_store.stopped_campaigns(connection, campaigns)
         limits = await self._limits(connection, list(senders.values()), messages, campaigns, now)
         return [
@@ -207,11 +208,16 @@ async def _throttles(connection: Connection, campaigns: set[Key], now: datetime)
     return found
 
 
+def _campaign(message: Message) -> Key:
+    """No campaign has no name."""
+    return message.funded.workspace_id, campaign_of(message.funded.request.origin) or ""
+
+
 def _as_queued(message: Message, known: Facts | None, stopped: Mapping[Key, Stopped]) -> Message:
     """With the lane that its template puts it into, and its campaign's pause or end."""
     funded = message.funded
     category = known.template.category if known and known.template else None
-    campaign = stopped.get((funded.workspace_id, funded.request.origin.id or ""))
+    campaign = stopped.get(_campaign(message))
     return replace(
         message,
         lane=lane_of(funded.resolved.purpose, category),

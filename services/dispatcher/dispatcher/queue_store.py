@@ -16,7 +16,7 @@ from sendwhy.topics import Outgoing
 from sendwhy.values import value_class
 
 from dispatcher import salvage
-from dispatcher.decide import UPSTREAM, Lane, Message, Waiting
+from dispatcher.decide import UPSTREAM, Lane, Message, Waiting, campaign_of
 from dispatcher.driving import BUSY_IS_NEWS
 from dispatcher.rests import Rest
 from dispatcher.store import OBJECTS, Key
@@ -140,7 +140,7 @@ async def arrivals(connection: Connection, records: Sequence[Record[SendFunded]]
         [event.workspace_id for event in events],
         [event.message_id for event in events],
         [event.request.sender_id for event in events],
-        [event.request.origin.id for event in events],
+        [campaign_of(event.request.origin) for event in events],
         [one and one.name for one in templates],
         [one and one.language.code for one in templates],
         [event.resolved.contact_id for event in events],

@@ -48,6 +48,7 @@ from dispatcher.decide import (
     Message,
     Recall,
     Reject,
+    campaign_of,
     cancellation,
     decide,
     erased_contact,
@@ -144,7 +145,7 @@ class Stages:
             state = _first_state(record, message, why, arrival.parked_below, now)
             one = NewMessage(
                 message=message,
-                campaign_id=_campaign(message),
+                campaign_id=campaign_of(message.funded.request.origin),
                 state=state,
                 outcome=state if state == "recalled" else why.code if why else None,
                 lined=arrival.campaign is not None and arrival.campaign.lined,
@@ -465,10 +466,6 @@ def _template(message: Message) -> tuple[str, str, str]:
     """By sender; no template has no name."""
     wanted = message.template
     return (message.sender_id, wanted.name, wanted.language.code) if wanted else (message.sender_id, "", "")
-
-
-def _campaign(message: Message) -> str | None:
-    return message.funded.request.origin.id
 
 
 def _refusals(events: Sequence[StatusUpdated | plain.Receipt]) -> dict[tuple[str, str, HoldScope], Refusal]:

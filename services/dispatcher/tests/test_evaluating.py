@@ -176,6 +176,28 @@ async def test_evaluate_and_the_driver_agree(world: World, change: Change) -> No
     assert change is not utility or "Reject" in kinds
 
 
+async def campaign_cancelled(connection: Connection, _world: World) -> None:
+    await queue_store.cancel_campaign(connection, "acme", "black-friday", utc_now())
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("kind", ["campaign", "automation"])
+@pytest.mark.parametrize(
+    ("change", "gate"), [(campaign_paused, "paused"), (campaign_cancelled, "cancelled"), (throttled, "throttle")]
+)
+async def test_what_stops_a_campaign_stops_nothing_else_of_its_id(
+    world: World, change: Change, gate: str, kind: str
+) -> None:
+    async with world.pool.pool.acquire() as connection:
+        await change(connection, world)
+    asked = funded(origin={"kind": kind, "id": "black-friday"}).request.model_dump(mode="json") | {"requested_at": None}
+    body = Evaluate.model_validate_json(json.dumps({"requests": [asked, asked]}))
+    evaluation = Evaluation(world, world.settings, lambda _: None, utc_now, lambda: 100.0)  # type: ignore[arg-type]
+    *_, last = (await evaluation.evaluate(Token("t", Role.VIEWER, "acme"), body)).results
+    stopped = {one.gate for one in last.gates if one.passed is False}
+    assert stopped == ({gate} if kind == "campaign" else set())
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize("moment", [None, "2026-01-01T00:00:00Z"])
 async def test_evaluate_answers_each_request_for_itself(world: World, moment: str | None) -> None:

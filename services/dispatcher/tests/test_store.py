@@ -350,6 +350,29 @@ async def test_a_cancel_that_comes_beside_its_request_is_seen_before_the_call(de
     assert await desk.due() == {"m1": "upstream", "m2": "campaign"}
 
 
+@pytest.mark.parametrize("kind", ["automation", "inbox", "api", "test"])
+async def test_what_stops_a_campaign_stops_nothing_else_of_its_id(desk: Desk, kind: str) -> None:
+    campaign = ("acme", "black-friday")
+    await queue_store.put_throttle(desk.connection, *campaign, 1, 1)
+    await queue_store.pause_campaign(desk.connection, *campaign, utc_now())
+
+    async def queue(count: int) -> None:
+        events = [
+            funded(message_id=f"{one}-{count}", origin={"kind": one, "id": "black-friday"})
+            for one in (kind, "campaign")
+        ]
+        await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, event) for event in events])
+
+    await queue(1)
+    assert await desk.due() == {f"{kind}-1": None}
+    cancel = SendCancelled(workspace_id="acme", campaign_id="black-friday", by="shop")
+    await desk.stages.on_cancelled(desk.connection, [record(Topic.SEND_CANCELLED, cancel)])
+    await queue(2)
+    states = await desk.states()
+    assert (states[f"{kind}-1"], states[f"{kind}-2"], states["campaign-2"]) == ("waiting", "waiting", "rejected")
+    assert (await desk.due()).keys() >= {f"{kind}-1", f"{kind}-2"}
+
+
 async def test_a_throttled_campaign_is_cancelled_beside_its_driver(desk: Desk, migrated_database: str) -> None:
     campaign = ("acme", "black-friday")
     await queue_store.put_throttle(desk.connection, *campaign, 1, None)

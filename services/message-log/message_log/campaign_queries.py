@@ -105,7 +105,7 @@ from alike a cross join lateral (
         where case h.scope
                   when 'sender' then h.scope_id = coalesce(a.sender_id, s.sender_id)
                   when 'account' then h.scope_id in (s.waba_id, $1)
-                  when 'campaign' then h.scope_id = a.origin_id
+                  when 'campaign' then $2 = 'campaign' and h.scope_id = a.origin_id
                   when 'template' then position('/' || a.template || '/' in '/' || h.scope_id || '/') > 0
               end
     ) waits

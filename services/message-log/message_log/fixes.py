@@ -79,11 +79,14 @@ def fixes_of(message: MessageView) -> list[Fix]:
 
 def _places(message: MessageView) -> Sequence[tuple[str, str]]:
     code = why_of(message)
+    is_campaign = (message.origin or {}).get("kind") == OriginKind.CAMPAIGN
     if message.reason is None and code == _R.EXPIRED_BEFORE_SENDING:
         # A pause: its event says of what, and a number's waits of each look like a campaign's.
-        is_campaign = (message.origin or {}).get("kind") == OriginKind.CAMPAIGN
         return (_SENDERS, _CAMPAIGNS) if is_campaign else (_SENDERS,)
     found = _WHERE.get(code or "")
+    if found == _CAMPAIGNS and not is_campaign:
+        # Nothing paces or pauses it but its number.
+        return [_SENDERS]
     return [found] if found else []
 
 

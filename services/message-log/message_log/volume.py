@@ -65,10 +65,10 @@ from message m where {where} and m.outcome <> 'open' group by 1, 2
 # that are alike are gathered first, since a running campaign has a million of them.
 _OPEN = """
 with alike as (
-    select date_bin({width}, m.at, {origin}) as bar, m.origin_id, m.sender_id, m.template,
+    select date_bin({width}, m.at, {origin}) as bar, m.origin_kind, m.origin_id, m.sender_id, m.template,
            m.waiting_cause is not null and (m.waiting_until is null or m.waiting_until > now()) as waits,
            count(*) as count
-    from message m where {where} and m.outcome = 'open' group by 1, 2, 3, 4, 5
+    from message m where {where} and m.outcome = 'open' group by 1, 2, 3, 4, 5, 6
 ), holds as materialized (select * from hold_now where workspace_id = {workspace}), judged as (
     select a.bar, a.count, a.waits or exists (
         select from holds h left join sender s on s.workspace_id = {workspace}
@@ -76,7 +76,7 @@ with alike as (
         where case h.scope
                   when 'sender' then h.scope_id = coalesce(a.sender_id, s.sender_id)
                   when 'account' then h.scope_id in (s.waba_id, {workspace})
-                  when 'campaign' then h.scope_id = a.origin_id
+                  when 'campaign' then a.origin_kind = 'campaign' and h.scope_id = a.origin_id
                   when 'template' then position('/' || a.template || '/' in '/' || h.scope_id || '/') > 0
               end) as waits
     from alike a)

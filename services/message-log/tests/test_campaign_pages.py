@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from message_log import accounts, queries, store, words
+from message_log import accounts, queries, store, volume, words
 from message_log.queries import Filters
 from message_log.store import HoldRow
 from message_log.view import Viewer, WaitingView
@@ -406,6 +406,30 @@ async def test_what_is_held_is_counted_as_the_list_counts_it(
     async with desk.browser(VIEWER) as browser:
         page = await browser.get(f"{HOME}/messages", params={"campaign": "sale", "status": "waiting", "range": "all"})
     assert page.text.count('class="row ') == counted
+
+
+async def test_a_campaigns_hold_keeps_no_automation_of_the_same_id(desk: Desk) -> None:
+    await desk.tell(
+        *(
+            requested(message_id=f"s-{kind}", origin=Origin(kind=kind, id="sale", node_id="n"))
+            for kind in (OriginKind.CAMPAIGN, OriginKind.AUTOMATION)
+        )
+    )
+    row = HoldRow(WORKSPACE, "campaign", "sale", uuid4(), after(9), R.EXPIRED_BEFORE_SENDING, after(9), None)
+    async with desk.pool.acquire() as connection:
+        await store.set_holds(connection, [row])
+    for group, waiting in (("campaigns", 1), ("automations", 0)):
+        told = (await desk.get(f"{group}/sale", VIEWER)).json()
+        assert told["by_status"].get("waiting", 0) == waiting
+        one = group.removesuffix("s")
+        async with desk.browser(VIEWER) as browser:
+            page = await browser.get(f"{HOME}/messages", params={one: "sale", "status": "waiting", "range": "all"})
+            both = await browser.get(f"{HOME}/messages", params={"q": "sale", "range": "all"})
+        assert page.text.count('class="row ') == waiting
+        assert both.text.count('class="row ') == 2
+        async with desk.pool.acquire() as connection:
+            counted = await volume.measure(connection, WORKSPACE, Filters.model_validate({one: "sale"}), after(3600))
+        assert counted.by_status["waiting"] == waiting
 
 
 async def test_a_campaign_counts_alike_in_whatever_order_its_events_come(desk: Desk) -> None:

@@ -86,6 +86,13 @@ def test_a_pause_leads_to_what_may_be_paused() -> None:
     assert [fix.label for fix in fixes_of(alone)] == ["Look at the number"]
 
 
+def test_only_a_campaigns_message_leads_to_a_campaign() -> None:
+    for kind, places in {"campaign": ["campaigns/welcome"], "automation": ["senders/7"], "api": ["senders/7"]}.items():
+        slow = failure(ReasonCode.RATE_LIMIT_EXCEEDED, {})
+        failed = message([], reason=slow, status="failed", sender_id="7", origin={"kind": kind, "id": "welcome"})
+        assert [fix.path.rpartition(f"/w/{WORKSPACE}/")[2] for fix in fixes_of(failed)] == places
+
+
 def test_as_long_as_a_receipt_may_tell_what_became_of_a_call_there_is_nothing_to_do() -> None:
     now = WaitingView(cause="SEND_OUTCOME_UNKNOWN", since=T0, until=after(600))
     waits = message([], status="waiting", waiting=now)
