@@ -465,6 +465,18 @@ def _expired_unread(message: Message, unread: Unread) -> Reason:
     return reason(unread.cause, detail, _waited(message) | unread.evidence, meta)
 
 
+def without_another_try(message: Message, next_at: datetime) -> Reason:
+    """Why a message fails as soon as it is certain that it does: its next try would come when it has expired, and
+    nothing brings that nearer."""
+    count = f"{message.attempts} {'try' if message.attempts == 1 else 'tries'}"
+    detail = (
+        f"After {count} it would wait for {_WAITED_FOR[message.waiting_for]} until {_text(next_at)},"
+        f" and it expires at {_text(message.funded.expires_at)}"
+    )
+    evidence = _waited(message) | {"next_try_at": _text(next_at)}
+    return reason(_EXPIRED_AS[message.waiting_for], detail, evidence, _said_at_last(message))
+
+
 def _said_at_last(message: Message) -> MetaError | None:
     """What Meta answered to the last try, where it is that answer's wait which lasted too long."""
     last = message.tries[-1] if message.tries else {}
@@ -753,8 +765,18 @@ def _cap(message: Message, facts: Facts, now: datetime) -> Check:
     until = facts.capped_until
     if not _is_marketing(message, facts) or until is None or now >= until:
         return Check("marketing_cap", True)
-    wait = Wait(Waiting.CAP, ReasonCode.MARKETING_CAP_REACHED, until)
-    return Check("marketing_cap", False, {"until": _text(until)}, wait)
+    evidence: Evidence = {"until": _text(until)}
+    if until >= message.funded.expires_at:
+        # Certain already: nothing ends a cap but its time.
+        expires_at = _text(message.funded.expires_at)
+        detail = (
+            f"Meta's marketing cap for this person lasts until {_text(until)}, and the message expires at {expires_at}"
+        )
+        evidence["expires_at"] = expires_at
+        return Check(
+            "marketing_cap", False, evidence, Reject(reason(ReasonCode.MARKETING_CAP_REACHED, detail, evidence))
+        )
+    return Check("marketing_cap", False, evidence, Wait(Waiting.CAP, ReasonCode.MARKETING_CAP_REACHED, until))
 
 
 def _throttle(facts: Facts) -> Check:

@@ -21,7 +21,7 @@ from dispatcher import announce, hold_store, holding, people_store, queue_store,
 from dispatcher.answers import HoldScope, MaybeTaken, NotTaken, Outcome, Taken, is_answered, outage
 from dispatcher.claims import Due
 from dispatcher.clock import utc_now
-from dispatcher.decide import Waiting, receipt_deadline
+from dispatcher.decide import Waiting, receipt_deadline, without_another_try
 from dispatcher.erasures import CAP, blur
 from dispatcher.explaining import explained
 from dispatcher.holds import ANSWER, SILENCE, Refusal
@@ -133,13 +133,14 @@ class Results:
         return stored
 
     async def _store_others(self, batch: Sequence[Ended]) -> None:
-        results = {ended.go.due.message.key: self._result(ended) for ended in batch}
+        known_ends = [_given_up(ended) for ended in batch]
+        results = {ended.go.due.message.key: self._result(ended) for ended in known_ends}
         was_open = self.circuit.is_open
         async with self._runtime.pool.acquire(timeout=30) as connection, connection.transaction():
             holding = await self._hold_or_lift(connection, batch)
             changed = await queue_store.record_results(connection, results.values())
             announcements = list(holding)
-            for ended in [await _explained(connection, one) for one in batch]:
+            for ended in [await _explained(connection, one) for one in known_ends]:
                 key = ended.go.due.message.key
                 contact_id = changed.get(key)
                 if contact_id is not None and is_alias(contact_id):
@@ -158,7 +159,7 @@ class Results:
         if was_open:
             self.circuit.close()
         self.called -= {(ended.go.due.message.key, ended.go.attempt) for ended in batch}
-        for ended in batch:
+        for ended in known_ends:
             if isinstance(ended.outcome, NotTaken) and ended.outcome.waiting_for is None:
                 self._runtime.metrics.inc(
                     Metric.REJECTED, service=self._runtime.service, reason=ended.outcome.reason.code
@@ -178,7 +179,7 @@ class Results:
 
     def _result(self, ended: Ended) -> Result:
         message, outcome = ended.go.due.message, ended.outcome
-        tries = [*message.tries, _try(ended)][-TRIES_KEPT:]
+        tries = _tries(ended)
 
         if isinstance(outcome, Taken):
             key, attempt = message.key, ended.go.attempt
@@ -253,6 +254,27 @@ class Results:
         return announcements
 
 
+def _given_up(ended: Ended) -> Ended:
+    """A try after which the next one would come too late: with the message's end as its outcome. Not where the wait is
+    for a sync, or for a pace that all share: these may end before their time."""
+    outcome, message = ended.outcome, ended.go.due.message
+    if not isinstance(outcome, NotTaken) or outcome.waiting_for not in (Waiting.RETRY, Waiting.PAIR):
+        return ended
+    next_at = ended.at + (outcome.delay or timedelta())
+    if next_at < message.funded.expires_at:
+        return ended
+    is_going_on = message.waiting_for is outcome.waiting_for
+    since = (message.waiting_since if is_going_on else None) or ended.at
+    tried = replace(
+        message,
+        attempts=ended.go.attempt,
+        tries=tuple(_tries(ended)),
+        waiting_for=outcome.waiting_for,
+        waiting_since=since,
+    )
+    return replace(ended, outcome=replace(outcome, reason=without_another_try(tried, next_at), waiting_for=None))
+
+
 async def _explained(connection: Connection, ended: Ended) -> Ended:
     outcome = await explained(connection, ended.go.due.message, ended.outcome)
     return ended if outcome is ended.outcome else replace(ended, outcome=outcome)
@@ -310,6 +332,10 @@ def _without_person(ended: Ended, alias: str) -> Ended:
         why = reason(outcome.reason.code, "Meta refused the message, whose person was erased meanwhile", meta=meta)
         outcome = replace(outcome, reason=why)
     return replace(ended, go=replace(ended.go, due=replace(due, message=message)), outcome=outcome)
+
+
+def _tries(ended: Ended) -> list[Mapping[str, Any]]:
+    return [*ended.go.due.message.tries, _try(ended)][-TRIES_KEPT:]
 
 
 def _try(ended: Ended) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from sendwhy.events import (
     Purpose,
     Resolved,
     SendHeld,
+    SendRejected,
     StatusUpdated,
     reason,
 )
@@ -313,6 +314,30 @@ async def test_metas_last_word_is_kept_for_the_message_that_waits_for_it_in_vain
                 await asyncio.sleep(0.05)
         ((message, hold, rest),) = await queue_store.lock_expired(connection, utc_now() + timedelta(days=30), 10)
     assert expired(message, hold, rest).meta == down
+
+
+@pytest.mark.parametrize(("code", "told"), [(131016, "TEMPORARY_FAILURE"), (131056, "RATE_LIMIT_EXCEEDED")])
+async def test_what_could_only_be_tried_again_when_it_has_expired_fails_at_once(
+    world: World, code: int, told: str
+) -> None:
+    said = MetaError(code=code, title="Not now", http_status=503)
+    world.answers = [not_taken(said, attempt=1, jitter=0, retry_after_seconds=3600)]
+    async with world.driving(), world.pool.pool.acquire(timeout=5) as connection:
+        await world.reach("rejected")
+        rows = await unpublished(connection, older_than_seconds=-1, limit=10)
+    (event,) = [SendRejected.model_validate_json(one.value or b"") for one in rows.values()]
+    assert (event.reason.code, event.reason.meta) == (told, said)
+    assert [one["code"] for one in event.reason.evidence["tries"]] == [code]  # type: ignore[union-attr, call-overload, index]
+    assert event.reason.evidence["next_try_at"] >= event.reason.evidence["expires_at"]  # type: ignore[operator]
+    assert len(world.calls) == 1
+
+
+@pytest.mark.parametrize("code", [134101, 130429])
+async def test_what_may_end_sooner_than_its_wait_is_waited_for(world: World, code: int) -> None:
+    world.answers = [not_taken(MetaError(code=code), attempt=1, jitter=0, retry_after_seconds=3600)]
+    async with world.driving():
+        await until(lambda: bool(world.calls))
+        await world.reach("waiting")
 
 
 async def test_a_call_that_fails_unexpectedly_is_an_unknown_outcome(world: World) -> None:

@@ -57,6 +57,16 @@ def test_a_cap_lasts_24_hours(since: timedelta) -> None:
     assert isinstance(verdict, Wait if since < DAY else Send)
 
 
+@at_edges(timedelta(hours=48))
+def test_who_expires_within_a_cap_fails_at_once(until: timedelta) -> None:
+    waiting = message()
+    assert waiting.funded.expires_at == NOW + timedelta(hours=48)
+    verdict = decide(waiting, replace(FACTS, capped_until=NOW + until), NOW)
+    assert isinstance(verdict, Reject) == (until >= timedelta(hours=48))
+    if isinstance(verdict, Reject):
+        assert verdict.reason.code is ReasonCode.MARKETING_CAP_REACHED
+
+
 @at_edges(timedelta(seconds=10))
 def test_a_closed_window_is_believed_once_read_or_after_ten_seconds(waited: timedelta) -> None:
     unread = replace(READ, inbound_read_until=NOW - MICROSECOND)
