@@ -52,7 +52,9 @@ def line(value: JsonValue, length: int) -> str | None:
 
 
 def identifier(value: JsonValue) -> str | None:
-    """An id, which may come as a number."""
+    """An id, which may come as a number, also as one with a fraction of zero."""
+    if isinstance(value, float) and value.is_integer() and value < 2**53:
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value) if 0 <= value < 10**20 else None
     return line(value, IDENTIFIER_LENGTH_MAX)

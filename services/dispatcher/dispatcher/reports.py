@@ -198,13 +198,11 @@ class AccountChange:
 def account_change(field: str, value: Mapping[str, Any]) -> AccountChange:
     event = _event(field, value)
     if field == "business_capability_update":
-        limit = value.get("max_daily_conversations_per_business", value.get("max_daily_conversation_per_phone"))
-        return AccountChange(portfolio=_limit(limit))
+        return AccountChange(portfolio=_limit(value, "max_daily_conversation_per_phone"))
     if field == "phone_number_quality_update":
         # The limit is the portfolio's since October 2025, whichever number it is told by.
-        told = _limit(value.get("max_daily_conversations_per_business", value.get("current_limit")))
         upgraded = NumberState(messages_per_second=1000) if event == "THROUGHPUT_UPGRADE" else None
-        return AccountChange(number=upgraded, portfolio=told)
+        return AccountChange(number=upgraded, portfolio=_limit(value, "current_limit"))
     if field == "account_update":
         return _account_update(event, value)
     if field == "account_review_update":
@@ -212,7 +210,10 @@ def account_change(field: str, value: Mapping[str, Any]) -> AccountChange:
     return AccountChange()
 
 
-def _limit(told: Any) -> NumberState | None:
+def _limit(value: Mapping[str, Any], former_name: str) -> NumberState | None:
+    """The messaging limit; under its former name where the new one is null or missing."""
+    told = value.get("max_daily_conversations_per_business")
+    told = value.get(former_name) if told is None else told
     limit, unlimited = messaging_limit(told), is_unlimited(told)
     return NumberState(messaging_limit=limit, unlimited=unlimited) if unlimited or limit is not None else None
 

@@ -123,7 +123,17 @@ NUMBERS: list[tuple[str, dict[str, Any], AccountChange]] = [
         {"event": "ONBOARDING", "max_daily_conversations_per_business": "TIER_250", "current_limit": "TIER_50"},
         AccountChange(portfolio=NumberState(messaging_limit=250)),
     ),
+    (
+        "phone_number_quality_update",
+        {"event": "ONBOARDING", "max_daily_conversations_per_business": None, "current_limit": "TIER_10K"},
+        AccountChange(portfolio=NumberState(messaging_limit=10_000)),
+    ),
     ("phone_number_quality_update", {"event": "ONBOARDING", "current_limit": "TIER_NOT_SET"}, AccountChange()),
+    (
+        "business_capability_update",
+        {"max_daily_conversations_per_business": None, "max_daily_conversation_per_phone": 1000},
+        AccountChange(portfolio=NumberState(messaging_limit=1000)),
+    ),
     (
         "business_capability_update",
         {"max_daily_conversations_per_business": 2000},

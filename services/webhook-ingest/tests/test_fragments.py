@@ -276,6 +276,14 @@ UNDELIVERABLE = {"code": 131026, "title": "Message undeliverable", "error_data":
 
 
 @pytest.mark.parametrize("own", [{}, {"errors": []}, {"errors": None}])
+def test_a_failures_error_may_have_the_name_that_answers_to_calls_have_for_it(own: Any) -> None:
+    told = only_status(statuses(status("failed", error={"code": 131026, "message": "Undeliverable"}, **own)))
+    assert told.reason is not None
+    assert told.reason.code is ReasonCode.RECIPIENT_NOT_ON_WHATSAPP
+    assert told.extra == {"error": {"code": 131026, "message": "Undeliverable"}}
+
+
+@pytest.mark.parametrize("own", [{}, {"errors": []}, {"errors": None}])
 @pytest.mark.parametrize("beside", [[UNDELIVERABLE], UNDELIVERABLE])
 def test_a_lone_failure_without_errors_has_its_values_only_one(own: Any, beside: Any) -> None:
     raw = body(value(statuses=[status("failed", **own)], errors=beside))

@@ -250,7 +250,8 @@ class _MetaReader:
         )
 
     def _why(self, item: Fragment) -> Reason:
-        why, is_new = reason_of(item.get("errors"))
+        # A lone one under the name that Meta's answers to calls have for it is no less a cause.
+        why, is_new = reason_of(item.get("errors") or item.get("error"))
         self.unknown["code"] += is_new
         return why
 
