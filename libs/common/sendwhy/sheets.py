@@ -17,8 +17,17 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def unguarded(cell: str) -> str:
+    """A cell without the ' that stands before what would be a formula, as we and spreadsheets put it there."""
+    return cell[1:] if cell[:1] == "'" and _may_be_formula(cell[1:]) else cell
+
+
 def _cell(value: Any) -> Any:
-    # Spreadsheets look past blanks, tabs and line ends.
-    if isinstance(value, str) and value.lstrip().startswith(_FORMULA) and not _NUMBER.fullmatch(value):
+    if isinstance(value, str) and _may_be_formula(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+def _may_be_formula(text: str) -> bool:
+    # Spreadsheets look past blanks, tabs and line ends.
+    return text.lstrip().startswith(_FORMULA)

@@ -5,7 +5,7 @@ import io
 from typing import Any
 
 import pytest
-from sendwhy.sheets import csv_text
+from sendwhy.sheets import csv_text, unguarded
 
 FORMULA = '=HYPERLINK("http://evil")'
 
@@ -28,6 +28,12 @@ def read(text: str) -> list[list[str]]:
 )
 def test_a_formula_is_text(cell: str) -> None:
     assert read(csv_text([["a", cell]])) == [["a", f"'{cell}"]]
+    assert unguarded(f"'{cell}") == cell
+
+
+@pytest.mark.parametrize("cell", ["", "'", "'tis", "a'=1", "=1", "''=1"])
+def test_what_got_no_mark_keeps_its_own(cell: str) -> None:
+    assert unguarded(cell) == cell
 
 
 @pytest.mark.parametrize("cell", ["", "a=b", "-12.5", "-1,000", " a", "'=1", 12, -12, -0.5, None, True])

@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from rapidfuzz import fuzz, process
 from sendwhy.events import ContactId, Line, MarketingState, Name
+from sendwhy.sheets import unguarded
 
 LIKENESS_MIN = 88
 # Of short words one letter is half the meaning: "fname" is not "name".
@@ -192,8 +193,7 @@ class Columns:
 
 def _cell(text: str) -> str:
     """A cell's words: a spreadsheet, and our own file of refused rows, put a ' before what would be a formula."""
-    cell = text.strip()
-    return cell[1:] if cell[:1] == "'" and cell[1:2] in ("=", "+", "-", "@") else cell
+    return unguarded(text.strip()).strip()
 
 
 def _state_of(word: str) -> str:

@@ -11,6 +11,7 @@ from consent.import_columns import Claim, UnreadableFile, field_of, map_columns
 from consent.import_csv import NumberedRow, RefusedRow, examine, read_batches
 from hypothesis import given
 from hypothesis import strategies as st
+from sendwhy.sheets import csv_text
 
 FULL = (
     "contact_id,phone,phone_country_code,phone_calling_code,name,marketing_state,source,proof,language,address_country"
@@ -180,6 +181,12 @@ def test_separators_are_detected(separator: str, end: str) -> None:
     assert (layout.separator, len(rows), refused) == (separator, 20, [])
     assert rows[7].row.name == 'Pérez, Ana; "la jefa"'
     assert layout.lines == 20
+
+
+@pytest.mark.parametrize("first", "=+-@|%＝＋－＠")
+def test_what_our_own_files_mark_as_text_comes_back_as_it_was(first: str) -> None:
+    _, (row,), refused = read(csv_text([["contact_id", "name"], [f"{first}7712", f"{first}Ana"]]))
+    assert (row.row.contact_id, row.row.name, refused) == (f"{first}7712", f"{first}Ana", [])
 
 
 def test_a_header_alone_settles_the_separator() -> None:
