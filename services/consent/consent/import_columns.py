@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from rapidfuzz import fuzz, process
 from sendwhy.events import ContactId, Line, MarketingState, Name
 from sendwhy.sheets import unguarded
+
+from consent.phones import is_masked
 
 LIKENESS_MIN = 88
 # Of short words one letter is half the meaning: "fname" is not "name".
@@ -51,9 +53,16 @@ def _readable(text: str) -> str:
     return text
 
 
+def _whole(phone: str) -> str:
+    """A list that somebody without the right to see numbers took from here must not overwrite them."""
+    if is_masked(phone):
+        raise ValueError("is masked: take the list with the right to see numbers, or leave the column out")
+    return phone
+
+
 _Text = BeforeValidator(_readable)
 _ContactId = Annotated[ContactId, _Text]
-_Phone = Annotated[Line, Field(max_length=64), _Text]
+_Phone = Annotated[Line, Field(max_length=64), AfterValidator(_whole), _Text]
 _Country = Annotated[str, Field(pattern="^[A-Za-z]{2}$")]
 _Code = Annotated[str, Field(pattern=r"^\+?[0-9]{1,3}$")]
 _Name = Annotated[Name, _Text]

@@ -4,6 +4,7 @@ Two spellings of one number (Brazil's ninth digit, Mexico's 1, Argentina's 9) sh
 person. What is sent stays the spelling that was given, where it can exist: Meta takes both.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
@@ -17,6 +18,8 @@ from sendwhy.values import value_class
 
 MIN_DIGITS, MAX_DIGITS = 5, 15
 CACHED_NUMBERS = 65_536
+# In our own lists, for who may not see numbers: what is left of one must never be read as another.
+_MASK = re.compile(r"[•*]{2,}")
 _FILLERS = frozenset(" -().,/_\t·•‐‑‒–—−")
 # Ranges that hold services, not people: nobody can register WhatsApp there. Landlines can (WhatsApp Business).
 _NOBODYS_RANGES = frozenset(
@@ -136,9 +139,16 @@ def phone_of_wa_id(wa_id: str) -> Phone | None:
     return read_phone(wa_id if wa_id.startswith("+") else f"+{wa_id}").phone
 
 
+def is_masked(given: str) -> bool:
+    """Whether it is a number of which only some digits are shown, as +5255••••5678."""
+    return _MASK.search(given) is not None
+
+
 def _plain(given: str) -> str | None:
     """`given` as digits with or without a leading plus (a leading 00 means plus), or None."""
     text = unicodedata.normalize("NFKC", given).strip()
+    if is_masked(text):
+        return None
     for prefix in ("tel:", "whatsapp:"):
         text = text.removeprefix(prefix)
     kept = []

@@ -183,6 +183,13 @@ def test_separators_are_detected(separator: str, end: str) -> None:
     assert layout.lines == 20
 
 
+@pytest.mark.parametrize("phone", ["+4915••••6789", "••••", "***89"])
+def test_a_masked_number_overwrites_none(phone: str) -> None:
+    _, rows, (refused,) = read(csv_text([["contact_id", "phone"], ["c-1", phone]]))
+    assert (rows, refused.field, refused.told["phone"]) == ([], "phone", phone)
+    assert refused.detail.startswith("is masked")
+
+
 @pytest.mark.parametrize("first", "=+-@|%＝＋－＠")
 def test_what_our_own_files_mark_as_text_comes_back_as_it_was(first: str) -> None:
     _, (row,), refused = read(csv_text([["contact_id", "name"], [f"{first}7712", f"{first}Ana"]]))

@@ -52,6 +52,11 @@ FAULTY = [
     ("55123", "52", None, PhoneFault.IMPOSSIBLE),
     ("+1 900 555 1234", None, None, PhoneFault.IMPOSSIBLE),
     ("call me", None, None, PhoneFault.IMPOSSIBLE),
+    # As our lists show numbers to those who may not see them: another number without the dots.
+    ("+4915••••6789", None, None, PhoneFault.IMPOSSIBLE),
+    ("+4915****6789", None, None, PhoneFault.IMPOSSIBLE),
+    ("***89", None, None, PhoneFault.IMPOSSIBLE),
+    ("15••••6789", "49", None, PhoneFault.IMPOSSIBLE),
     ("+", None, None, PhoneFault.IMPOSSIBLE),
     ("00000000000", None, None, PhoneFault.IMPOSSIBLE),
 ]
