@@ -21,14 +21,17 @@ from urllib.parse import urlsplit
 import kubernetes_validate  # type: ignore[import-untyped]  # no stubs
 import pytest
 import yaml
+from billing.reports import CSV_UNREAD_MAX
 from billing.settings import BillingSettings
 from consent.imports import HELD_AT_ONCE
 from consent.settings import Settings as ConsentSettings
 from dispatcher.settings import Settings as DispatcherSettings
 from fastapi.routing import APIRoute
+from message_log.audience_api import BODY_LIMITS, UPLOADS_AT_ONCE
 from message_log.settings import MessageLogSettings
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sendwhy.connections import START_SECONDS
+from sendwhy.metrics import METRICS
 from sendwhy.service import COMMANDS
 from sendwhy.settings import PREFIX, KafkaSettings
 from sendwhy.stage import consumer_group
@@ -224,6 +227,7 @@ class ServiceMonitor(Shape):
         port: str
         path: str
         interval: str = Field(pattern=r"^\d+s$")
+        honorLabels: bool = False
 
     jobLabel: str
     selector: Selector
@@ -403,12 +407,25 @@ def test_pods_are_restricted(built: Manifests) -> None:
     assert all(each["automountServiceAccountToken"] is False for each in built.of("ServiceAccount").values())
 
 
-def test_imports_of_contacts_lie_on_a_disk_that_may_be_written(built: Manifests) -> None:
+# What may lie in the folder for temporary files at once, of services that write some.
+TEMPORARY_BYTES = {
+    "consent": HELD_AT_ONCE * ConsentSettings.model_fields["import_bytes_max"].default,
+    # A statement as CSV has no bound of its own.
+    "billing": CSV_UNREAD_MAX * 1024**3,
+    "message-log": UPLOADS_AT_ONCE * max(BODY_LIMITS.values()),
+}
+
+
+def test_temporary_files_lie_on_a_disk_that_may_be_written_and_has_room(built: Manifests) -> None:
+    """Elsewhere Python would take /tmp, and a pod that fills what that may hold is evicted."""
     (folder,) = re.findall(r"TMPDIR=(\S+)", DOCKERFILE)
-    (mount,) = [each for each in built.container("consent")["volumeMounts"] if each["mountPath"] == folder]
-    (volume,) = [each for each in built.pods["consent"]["spec"]["volumes"] if each["name"] == mount["name"]]
-    size = int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 1024**3
-    assert size >= HELD_AT_ONCE * ConsentSettings.model_fields["import_bytes_max"].default
+    packages = {name: ROOT / "services" / name / name.replace("-", "_") for name in APPS}
+    writing = {name for name in APPS if any("tempfile." in each.read_text() for each in packages[name].glob("*.py"))}
+    assert writing == set(TEMPORARY_BYTES)
+    for name, most in TEMPORARY_BYTES.items():
+        (mount,) = [each for each in built.container(name)["volumeMounts"] if each["mountPath"] == folder]
+        (volume,) = [each for each in built.pods[name]["spec"]["volumes"] if each["name"] == mount["name"]]
+        assert int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 1024**3 >= most
 
 
 def routes(name: str) -> set[str]:
@@ -648,6 +665,9 @@ def test_ingress_shows_webhooks_and_pages_and_no_metrics(built: Manifests) -> No
     webhooks = built.of("Ingress")["webhooks"]["metadata"]["annotations"]
     size = int(webhooks["nginx.ingress.kubernetes.io/proxy-body-size"].removesuffix("m")) * 1024 * 1024
     assert size > MAX_WEBHOOK_BYTES
+    pages = built.of("Ingress")["pages"]["metadata"]["annotations"]
+    size = int(pages["nginx.ingress.kubernetes.io/proxy-body-size"].removesuffix("m")) * 1024 * 1024
+    assert size > max(BODY_LIMITS.values()), "a file of an audience check comes through"
     own = [route.path for route in APPS["message-log"].routes if isinstance(route, APIRoute)]
     assert not any(path.startswith("/webhooks") for path in own), "pages and webhooks share a host"
 
@@ -671,6 +691,16 @@ def test_prometheus_scrapes_and_alerts_as_without_kubernetes(production: Manifes
     assert {labels[monitor.jobLabel] for labels in scraped} == {each["job_name"] for each in config["scrape_configs"]}
     assert [(each.port, each.path) for each in monitor.endpoints] == [("http", "/metrics")]
     assert monitor.endpoints[0].interval == config["global"]["scrape_interval"]
+
+
+def test_labels_of_ours_stand_where_the_operator_has_one_of_that_name(production: Manifests) -> None:
+    """A target's own label wins over a metric's, which becomes `exported_…`, unless the scrape honours the metric's."""
+    of_targets = {"job", "instance", "namespace", "service", "pod", "container", "endpoint", "node"}
+    ours = {label for spec in METRICS.values() for label in spec.labels}
+    assert not ours & {"job", "instance"}, "what everything is grouped by is the target's"
+    assert ours & of_targets
+    (monitor,) = production.of("ServiceMonitor").values()
+    assert all(each.honorLabels for each in ServiceMonitor.model_validate(monitor["spec"]).endpoints)
 
 
 # --- the order of a rollout ---
