@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl
 import promql_parser
 import pytest
 import yaml
+from dispatcher.answers import RULES as RULES_OF_META
+from dispatcher.answers import Action
 from message_log.queries import Filters
 from sendwhy.metrics import METRICS, Metric, Metrics
 from sendwhy.reasons import CATALOGUE, ReasonCode, Service
@@ -254,16 +256,11 @@ def test_what_the_runbook_quotes_is_there_to_be_found() -> None:
     assert [name for name in named if name not in set(Metric)] == []
 
 
-def test_credentials_alert_knows_the_catalogues_codes() -> None:
-    (pattern,) = {
-        match for rule in RULES if rule["alert"] == "SenderCredentialsRejected" for match in _codes(rule["expr"])
-    }
-    codes = CATALOGUE[ReasonCode.SENDER_CREDENTIALS_REJECTED].meta_codes | set(range(200, 300))
-    assert {code for code in range(140_000) if re.fullmatch(pattern, str(code))} == codes
-
-
-def _codes(expression: str) -> list[str]:
-    return re.findall(r'code=~"([^"]+)"', expression)
+def test_credentials_alert_asks_for_a_hold_of_that_cause() -> None:
+    (rule,) = [rule for rule in RULES if rule["alert"] == "SenderCredentialsRejected"]
+    assert re.findall(r'cause="(\w+)"', rule["expr"]) == [ReasonCode.SENDER_CREDENTIALS_REJECTED]
+    credentials = CATALOGUE[ReasonCode.SENDER_CREDENTIALS_REJECTED].meta_codes | set(range(200, 300))
+    assert {RULES_OF_META[code].action for code in credentials} == {Action.HOLD}
 
 
 def test_prometheus_scrapes_every_service_by_its_name() -> None:
@@ -290,8 +287,8 @@ class Case:
 
 
 REJECTED = 'sendwhy_messages_rejected_total{job="dispatcher",reason="SEND_OUTCOME_UNKNOWN",service="dispatcher"}'
-META_190 = 'sendwhy_meta_errors_total{job="dispatcher",code="190",action="hold"}'
-META_100 = 'sendwhy_meta_errors_total{job="dispatcher",code="100",action="reject"}'
+TOKEN = 'sendwhy_holds{job="dispatcher",cause="SENDER_CREDENTIALS_REJECTED",scope="token"}'
+UNPAID = 'sendwhy_holds{job="dispatcher",cause="META_PAYMENT_ISSUE",scope="account"}'
 HELD = 'sendwhy_queue_messages{job="dispatcher",lane="marketing",waiting_for="hold"}'
 PAUSED = 'sendwhy_queue_messages{job="dispatcher",lane="marketing",waiting_for="paused"}'
 KEPT = 'sendwhy_webhook_deliveries_total{job="webhook-ingest",source="meta",result="received"}'
@@ -301,6 +298,8 @@ MISSED = 'sendwhy_records_missed_total{job="consent",stage="send.requested"}'
 SILENT = 'sendwhy_senders_silent{job="webhook-ingest",cause="subscription_gone"}'
 LAG = 'sendwhy_consumer_lag_messages{job="billing",stage="send.consented"}'
 DONE = 'sendwhy_stage_batch_records_count{job="billing",stage="send.consented"}'
+# Four readings, then it is down, then its consumer has joined and asked for nothing yet.
+ENDS_ITSELF = "0x8 " + "7x3 _ 0 " * 15
 RETRIED = 'sendwhy_stage_failures_total{job="billing",stage="send.consented",error="TypeError"}'
 LOW = 'sendwhy_low_balance_alerts_total{job="billing"'
 JOBS = ("consent", "billing", "dispatcher", "webhook-ingest", "message-log")
@@ -352,13 +351,14 @@ CASES = [
     Case("HttpFails", {f'{HTTP}"5xx"}}': "0+1x80", f'{HTTP}"2xx"}}': "0+99x80"}, "18m", fires=False),
     Case("ServiceDown", {'up{job="consent",instance="a"}': "1x4 0x40"}, "10m", fires=True),
     Case("ServiceDown", {'up{job="consent",instance="a"}': "1x4 0x3 1x40"}, "10m", fires=False),
-    Case("SenderCredentialsRejected", {META_190: "_x8 1x40"}, "5m", fires=True),
-    Case("SenderCredentialsRejected", {META_190: "5x20 6x40"}, "6m", fires=True),
-    Case("SenderCredentialsRejected", {META_190: "5x120"}, "25m", fires=False),
-    Case("SenderCredentialsRejected", {META_100: "_x8 1x40"}, "5m", fires=False),
+    Case("SenderCredentialsRejected", {TOKEN: "_x8 1x40"}, "5m", fires=True),
+    Case("SenderCredentialsRejected", {TOKEN: "1x600"}, "140m", fires=True),
+    Case("SenderCredentialsRejected", {TOKEN: "1x20 _x40"}, "12m", fires=False),
+    Case("SenderCredentialsRejected", {UNPAID: "1x60"}, "5m", fires=False),
     Case("MessagesHeld", {HELD: "3x60"}, "12m", fires=True),
     Case("MessagesHeld", {PAUSED: "3x60"}, "12m", fires=False),
     Case("OutcomeUnknown", {REJECTED: "0x8 1x40"}, "5m", fires=True),
+    Case("OutcomeUnknown", {REJECTED: "0x8 _x80 3x40"}, "24m", fires=True),
     Case("OutcomeUnknown", {REJECTED: "1x120"}, "20m", fires=False),
     Case("OutcomesOverdue", {'sendwhy_outcomes_overdue{job="message-log"}': "0x8 1x40"}, "8m", fires=True),
     Case("OutcomesOverdue", {'sendwhy_outcomes_overdue{job="message-log"}': "0x8 1x8 0x40"}, "8m", fires=False),
@@ -374,6 +374,8 @@ CASES = [
     Case("RecordsMissed", {MISSED: "0x120"}, "25m", fires=False),
     Case("ConsumerStandsStill", {LAG: "0x8 7x60", DONE: "9x80"}, "15m", fires=True),
     Case("ConsumerStandsStill", {LAG: "0x8 7x60"}, "15m", fires=True),
+    Case("ConsumerStandsStill", {LAG: ENDS_ITSELF}, "15m", fires=True),
+    Case("ConsumerStandsStill", {LAG: "0x8 7 0x60", DONE: "_x9 1x60"}, "7m", fires=False),
     Case("ConsumerStandsStill", {LAG: "0x8 7x60", DONE: "9+1x80"}, "15m", fires=False),
     Case("BatchesFail", {RETRIED: "0+1x80"}, "15m", fires=True),
     Case("BatchesFail", {RETRIED: "0x20 2x60"}, "15m", fires=False),
@@ -383,6 +385,7 @@ CASES = [
     Case("BalanceMismatch", {'sendwhy_credits_balance_mismatch{job="billing"}': "0x60"}, "5m", fires=False),
     Case("CreditsRunLow", {f'{LOW},percent="10"}}': "0x8 1x40"}, "5m", fires=True),
     Case("CreditsRunLow", {f'{LOW},percent="0"}}': "1x240 2x20"}, "62m", fires=True),
+    Case("CreditsRunLow", {f'{LOW},percent="0"}}': "_x8 1x40"}, "5m", fires=True),
     Case("CreditsRunLow", {f'{LOW},percent="20"}}': "0x8 1x40"}, "5m", fires=False),
     Case("CreditsRunLow", {f'{LOW},percent="0"}}': "0x8 1x400"}, "80m", fires=False),
     Case("PagesAreOld", {'sendwhy_projection_lag_seconds{job="message-log"}': "90x60"}, "10m", fires=True),
