@@ -17,7 +17,7 @@ BAD_EVENTS_MIN = 10
 @dataclass(frozen=True)
 class Promise:
     """Of all that `histogram` counts, `share` lies within `seconds`. `turned_away`: a counter of what was not even
-    done. `feel`: what people notice; `messages`: the filter that shows some of them."""
+    done, and so is in no histogram. `feel`: what people notice; `messages`: the filter that shows some of them."""
 
     slo: str
     alert: str
@@ -36,14 +36,22 @@ class Promise:
         digits = f"{self.share * 100:.6g}"
         return f"{digits if '.' in digits else f'{digits}.0'}%"
 
+    def all(self, function: str, window: str) -> str:
+        kept = f"sum({function}({self.histogram}_count[{window}]))"
+        return f"{kept} + {self._lost(function, window)}" if self.turned_away else kept
+
     def bad(self, function: str, window: str) -> str:
         within = f'{self.histogram}_bucket{{le="{float(self.seconds)}"}}'
-        late = f"sum({function}({self.histogram}_count[{window}])) - sum({function}({within}[{window}]))"
-        return f"{late} + (sum({function}({self.turned_away}[{window}])) or vector(0))" if self.turned_away else late
+        return f"{self.all(function, window)} - sum({function}({within}[{window}]))"
 
     def burn(self, window: str) -> str:
-        total = f"sum(rate({self.histogram}_count[{window}]))"
-        return f"clamp_max(({self.bad('rate', window)}) / ({total} > 0), 1) / {round(1 - self.share, 6)}"
+        return (
+            f"clamp_max(({self.bad('rate', window)}) / (({self.all('rate', window)}) > 0), 1)"
+            f" / {round(1 - self.share, 6)}"
+        )
+
+    def _lost(self, function: str, window: str) -> str:
+        return f"(sum({function}({self.turned_away}[{window}])) or vector(0))"
 
 
 PROMISES = (

@@ -332,6 +332,20 @@ def promise_cases(alert: str, histogram: str, seconds: str) -> list[Case]:
 
 CASES = [
     *promise_cases("WebhooksBreakPromise", "sendwhy_webhook_ack_seconds", "0.25"),
+    Case(
+        "WebhooksBreakPromise",
+        promised("sendwhy_webhook_ack_seconds", "0.25", "0x480", "0x480") | {LOST: "0+1x480"},
+        "70m",
+        fires=True,
+        severity="page",
+    ),
+    # Six answered 503 in the last hour, once each: no 10 bad ones.
+    Case(
+        "WebhooksBreakPromise",
+        promised("sendwhy_webhook_ack_seconds", "0.25", "0x480", "0x480") | {LOST: "0x230 0+1x6 6x240"},
+        "60m",
+        fires=False,
+    ),
     *promise_cases("DecisionsBreakPromise", "sendwhy_request_to_decision_seconds", "5.0"),
     *promise_cases("PagesBreakPromise", "sendwhy_webhook_to_visible_seconds", "2.0"),
     *promise_cases("OutcomesBreakPromise", "sendwhy_outcome_after_expiry_seconds", "900.0"),

@@ -162,7 +162,7 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
         Metric.STAGE_SECONDS: MetricSpec("from a record's arrival in Kafka to our commit", ("stage",), _SECONDS),
         Metric.STAGE_BATCH: MetricSpec("records in one batch", ("stage",), (1, 5, 10, 50, 100, 250, 500)),
         Metric.STAGE_FAILURES: MetricSpec("batches that failed and are tried again", ("stage", "error")),
-        Metric.WEBHOOK_ACK_SECONDS: MetricSpec("from a webhook's first byte to our answer", ("source",), _SECONDS),
+        Metric.WEBHOOK_ACK_SECONDS: MetricSpec("from a webhook's first byte to our 200", ("source",), _SECONDS),
         Metric.WEBHOOK_DELIVERIES: MetricSpec(
             "webhook deliveries, by answer"
             " (received, refused, unavailable, overloaded, too_large, encoded, malformed, cut)",

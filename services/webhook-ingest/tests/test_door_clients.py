@@ -79,6 +79,15 @@ class House:
         lines = [line for line in self._metrics.text().decode().splitlines() if f'result="{result}"' in line]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
+    @property
+    def timed(self) -> float:
+        """How many answers' times count for the promise."""
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in self._metrics.text().decode().splitlines()
+            if line.startswith("sendwhy_webhook_ack_seconds_count")
+        )
+
     async def connect(self, *parts: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         for part in parts:
@@ -433,6 +442,24 @@ async def test_what_comes_together_is_published_together() -> None:
         assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
         assert sum(house.topics.batches) == 40
         assert len(house.topics.batches) < 40
+
+
+async def test_the_time_of_a_200_counts_and_of_no_other_answer() -> None:
+    """A 503 counts against the promise by its own counter, and whoever isn't Meta doesn't count at all."""
+    async with opened() as house:
+        assert (await house.ask(whole())).startswith(b"HTTP/1.1 200")
+        assert (await house.post(headers=b"X-More: 1\r\n")).startswith(b"HTTP/1.1 200")
+        assert house.timed == house.counted("received") == 2
+        wrong = whole().replace(b"sha256=", b"sha256=0")
+        assert (await house.ask(wrong)).startswith(b"HTTP/1.1 401")
+        _, writer = await house.connect(META + SIGNED + b"Content-Length: 9\r\n\r\n", b"half")
+        writer.close()
+        await until(lambda: house.counted("cut") == 1)
+        house.topics.is_away = True
+        assert (await house.ask(whole())).startswith(b"HTTP/1.1 503")
+        assert (await house.post(headers=b"X-More: 1\r\n")).startswith(b"HTTP/1.1 503")
+        assert (house.counted("refused"), house.counted("unavailable")) == (1, 2)
+        assert house.timed == 2
 
 
 async def test_of_what_comes_together_none_is_taken_for_kept_if_kafka_is_away() -> None:

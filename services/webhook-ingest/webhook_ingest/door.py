@@ -271,12 +271,17 @@ class Door:
             else:
                 result, response = "unavailable", _AWAY
                 self._log_not_kept(error)
-            self._counter(post.source, result).inc()
-            self._seconds[post.source].observe(time.monotonic() - started)
+            self._count(post.source, result, started)
             answer(response)
 
         self._gathering.keep(_record_of(body, signed), told)
         return True
+
+    def _count(self, source: str, result: str, started: float) -> None:
+        """The time of a 200 alone: how long somebody's unsigned body took to come or to break off is not ours."""
+        self._counter(source, result).inc()
+        if result == "received":
+            self._seconds[source].observe(time.monotonic() - started)
 
     async def _open(self, post: Post, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST":
@@ -307,8 +312,7 @@ class Door:
         except asyncio.CancelledError:
             # The process ends and has waited as long as it may; uvicorn would answer 500.
             result, response = "unavailable", _ENDING
-        self._counter(post.source, result).inc()
-        self._seconds[post.source].observe(time.monotonic() - started)
+        self._count(post.source, result, started)
         if early:
             await answer_early(response, scope, receive, send)
         else:
