@@ -125,8 +125,8 @@ def stops() -> Any:
 def decisions() -> Any:
     return lines(
         "From request to decision",
-        "From the request's arrival in Kafka to its refusal by consent or billing, or its place in the dispatcher's"
-        " queue. Promised: 5 s for 99 %.",
+        "From the request's arrival in Kafka to its refusal by consent or billing, or to billing's word that it may go."
+        " Promised: 5 s for 99 %. The dispatcher's time isn't in it: see From request to the first call to Meta.",
         "s",
         [
             (quantile(0.99, "sendwhy_request_to_decision_seconds"), "99 %"),
