@@ -296,6 +296,8 @@ LOST = 'sendwhy_webhook_deliveries_total{job="webhook-ingest",source="meta",resu
 DEAD = 'sendwhy_dead_letters_total{job="consent",topic="send.requested",error="unreadable"}'
 MISSED = 'sendwhy_records_missed_total{job="consent",stage="send.requested"}'
 SILENT = 'sendwhy_senders_silent{job="webhook-ingest",cause="subscription_gone"}'
+WITHOUT = 'sendwhy_receipts_missing_ratio{job="webhook-ingest"}'
+AWAITED = 'sendwhy_receipts_missing_messages{job="webhook-ingest"}'
 LAG = 'sendwhy_consumer_lag_messages{job="billing",stage="send.consented"}'
 DONE = 'sendwhy_stage_batch_records_count{job="billing",stage="send.consented"}'
 # Four readings, then it is down, then its consumer has joined and asked for nothing yet.
@@ -380,8 +382,9 @@ CASES = [
     Case("WebhooksTurnedAway", {KEPT: "0+9x40"}, "4m", fires=False),
     Case("SenderIsSilent", {SILENT: "0x8 1x40"}, "6m", fires=True),
     Case("SenderIsSilent", {SILENT: "0x8 1x3 0x40"}, "6m", fires=False),
-    Case("ReceiptsMissing", {'sendwhy_receipts_missing_ratio{job="webhook-ingest"}': "0.9x100"}, "20m", fires=True),
-    Case("ReceiptsMissing", {'sendwhy_receipts_missing_ratio{job="webhook-ingest"}': "0.2x100"}, "20m", fires=False),
+    Case("ReceiptsMissing", {WITHOUT: "0.9x100", AWAITED: "40x100"}, "20m", fires=True),
+    Case("ReceiptsMissing", {WITHOUT: "0.2x100", AWAITED: "40x100"}, "20m", fires=False),
+    Case("ReceiptsMissing", {WITHOUT: "1x100", AWAITED: "2x100"}, "20m", fires=False),
     Case("DeadLetters", {DEAD: "_x8 1x40"}, "5m", fires=True),
     Case("DeadLetters", {DEAD: "1x120"}, "25m", fires=False),
     Case("RecordsMissed", {MISSED: "_x8 7x40"}, "5m", fires=True),
