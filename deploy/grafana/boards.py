@@ -6,6 +6,7 @@ from panels import (
     CAMPAIGNS,
     MESSAGES,
     OF_REASON,
+    OURS,
     PAGES,
     PER_MINUTE,
     Query,
@@ -205,7 +206,7 @@ def is_it_working() -> tuple[str, list[Any]]:
             "Alerts that fire",
             "Each has a section in docs/runbook.md: what is noticed, what to do first.",
             "short",
-            'count by (alertname, severity) (ALERTS{alertstate="firing"}) or vector(0)',
+            'count by (alertname, severity) (ALERTS{alertstate="firing", severity=~"page|ticket"}) or vector(0)',
             "{{severity}} {{alertname}}",
             stacked=True,
         ),
@@ -216,7 +217,9 @@ def is_it_working() -> tuple[str, list[Any]]:
             "max by (slo) (slo:sendwhy_budget_burn:ratio_rate3d)",
             "{{slo}}",
         ),
-        lines("Services that answer", "Replicas that Prometheus reaches.", "short", "sum by (job) (up)", "{{job}}"),
+        lines(
+            "Services that answer", "Replicas that Prometheus reaches.", "short", f"sum by (job) (up{OURS})", "{{job}}"
+        ),
         requests(),
         lines(
             "Messages, by step",
@@ -249,7 +252,7 @@ def why_messages_fail() -> tuple[str, list[Any]]:
             "Failures by reason",
             "Messages that ended without blue ticks, by the reason that the person on the Messages page sees.",
             PER_MINUTE,
-            f"60 * ({counted('reason', 'rate', '$__rate_interval')}) > 0",
+            f"60 * ({counted('reason', 'rate', '$__rate_interval')}) > 0 or vector(0)",
             "{{reason}}",
             stacked=True,
             links=TO_REASON,
@@ -602,9 +605,9 @@ def kafka_and_database() -> tuple[str, list[Any]]:
         lag_seconds(),
         lines(
             "Consumer groups without members",
-            "Nobody reads their topic: the service is down, or can't join.",
+            "Nobody reads their topic: the service is down, or can't join. 1 for each of them.",
             "short",
-            "max by (group) (sendwhy_group_members) == 0 or vector(0)",
+            "count by (group) (max by (group) (sendwhy_group_members) == 0) or vector(0)",
             "{{group}}",
         ),
         lines(
@@ -673,7 +676,7 @@ def kafka_and_database() -> tuple[str, list[Any]]:
             "Memory",
             "Resident memory of each process.",
             "bytes",
-            "sum by (job, instance) (process_resident_memory_bytes)",
+            f"sum by (job, instance) (process_resident_memory_bytes{OURS})",
             "{{job}} {{instance}}",
         ),
     ]

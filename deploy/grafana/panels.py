@@ -8,7 +8,10 @@ from grafana_foundation_sdk.builders.dashboard import DashboardLink
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, StackingMode
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from sendwhy.reasons import Service
 
+# Prometheus may have other targets than ours.
+OURS = f'{{job=~"{"|".join(Service)}"}}'
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 PER_MINUTE = "suffix:/min"
 # The pages of one workspace, as people reach them: a variable of every dashboard.

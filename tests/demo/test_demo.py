@@ -31,7 +31,7 @@ SENDWHY = Path(sys.executable).with_name("sendwhy")
 DEMO_SECONDS = 540
 # What is rightly empty in a demo that goes well, and why.
 EMPTY_PANELS = {
-    "Starts of services": "nothing is started anew",
+    "Starts of services": "Prometheus may be there more than a minute after all have started",
     "Alerts that page": "whether one fires in two minutes depends on the machine",
 }
 EMPTY_SELECTORS = {

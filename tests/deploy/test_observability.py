@@ -197,6 +197,31 @@ def test_panel_asks_for_what_there_is(panel: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS)
+def test_nothing_to_show_is_a_line_at_0_and_a_line_at_0_is_nothing(panel: dict[str, Any]) -> None:
+    """A renamed metric has no data either; and what is chosen for being 0 must be drawn as something else."""
+    for target in panel["targets"]:
+        assert not re.search(r"== 0( or vector\(0\))?$", target["expr"])
+        assert panel["type"] == "table" or not re.search(r"> 0\)?$", target["expr"])
+
+
+def test_what_every_process_exports_is_asked_of_ours_alone() -> None:
+    """Prometheus may scrape a whole cluster."""
+    everybodys = {"up", "process_start_time_seconds", "process_resident_memory_bytes"}
+    asked = [
+        selector
+        for dashboard in DASHBOARDS.values()
+        for query in [
+            *dashboard["annotations"]["list"],
+            *(each for one in dashboard["panels"] for each in one["targets"]),
+        ]
+        for selector in selectors(promql_parser.parse(resolved(query["expr"])))
+        if selector.metric in everybodys
+    ]
+    assert {selector.metric for selector in asked} == everybodys
+    assert all({("job", str(service)) for service in Service} <= selector.values for selector in asked)
+
+
+@pytest.mark.parametrize("panel", PANELS)
 def test_counters_are_read_as_rates(panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         for selector in selectors(promql_parser.parse(resolved(target["expr"]))):

@@ -132,8 +132,8 @@ METRICS: Mapping[Metric, MetricSpec] = MappingProxyType(
             ("sender", "reason"),
         ),
         Metric.REQUEST_TO_DECISION_SECONDS: MetricSpec(
-            "from a request's arrival in Kafka to its refusal by consent or billing, or to billing's word that it may go;"
-            " the dispatcher's time isn't in it",
+            "from a request's arrival in Kafka to its refusal by consent or billing, or to billing's word that it may"
+            " go; the dispatcher's time isn't in it",
             (),
             _SECONDS,
         ),
