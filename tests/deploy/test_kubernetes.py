@@ -441,8 +441,8 @@ def test_probes_and_ports_are_those_of_the_code(built: Manifests) -> None:
         assert container["ports"] == [{"name": "http", "containerPort": PORT}]
         paths = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
         assert paths["startup"] == paths["liveness"] == {"path": "/livez", "port": "http"}
-        # Without Kafka the door can answer only 503; the others have what the database holds (ADR 35).
-        ready = "/readyz" if name == "webhook-ingest" else "/readyz?exclude=kafka"
+        # The door needs Kafka alone; the others have what the database holds (ADR 35).
+        ready = f"/readyz?exclude={'database' if name == 'webhook-ingest' else 'kafka'}"
         assert paths["readiness"] == {"path": ready, "port": "http"}
         assert {"/livez", "/readyz", "/metrics"} <= routes(name)
         startup = container["startupProbe"]

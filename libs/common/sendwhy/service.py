@@ -394,8 +394,8 @@ class Runtime:
             return problem_response(503, f"Consumers stand still: {', '.join(still)}")
         return Response('{"status":"ok"}', media_type="application/json")
 
-    async def _readyz(self, exclude: Annotated[Literal["kafka"] | None, Query()] = None) -> Response:
-        """`exclude`: what may be away, for a balancer before requests that the database alone can answer."""
+    async def _readyz(self, exclude: Annotated[Literal["database", "kafka"] | None, Query()] = None) -> Response:
+        """`exclude`: what may be away, for a balancer before requests that the other alone can answer."""
         if self._app is not None and is_ending(self._app):
             return problem_response(503, "Not ready: it is ending")
         probes = {"database": self._ping_database, "kafka": self._ping_kafka}

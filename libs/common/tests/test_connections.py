@@ -245,6 +245,27 @@ async def test_an_outage_of_kafka_is_no_reason_to_restart_a_process(alone: Alone
 
 @pytest.mark.postgres
 async def test_who_needs_only_the_database_is_ready_without_kafka(alone: Alone) -> None:
-    answers = [await alone.http.get(f"/readyz{query}") for query in ("", "?exclude=kafka", "?exclude=database")]
-    assert [answer.status_code for answer in answers] == [503, 200, 422]
+    queries = ("", "?exclude=kafka", "?exclude=database", "?exclude=both")
+    answers = [await alone.http.get(f"/readyz{query}") for query in queries]
+    assert [answer.status_code for answer in answers] == [503, 200, 503, 422]
     assert "kafka (SENDWHY_KAFKA_BOOTSTRAP_SERVERS" in answers[0].json()["detail"]
+
+
+@pytest.mark.kafka
+async def test_who_needs_only_kafka_is_ready_without_the_database(kafka_bootstrap: str) -> None:
+    """The door for webhooks: what it takes lies in Kafka until the database is back."""
+    settings = ServiceSettings(
+        kafka_bootstrap_servers=kafka_bootstrap,
+        database_url=SecretStr("postgresql://nobody@127.0.0.1:1/none"),
+        api_tokens=SecretStr(""),
+    )
+    runtime = Runtime(Service.WEBHOOK_INGEST, settings)
+    runtime._pool = asyncpg.create_pool(settings.database_url.get_secret_value(), min_size=0)
+    app = runtime.make_api("door")
+    await runtime.producer.start()
+    try:
+        async with runtime.pool, AsyncClient(transport=ASGITransport(app), base_url="http://door") as http:
+            answers = [await http.get(f"/readyz{query}") for query in ("", "?exclude=kafka", "?exclude=database")]
+    finally:
+        await runtime.producer.stop()
+    assert [answer.status_code for answer in answers] == [503, 503, 200]
