@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.text import Text
 from sendwhy.reasons import BY_SUBCODE, CATALOGUE, ReasonCode, ReasonInfo, reason_for_meta
 
+from sendwhy_cli import terminal
+
 # `foo` is 68 like what has o's in it.
 SIMILAR_ENOUGH = 75
 SUGGESTIONS = 3
@@ -59,6 +61,7 @@ def as_json(code: ReasonCode) -> dict[str, Any]:
 
 def show(console: Console, code: ReasonCode) -> None:
     info = CATALOGUE[code]
+    console.width = terminal.width()
     console.print(Text.assemble((info.title, "bold"), f"  {code}"))
     facts = {
         "What it means": info.meaning,
@@ -73,7 +76,7 @@ def show(console: Console, code: ReasonCode) -> None:
     }
     for heading, text in facts.items():
         if text:
-            console.print(Group(Text(f"\n{heading}", style="bold"), Padding(Text(text), (0, 0, 0, 2))))
+            terminal.draw(console, Group(Text(f"\n{heading}", style="bold"), Padding(Text(text), (0, 0, 0, 2))))
 
 
 def _names(code: ReasonCode, info: ReasonInfo) -> tuple[str, ...]:

@@ -17,8 +17,7 @@ import typer
 from sendwhy_cli.errors import CommandError, Exit
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
 # As wide as a line may become where no terminal shows it: `grep` finds a message on one line.
@@ -171,8 +170,8 @@ def facts(pairs: Mapping[str, Any]) -> None:
     draw(console(), made)
 
 
-def draw(out: Console, made: Table) -> None:
-    """Rich fills a table's last column up with blanks, which is noise in a file and in `less -S`."""
+def draw(out: Console, made: RenderableType) -> None:
+    """Rich fills a table's last column, and what is indented, up with blanks: noise in a file and in `less -S`."""
     with out.capture() as drawn:
         out.print(made)
     out.file.write(re.sub(" +$", "", drawn.get(), flags=re.MULTILINE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -161,8 +162,10 @@ def test_every_reason_is_found_by_all_its_names_and_shown_whole(code: ReasonCode
     assert shown["meaning"] == info.meaning
     assert shown["causes"] == list(info.causes)
     assert shown["meta_rules"] == list(info.meta_rules)
-    told = " ".join(run("explain", code).stdout.split())
-    assert all(rule in told for rule in info.meta_rules)
+    told = run("explain", code).stdout
+    assert all(rule in " ".join(told.split()) for rule in info.meta_rules)
+    assert not re.search(" $", told, re.MULTILINE), "no line ends in blanks"
+    assert all(f"  {sentence}\n" in told for sentence in (info.meaning, info.what_to_do)), "to be found by grep"
 
 
 def test_a_reason_has_a_page_where_an_installation_is_known(message_log: str, tmp_path: Path) -> None:
