@@ -61,7 +61,6 @@ def as_json(code: ReasonCode) -> dict[str, Any]:
 
 def show(console: Console, code: ReasonCode) -> None:
     info = CATALOGUE[code]
-    console.width = terminal.width()
     console.print(Text.assemble((info.title, "bold"), f"  {code}"))
     facts = {
         "What it means": info.meaning,

@@ -124,20 +124,22 @@ def unknown_shape(error: Exception) -> CommandError:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Prints no markup, no highlighting; colours only on a terminal and without NO_COLOR."""
+    """Prints no markup, no highlighting; breaks lines on a terminal only, and colours them there without NO_COLOR."""
     from rich.console import Console
 
     class Plain(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return Plain(stderr=stderr, markup=False, highlight=False, emoji=False)
+    made = Plain(stderr=stderr, markup=False, highlight=False, emoji=False)
+    if not made.is_terminal:
+        made.width = PIPE_WIDTH
+    return made
 
 
 def width() -> int:
     """How many columns a table may take."""
-    out = console()
-    return out.width if out.is_terminal else PIPE_WIDTH
+    return console().width
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
@@ -152,9 +154,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
         )
     for row in rows:
         made.add_row(*map(_cell, row))
-    out = console()
-    out.width = width()
-    draw(out, made)
+    draw(console(), made)
 
 
 def facts(pairs: Mapping[str, Any]) -> None:
