@@ -365,17 +365,19 @@ async def test_templates_and_senders_tell_their_state_as_text(desk: Desk) -> Non
     assert (await desk.get("ledger.csv", VIEWER)).status_code == 200
 
 
-async def test_a_number_that_sends_not_everything_says_so_in_the_list(desk: Desk) -> None:
+async def test_a_number_that_sends_not_everything_says_so_in_the_list_and_on_its_page(desk: Desk) -> None:
     sends = SENDER_TOLD | {"paused_at": None, "hold": None}
     desk.others.answers["dispatcher senders"] = (200, [sends])
+    desk.others.answers[f"dispatcher senders/{SENDER}"] = (200, sends)
     stop = {"gate": "quality", "stops": "marketing", "detail": "RED (policy block)", "since": None, "until": None}
     async with desk.browser(VIEWER) as browser:
-        for stops, told in (
-            ([stop], 'Sends, but …</span><span class="said">RED (policy block)'),
-            ([], ">Sends</span>"),
+        for stops, state, told in (
+            ([stop], ">Sends, but …</span>", '<span class="said">RED (policy block)'),
+            ([], ">Sends</span>", ""),
         ):
             desk.others.answers[f"dispatcher senders/{SENDER}/health"] = (200, HEALTH | {"stopped_by": stops})
-            assert told in (await browser.get("senders")).text
+            assert state + told in (await browser.get("senders")).text
+            assert state in (await browser.get(f"senders/{SENDER}")).text
 
 
 async def test_a_hold_names_its_next_try_and_no_end(desk: Desk) -> None:
