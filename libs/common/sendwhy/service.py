@@ -355,6 +355,9 @@ class Runtime:
             for event_id in rows:
                 self._to_publish.pop(event_id, None)
             await self.producer.publish(list(rows.values()))
+            if len(rows) < SWEEP_LIMIT:
+                # What was written just now and is out at once has waited for nobody.
+                self.metrics.set(Metric.UNPUBLISHED, 0)
             self._published |= rows.keys()
             await self._forget_published()
         return len(rows)

@@ -26,7 +26,7 @@ from sendwhy.kafka import (
     rest_after,
     undecoded,
 )
-from sendwhy.metrics import Metrics
+from sendwhy.metrics import Metric, Metrics
 from sendwhy.partitions import partition_of
 from sendwhy.postgres import PRUNE_AT_ONCE, Connection, add_to_outbox, migrate, prune
 from sendwhy.reasons import Service
@@ -391,6 +391,20 @@ async def test_what_was_committed_and_never_published_is_published_by_the_sweep(
         await until(came_back)
         async with runtime.pool.acquire() as pooled:
             assert await pooled.fetchval("select count(*) from outbox") == 0
+
+
+async def test_what_has_gone_out_at_once_is_not_told_as_unpublished(world: World) -> None:
+    """Else a dispatcher that tells something all the time would have something unpublished all the time."""
+    event = SendCancelled(workspace_id=world.workspace, message_id="went-out")
+    connection = await asyncpg.connect(world.settings.database_url.get_secret_value())
+    async with world.running() as runtime:
+        await add_to_outbox(connection, [(uuid.uuid4(), outgoing(event, source="test"))])
+        runtime.publish_soon()
+        async with asyncio.timeout(20):
+            while await connection.fetchval("select exists (select from outbox)"):
+                await asyncio.sleep(0)
+        assert runtime.metrics.told(Metric.UNPUBLISHED) == {(): 0}
+    await connection.close()
 
 
 async def test_what_was_just_committed_is_published_without_being_read(world: World) -> None:
