@@ -662,6 +662,9 @@ def test_ingress_shows_webhooks_and_pages_and_no_metrics(built: Manifests) -> No
         ("/metrics", "Exact"): "nowhere",
     }
     assert "selector" not in built.of("Service")["nowhere"]["spec"]
+    # ingress-nginx serves what names its class; the namespace of either controller is in the policy.
+    wanted = {"production": "nginx", "single-node": "traefik"}[built.overlay]
+    assert {each["spec"].get("ingressClassName") for each in built.of("Ingress").values()} == {wanted}
     webhooks = built.of("Ingress")["webhooks"]["metadata"]["annotations"]
     size = int(webhooks["nginx.ingress.kubernetes.io/proxy-body-size"].removesuffix("m")) * 1024 * 1024
     assert size > MAX_WEBHOOK_BYTES
