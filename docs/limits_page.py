@@ -193,8 +193,9 @@ fast ([test_door_clients.py](../{DOOR})).
 A contact of whom only a WhatsApp user id is known is written to by that id (Meta's `recipient`, in place of `to`);
 authentication templates need a number, so consent says CONTACT_HAS_NO_PHONE. What they write under the id alone opens
 their 24 h window, and stands in their thread. A user id belongs to one Meta business portfolio: a number of another one
-gets Meta's refusal. A request names a contact: who is nobody's becomes one by consent's PUT (`user_id`), or by an answer
-in the inbox. A user id that Meta changes (`user_changed_user_id`) is somebody new here until a contact is told of it.
+gets Meta's refusal. A request names a contact: who is nobody's becomes one by consent's PUT (`user_id`), or by an
+answer in the inbox. A user id that Meta changes (`user_changed_user_id`) is somebody new here until a contact is told
+of it.
 
 A test "–" is one that is still to be written. Which bounds can be set: [settings.md](settings.md).
 """

@@ -114,6 +114,14 @@ async def test_who_is_known_by_a_user_id_alone_is_written_to(user: Outside) -> N
     assert await user.settled(["reply", "campaign"]) == {"reply": ("read", None), "campaign": ("read", None)}
     bodies = [call["body"] for call in await user.calls()]
     assert [(body.get("to"), body["recipient"]) for body in bodies] == [(None, user_id)] * 2
+    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+    await user.publish(user.request("waiting", name, send_at=in_an_hour))
+
+    async def waits() -> bool:
+        told = await user.message("waiting")
+        return bool(told and "funded" in {event["kind"] for event in told["events"]})
+
+    await until(waits, "the message that waits")
     assert await user.post_webhook(message_of(user, "STOP", user_id=user_id)) == 200
 
     async def has_stopped() -> bool:
@@ -121,7 +129,8 @@ async def test_who_is_known_by_a_user_id_alone_is_written_to(user: Outside) -> N
 
     await until(has_stopped, "the STOP")
     await user.publish(user.request("late", name))
-    assert await user.settled(["late"]) == {"late": ("failed", "CUSTOMER_IS_NOT_OPTED_IN")}
+    outcome = ("failed", "CUSTOMER_IS_NOT_OPTED_IN")
+    assert await user.settled(["waiting", "late"]) == {"waiting": outcome, "late": outcome}
 
 
 async def test_a_suggested_calling_code_is_accepted_and_the_past_stays(user: Outside) -> None:

@@ -54,16 +54,26 @@ def by_likelihood(contact: Contact) -> tuple[bool, float, str]:
 
 
 async def with_phones_of_persons(connection: Connection, contacts: Sequence[Contact]) -> list[Contact]:
-    """These contacts; one that has no phone takes that of another record of its person."""
+    """These contacts; one that has no phone takes that of another record of its person, else another one's user id."""
     without = [contact for contact in contacts if contact.fields.phone is None]
     if not without:
         return list(contacts)
     records = sorted(await store.contacts_of_persons(connection, without), key=by_likelihood)
     phones: dict[UUID, Contact] = {}
+    users: dict[UUID, str] = {}
     for record in records:
         if record.fields.phone is not None:
             phones.setdefault(record.person.id, record)
-    return [_with_phone(contact, phones.get(contact.person.id)) for contact in contacts]
+        if record.fields.user_id is not None:
+            users.setdefault(record.person.id, record.fields.user_id)
+    return [_with_user_id(_with_phone(one, phones.get(one.person.id)), users.get(one.person.id)) for one in contacts]
+
+
+def _with_user_id(contact: Contact, other: str | None) -> Contact:
+    fields = contact.fields
+    if fields.phone is not None or fields.user_id is not None or other is None:
+        return contact
+    return replace(contact, fields=replace(fields, user_id=other))
 
 
 def _with_phone(contact: Contact, other: Contact | None) -> Contact:

@@ -520,6 +520,34 @@ async def test_a_record_without_a_phone_is_written_to_at_the_persons(desk: Desk)
     assert (resolved.contact_id, resolved.phone) == ("crm:55", PHONE)
 
 
+async def test_a_record_of_a_person_without_any_phone_is_written_to_at_the_persons_user_id(desk: Desk) -> None:
+    await desk.tell(customer(phone=None, user_id="MX.7004"))
+    await desk.put("crm:55", external_ids=("shopify:7712",))
+    (consented,) = await desk.request(request(to={"contact_id": "crm:55"}))
+    resolved = SendConsented.model_validate_json(consented.value or b"").resolved
+    assert (resolved.contact_id, resolved.phone, resolved.user_id) == ("crm:55", None, "MX.7004")
+    stopped = await desk.tell(message("STOP", 5, phone=None, user_id="MX.7004"))
+    states = [ContactUpdated.model_validate_json(one.value or b"") for one in stopped]
+    assert {one.contact_id: one.marketing_state for one in states} == dict.fromkeys(
+        ["crm:55", "shopify:7712"], S.UNSUBSCRIBED
+    )
+
+
+async def test_error_131050_to_a_message_to_a_user_id_is_of_whose_that_is(desk: Desk) -> None:
+    await desk.tell(customer(phone=None, user_id="MX.7004"))
+    await desk.request(request("m-1", to={"contact_id": "shopify:7712"}))
+    failed = SendRejected(
+        event_id=uuid4(),
+        occurred_at=at(5),
+        message_id="m-1",
+        workspace_id="acme",
+        service=Service.DISPATCHER,
+        reason=reason(R.RECIPIENT_STOPPED_MARKETING, "Meta said so"),
+    )
+    contact = contact_in(await desk.handle(desk.stages.on_stopped, record(failed, Topic.SEND_REJECTED)))
+    assert (contact.contact_id, contact.marketing_state) == ("shopify:7712", S.UNSUBSCRIBED)
+
+
 async def test_a_stop_of_who_has_the_given_phone_outweighs_who_is_named_without_one(desk: Desk) -> None:
     await desk.tell(customer(phone=None), customer(contact_id="s-1"))
     assert codes(await desk.request(request("m-0"))) == [None]

@@ -565,6 +565,7 @@ def _nobody(message: Message) -> ContactUpdated:
         contact_id=resolved.contact_id or message.funded.message_id,
         version=0,
         phone=resolved.phone,
+        user_id=resolved.user_id,
         marketing_state=MarketingState.UNKNOWN,
         since=message.queued_at,
         source="unknown",

@@ -64,9 +64,10 @@ async def load(
 
 def window_of(message: Message, known: Known, forms: Sequence[str]) -> Window | None:
     """The person's, who may write under their number or under their user id: that of a contact to whose number the
-    message goes. A contact without one has the number that the request names beside it, if it goes to a number."""
+    message goes. A contact without one has the number that the request names beside it. What goes to a user id goes
+    within the window of that one."""
     own = [known.windows[message.address]] if message.address in known.windows else []
-    if known.user_windows:
+    if known.user_windows and message.funded.resolved.phone is not None:
         named = [name for name in names_of(message) if name in known.user_windows]
         own += [known.user_windows[name] for name in named if known.contacts[name][0] in (None, *forms)]
     return latest(*own) if own else None
@@ -75,10 +76,11 @@ def window_of(message: Message, known: Known, forms: Sequence[str]) -> Window | 
 def _contact(message: Message, known: Known, forms: Sequence[str]) -> tuple[ContactUpdated | None, bool]:
     """The state that takes the message out, if there is one: of the person it goes to, of the contact it names, or of
     who has opted out at its number, where that is not the person's own. And whether anybody has one."""
-    own = [known.contacts[name] for name in names_of(message) if name in known.contacts]
+    names = [name for name in names_of(message) if name in known.contacts]
+    own = [known.contacts[name] for name in names]
     states = [state for _, state in own if state is not None]
-    if known.stopped and not any(phone in forms for phone, _ in own):
-        # Whose number it is shares their words with all records of it: their own state is the newest.
+    if known.stopped and not {*(phone for phone, _ in own), *map(known.users.get, names)}.intersection(forms):
+        # Whose number or user id it is shares their words with all records of it: their own state is the newest.
         states += [known.stopped[form] for form in forms if form in known.stopped]
     return next((state for state in states if withdraws(state, message)), None), bool(own)
 

@@ -42,6 +42,8 @@ class Window(BaseModel):
 
 
 class Cap(BaseModel):
+    """`phone`: their WhatsApp user id where that is what the message went to."""
+
     phone: str
     until: Moment
 
@@ -64,21 +66,25 @@ def routes(runtime: Runtime) -> APIRouter:
         contact_id: ContactId,
         message_id: Annotated[list[MessageId] | None, Query(max_length=MESSAGES_MAX)] = None,
         phone: Annotated[list[str] | None, Query(max_length=PHONES_MAX)] = None,
+        user_id: Annotated[list[str] | None, Query(max_length=PHONES_MAX)] = None,
     ) -> DataAnswer:
-        """What the dispatcher holds of a person: of the messages and numbers that are named."""
+        """What the dispatcher holds of a person: of the messages, numbers and WhatsApp user ids that are named."""
         async with runtime.within(caller.workspace) as connection:
-            return await _data(connection, (caller.workspace, contact_id), message_id or [], phone or [])
+            return await _data(connection, (caller.workspace, contact_id), message_id or [], phone or [], user_id or [])
 
     return router
 
 
-async def _data(connection: Connection, key: Key, message_ids: list[str], phones: list[str]) -> DataAnswer:
+async def _data(
+    connection: Connection, key: Key, message_ids: list[str], phones: list[str], users: list[str]
+) -> DataAnswer:
     workspace = key[0]
     contact = (await people_store.contacts(connection, [key])).get(key)
     found = await queue_store.read_messages(connection, [(workspace, one) for one in message_ids])
     told = {*phones, *([contact.phone] if contact and contact.phone else [])}
     forms = forms_of(one for one in told if digits_of(one))
-    users = [contact.user_id] if contact and contact.user_id else []
+    ids = (*users, contact and contact.user_id, *(one.message.funded.resolved.user_id for one in found))
+    addresses = [*forms, *dict.fromkeys(one for one in ids if one)]
     return DataAnswer(
         contact=contact.model_dump(mode="json") if contact else None,
         messages=[
@@ -90,6 +96,6 @@ async def _data(connection: Connection, key: Key, message_ids: list[str], phones
             )
             for one in found
         ],
-        windows=[Window(**dict(row)) for row in await connection.fetch(_WINDOWS, workspace, [*forms, *users])],
-        marketing_caps=[Cap(**dict(row)) for row in await connection.fetch(_CAPS, workspace, forms)],
+        windows=[Window(**dict(row)) for row in await connection.fetch(_WINDOWS, workspace, addresses)],
+        marketing_caps=[Cap(**dict(row)) for row in await connection.fetch(_CAPS, workspace, addresses)],
     )

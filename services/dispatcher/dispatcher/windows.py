@@ -45,8 +45,8 @@ def latest(*windows: Window) -> Window:
 
 def opened_by(events: Iterable[MessageReceived]) -> dict[tuple[str, str], Window]:
     """The windows that these open, by (sender_id, phone), in all spellings of a number: Meta names Mexicans by one
-    that nobody else uses any more. Where Meta tells none, the WhatsApp user id stands for it: whose that is may be told
-    later."""
+    that nobody else uses any more. And by the WhatsApp user id, where Meta tells it: whose that is may be told later,
+    and who loses their number is answered at it."""
     found: dict[tuple[str, str], Window] = {}
     for event in events:
         at = opened_at(event)
@@ -60,9 +60,7 @@ def opened_by(events: Iterable[MessageReceived]) -> dict[tuple[str, str], Window
 
 
 def _names(event: MessageReceived) -> list[str]:
-    if event.phone is not None:
-        return spelled(event.phone)
-    return [event.user_id] if event.user_id else []
+    return [*(spelled(event.phone) if event.phone else ()), *((event.user_id,) if event.user_id else ())]
 
 
 def spelled(phone: str) -> list[str]:

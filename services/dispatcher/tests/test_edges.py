@@ -162,7 +162,7 @@ def test_windows_move_forward_and_keep_the_ad_that_led_there() -> None:
 
 WINDOWS_OF = [
     ("a number in each spelling", (PHONE, None), {PHONE, "+5215512345678"}),
-    ("a number, and the id that goes with it", (PHONE, "MX.7004"), {PHONE, "+5215512345678"}),
+    ("a number, and the id that goes with it", (PHONE, "MX.7004"), {PHONE, "+5215512345678", "MX.7004"}),
     ("an id alone", (None, "MX.7004"), {"MX.7004"}),
     ("nobody", (None, None), set()),
 ]

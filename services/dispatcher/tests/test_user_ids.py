@@ -46,7 +46,7 @@ KNOWN: list[tuple[str, Window | None, Window | None, str | None, Window | None]]
 def test_the_window_is_the_later_of_a_persons(
     name: str, own: Window | None, users: Window | None, phone: str | None, expected: Window | None
 ) -> None:
-    found = Known(contacts={"c-1": (phone, None)})
+    found = Known(contacts={"c-1": (phone, None)}, users={"c-1": USER})
     found.windows.update({} if own is None else {PHONE: own})
     found.user_windows.update({} if users is None else {"c-1": users})
     assert facts.window_of(REPLY, found, SPELLED) == expected
@@ -135,6 +135,25 @@ async def test_a_reply_goes_to_the_user_id_within_the_window_that_it_opened(desk
 
 
 @pytest.mark.postgres
+async def test_who_stops_under_a_user_id_takes_out_what_goes_there_whoever_has_it_by_now(desk: Desk) -> None:
+    """As by a number: the contact that the message is for has lost the id meanwhile."""
+    campaign = without_number(replace(message(), funded=queued().funded))
+
+    async def state_that_stops() -> ContactUpdated | None:
+        return (await facts.load(desk.connection, SENDER, [campaign], "block"))[campaign.key].contact
+
+    await learn(desk, linked(phone=None))
+    assert await state_that_stops() is None
+    stopped = contact(MarketingState.UNSUBSCRIBED, 9).model_copy(update={"contact_id": "wa-1", "user_id": USER})
+    await learn(desk, stopped.model_copy(update={"phone": None}))
+    assert await state_that_stops() is None, "whose id it still is has the newest state itself"
+    await learn(desk, linked(3, phone=None, user_id=None))
+    state = await state_that_stops()
+    assert state is not None
+    assert state.contact_id == "wa-1"
+
+
+@pytest.mark.postgres
 async def test_metas_cap_on_marketing_holds_for_the_user_id(desk: Desk) -> None:
     campaign = without_number(replace(message(), funded=queued().funded))
     await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, campaign.funded)])
@@ -144,11 +163,19 @@ async def test_metas_cap_on_marketing_holds_for_the_user_id(desk: Desk) -> None:
 
 
 @pytest.mark.postgres
-async def test_an_erased_user_id_leaves_the_windows_and_the_counts(desk: Desk) -> None:
+async def test_an_erased_user_id_leaves_the_windows_the_caps_and_the_counts(desk: Desk) -> None:
     await store.put_sender(desk.connection, ACME, utc_now())
     await hear(desk, wrote(utc_now()), wrote(utc_now(), user="MX.7005"))
     await tier_store.add_reached(desk.connection, SENDER.tier_key, [USER, "MX.7005"], utc_now())
-    await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, without_number(queued()).funded)])
+    waits = without_number(queued()).funded
+    other = waits.model_copy(
+        update={
+            "request": waits.request.model_copy(update={"message_id": "m-2"}),
+            "resolved": waits.resolved.model_copy(update={"user_id": "MX.7005"}),
+        }
+    )
+    await desk.stages.on_funded(desk.connection, [record(Topic.SEND_FUNDED, one) for one in (waits, other)])
+    await people_store.set_caps(desk.connection, {("acme", name): utc_now() + HOUR for name in ("m-1", "m-2")})
     order = PersonErasing(
         event_id=uuid4(),
         occurred_at=utc_now(),
@@ -158,13 +185,16 @@ async def test_an_erased_user_id_leaves_the_windows_and_the_counts(desk: Desk) -
         tags=[],
         message_ids=["m-1"],
     )
+    tables = ("conversation_window", "marketing_cap", "reached_person", "message")
+
+    async def kept() -> list[set[str | None]]:
+        rows = [await desk.connection.fetch(f"select phone from {table}") for table in tables]
+        return [{row["phone"] for row in several} & {USER, "MX.7005"} for several in rows]
+
+    assert await kept() == [{USER, "MX.7005"}] * 4
     async with desk.connection.transaction():
         await Eraser(utc_now, desk.publish_soon).erase(desk.connection, order)
-    for table in ("conversation_window", "reached_person"):
-        left = [row["phone"] for row in await desk.connection.fetch(f"select phone from {table}")]
-        assert USER not in left, table
-        assert "MX.7005" in left, table
-    assert await desk.connection.fetchval("select count(*) from message where phone is not null") == 0
+    assert await kept() == [{"MX.7005"}] * 4
 
 
 @pytest.mark.postgres

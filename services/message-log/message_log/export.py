@@ -145,7 +145,9 @@ class Exporter:
         known = [("phone", phone) for phone in person.phones]
         billing, dispatcher, ingest = await asyncio.gather(
             self._ask(Service.BILLING, path, token, asked) if shown else _nothing(),
-            self._ask(Service.DISPATCHER, path, token, [*asked, *known]),
+            self._ask(
+                Service.DISPATCHER, path, token, [*asked, *known, *(("user_id", one) for one in person.user_ids)]
+            ),
             self._ask(Service.WEBHOOK_INGEST, path, token, known),
         )
         services = {

@@ -179,13 +179,17 @@ class _Shown:
         would give them: a request names a contact or a number. Or why consent can't make one."""
         [user_id] = whom.phones
         contact_id = generated_contact_id(self.reader.workspace, user_id)
+        known = replace(whom, contact_id=contact_id)
         try:
+            # Consent may have them since a moment, and a PUT would empty what it knows.
+            if (await self.pages.ask(self.reader, Service.CONSENT, "contacts", contact_id)).is_good:
+                return known, None
             made = await self.pages.act(
                 self.request, self.reader, MAKE_CONTACT, "contacts", contact_id, body={"user_id": user_id}
             )
         except Problem as problem:
             return whom, translated(str(problem.detail))
-        return (replace(whom, contact_id=contact_id), None) if made.is_good else (whom, made.refusal)
+        return (known, None) if made.is_good else (whom, made.refusal)
 
     def _request(self, whom: Whom, content: dict[str, JsonValue], sender: str | None, key: str) -> SendRequested:
         # The form's own key: pressed twice, it is one message.

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
+from fastapi import Response
 from message_log import accounts
 from message_log_builders import (
     CONTACT_IDS,
@@ -316,24 +317,31 @@ async def test_of_whom_only_a_user_id_is_known_what_is_written_and_refused_is_on
 
 async def test_a_stranger_without_a_number_becomes_a_contact_when_they_are_answered(desk: Desk) -> None:
     await desk.wrote(under("MX.7005", "Hello?", HOUR))
-    consent = desk.dispatcher
+    consent, contact_id = desk.dispatcher, generated_contact_id(WORKSPACE, "MX.7005")
     async with desk.browser(OPERATOR) as browser:
         place = re.search(r'href="([^"]*/inbox/from/[^"]*)"', (await browser.get(HOME)).text)
         assert place is not None
         path = unescape(place[1]).split("//log", 1)[-1]
         page = (await browser.get(path)).text
         assert ("Hello?" in page, "Your answer makes them a contact" in page) == (True, True)
-        consent.status, consent.refusal = 503, {"detail": "Consent rests."}
+        away = await browser.post(path, data={"text": "Yes?"})
+        assert (away.status_code, "Yes?" in away.text) == (422, True)
+        consent.answers[f"contacts/{contact_id}"] = Response(status_code=404)
+        consent.status, consent.refusal = 409, {"detail": "That one was erased."}
         refused = await browser.post(path, data={"text": "Yes?"})
-        assert (refused.status_code, "Yes?" in refused.text) == (422, True)
+        assert (refused.status_code, "That one was erased." in refused.text) == (422, True)
         assert not await desk.outbox()
         consent.status = 200
         assert (await browser.post(path, data={"text": "Yes?"})).status_code == 303
-    (record,) = await desk.outbox()
-    contact_id = generated_contact_id(WORKSPACE, "MX.7005")
-    assert json.loads(record.value)["to"] == {"contact_id": contact_id, "phone": None}
-    asked = ("PUT", f"v1/workspaces/{WORKSPACE}/contacts/{contact_id}", {"user_id": "MX.7005"}, "OPERATOR")
-    assert consent.asked == [asked, asked]
+        puts = [asked for asked in consent.asked if asked[0] == "PUT"]
+        at_consent = f"v1/workspaces/{WORKSPACE}/contacts/{contact_id}"
+        assert puts == [("PUT", at_consent, {"user_id": "MX.7005"}, "OPERATOR")] * 2
+        # Whom consent knows meanwhile is left as they are.
+        consent.answers[f"contacts/{contact_id}"] = {"contact_id": contact_id}
+        assert (await browser.post(path, data={"text": "Yes!"})).status_code == 303
+        assert len([asked for asked in consent.asked if asked[0] == "PUT"]) == 2
+    told = [json.loads(record.value)["to"] for record in await desk.outbox()]
+    assert told == [{"contact_id": contact_id, "phone": None}] * 2
 
 
 async def test_a_viewer_sees_the_form_disabled_with_the_reason_and_can_send_nothing(desk: Desk) -> None:
