@@ -60,10 +60,12 @@ TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     # What asyncpg makes of the server's last word to a session that was silent for too long, if a statement meets it.
     asyncpg.InternalClientError,
 )
-# What the database refuses because of the data itself (SQLSTATE classes 22 and 23): the guilty row is put aside.
+# What the database refuses because of the data itself (SQLSTATE classes 22, 23 and 54): the guilty row is put aside. Of
+# class 54 is a row that no page of an index has room for.
 DATA_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
     asyncpg.UntranslatableCharacterError,
     UnicodeEncodeError,
 )

@@ -1,6 +1,7 @@
 """The stage loop on real Kafka and PostgreSQL: what fails, fails alone, and nothing is lost."""
 
 import asyncio
+import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -41,7 +42,13 @@ TOPIC = Topic.SEND_CANCELLED
 SERVICE = Service.BILLING
 # A stage with a transaction of its own, or one with others'.
 JOINTLY = pytest.mark.parametrize("jointly", [False, True], ids=["alone", "jointly"])
-SCHEMA = "create table seen (message_id text primary key, note text check (note <> 'refused'));"
+SCHEMA = """
+create table seen (message_id text primary key, note text check (note <> 'refused'));
+create index on seen (note, (reverse(note)), (note || ''));
+"""
+# A third of what an entry of an index has no room for, since nothing compresses it.
+_DRAWN = random.Random(1)
+TOO_WIDE = "".join(chr(_DRAWN.randrange(0x20000, 0x2A6D0)) for _ in range(256))
 
 
 @dataclass
@@ -237,10 +244,11 @@ async def test_a_header_that_is_no_text_loses_no_batch(world: World, header: byt
 
 
 @JOINTLY
-async def test_a_record_that_the_database_refuses_is_found_by_halving(world: World, jointly: bool) -> None:
+@pytest.mark.parametrize("note", ["refused", TOO_WIDE], ids=["refused", "too wide"])
+async def test_a_record_that_the_database_refuses_is_found_by_halving(world: World, note: str, jointly: bool) -> None:
     world.jointly = jointly
     good = [world.cancel(f"m{number}") for number in range(30)]
-    await world.send(*good[:17], world.cancel("poison", "refused"), *good[17:])
+    await world.send(*good[:17], world.cancel("poison", note), *good[17:])
 
     async def all_good() -> bool:
         return len(await world.seen()) == 30
@@ -248,7 +256,7 @@ async def test_a_record_that_the_database_refuses_is_found_by_halving(world: Wor
     async with world.running():
         await until(all_good)
     letters = await dead_letters(world.settings.kafka_bootstrap_servers, world.workspace)
-    assert [letter.value for letter in letters] == [world.cancel("poison", "refused")]
+    assert [letter.value for letter in letters] == [world.cancel("poison", note)]
 
 
 @JOINTLY

@@ -25,6 +25,9 @@ MessageKey = tuple[str, str]
 PARTITIONED = {"event": "occurred_at", "webhook": "received_at", "webhook_part": "received_at"}
 DAYS_AHEAD = 3
 PRUNE_BATCH = 5000
+# In bytes: the widest entry of an index has at most the 2,704 that PostgreSQL has room for. Nothing of a template that
+# exists is cut off, as Meta's names are ASCII; the state has all of what was asked for.
+TEMPLATE_BYTES, NODE_BYTES = 512, 768
 # Between so many records, whoever else waits for the process gets a turn.
 AT_ONCE = 200
 ROWS_AT_ONCE = 500
@@ -205,6 +208,13 @@ def _code_of(digits: str | None) -> str | None:
 _code_of_start = lru_cache(maxsize=1024)(calling_code_of)
 
 
+def _at_most(length: int, text: str | None) -> str | None:
+    """As many of its characters as fit into so many bytes."""
+    if text is None or len(text) * 4 <= length:
+        return text
+    return text.encode()[:length].decode(errors="ignore")
+
+
 def _columns_of(state: MessageState) -> tuple[Any, ...]:
     """The values of _COLUMNS, in their order."""
     known = {name: fact.value for name, fact in state.facts.items()}.get
@@ -220,12 +230,12 @@ def _columns_of(state: MessageState) -> tuple[Any, ...]:
         verdict.service if verdict else None,
         origin.get("kind"),
         origin.get("id"),
-        origin.get("node_id"),
+        _at_most(NODE_BYTES, origin.get("node_id")),
         known("contact_id"),
         digits_of(known("phone")),
         calling_code(known("phone")),
         known("sender_id"),
-        known("template"),
+        _at_most(TEMPLATE_BYTES, known("template")),
         known("purpose"),
         known("wamid"),
         waiting.cause if waiting else None,

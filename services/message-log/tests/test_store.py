@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import random
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -11,8 +13,9 @@ from message_log.decide import tells
 from message_log.deliveries import Part
 from message_log.queries import Filters
 from message_log.store import EventRow, HoldRow, SenderRow, WebhookRow
-from message_log_builders import T0, WORKSPACE, event_id, requested
-from sendwhy.events import To
+from message_log_builders import T0, WORKSPACE, event_id, held, rejected, requested
+from sendwhy.events import Origin, OriginKind, Scope, To
+from sendwhy.reasons import ReasonCode
 from sendwhy.tenancy import within
 
 pytestmark = pytest.mark.postgres
@@ -192,6 +195,33 @@ async def test_messages_are_found_by_any_spelling_of_their_number(
     page = await queries.list_messages(connection, WORKSPACE, Filters(phone=asked))
     assert [one["message_id"] for one in page.rows] == ["m-1"]
     assert await cells.total(connection, WORKSPACE, Filters(phone=asked)) == 1
+
+
+def wide(letters: int, seed: int) -> str:
+    """So many letters of four bytes each, which nothing compresses."""
+    drawn = random.Random(seed)
+    return "".join(chr(drawn.randrange(0x20000, 0x2A6D0)) for _ in range(letters))
+
+
+async def test_what_the_widest_request_tells_has_room_in_every_index(connection: asyncpg.Connection) -> None:
+    """Else PostgreSQL refuses the row, and with it all that stands in the same transaction."""
+    names: dict[str, Any] = {"workspace_id": "w" * 64, "message_id": "m" * 128}
+    origin = Origin(kind=OriginKind.CAMPAIGN, id=wide(256, 1), node_id=wide(256, 2))
+    template = {"type": "template", "template": {"name": wide(512, 3), "language": {"code": wide(16, 4)}}}
+    whom = To(contact_id=wide(128, 5), phone="1" * 64)
+    request = requested(**names, origin=origin, content=template, to=whom, sender_id="9" * 20, resend_of="r" * 128)
+    scope = Scope(kind="message", id="m" * 128)
+    waits = held(ReasonCode.SENDER_CREDENTIALS_REJECTED, **names, scope=scope, until=3600)
+    failed = rejected(ReasonCode.SENDER_CREDENTIALS_REJECTED, **names, origin=origin, to=whom)
+    for event in (request, waits, failed):
+        state = tells(event, NOON)
+        assert state is not None
+        await store.fold_messages(connection, {("w" * 64, "m" * 128): state})
+        await cells.add_up(connection)
+    row = await connection.fetchrow("select origin_id, template from message where outcome = 'failed'")
+    assert row is not None
+    assert row["origin_id"] == origin.id
+    assert wide(512, 3).startswith(row["template"])
 
 
 async def test_a_free_sender_ends_holds_of_its_own_workspace_only(connection: asyncpg.Connection) -> None:
