@@ -373,21 +373,13 @@ class Stages:
     async def on_customer(
         self, connection: Connection, records: Sequence[Record[CustomerUpdated]]
     ) -> Sequence[Outgoing]:
-        nameless = {one.event.sender_id for one in records if one.event.workspace_id is None and one.event.sender_id}
-        workspaces = await store.workspaces_of(connection, nameless) if nameless else {}
-        changes = []
-        for record in records:
-            workspace = record.event.workspace_id or workspaces.get(record.event.sender_id or "")
-            if workspace is not None and (change := told(record.event, workspace)) is not None:
-                changes.append(change)
+        # Without a workspace it is of a number that nobody had registered, and who signed it may be anybody:
+        # webhook-ingest tells it again once it knows whose the number is, and that this app may speak for it.
+        events = [(one.event.workspace_id, one.event) for one in records if one.event.workspace_id is not None]
+        changes = [change for workspace, event in events if (change := told(event, workspace)) is not None]
         arrived = {str(one.event.event_id): one.event.observed_at or one.at for one in records}
         published = await self._change(connection, changes, arrived)
-        asked = [
-            (record.event.workspace_id, record.event)
-            for record in records
-            if record.event.action in _ASKED_BY_SHOPS and record.event.workspace_id
-        ]
-        if asked:
+        if asked := [(workspace, event) for workspace, event in events if event.action in _ASKED_BY_SHOPS]:
             await erasures.note_requests(connection, self._tagger, asked)
         return published
 

@@ -162,7 +162,6 @@ select null, null, null, t.waba_id, t.name, t.language, t.category
 from unnest($2::text[], $3::text[]) as asked(name, language)
 join template t on t.name = asked.name and t.language = asked.language
 """
-_WORKSPACES = "select sender_id, workspace_id from sender where sender_id = any($1::text[])"
 
 _SAVE_SENDERS = """
 insert into sender (sender_id, workspace_id, waba_id, is_default, version)
@@ -396,11 +395,6 @@ async def senders_of(
         if is_default:
             found.defaults[workspace] = sender_id
     return found
-
-
-async def workspaces_of(connection: Connection, sender_ids: Iterable[str]) -> dict[str, str]:
-    rows = await connection.fetch(_WORKSPACES, sorted(set(sender_ids)))
-    return {row["sender_id"]: row["workspace_id"] for row in rows}
 
 
 async def save_senders(connection: Connection, senders: Mapping[str, SenderUpdated | None]) -> None:
