@@ -18,7 +18,9 @@ async def load(
 ) -> dict[Key, Facts]:
     """The facts of messages of one sender, but for its limits, which are counted message by message."""
     forms = {one.address: spelled_of(one.funded.resolved) for one in messages}
-    wanted = {one.name for message in messages if (one := message.template)}
+    # Until Meta has shown the account to this token, it may be another's, whose templates are not told of.
+    is_shown = sender.templates_synced_at is not None
+    wanted = {one.name for message in messages if (one := message.template) and is_shown}
     found = await facts_store.known(
         connection,
         sender,
@@ -33,7 +35,7 @@ async def load(
         for message, template in zip(messages, templates, strict=True)
         if template is None and message.template is not None
     }
-    names = await store.template_names(connection, sender.waba_id) if missing else []
+    names = await store.template_names(connection, sender.waba_id) if missing and is_shown else []
     # Once for all: a whole campaign may name one that isn't there.
     nearest = {asked: nearest_names(named, names) for asked, named in missing.items()}
     incomplete = await sync_store.incomplete(connection, sender.waba_id) if missing else None

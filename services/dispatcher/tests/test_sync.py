@@ -25,7 +25,7 @@ from dispatcher.store import NewSender, SenderRow
 from dispatcher.sync import TURN_LASTS, sync_due, sync_sender
 from dispatcher.syncs import is_due
 from dispatcher.tokens import Access, TokenVault
-from dispatcher_cases import SENDER, contact, funded, template_content
+from dispatcher_cases import SENDER, contact, funded, message, template_content
 from dispatcher_desk import meta_at, server
 from fastapi import FastAPI
 from pydantic import SecretStr
@@ -293,8 +293,13 @@ async def test_who_names_anothers_account_learns_and_changes_nothing(desk: Desk)
         new = NewSender(stranger, "other", "300", "200", None, True, token)
         await store.put_sender(connection, new, utc_now() - timedelta(hours=1))
     await desk.sync()
-    assert (await desk.row(stranger)).sender.templates_synced_at is None
+    claimed = (await desk.row(stranger)).sender
+    assert claimed.templates_synced_at is None
+    asked = message(template_content("Ines"))
     async with desk.pool.acquire() as connection:
+        for sender, is_seen in ((SENDER, True), (claimed, False)):
+            known = await facts.load(connection, sender, [asked], "block")
+            assert (known[asked.key].template is not None) == is_seen
         await store.put_sender(connection, replace(new, waba_id=own), utc_now())
         await store.mark_synced(connection, "other", own, utc_now())
         await connection.execute("update sender set messaging_limit = 250")

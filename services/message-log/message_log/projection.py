@@ -357,10 +357,13 @@ async def write_senders(connection: Connection, records: Sequence[Record[SenderU
 
 
 def _sender_row(event: SenderUpdated) -> SenderRow:
+    """Without the account until Meta has shown it to the workspace's token: a PUT may name another's, whose templates
+    and deliveries are not to be seen by that."""
     free = event.hold is None and not event.paused
     free_since = event.occurred_at if free else None
+    account = event.waba_id if event.synced_at is not None else ""
     return SenderRow(
-        event.sender_id, event.workspace_id, event.waba_id, event.version, event.default, free_since, event.app_id
+        event.sender_id, event.workspace_id, account, event.version, event.default, free_since, event.app_id
     )
 
 

@@ -133,6 +133,7 @@ def _senders(workspace: str) -> list[Wire]:
             default=sender == SENDERS[0],
             paused=version == 1,
             app_id=None if version == 1 else "400",
+            synced_at=None if version == 1 else after(16),
         )
         for sender in SENDERS
         for version in (1, 2)

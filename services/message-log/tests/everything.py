@@ -102,7 +102,7 @@ def _states() -> list[Wire]:
     )  # fmt: skip
     sender = SenderUpdated(
         event_id=event_id("everything sender"), occurred_at=after(0), sender_id=SENDER, workspace_id=WORKSPACE,
-        version=1, waba_id=WABA, default=True, display_phone_number=EVIL, paused=False,
+        version=1, waba_id=WABA, default=True, display_phone_number=EVIL, paused=False, synced_at=after(0),
     )  # fmt: skip
     return [
         sender,

@@ -49,7 +49,7 @@ def event_id(name: str) -> UUID:
 
 
 def registered(sender_id: str, **given: Any) -> SenderUpdated:
-    """A number of the account 301, whose app is 400."""
+    """A number of the account 301, which Meta has shown, whose app is 400."""
     fields: dict[str, Any] = {
         "event_id": event_id(f"registered {sender_id}"),
         "occurred_at": T0,
@@ -59,6 +59,7 @@ def registered(sender_id: str, **given: Any) -> SenderUpdated:
         "waba_id": "301",
         "app_id": "400",
         "default": False,
+        "synced_at": T0,
     }
     return SenderUpdated(**(fields | given))
 

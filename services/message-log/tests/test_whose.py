@@ -1,14 +1,20 @@
-"""Whose a delivery is: its number and the app say that signed it, in whatever order the two become known."""
+"""Whose a delivery is: its number and the app say that signed it, in whatever order the two become known; and whose
+templates are."""
 
 from itertools import combinations_with_replacement
+from typing import Any
 
 import asyncpg
 import pytest
-from message_log import queries, store, webhook_queries
+from message_log import contact_queries, inbox_queries, queries, store, webhook_queries
 from message_log.deliveries import Part
+from message_log.projection import write_senders, write_states
 from message_log.store import SenderRow, WebhookRow
 from message_log.webhook_queries import WebhookFilters
-from message_log_builders import after, event_id
+from message_log_builders import after, event_id, registered
+from sendwhy.events import SenderUpdated, TemplateUpdated
+from sendwhy.stage import Record
+from sendwhy.topics import Topic
 
 pytestmark = pytest.mark.postgres
 NUMBER, ACCOUNT, OTHER_NUMBER, OTHER_ACCOUNT = "1001", "waba-1", "6666", "waba-6"
@@ -129,3 +135,36 @@ async def test_rows_from_before_stay_where_they_were(connection: asyncpg.Connect
     assert await whose(connection) == {}
     await tell(connection, number("acme", 3, "700"))
     assert await whose(connection) == {"own": "acme"}
+
+
+def told(event: SenderUpdated | TemplateUpdated, topic: Topic, key: str) -> Record[Any]:
+    return Record(event, topic, 0, event.version, after(50), key.encode(), event.to_json(), ())
+
+
+async def test_templates_are_shown_to_whom_meta_has_shown_their_account(connection: asyncpg.Connection) -> None:
+    """Anybody may name another's account in the PUT of a number of their own."""
+    claim: dict[str, Any] = {"workspace_id": "evil", "synced_at": None}
+    numbers = [registered("1001"), registered("6666", **claim)]
+    template = TemplateUpdated(
+        event_id=event_id("template"),
+        occurred_at=after(0),
+        waba_id="301",
+        name="secret_launch",
+        language="en",
+        version=1,
+        status="APPROVED",
+        category="MARKETING",
+        parameter_format="POSITIONAL",
+        components=[],
+        said_by="sync",
+        said_at=after(0),
+    )
+    await write_states(connection, [told(template, Topic.TEMPLATE_UPDATED, "301/secret_launch/en")])
+    await write_senders(connection, [told(one, Topic.SENDER_UPDATED, one.sender_id) for one in numbers])
+    for workspace, names in (("acme", ["secret_launch"]), ("evil", [])):
+        assert await queries.templates_of(connection, workspace) == names
+        assert [one.name for one in await inbox_queries.templates_of(connection, workspace)] == names
+        assert [one.name for one in (await contact_queries.sendable(connection, workspace)).templates] == names
+    proven = registered("6666", workspace_id="evil", version=2)
+    await write_senders(connection, [told(proven, Topic.SENDER_UPDATED, "6666")])
+    assert await queries.templates_of(connection, "evil") == ["secret_launch"]

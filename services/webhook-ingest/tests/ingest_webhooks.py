@@ -56,4 +56,5 @@ def sender(number: str, workspace: str = "acme") -> SenderUpdated:
         waba_id=f"9{number}",
         app_id=APP,
         default=True,
+        synced_at=datetime.now(UTC),
     )

@@ -56,6 +56,8 @@ from webhook_ingest.silence import Awaited, silence
 
 OURS = Sender(NUMBER, WORKSPACE, WABA, APP)
 THEIRS = Sender("415566778899002", "globex", "77", OTHER_APP)
+# A number of their own, put with our account.
+CLAIM = replace(THEIRS, waba_id=WABA, is_proven=False)
 APPS = frozenset({APP, OTHER_APP})
 SENDERS = {OURS.sender_id: OURS, THEIRS.sender_id: THEIRS}
 ACCOUNTS = {OURS.waba_id: [OURS], THEIRS.waba_id: [THEIRS]}
@@ -74,6 +76,7 @@ ACCOUNTS = {OURS.waba_id: [OURS], THEIRS.waba_id: [THEIRS]}
         (None, WABA, APP, [OURS], Owner(Standing.OWN)),
         (None, WABA, OTHER_APP, [OURS], Owner(Standing.FOREIGN)),
         (None, WABA, APP, [OURS, replace(OURS, sender_id="99999998", app_id=OTHER_APP)], Owner(Standing.OWN)),
+        (None, WABA, OTHER_APP, [OURS, CLAIM], Owner(Standing.UNKNOWN)),
         (None, "", APP, [], Owner(Standing.UNKNOWN)),
     ],
 )

@@ -93,7 +93,12 @@ class Desk:
         return _events([record for _, record in outcome.from_outbox])
 
     async def know(
-        self, number: str = NUMBER, app: str | None = APP, version: int = 1, workspace: str = WORKSPACE
+        self,
+        number: str = NUMBER,
+        app: str | None = APP,
+        version: int = 1,
+        workspace: str = WORKSPACE,
+        synced_at: datetime | None = AT,
     ) -> None:
         state = SenderUpdated(
             event_id=event_id_of(number, str(version)),
@@ -104,6 +109,7 @@ class Desk:
             waba_id=WABA,
             app_id=app,
             default=True,
+            synced_at=synced_at,
         )
         record = record_with(_record(Topic.SENDER_UPDATED, state.to_json(), number.encode()), state)
         async with self.pool.acquire() as connection, connection.transaction():
@@ -308,6 +314,35 @@ async def test_what_is_told_of_an_account_that_nobody_registered_is_kept_until_s
 
 
 SECOND = "415566778899002"
+
+
+@pytest.mark.parametrize("number", [None, SECOND])
+async def test_who_names_anothers_account_at_a_number_of_their_own_tells_nothing_of_it(
+    desk: Desk, number: str | None
+) -> None:
+    """Not its templates, nor its hold: a PUT proves the number, and not the account that it names."""
+    await desk.know()
+    await desk.know(SECOND, OTHER_APP, workspace="globex", synced_at=None)
+    beside = {"metadata": {"phone_number_id": number}} if number else {}
+    forged = body({"event": "ACCOUNT_DELETED", **beside}, field="account_update", waba=WABA)
+    assert await desk.post(forged, signer=OTHER_APP) == []
+    assert await desk.claim() == []
+    (told,) = await desk.post(RESTRICTED, 1)
+    assert told.topic == Topic.SENDER_REPORTED
+
+
+@pytest.mark.parametrize("number", [None, NUMBER])
+async def test_what_is_told_of_an_account_before_meta_has_shown_it_is_kept_until_then(
+    desk: Desk, number: str | None
+) -> None:
+    await desk.know(synced_at=None)
+    beside = {"metadata": {"phone_number_id": number}} if number else {}
+    assert await desk.post(body({"event": "ACCOUNT_DELETED", **beside}, field="account_update", waba=WABA)) == []
+    assert await desk.claim() == []
+    await desk.know(version=2)
+    (told,) = await desk.claim()
+    assert told.topic == Topic.SENDER_REPORTED
+    assert await desk.claim() == []
 
 
 async def test_a_status_without_a_number_finds_the_only_one_of_its_workspace(desk: Desk) -> None:

@@ -46,12 +46,14 @@ StatusKey = tuple[str, str, str, bytes]  # (sender_id, wamid, status, reading)
 
 @value_class
 class Sender:
-    """A number that we know: whose it is, and which app speaks for it (None: the dispatcher wasn't told)."""
+    """A number that we know: whose it is, and which app speaks for it (None: the dispatcher wasn't told). `is_proven`:
+    Meta has shown its account to its workspace's token; before, the account is a claim."""
 
     sender_id: str
     workspace_id: str
     waba_id: str
     app_id: str | None
+    is_proven: bool = True
 
 
 class Standing(Enum):
@@ -79,7 +81,7 @@ def owner_of(
     if sender is not None:
         speaks = _speaks_for(sender, signer, only_app)
         return Owner(speaks, sender.workspace_id if speaks is Standing.OWN else None)
-    standings = {_speaks_for(one, signer, only_app) for one in of_account}
+    standings = {_speaks_for_account(one, signer, only_app) for one in of_account}
     # An account that is its own proves nothing of a number that nobody has registered.
     if number is None and Standing.OWN in standings:
         return Owner(Standing.OWN)
@@ -90,6 +92,12 @@ def _speaks_for(sender: Sender, signer: str, only_app: bool) -> Standing:
     if sender.app_id is None:
         return Standing.OWN if only_app else Standing.UNKNOWN
     return Standing.OWN if sender.app_id == signer else Standing.FOREIGN
+
+
+def _speaks_for_account(sender: Sender, signer: str, only_app: bool) -> Standing:
+    """By one of its numbers. Else whoever names another's account at a number of their own could hold it."""
+    standing = _speaks_for(sender, signer, only_app)
+    return Standing.UNKNOWN if standing is Standing.OWN and not sender.is_proven else standing
 
 
 @value_class
@@ -571,11 +579,18 @@ def _owner(
     if isinstance(element, Report) and not element.is_personal and of_account:
         # A report may hold or change the whole account that it names: neither a number of one's own beside it nor an
         # account whose app nobody told may open a door to it.
-        speaks = {_speaks_for(one, delivery.signer, only_app) for one in of_account}
-        owner = owner if Standing.OWN in speaks else Owner(Standing.FOREIGN)
+        speaks = {_speaks_for_account(one, delivery.signer, only_app) for one in of_account}
+        if Standing.OWN not in speaks:
+            owner = Owner(_claimed(of_account, delivery.signer, only_app))
     if owner.standing is Standing.OWN and origin.number is None:
-        return replace(owner, workspace_id=_only_workspace(of_account))
+        return replace(owner, workspace_id=_only_workspace([one for one in of_account if one.is_proven]))
     return owner
+
+
+def _claimed(of_account: Sequence[Sender], signer: str, only_app: bool) -> Standing:
+    """Of an account for which an app doesn't speak: what it may prove yet is kept until then."""
+    standings = {_speaks_for(one, signer, only_app) for one in of_account}
+    return Standing.UNKNOWN if Standing.OWN in standings else Standing.FOREIGN
 
 
 def _only_workspace(senders: Sequence[Sender]) -> str | None:

@@ -328,7 +328,7 @@ async def keep_senders(connection: Connection, records: Sequence[Record[SenderUp
         accounts = {
             sender.waba_id for known in (before, after) for number, sender in known.items() if number in changed
         }
-        await store.look_again_at_accounts(connection, accounts)
+        await store.look_again_at_senders(connection, changed, accounts)
     return ()
 
 

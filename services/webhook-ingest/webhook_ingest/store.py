@@ -31,8 +31,8 @@ SHARE_SINCE, SHARE_UNTIL = timedelta(hours=24), timedelta(minutes=10)
 SHARE_LIMIT = 10_000
 PRUNE_LIMIT = 10_000
 
-_SENDERS = "select sender_id, workspace_id, waba_id, app_id from sender where sender_id = any($1)"
-_SENDERS_OF_ACCOUNTS = "select sender_id, workspace_id, waba_id, app_id from sender where waba_id = any($1)"
+_SENDERS = "select sender_id, workspace_id, waba_id, app_id, is_proven from sender where sender_id = any($1)"
+_SENDERS_OF_ACCOUNTS = "select sender_id, workspace_id, waba_id, app_id, is_proven from sender where waba_id = any($1)"
 
 
 async def senders_of(connection: Connection, numbers: AbstractSet[str]) -> dict[str, Sender]:
@@ -49,11 +49,11 @@ async def senders_of_accounts(connection: Connection, accounts: AbstractSet[str]
 
 
 _SAVE_SENDERS = """
-insert into sender (sender_id, workspace_id, waba_id, app_id, version)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+insert into sender (sender_id, workspace_id, waba_id, app_id, version, is_proven)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::boolean[])
 on conflict (sender_id) do update
 set workspace_id = excluded.workspace_id, waba_id = excluded.waba_id, app_id = excluded.app_id,
-    version = excluded.version
+    version = excluded.version, is_proven = excluded.is_proven
 where sender.version <= excluded.version
 """
 
@@ -70,6 +70,7 @@ async def save_senders(connection: Connection, states: Mapping[str, SenderUpdate
         [state.waba_id for state in kept],
         [state.app_id for state in kept],
         [state.version for state in kept],
+        [state.synced_at is not None for state in kept],
     )
 
 
@@ -286,7 +287,10 @@ select event_id, app_id, kafka_partition, kafka_offset, received_at, body from u
 _DROP_CLAIMED = "delete from unclaimed where event_id = any($1)"
 _LEAVE = "update unclaimed set is_left = true where event_id = any($1)"
 # Without `is_left`: what a claim looks at just now is locked, and is to be looked at again after it.
-_LOOK_AGAIN_AT_ACCOUNTS = "update unclaimed set is_left = false where sender_id is null and waba_id = any($1)"
+_LOOK_AGAIN_AT_SENDERS = """
+update unclaimed set is_left = false
+where sender_id = any($1) or sender_id is null and waba_id = any($2)
+"""
 _LOOK_AGAIN_AT_MESSAGES = "update unclaimed set is_left = false where sender_id is null and wamid = any($1)"
 
 
@@ -308,8 +312,8 @@ async def settle_claim(connection: Connection, claimed: AbstractSet[UUID], left:
     await connection.execute(_LEAVE, sorted(left))
 
 
-async def look_again_at_accounts(connection: Connection, accounts: AbstractSet[str]) -> None:
-    await connection.execute(_LOOK_AGAIN_AT_ACCOUNTS, sorted(accounts))
+async def look_again_at_senders(connection: Connection, numbers: AbstractSet[str], accounts: AbstractSet[str]) -> None:
+    await connection.execute(_LOOK_AGAIN_AT_SENDERS, sorted(numbers), sorted(accounts))
 
 
 async def look_again_at_messages(connection: Connection, wamids: AbstractSet[str]) -> None:
