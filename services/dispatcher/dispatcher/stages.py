@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sendwhy import plain
-from sendwhy.erasure import keep_erasures_waiting, on_erasing
+from sendwhy.erasure import erased_people, keep_erasures_waiting, on_erasing
 from sendwhy.events import (
     ContactUpdated,
     MarketingState,
@@ -236,20 +236,21 @@ class Stages:
         self, connection: Connection, records: Sequence[Record[ContactUpdated | None]]
     ) -> Sequence[Outgoing]:
         states: dict[Key, ContactUpdated] = {}
-        gone: set[Key] = set()
+        buried: set[Key] = set()
         stopped: dict[Key, datetime] = {}
         for record in records:
             if record.event is None:
                 workspace_id, _, contact_id = (record.key or b"").decode(errors="replace").partition("/")
-                gone.add((workspace_id, contact_id))
+                buried.add((workspace_id, contact_id))
                 states.pop((workspace_id, contact_id), None)
                 continue
             key = (record.event.workspace_id, record.event.contact_id)
-            gone.discard(key)
             if key not in states or states[key].version <= record.event.version:
                 states[key] = record.event
             if (at := _received_at(record)) is not None:
                 stopped[key] = min(at, stopped.get(key, at))
+        for key in await self._erased_since(connection, states):
+            del states[key]
         unsubscribed = [one for one in states.values() if one.marketing_state is not MarketingState.SUBSCRIBED]
         # An erasure's order takes out what waits, whatever its purpose, and names it without the person.
         told = [(one.workspace_id, one.contact_id) for one in unsubscribed if one.source != ERASURE]
@@ -257,12 +258,20 @@ class Stages:
             await queue_store.close_queues(connection, [workspace_id for workspace_id, _ in told])
         await self._forget_erased(connection, [record.event for record in records])
         news = await people_store.save_contacts(connection, states.values())
-        await people_store.delete_contacts(connection, sorted(gone))
+        await people_store.delete_contacts(connection, sorted(buried - states.keys()))
         if told:
             # By the states that stand: one that was told may be an old repeat.
             await self._recall(connection, await people_store.unsubscribed(connection, told))
         self._measure_stops([at for key, at in stopped.items() if key in news and key in told])
         return []
+
+    async def _erased_since(self, connection: Connection, states: Mapping[Key, ContactUpdated]) -> list[Key]:
+        """Whose person was erased after that: a state that consent told while it was frozen, or Kafka away, may come
+        behind the tombstone, and nothing would end it any more."""
+        await keep_erasures_waiting(connection, {workspace_id for workspace_id, _ in states})
+        tags = {key: (key[0], tag) for key in states for tag in self._tagger.of_person(key[0], contact_id=key[1])}
+        erased = await erased_people(connection, tags.values())
+        return [key for key, tag in tags.items() if tag in erased and states[key].occurred_at <= erased[tag]]
 
     @staticmethod
     async def _forget_erased(connection: Connection, events: Sequence[ContactUpdated | None]) -> None:

@@ -182,6 +182,23 @@ async def test_the_copy_of_a_contact_leads_to_its_windows_whichever_comes_first(
     assert "5512345678" not in await desk.dump()
 
 
+@pytest.mark.parametrize("batches", [[1, 1], [2]], ids=["each alone", "together"])
+async def test_a_state_that_comes_behind_the_tombstone_brings_nobody_back(desk: Desk, batches: list[int]) -> None:
+    first = contact(MarketingState.SUBSCRIBED, 1)
+    await desk.stages.on_contacts(desk.connection, [record(Topic.CONTACT_UPDATED, first)])
+    order = ordered()
+    await desk.erase(order)
+    late = first.model_copy(update={"version": 2, "occurred_at": order.erased_at - timedelta(seconds=1)})
+    told = [record(Topic.CONTACT_UPDATED, one, b"acme/c-1") for one in (None, late)]
+    for count in batches:
+        await desk.stages.on_contacts(desk.connection, told[:count])
+        told = told[count:]
+    assert not [one for one in CANARIES if one in await desk.dump()]
+    anew = first.model_copy(update={"version": 4, "occurred_at": order.erased_at + timedelta(seconds=1)})
+    await desk.stages.on_contacts(desk.connection, [record(Topic.CONTACT_UPDATED, anew)])
+    assert (await people_store.contacts(desk.connection, [("acme", "c-1")])).keys() == {("acme", "c-1")}
+
+
 def last_state(erased_at: datetime) -> ContactUpdated:
     told = {"phone": None, "source": ERASURE, "occurred_at": erased_at}
     return contact(MarketingState.UNSUBSCRIBED, 2).model_copy(update=told)

@@ -338,10 +338,12 @@ async def write_contacts(
     connection: Connection, records: Sequence[Record[ContactUpdated | None]], people: People
 ) -> None:
     """A tombstone only ends the state: what else there is of the person goes with the order to erase, which says until
-    when. Topics have no order between them, so what the person does anew may come before the tombstone."""
-    events, _ = await people.rows(connection, [record for record in records if record.event], event_row)
+    when. Topics have no order between them, so what the person does anew may come before the tombstone; and a state
+    that consent told while it was frozen, or Kafka away, may come behind it."""
+    events, gone = await people.rows(connection, [record for record in records if record.event], event_row)
     await store.add_events(connection, events)
-    await set_states(connection, records)
+    if states := [record for record in records if record.event is None or record.event.event_id not in gone]:
+        await set_states(connection, states)
 
 
 async def write_senders(connection: Connection, records: Sequence[Record[SenderUpdated | None]]) -> None:

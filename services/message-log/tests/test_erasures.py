@@ -192,6 +192,16 @@ async def test_an_order_before_the_life_leaves_nothing_either(log: Log) -> None:
     assert await without_person(log.connection, [(WORKSPACE, MESSAGE)]) == {(WORKSPACE, MESSAGE)}
 
 
+async def test_a_state_that_comes_behind_the_tombstone_brings_nobody_back(log: Log) -> None:
+    await log.tell(state(1, 0))
+    await log.erase(order())
+    await log.bury()
+    await log.tell(state(2, 4))
+    assert not [one for one in CANARIES if one in await log.dump()]
+    await log.tell(state(5, 300))
+    assert await log.connection.fetchval("select version from known_state") == 5
+
+
 async def test_who_comes_back_is_new_and_who_shares_a_number_stays(log: Log) -> None:
     other = state(1, 0, "shopify:1")
     await log.tell(other, state(1, 0))
