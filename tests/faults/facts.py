@@ -89,10 +89,13 @@ class Rejection(Seen):
 
 @dataclass(frozen=True, slots=True)
 class StatusTold(Seen):
+    """`deadline`: until when `accepted` says that a receipt is awaited."""
+
     status: str
     service: str
     wamid: str | None
     code: str | None
+    deadline: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +349,8 @@ def _gather_told(facts: Facts) -> None:
         if event.get("message_id") is None:
             continue
         code = _object(event.get("reason")).get("code")
-        status = StatusTold(*_seen(record, event), event["status"], event["service"], wamid, code)
+        deadline = seconds(event.get("receipt_deadline"))
+        status = StatusTold(*_seen(record, event), event["status"], event["service"], wamid, code, deadline)
         _keep_earliest(statuses, ((event["workspace_id"], event["message_id"]), status.event_id), status)
     for (key, _), status in statuses.items():
         facts.statuses[key].append(status)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from facts import GOOD, UNKNOWN_OUTCOME, UNREADABLE, Facts, Key, clock, gather, seconds
+from facts import GOOD, INFERRED, UNKNOWN_OUTCOME, UNREADABLE, Facts, Key, clock, gather, seconds
 from history import Checked, FaultBegan, History, Json, Planted, PublishBegan, PublishEnded, Recovered
 from rules_flow import flow, same_event, silence, webhook
 from rules_meta import consent, honest_count, once, pace, stop_seconds
@@ -105,9 +105,10 @@ def ladder(facts: Facts, finding: Finding) -> None:
 
 
 def one_verdict(facts: Facts, finding: Finding) -> None:
-    """Never rejected and taken by Meta, except for an unknown outcome that a late receipt resolves; and no call begins
-    once a rejection is out."""
+    """Never rejected and taken by Meta, except for an unknown outcome that a late receipt resolves; no call begins once
+    a rejection is out; and nobody gives a receipt up before its deadline."""
     slack = facts.history.run.bounds.clock
+    _given_up(facts, finding, slack)
     finding.count("messages", len(facts.requests))
     for key, rejections in facts.rejections.items():
         told_at = min((one.at for one in rejections if one.code != UNREADABLE), default=float("inf"))
@@ -122,6 +123,19 @@ def one_verdict(facts: Facts, finding: Finding) -> None:
         taken = [call.told() for call in facts.calls.get(key, ()) if call.may_be_taken]
         finding.expect(not told, "was rejected, and Meta took it", key, codes=codes, statuses=sorted(told))
         finding.expect(not taken, "was rejected, and a call may have been taken", key, codes=codes, calls=taken)
+
+
+def _given_up(facts: Facts, finding: Finding, slack: float) -> None:
+    for key, told in facts.statuses.items():
+        deadline = max((one.deadline for one in told if one.deadline is not None), default=None)
+        for one in told:
+            if one.code in INFERRED and deadline is not None:
+                finding.count("receipts given up")
+                is_due = one.at + slack >= deadline
+                until = clock(deadline)
+                finding.expect(
+                    is_due, "its receipt was given up before its deadline", key, at=clock(one.at), until=until
+                )
 
 
 def cause_first(facts: Facts, finding: Finding) -> None:

@@ -247,6 +247,13 @@ def _too_fast(run: Making) -> None:
     _calls(run, 190, 1)
 
 
+def _given_up_too_early(run: Making) -> None:
+    index = _index(run, "status.updated", '"m1"', '"accepted"')
+    _replaced(run, "status.updated", index, receipt_deadline=moment(9_000))
+    told = {"service": "webhook-ingest", "status": "failed", "reason": {"code": "NO_DELIVERY_RECEIPT"}}
+    _again(run, "status.updated", index, event_id="given up", receipt_deadline=None, **told)
+
+
 def _too_fast_for_long(run: Making) -> None:
     _calls(run, 1300, 10)
 
@@ -322,6 +329,7 @@ MUTATIONS: list[tuple[str, Spoil]] = [
     ("I8", _shown(4, status="sent")),
     ("I9", _rejected_and_taken),
     ("I9", _called_once_given_up),
+    ("I9", _given_up_too_early),
     ("I10", _called_unfunded),
     ("I10", _called_before_funded),
     ("I10", _status_without_call),

@@ -92,6 +92,13 @@ async def leave_as_it_is(_connection: asyncpg.Connection) -> None:
     asyncpg's own way is four statements more for every batch, to reset what is as it was."""
 
 
+async def time_of(connection: Connection) -> datetime:
+    """The database's clock. By it, and not by this machine's, goes what can't be taken back: what is deleted for its
+    age, or given up. One machine's clock may be weeks off."""
+    at: datetime = await connection.fetchval("select clock_timestamp()")
+    return at
+
+
 async def migrate(url: str, folder: Path) -> list[str]:
     """Apply the common and the service's migrations that are not applied yet, in order of name; returns their names.
 

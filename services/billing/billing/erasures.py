@@ -5,7 +5,6 @@ credits are reserved; the dispatcher recalls it. The ledger names messages and a
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -74,7 +73,9 @@ def without_person(record: Record[Any], event: SendConsented, alias: str) -> Rec
 
 
 async def prune(connection: Connection) -> None:
-    await connection.execute("delete from erased_message where noted_at < $1", datetime.now(UTC) - KEEP_ERASED)
+    await connection.execute(
+        "delete from erased_message where noted_at < clock_timestamp() - $1::interval", KEEP_ERASED
+    )
 
 
 class DataAnswer(Wire):

@@ -1,7 +1,5 @@
 """The wiring: which topic goes where."""
 
-from datetime import UTC, datetime
-
 from fastapi import FastAPI
 from sendwhy.evaluation import EVALUATE_BYTES_MAX, EVALUATE_PATH
 from sendwhy.events import (
@@ -17,7 +15,7 @@ from sendwhy.events import (
 )
 from sendwhy.kafka import UNHURRIED_SECONDS
 from sendwhy.metrics import Metric
-from sendwhy.postgres import KEYED_LOOKUPS
+from sendwhy.postgres import KEYED_LOOKUPS, time_of
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.stage import parse_json, parse_state
@@ -75,12 +73,13 @@ def _keep(runtime: Runtime) -> None:
 
     async def prune() -> None:
         async with runtime.pool.acquire(timeout=30) as connection:
-            await store.prune(connection, datetime.now(UTC))
-            await erasures.prune(connection, datetime.now(UTC))
+            now = await time_of(connection)
+            await store.prune(connection, now)
+            await erasures.prune(connection, now)
 
     async def count_erasures() -> None:
         async with runtime.pool.acquire(timeout=30) as connection:
-            unfinished = await erasures.count_unfinished(connection, datetime.now(UTC))
+            unfinished = await erasures.count_unfinished(connection, await time_of(connection))
         runtime.metrics.set(Metric.ERASURES_UNFINISHED, unfinished)
 
     runtime.every(PRUNE_SECONDS, "prune", prune)

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import structlog
 from sendwhy.logs import describe
-from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox
+from sendwhy.postgres import TRANSIENT_ERRORS, Connection, add_to_outbox, time_of
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
@@ -258,7 +258,7 @@ class Imports:
 
     async def _prune(self) -> None:
         async with self._runtime.pool.acquire(timeout=30) as connection:
-            await import_store.prune(connection, datetime.now(UTC))
+            await import_store.prune(connection, await time_of(connection))
 
 
 def _fault(error: Exception) -> str:

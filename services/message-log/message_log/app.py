@@ -1,8 +1,9 @@
 """The message log's wiring."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from fastapi import APIRouter, FastAPI
+from sendwhy.postgres import time_of
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 
@@ -100,13 +101,13 @@ def _keep(runtime: Runtime, settings: MessageLogSettings) -> None:
     """What the tables need from time to time."""
 
     async def keep_tables() -> None:
-        now = datetime.now(UTC)
         days = {
             "event": settings.event_retention_days,
             "webhook": settings.webhook_retention_days,
             "webhook_part": settings.webhook_retention_days,
         }
         async with runtime.pool.acquire(timeout=30) as connection:
+            now = await time_of(connection)
             await store.keep_partitions(connection, days, now.date())
             await store.prune(connection, now - timedelta(days=settings.event_retention_days))
             await forgetting.prune_messages(connection, now, settings.event_retention_days)

@@ -187,7 +187,7 @@ def test_a_shops_event_is_told_once_however_often_it_comes(ingest: Ingest) -> No
 
     ingest.wait_for(read)
     # The parser has read all three once the deadlines' mark, taken now, is behind it.
-    mark = asyncio.run(take_mark(KafkaSettings(kafka_bootstrap_servers=ingest.bootstrap)))
+    mark = asyncio.run(take_mark(KafkaSettings(kafka_bootstrap_servers=ingest.bootstrap), datetime.now(UTC)))
     ingest.wait_for(lambda: ingest.has_read(mark.ends))
     assert len(read()) == 1
 
@@ -262,7 +262,7 @@ def test_a_receipt_that_never_comes_ends_as_failed(ingest: Ingest) -> None:
 
 def test_a_deadlines_mark_knows_where_the_raw_webhooks_end(ingest: Ingest) -> None:
     assert ingest.hook(b"{}") == 200
-    mark = asyncio.run(take_mark(KafkaSettings(kafka_bootstrap_servers=ingest.bootstrap)))
+    mark = asyncio.run(take_mark(KafkaSettings(kafka_bootstrap_servers=ingest.bootstrap), datetime.now(UTC)))
     assert sum(mark.ends.values()) >= len(ingest.records(Topic.WEBHOOK_RECEIVED)) > 0
 
 

@@ -1,14 +1,13 @@
 """The wiring of webhook-ingest: the only place that knows all its parts."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from fastapi import FastAPI
 from sendwhy.erasure import on_erasing
 from sendwhy.events import PersonErasing, SenderUpdated
 from sendwhy.kafka import UNHURRIED_SECONDS
-from sendwhy.postgres import KEYED_LOOKUPS, Connection
+from sendwhy.postgres import KEYED_LOOKUPS, Connection, time_of
 from sendwhy.privacy import Tagger
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
@@ -84,9 +83,10 @@ def _add_timers(runtime: Runtime, settings: Settings, pulse: Pulse) -> None:
 
     async def prune() -> None:
         async with runtime.pool.acquire(timeout=30) as connection:
-            while await store.prune(connection, datetime.now(UTC)):
+            now = await time_of(connection)
+            while await store.prune(connection, now):
                 pass
-            await shopify.prune(connection, datetime.now(UTC))
+            await shopify.prune(connection, now)
 
     watch = Watch(runtime, settings, pulse)
 

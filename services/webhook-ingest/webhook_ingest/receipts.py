@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sendwhy.events import StatusUpdated
 from sendwhy.metrics import Metric
-from sendwhy.postgres import Connection, add_to_outbox
+from sendwhy.postgres import Connection, add_to_outbox, time_of
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
 from sendwhy.settings import KafkaSettings
@@ -29,8 +29,8 @@ class Mark:
     ends: Mapping[int, int]
 
 
-async def take_mark(settings: KafkaSettings) -> Mark:
-    at = datetime.now(UTC)
+async def take_mark(settings: KafkaSettings, at: datetime) -> Mark:
+    """`at`: a moment that has come, by the clock that the mark is compared with."""
     async with stored(settings) as (consumer, places), asyncio.timeout(KAFKA_TIMEOUT_SECONDS):
         starts = await consumer.beginning_offsets(places)
         ends = await consumer.end_offsets(places)
@@ -44,7 +44,8 @@ async def has_read_to(runtime: Runtime, connection: Connection, mark: Mark) -> b
 
 
 class Deadlines:
-    """Looks for overdue receipts; a deadline is believed only once webhook.received has been read beyond it.
+    """Looks for overdue receipts, by the database's clock; a deadline is believed only once webhook.received has been
+    read beyond it.
 
     Else an outage of the parsing half would fail messages whose receipts wait in Kafka.
     """
@@ -59,17 +60,16 @@ class Deadlines:
             if mark is not None and not await has_read_to(self._runtime, connection, mark):
                 self._mark = mark
                 return
-            now = datetime.now(UTC)
+            now = await time_of(connection)
             if mark is not None:
                 self._tell(await fail_overdue(connection, mark.at, now, self._blocked_after))
             is_due = await store.any_due(connection, now)
         if is_due:
-            self._mark = await take_mark(self._runtime.settings)
+            self._mark = await take_mark(self._runtime.settings, now)
 
     async def count(self) -> None:
-        now = datetime.now(UTC)
         async with self._runtime.pool.acquire(timeout=30) as connection:
-            awaited = await store.count_awaited(connection, now)
+            awaited = await store.count_awaited(connection, await time_of(connection))
         metrics = self._runtime.metrics
         metrics.set(Metric.RECEIPTS_MISSING, awaited.messages)
         metrics.set(Metric.RECEIPTS_MISSING_SHARE, awaited.share)

@@ -148,7 +148,7 @@ class Watch:
             self._mark = self._needed_since = self._read_until = None
             return now
         self._needed_since = self._needed_since or now
-        mark = self._mark or await take_mark(self._runtime.settings)
+        mark = self._mark or await take_mark(self._runtime.settings, now)
         async with self._runtime.pool.acquire(timeout=30) as connection:
             is_read = await has_read_to(self._runtime, connection, mark)
         self._mark = None if is_read else mark
