@@ -10,7 +10,7 @@ from sendwhy.events import ContactUpdated, TemplateUpdated
 from sendwhy.postgres import Connection
 from sendwhy.privacy import spellings
 
-from message_log.queries import as_uuid, from_cursor, phones_of, to_cursor
+from message_log.queries import as_uuid, from_cursor, to_cursor
 
 WINDOW = timedelta(hours=24)
 TEMPLATES_MAX = 500
@@ -70,9 +70,19 @@ _CONTACTS_BY_MESSAGE = """
 select distinct on (m.phone) m.phone, m.contact_id from message m
 where m.workspace_id = $1 and m.phone = any($2::text[]) and m.contact_id is not null order by m.phone, m.at desc
 """
-_CONTACT = "select phone, user_id, body from known_state where topic = 'contact.updated' and key = $1"
+_CONTACTS = """
+select asked.contact_id, k.phone, k.user_id, k.body from unnest($2::text[]) as asked(contact_id)
+join known_state k on k.topic = 'contact.updated' and k.key = $1::text || '/' || asked.contact_id
+"""
+_PHONES_USED = """
+select asked.contact_id, used.phone from unnest($2::text[]) as asked(contact_id)
+cross join lateral (
+    select distinct phone from message
+    where workspace_id = $1 and contact_id = asked.contact_id and phone is not null limit 20
+) used
+"""
 _USERS_AT = """
-select distinct user_id from known_state
+select distinct phone, user_id from known_state
 where topic = 'contact.updated' and workspace_id = $1 and phone = any($2::text[]) and user_id is not null
 """
 
@@ -116,14 +126,28 @@ async def _contacts_at(connection: Connection, workspace: str, phones: Iterable[
 
 
 async def contact_called(connection: Connection, workspace: str, contact: str) -> Whom:
-    """The contact with all numbers that it has or had; without any where nobody knows it."""
-    row = await connection.fetchrow(_CONTACT, f"{workspace}/{contact}")
-    phones = await phones_of(connection, workspace, contact)
-    forms = sorted({form for phone in phones for form in spellings(phone)})
-    users = {each["user_id"] for each in await connection.fetch(_USERS_AT, workspace, forms)}
-    users |= {row["user_id"]} if row and row["user_id"] else set()
-    number = row["phone"] if row and row["phone"] else next(iter(phones), None)
-    return Whom(contact, [*forms, *sorted(users)], _name_in(row["body"]) if row else None, number)
+    return (await contacts_called(connection, workspace, [contact]))[contact]
+
+
+async def contacts_called(connection: Connection, workspace: str, contacts: Iterable[str]) -> dict[str, Whom]:
+    """These contacts with all numbers that they have or had; without any where nobody knows one."""
+    phones: dict[str, set[str]] = {contact: set() for contact in sorted(contacts)}
+    rows = {row["contact_id"]: row for row in await connection.fetch(_CONTACTS, workspace, list(phones))}
+    used = await connection.fetch(_PHONES_USED, workspace, list(phones))
+    for one in (*rows.values(), *used):
+        if one["phone"]:
+            phones[one["contact_id"]].add(one["phone"])
+    forms = {contact: sorted({form for phone in own for form in spellings(phone)}) for contact, own in phones.items()}
+    asked = sorted({form for own in forms.values() for form in own})
+    users_at = await connection.fetch(_USERS_AT, workspace, asked) if asked else []
+    found: dict[str, Whom] = {}
+    for contact, own in forms.items():
+        row = rows.get(contact)
+        users = {each["user_id"] for each in users_at if each["phone"] in own}
+        users |= {row["user_id"]} if row and row["user_id"] else set()
+        number = row["phone"] if row and row["phone"] else min(phones[contact], default=None)
+        found[contact] = Whom(contact, [*own, *sorted(users)], _name_in(row["body"]) if row else None, number)
+    return found
 
 
 _STRANGER = "select phone from inbound where workspace_id = $1 and event_id = $2"
@@ -186,7 +210,7 @@ async def list_heads(connection: Connection, workspace: str, *, cursor: str | No
     people = await contacts_at(connection, workspace, {row["phone"] for row in (*wrote, *answered) if row["phone"]})
     # An answer to somebody without a number was refused; it stands in the thread of whom it was for.
     nowhere = {row["contact_id"] for row in answered if row["contact_id"] is not None and not row["phone"]}
-    called = {contact: await contact_called(connection, workspace, contact) for contact in sorted(nowhere)}
+    called = await contacts_called(connection, workspace, nowhere) if nowhere else {}
     found = [(row["at"], str(row["event_id"]), people[row["phone"]]) for row in wrote]
     found += [(row["at"], row["message_id"], _answered_whom(row, people, called)) for row in answered]
     found.sort(key=lambda each: each[:2], reverse=True)

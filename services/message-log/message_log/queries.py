@@ -443,16 +443,6 @@ where workspace_id = $1 and phone = any($2::text[])
   and ($3::timestamptz is null or (at, event_id::text) < ($3, $4))
 order by at desc, event_id::text desc limit $5
 """
-_PHONES_USED = """
-select distinct phone from message where workspace_id = $1 and contact_id = $2 and phone is not null limit 20
-"""
-
-
-async def phones_of(connection: Connection, workspace: str, contact: str) -> list[str]:
-    """The numbers of a contact as digits: its own now, and those its messages went to. Empty: nobody knows it."""
-    row = await connection.fetchrow(_CONTACT, f"{workspace}/{contact}")
-    used = await connection.fetch(_PHONES_USED, workspace, contact)
-    return sorted({each["phone"] for each in [*([row] if row else []), *used] if each["phone"]})
 
 
 async def contact_is_known(connection: Connection, workspace: str, contact: str) -> bool:
