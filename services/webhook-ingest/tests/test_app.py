@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +33,7 @@ from sendwhy.topics import MAX_WEBHOOK_BYTES, Topic
 from webhook_ingest.receipts import take_mark
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
 def accepted(number: str, wamid: str, message_id: str, deadline: timedelta = timedelta(days=30)) -> StatusUpdated:
@@ -258,6 +260,31 @@ def test_a_receipt_that_never_comes_ends_as_failed(ingest: Ingest) -> None:
     assert event.reason is not None
     assert (event.status, event.reason.code) == (Status.FAILED, ReasonCode.NO_DELIVERY_RECEIPT)
     assert event.reason.evidence["inferred"] is True
+
+
+@pytest.mark.skipif(not Path(FAKETIME).exists(), reason="libfaketime is missing: apt-get install faketime")
+def test_a_replica_whose_clock_is_a_month_ahead_gives_up_no_receipt_before_its_deadline(
+    ingest: Ingest, tmp_path: Path
+) -> None:
+    number = "100000000000114"
+    ingest.publish([sender(number), accepted(number, "wamid.patient", "m-patient", deadline=timedelta(hours=1))])
+    ahead = Ingest(ingest.bootstrap, ingest.database_url, tmp_path / "ahead.log")
+    steady = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
+    ahead.start({**os.environ, **steady, "LD_PRELOAD": FAKETIME, "FAKETIME": "+30d"})
+    gave_up = re.compile(r'^sendwhy_messages_failed_total\{.*reason="NO_DELIVERY_RECEIPT".*\} [1-9]', re.MULTILINE)
+    try:
+        for turn in range(20):
+            # Either of the two looks at what is due, and then at all of it.
+            name = f"due-{turn}"
+            ingest.publish([accepted(number, f"wamid.{name}", f"m-{name}", deadline=timedelta(milliseconds=10))])
+            ingest.wait_for(lambda name=name: told(ingest, f"wamid.{name}"))
+            if gave_up.search(ahead.get("/metrics").text):
+                break
+        else:
+            pytest.fail("the replica that is ahead gave up nothing")
+    finally:
+        ahead.stop()
+    assert told(ingest, "wamid.patient") == []
 
 
 def test_a_deadlines_mark_knows_where_the_raw_webhooks_end(ingest: Ingest) -> None:
