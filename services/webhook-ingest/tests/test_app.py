@@ -9,6 +9,7 @@ import os
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,9 +276,9 @@ def test_a_replica_whose_clock_is_a_month_ahead_gives_up_no_receipt_before_its_d
     try:
         for turn in range(20):
             # Either of the two looks at what is due, and then at all of it.
-            name = f"due-{turn}"
-            ingest.publish([accepted(number, f"wamid.{name}", f"m-{name}", deadline=timedelta(milliseconds=10))])
-            ingest.wait_for(lambda name=name: told(ingest, f"wamid.{name}"))
+            wamid = f"wamid.due-{turn}"
+            ingest.publish([accepted(number, wamid, f"m-due-{turn}", deadline=timedelta(milliseconds=10))])
+            ingest.wait_for(partial(told, ingest, wamid))
             if gave_up.search(ahead.get("/metrics").text):
                 break
         else:
