@@ -310,7 +310,10 @@ async def test_what_is_told_of_an_account_that_nobody_registered_is_kept_until_s
     await desk.know()
     (told,) = await desk.claim()
     assert told.topic == Topic.SENDER_REPORTED
+    assert json.loads(told.value)["raw"] == {"event": "ACCOUNT_DELETED"}
     assert await desk.claim() == []
+    # As if it had come once its account was known: a repeat of it is one.
+    assert await desk.post(RESTRICTED, 3) == []
 
 
 SECOND = "415566778899002"

@@ -54,7 +54,9 @@ class Origin:
 
     def alone(self) -> bytes:
         told: Fragment = {self.key: [self.item]} if self.key else object_of(self.item)
-        value: Fragment = {"messaging_product": "whatsapp", **self.shared, **told}
+        # What stood in no array may be the whole value, and reads as another one with more in it.
+        is_whole = not self.key and (self.number is None or "metadata" in told)
+        value = told if is_whole else {"messaging_product": "whatsapp", **self.shared, **told}
         at: Fragment = {} if self.time is None else {"time": self.time}
         entry: Fragment = {"id": self.waba, **at, "changes": [{"field": self.field, "value": value}]}
         return JSON.dump_json({"object": "whatsapp_business_account", "entry": [entry]})
