@@ -208,7 +208,7 @@ async def list_heads(connection: Connection, workspace: str, *, cursor: str | No
     wrote = await connection.fetch(_WROTE, workspace, at, key, limit + 1)
     answered = await connection.fetch(_ANSWERED, workspace, at, key, limit + 1)
     people = await contacts_at(connection, workspace, {row["phone"] for row in (*wrote, *answered) if row["phone"]})
-    # An answer to somebody without a number was refused; it stands in the thread of whom it was for.
+    # An answer to somebody without a number was refused, or went to their user id; it stands in their contact's thread.
     nowhere = {row["contact_id"] for row in answered if row["contact_id"] is not None and not row["phone"]}
     called = await contacts_called(connection, workspace, nowhere) if nowhere else {}
     found = [(row["at"], str(row["event_id"]), people[row["phone"]]) for row in wrote]
