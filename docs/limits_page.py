@@ -12,6 +12,7 @@ from consent.settings import Settings as ConsentSettings
 from dispatcher.answers import RETRY_AFTER_MAX_SECONDS
 from dispatcher.meta import ANSWER_BYTES_MAX, PAGE_BYTES_MAX, PAGES_MAX
 from dispatcher.settings import Settings as DispatcherSettings
+from dispatcher.sync import TEMPLATE_BYTES_MAX
 from message_log.accounts import LOGINS_MAX
 from message_log.api import LIMIT_MAX
 from message_log.audience_api import RUNNING_MAX, UPLOADS_AT_ONCE
@@ -36,7 +37,7 @@ HTTP, DOOR = "libs/common/tests/test_http.py", "services/webhook-ingest/tests/te
 BAD, FRAGMENTS = "tests/e2e/test_bad_inputs.py", "services/webhook-ingest/tests/test_fragments.py"
 STAGE, IMPORTS = "libs/common/tests/test_stage.py", "services/consent/tests/test_imports.py"
 CSV, META = "services/consent/tests/test_import_csv.py", "services/dispatcher/tests/test_meta.py"
-LIVE = "services/message-log/tests/test_live.py"
+LIVE, SYNC = "services/message-log/tests/test_live.py", "services/dispatcher/tests/test_sync.py"
 LEDGER = "services/billing/tests/test_statements.py"
 REPORTS = "services/billing/tests/test_reports.py"
 AUDIENCE = "services/message-log/tests/test_audience.py"
@@ -168,7 +169,8 @@ META_ANSWERS: Rows = (
     ("calls in flight of a replica", f"{_default(DispatcherSettings, 'calls_in_flight_max'):g}", "they wait", META),
     ("an answer to a call", _bytes(ANSWER_BYTES_MAX), "outcome unknown", META),
     ("a page of templates", _bytes(PAGE_BYTES_MAX), "the sync fails and says so", UNTRIED),
-    ("pages of templates", str(PAGES_MAX), "the sync is told as incomplete", "services/dispatcher/tests/test_sync.py"),
+    ("a template's components", _bytes(TEMPLATE_BYTES_MAX), "as one that can't be read", SYNC),
+    ("pages of templates", str(PAGES_MAX), "the sync is told as incomplete", SYNC),
     ("Retry-After that is heeded", _span(RETRY_AFTER_MAX_SECONDS), "cut to that", META),
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from asyncpg import Pool
 from pydantic import JsonValue
+from pydantic_core import to_json
 from sendwhy.events import LATEST, event_id_of
 from sendwhy.postgres import Connection, add_to_outbox
 from sendwhy.topics import Topic, template_key, tombstone
@@ -23,6 +24,7 @@ from dispatcher.tokens import TokenUnreadable, TokenVault
 
 # Longer than reading an account takes: whoever reads it may have died.
 TURN_LASTS = timedelta(minutes=1)
+TEMPLATE_BYTES_MAX = 1024 * 1024
 TTL_SECONDS_LEAST, TTL_SECONDS_MOST = 30, 2_592_000
 
 
@@ -301,11 +303,14 @@ def _ttl_seconds(told: Any) -> int | None:
 
 
 def read_template(waba_id: str, entry: Mapping[str, Any], now: datetime) -> TemplateRow | None:
-    """One entry of Meta's message_templates; None where it has no name, language or status."""
+    """One entry of Meta's message_templates; None where it has no name, language or status, or is larger than any of
+    Meta's could be: told on it would be a record that Kafka refuses."""
     name, language, status = (entry.get(field) for field in ("name", "language", "status"))
     if not (isinstance(name, str) and isinstance(language, str) and isinstance(status, str)):
         return None
     components = entry.get("components")
+    if len(to_json(components)) > TEMPLATE_BYTES_MAX:
+        return None
     score = entry.get("quality_score")
     rejected = entry.get("rejected_reason")
     return TemplateRow(

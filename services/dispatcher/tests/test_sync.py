@@ -22,7 +22,7 @@ from dispatcher.queue_store import NewMessage
 from dispatcher.sender_api import SenderApi, stops
 from dispatcher.settings import Settings
 from dispatcher.store import NewSender, SenderRow
-from dispatcher.sync import TURN_LASTS, sync_due, sync_sender
+from dispatcher.sync import TEMPLATE_BYTES_MAX, TURN_LASTS, sync_due, sync_sender
 from dispatcher.syncs import is_due
 from dispatcher.tokens import Access, TokenVault
 from dispatcher_cases import SENDER, contact, funded, message, template_content
@@ -196,10 +196,12 @@ INCOMPLETE = [
     Listing([], "Meta has more than 200 pages of templates"),
     Listing([{"name": "autumn_sale", "language": "es_MX"}]),
     Listing([{"language": "es_MX", "status": "APPROVED"}]),
+    Listing([entry(components=[{"type": "BODY", "text": "x" * TEMPLATE_BYTES_MAX}])]),
 ]
+WHY = ["pages", "no status", "no name", "too large"]
 
 
-@pytest.mark.parametrize("listing", INCOMPLETE)
+@pytest.mark.parametrize("listing", INCOMPLETE, ids=WHY)
 async def test_a_list_that_may_be_incomplete_deletes_nothing(desk: Desk, listing: Listing) -> None:
     await desk.sync()
     desk.listing = listing
