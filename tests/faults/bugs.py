@@ -195,7 +195,9 @@ BUGS = (
         ("replica-killed", "offsets-lost", ""),
         ("I7",),
         (
-            Change(COMMON, "events.py", "from uuid import UUID\n", "from uuid import UUID, uuid4\n"),
+            Change(
+                COMMON, "events.py", "import NAMESPACE_URL, UUID, uuid5\n", "import NAMESPACE_URL, UUID, uuid4, uuid5\n"
+            ),
             Change(
                 COMMON,
                 "events.py",

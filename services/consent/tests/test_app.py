@@ -331,6 +331,7 @@ async def test_evaluate_shows_every_gate_and_stores_nothing(running: Running) ->
     assert results[0]["resolved"] == {
         "contact_id": "c-1",
         "phone": None,
+        "user_id": None,
         "country": None,
         "calling_code": None,
         "purpose": "marketing",

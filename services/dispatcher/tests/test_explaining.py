@@ -71,6 +71,7 @@ async def test_parameters_that_meta_refuses_stand_beside_what_the_template_takes
 
 
 async def test_what_may_have_been_meant_is_looked_for_once_for_all_that_name_it(desk: Desk) -> None:
+    await desk.connection.execute("update sender set templates_synced_at = clock_timestamp()")
     row = (await store.senders(desk.connection, [SENDER.sender_id]))[SENDER.sender_id]
     wrong = template_content(name="autum_sale")
     several = [replace(WRONG_NAME, funded=funded(wrong, message_id=f"m-{number}")) for number in range(2)]

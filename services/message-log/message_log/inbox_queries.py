@@ -71,8 +71,8 @@ select distinct on (m.phone) m.phone, m.contact_id from message m
 where m.workspace_id = $1 and m.phone = any($2::text[]) and m.contact_id is not null order by m.phone, m.at desc
 """
 _CONTACTS = """
-select asked.contact_id, k.phone, k.user_id, k.body from unnest($2::text[]) as asked(contact_id)
-join known_state k on k.topic = 'contact.updated' and k.key = $1::text || '/' || asked.contact_id
+select substr(k.key, length($1) + 2) as contact_id, k.phone, k.user_id, k.body from known_state k
+where k.topic = 'contact.updated' and k.key = any($2::text[])
 """
 _PHONES_USED = """
 select asked.contact_id, used.phone from unnest($2::text[]) as asked(contact_id)
@@ -132,7 +132,8 @@ async def contact_called(connection: Connection, workspace: str, contact: str) -
 async def contacts_called(connection: Connection, workspace: str, contacts: Iterable[str]) -> dict[str, Whom]:
     """These contacts with all numbers that they have or had; without any where nobody knows one."""
     phones: dict[str, set[str]] = {contact: set() for contact in sorted(contacts)}
-    rows = {row["contact_id"]: row for row in await connection.fetch(_CONTACTS, workspace, list(phones))}
+    keys = [f"{workspace}/{contact}" for contact in phones]
+    rows = {row["contact_id"]: row for row in await connection.fetch(_CONTACTS, workspace, keys)}
     used = await connection.fetch(_PHONES_USED, workspace, list(phones))
     for one in (*rows.values(), *used):
         if one["phone"]:
