@@ -203,7 +203,8 @@ class Memory:
     """What is kept of an identity beside and beyond its contacts (stored under a keyed tag, never in clear).
 
     `version`: where an erased contact's versions ended, so that a new one under its id goes on from there.
-    `user_id`: of a phone that was nobody's contact when they wrote; a later STOP may come without the phone.
+    `user_id`: of a phone, as Meta told it, also of nobody's contact: a later STOP may come without the phone. A contact
+    that has the number no more has no right to it either.
     """
 
     word: Word | None = None
@@ -373,14 +374,18 @@ class Book:
             return refusal
         for contact in targets:
             self._apply_to(contact, change)
+        self._remember_link(change)
         return None
 
     def _would_bring_back(self, contact: Contact, change: Change) -> str | None:
-        """An import or a sync must not put an erased person's identity onto another record either."""
-        if change.origin not in (Origin.IMPORT, Origin.SYNC):
+        """An import or a sync must not put an erased person's identity onto another record either. Nor must what Meta
+        told before the erasure."""
+        if change.origin not in (Origin.IMPORT, Origin.SYNC, Origin.LINK):
             return None
         gained = set(self._with_fields(contact, change).marks) - set(contact.marks)
         erased = [at for mark in gained if (at := self.memories.get(mark, Memory()).erased_at) is not None]
+        if change.origin == Origin.LINK:
+            erased = [at for at in erased if change.at <= at]
         return f"this person was erased on {max(erased):%Y-%m-%d}" if erased else None
 
     def changed(self) -> list[Contact]:
@@ -446,12 +451,23 @@ class Book:
 
     def _remember_link(self, change: Change) -> None:
         phone_key, user_id = change.fields.phone_key, change.fields.user_id
-        if change.origin != Origin.LINK or phone_key is None or user_id is None:
+        if change.origin not in (Origin.PERSON, Origin.LINK) or phone_key is None or user_id is None:
             return
         mark = Mark(change.workspace_id, "phone", phone_key)
         memory = self.memories.get(mark, Memory())
         if memory.erased_at is None and memory.user_id is None:
             self.memories[mark] = replace(memory, user_id=user_id)
+
+    def _forget_link(self, left: Contact) -> None:
+        """Of a number that no record has any more: whoever is erased later would not be found by it."""
+        mark = Mark(left.key.workspace_id, "phone", left.fields.phone_key or "")
+        memory = self.memories.get(mark, Memory())
+        if memory.user_id is not None and not self._is_in_use(mark):
+            self.memories[mark] = replace(memory, user_id=None)
+
+    def _linked(self, workspace_id: str, phone_key: str | None) -> str | None:
+        """The user id of whoever has that number."""
+        return self.memories.get(Mark(workspace_id, "phone", phone_key or ""), Memory()).user_id
 
     def _created(self, change: Change) -> Contact:
         contact_id = change.contact_id or generated_id(change)
@@ -466,9 +482,13 @@ class Book:
 
     def _with_fields(self, contact: Contact, change: Change) -> Contact:
         fields, fields_at = _new_fields(contact, change)
-        if fields.user_id is None and fields.phone_key not in (None, contact.fields.phone_key):
-            mark = Mark(change.workspace_id, "phone", fields.phone_key or "")
-            fields = replace(fields, user_id=self.memories.get(mark, Memory()).user_id)
+        if fields.phone_key != contact.fields.phone_key:
+            # A user id that was learnt by a number is of whoever has that, and a number may have been a stranger's.
+            learnt = self._linked(change.workspace_id, contact.fields.phone_key)
+            if change.fields.user_id is None and fields.user_id == learnt:
+                fields = replace(fields, user_id=None)
+            if fields.user_id is None:
+                fields = replace(fields, user_id=self._linked(change.workspace_id, fields.phone_key))
         setter = contact.phone_setter
         if is_other_number(contact.fields, fields):
             setter = PhoneSetter(change.origin, change.by, self.now) if fields.phone else None
@@ -486,6 +506,8 @@ class Book:
             after = replace(after, told=latest(after.told, change.word))
         self._put(after)
         self.touched[after.key] = None
+        if leaves and before:
+            self._forget_link(before)
         if leaves or not self._joins(after, change, gained):
             group -= self._settle(after, change, gained)
         self._record(self.contacts[after.key], change, before)
@@ -651,7 +673,7 @@ class Book:
 
     def _shared(self, contact: Contact, change: Change) -> str:
         if change.contact_id is None and change.fields.phone and change.fields.user_id:
-            return "a message carried both the phone number and the WhatsApp user id"
+            return change.note or "a message carried both the phone number and the WhatsApp user id"
         shared = {mark.kind for mark in contact.marks if len(self._holders.get(mark, ())) > 1}
         return "the same " + " and ".join(_MARKS_IN_WORDS[kind] for kind in sorted(shared))
 

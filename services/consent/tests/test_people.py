@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from consent.contacts import Book, Change, Contact, Entry, EntryKind, Key, Origin, Word, latest_told
+from consent.contacts import Book, Change, Contact, Entry, EntryKind, Key, Mark, Memory, Origin, Word, latest_told
 from consent.fields import FieldChange, Fields
 from consent.phones import Ground
 from consent.suggestions import judge
@@ -155,6 +155,47 @@ def test_who_wrote_before_they_were_a_contact_is_known_by_their_user_id_too() ->
     assert (state(book, SHOP), len(book.contacts)) == (UNSUB, 1)
     book = run(message(0), sync(SHOP, 1, SUB, phone=Q), sync(SHOP, 2, phone=P), said(UNSUB, 3, user=USER))
     assert state(book, SHOP) == UNSUB
+
+
+def test_a_user_id_that_was_learnt_by_a_number_goes_with_it() -> None:
+    book = run(put(SHOP, 0, SUB, phone=P), put(CRM, 0, SUB, phone=P), message(1))
+    assert {at(book, name).fields.user_id for name in (SHOP, CRM)} == {USER}
+    book = run(sync(SHOP, 2, phone=Q), book=book)
+    assert (at(book, SHOP).fields.user_id, at(book, CRM).fields.user_id, persons(book)) == (None, USER, 2)
+    book = run(said(UNSUB, 3, user=USER), message(4, Q, "US.7"), book=book)
+    assert (state(book, SHOP), state(book, CRM), at(book, SHOP).fields.user_id) == (SUB, UNSUB, "US.7")
+    assert at(run(sync(SHOP, 5, phone=P), book=book), SHOP).fields.user_id == USER
+
+
+@pytest.mark.parametrize(
+    ("given", "learnt", "left"),
+    [
+        ({}, message(1), None),
+        ({"user_id": "US.7"}, message(1), "US.7"),
+        ({"user_id": USER}, message(1, Q), USER),
+        ({}, said(SUB, 1, P, USER), None),
+    ],
+)
+def test_a_number_that_is_taken_away_takes_its_own_user_id_along(
+    given: dict[str, str], learnt: Change, left: str | None
+) -> None:
+    without = replace(put(SHOP, 2), kept=frozenset({"user_id"}))
+    book = run(put(SHOP, 0, SUB, phone=P, **given), learnt, without)
+    assert (at(book, SHOP).fields.phone, at(book, SHOP).fields.user_id) == (None, left)
+    assert book.memories.get(Mark("w", "phone", P.removeprefix("+")), Memory()).user_id is None
+
+
+def test_a_user_id_that_is_given_with_another_number_stays() -> None:
+    book = run(put(SHOP, 0, SUB, phone=P), message(1), put(SHOP, 2, phone=Q, user_id=USER))
+    assert at(book, SHOP).fields.user_id == USER
+
+
+def test_what_was_told_before_an_erasure_brings_no_user_id_back() -> None:
+    erase = Change("w", "erase", after(2), "admin", Origin.ERASURE, SHOP)
+    book = run(put(SHOP, 0, phone=P), message(0), erase, put(SHOP, 3, phone=P), message(1), message(2))
+    assert at(book, SHOP).fields.user_id is None
+    assert {memory.user_id for memory in book.memories.values()} == {None}
+    assert at(run(message(4), book=book), SHOP).fields.user_id == USER
 
 
 def test_nothing_is_noted_of_somebody_erased() -> None:
