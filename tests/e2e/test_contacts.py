@@ -133,6 +133,47 @@ async def test_who_is_known_by_a_user_id_alone_is_written_to(user: Outside) -> N
     assert await user.settled(["waiting", "late"]) == {"waiting": outcome, "late": outcome}
 
 
+def receipt_of(user: Outside, wamid: str, phone: str, user_id: str) -> bytes:
+    """Meta's webhook of a message that was delivered, as it names its person since March 2026."""
+    status = {
+        "id": wamid,
+        "status": "delivered",
+        "timestamp": str(int(datetime.now(UTC).timestamp())),
+        "recipient_id": phone.removeprefix("+"),
+        "recipient_user_id": user_id,
+    }
+    value = {
+        "messaging_product": "whatsapp",
+        "metadata": {"display_phone_number": user.display, "phone_number_id": user.sender_id},
+        "contacts": [{"wa_id": phone.removeprefix("+"), "user_id": user_id}],
+        "statuses": [status],
+    }
+    entry = {"id": user.waba_id, "changes": [{"field": "messages", "value": value}]}
+    return json.dumps({"object": "whatsapp_business_account", "entry": [entry]}).encode()
+
+
+async def test_a_stop_under_a_user_id_that_only_a_receipt_told_of(user: Outside) -> None:
+    await user.set_up()
+    name, phone, user_id = "crm:57", user.person(), f"MX.{uuid.uuid4().int % 10**18}"
+    await user.contact(name, phone)
+    await user.publish(user.request("first", name))
+    assert await user.settled(["first"]) == {"first": ("read", None)}
+    wamid = (await user.ok("GET", "message-log", "/messages/first"))["provider_message_id"]
+    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+    await user.publish(user.request("waits", name, send_at=in_an_hour))
+
+    async def told(key: str, value: str) -> bool:
+        return bool((await user.ok("GET", "consent", f"/contacts/{name}"))[key] == value)
+
+    assert await user.post_webhook(receipt_of(user, wamid, phone, user_id)) == 200
+    await until(lambda: told("user_id", user_id), "the user id that the receipt told")
+    assert await user.post_webhook(message_of(user, "STOP", user_id=user_id)) == 200
+    await until(lambda: told("marketing_state", "UNSUBSCRIBED"), "the STOP")
+    await user.publish(user.request("late", name))
+    stopped = ("failed", "CUSTOMER_IS_NOT_OPTED_IN")
+    assert await user.settled(["waits", "late"]) == {"waits": stopped, "late": stopped}
+
+
 async def test_a_suggested_calling_code_is_accepted_and_the_past_stays(user: Outside) -> None:
     user.workspace = "demo"
     number, phone = uuid.uuid4().int % 10**9, user.person()

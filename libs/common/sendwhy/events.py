@@ -587,14 +587,14 @@ class MessageReceived(Event):
 
 class CustomerUpdated(Event):
     """What a shop or Meta told about a person. Shopify: the fields of its customer; Meta: `user_preferences`,
-    with `observed_at`, when its webhook came.
+    with `observed_at`, when its webhook came; and `link`: by its status `delivered`, which user id belongs to a phone.
 
     Shopify's mandatory webhooks: `redact` (erase this customer), `data_request` (they ask for their data), and
     `shop_redact`, which names no customer: the shop has uninstalled the app.
     """
 
     source: Literal["shopify", "meta"]
-    action: Literal["update", "delete", "stop", "resume", "redact", "data_request", "shop_redact"]
+    action: Literal["update", "delete", "stop", "resume", "link", "redact", "data_request", "shop_redact"]
     workspace_id: WorkspaceId | None = None
     sender_id: SenderId | None = None
     contact_id: ContactId | None = None

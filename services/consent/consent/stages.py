@@ -503,9 +503,11 @@ def _person_fields(phone: Phone | None, user_id: str | None, name: str | None) -
 
 
 def told(event: CustomerUpdated, workspace: str) -> Change | None:
-    """What a shop or Meta's own stop control tells of a person."""
+    """What a shop, Meta's own stop control or a receipt tells of a person."""
     if event.action in ("stop", "resume"):
         return _preference(event, workspace)
+    if event.action == "link":
+        return _link(event, workspace)
     if event.contact_id is None or event.action == "data_request":
         return None
     state = event.marketing_state
@@ -526,6 +528,22 @@ def told(event: CustomerUpdated, workspace: str) -> Change | None:
             address_country=event.address_country,
         ),
         word=Word(state, event.occurred_at, event.source, event.detail) if state else None,
+    )
+
+
+def _link(event: CustomerUpdated, workspace: str) -> Change | None:
+    """Which phone and user id belong together, by a receipt: as by a message that names both."""
+    phone = phone_of_wa_id(event.phone) if event.phone else None
+    if phone is None or not event.user_id:
+        return None
+    return Change(
+        workspace_id=workspace,
+        cause=str(event.event_id),
+        at=event.occurred_at,
+        by=event.source,
+        origin=Origin.LINK,
+        fields=_person_fields(phone, event.user_id, None),
+        note="Meta's receipt of a message named both the phone number and the WhatsApp user id",
     )
 
 

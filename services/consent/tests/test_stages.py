@@ -33,6 +33,7 @@ from consent_desk import (
 from pydantic import ValidationError
 from sendwhy.events import (
     ContactUpdated,
+    CustomerUpdated,
     Inbound,
     MarketingState,
     Price,
@@ -53,6 +54,12 @@ from sendwhy.topics import Outgoing, Topic
 pytestmark = pytest.mark.postgres
 S, R = MarketingState, ReasonCode
 MIGRATIONS = Path(consent.__file__).parent / "migrations"
+
+
+def link(minutes: float, **more: Any) -> CustomerUpdated:
+    """webhook-ingest's word on a status `delivered` that names its person by both."""
+    told = {"source": "meta", "action": "link", "contact_id": None, "marketing_state": None, "sender_id": SENDER}
+    return customer(minutes, **told, **{"phone": "+5215512345678", "user_id": "MX.118", **more})
 
 
 def codes(published: list[Outgoing]) -> list[ReasonCode | None]:
@@ -334,6 +341,45 @@ async def test_a_user_id_is_learnt_from_a_message_and_then_stands_for_the_person
     assert await desk.tell(message("hello", 2, user_id="MX.118")) == []
     stopped = contact_in(await desk.tell(message("STOP", 3, user_id="MX.118", phone=None)))
     assert (stopped.contact_id, stopped.marketing_state) == ("shopify:7712", S.UNSUBSCRIBED)
+
+
+async def test_a_user_id_is_learnt_from_a_receipt_as_from_a_message(desk: Desk) -> None:
+    await desk.tell(customer())
+    linked = contact_in(await desk.tell(link(1)))
+    assert (linked.contact_id, linked.user_id, linked.marketing_state) == ("shopify:7712", "MX.118", S.SUBSCRIBED)
+    assert await desk.tell(link(1)) == []
+    assert await desk.tell(message("hello", 2, user_id="MX.118")) == []
+    stopped = contact_in(await desk.tell(message("STOP", 3, user_id="MX.118", phone=None)))
+    assert (stopped.contact_id, stopped.marketing_state) == ("shopify:7712", S.UNSUBSCRIBED)
+    assert codes(await desk.request(request())) == [R.CUSTOMER_IS_NOT_OPTED_IN]
+
+
+async def test_a_receipt_of_nobodys_makes_no_contact_and_is_remembered(desk: Desk) -> None:
+    assert await desk.tell(link(1)) == []
+    assert await desk.pool.fetchval("select count(*) from contact") == 0
+    assert contact_in(await desk.tell(customer(2))).user_id == "MX.118"
+    stopped = contact_in(await desk.tell(message("STOP", 3, user_id="MX.118", phone=None)))
+    assert (stopped.contact_id, stopped.marketing_state) == ("shopify:7712", S.UNSUBSCRIBED)
+
+
+async def test_a_stop_under_the_user_id_that_came_before_the_receipt_counts(desk: Desk) -> None:
+    came = at(4.5)
+    await desk.tell(customer(), message("STOP", 3, user_id="MX.118", phone=None))
+    assert codes(await desk.request(request())) == [None]
+    told = [one for one in await desk.tell(link(4, observed_at=came)) if b"shopify:7712" in (one.key or b"")]
+    assert contact_in(told).marketing_state == S.UNSUBSCRIBED
+    assert dict(told[-1].headers)["received_at"] == came.isoformat().encode()
+    notes = await desk.pool.fetch("select distinct note from contact_history where kind = 'merged'")
+    assert [row["note"] for row in notes] == [
+        "Meta's receipt of a message named both the phone number and the WhatsApp user id"
+    ]
+
+
+async def test_a_receipt_that_names_nobody_by_both_tells_nothing(desk: Desk) -> None:
+    await desk.tell(customer())
+    for fields in ({"phone": None}, {"user_id": None}, {"phone": "+0000000"}, {"workspace_id": None}):
+        assert await desk.tell(link(1, **fields)) == []
+    assert await desk.pool.fetchval("select count(*) from contact where user_id is not null") == 0
 
 
 async def test_error_131050_unsubscribes(desk: Desk) -> None:

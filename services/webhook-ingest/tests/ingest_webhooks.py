@@ -13,6 +13,7 @@ APP, SECRET = "700100200300400", "the-app-secret-of-the-tests"
 OTHER_APP, OTHER_SECRET = "700100200300499", "the-other-app-secret-of-the-tests"
 NUMBER, WABA, WORKSPACE = "415566778899001", "301122334455667", "acme"
 AT = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+PHONE, USER = "447700900142", "GB.70415520981637420011"
 T0 = int(AT.timestamp()) - 60
 
 
@@ -27,7 +28,7 @@ def value(number: str | None = NUMBER, **arrays: Any) -> dict[str, Any]:
 
 
 def status(name: str, wamid: str = "wamid.A", **more: Any) -> dict[str, Any]:
-    return {"id": wamid, "status": name, "timestamp": str(T0), "recipient_id": "447700900142", **more}
+    return {"id": wamid, "status": name, "timestamp": str(T0), "recipient_id": PHONE, **more}
 
 
 def callback(message_id: str, workspace: str = WORKSPACE) -> dict[str, str]:

@@ -16,7 +16,9 @@ from ingest_webhooks import (
     AT,
     NUMBER,
     OTHER_APP,
+    PHONE,
     T0,
+    USER,
     WABA,
     WORKSPACE,
     body,
@@ -51,6 +53,7 @@ from webhook_ingest.decide import (
     risen,
     sort_out,
 )
+from webhook_ingest.elements import StatusTold
 from webhook_ingest.fragments import read
 from webhook_ingest.silence import Awaited, silence
 
@@ -60,6 +63,7 @@ THEIRS = Sender("415566778899002", "globex", "77", OTHER_APP)
 CLAIM = replace(THEIRS, waba_id=WABA, is_proven=False)
 APPS = frozenset({APP, OTHER_APP})
 SENDERS = {OURS.sender_id: OURS, THEIRS.sender_id: THEIRS}
+LINKING = status("delivered", recipient_user_id=USER)
 ACCOUNTS = {OURS.waba_id: [OURS], THEIRS.waba_id: [THEIRS]}
 
 
@@ -209,6 +213,27 @@ def test_foreign_elements_are_kept_whole_and_not_applied() -> None:
     assert (result.told, result.reports, result.unclaimed) == ([], {}, {})
     ((_, origin),) = result.foreign
     assert json.loads(origin.alone())["entry"][0]["changes"][0]["value"]["statuses"] == [status("read")]
+
+
+def test_a_foreign_apps_receipt_tells_nothing_of_a_person() -> None:
+    assert sort(statuses(LINKING), signer=OTHER_APP).reports == {}
+
+
+def test_of_a_person_is_told_by_number_phone_and_user_id_whatever_the_message() -> None:
+    def told(*changes: dict[str, Any], **place: Any) -> set[UUID]:
+        return set(sort(statuses(*({**LINKING, **change} for change in changes), **place)).reports)
+
+    (name,) = told({}, {"id": "wamid.B", "timestamp": str(T0 + 1)}, {"status": "read"})
+    assert name not in told({"recipient_id": "447700900143"}, {"recipient_user_id": "GB.8"})
+
+
+def test_what_is_kept_of_an_unknown_number_names_the_person_by_both() -> None:
+    result = sort(statuses(LINKING, number="99999999", waba="5"))
+    ((entry,),) = result.unclaimed.values()
+    assert result.reports == {}
+    ((again,),) = [read(delivery(entry.body)).elements]
+    assert isinstance(again, StatusTold)
+    assert again.link == (f"+{PHONE}", USER)
 
 
 def test_an_unknown_number_names_no_workspace() -> None:

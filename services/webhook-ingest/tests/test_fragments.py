@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingest_webhooks import AT, NUMBER, T0, WABA, body, callback, delivery, status, statuses, value
+from ingest_webhooks import AT, NUMBER, PHONE, T0, USER, WABA, body, callback, delivery, status, statuses, value
 from sendwhy.events import CustomerUpdated, Inbound, MessageReceived, SenderReported, Status, TemplateReported
 from sendwhy.reasons import ReasonCode, Service
 from sendwhy.topics import Topic, topic_of
@@ -144,7 +144,8 @@ def test_an_element_alone_reads_as_it_did(name: str) -> None:
         assert (type(again.event), again.event.occurred_at) == (type(element.event), element.event.occurred_at)
     elif isinstance(element, StatusTold):
         assert isinstance(again, StatusTold)
-        assert (again.wamid, again.status, again.occurred_at, again.reason, again.pricing) == (
+        assert (again.link, again.wamid, again.status, again.occurred_at, again.reason, again.pricing) == (
+            element.link,
             element.wamid,
             element.status,
             element.occurred_at,
@@ -264,6 +265,41 @@ def test_why_a_message_failed(errors: Any, code: ReasonCode, meta_code: int | No
     assert why is not None
     assert why.code is code
     assert (why.meta and why.meta.code, why.meta and why.meta.details) == (meta_code, details)
+
+
+@pytest.mark.parametrize(
+    ("change", "link"),
+    [
+        ({}, (f"+{PHONE}", USER)),
+        ({"recipient_type": "individual"}, (f"+{PHONE}", USER)),
+        ({"recipient_type": None, "recipient_id": f"+{PHONE}"}, (f"+{PHONE}", USER)),
+        ({"recipient_id": int(PHONE)}, (f"+{PHONE}", USER)),
+        ({"recipient_user_id": "US.ENT.118"}, (f"+{PHONE}", "US.ENT.118")),
+        ({"recipient_user_id": "MX." + "7" * 125}, (f"+{PHONE}", "MX." + "7" * 125)),
+        ({"recipient_user_id": "MX." + "7" * 126}, None),
+        ({"recipient_user_id": "gb.7"}, None),
+        ({"recipient_user_id": "GBR.7"}, None),
+        ({"recipient_user_id": "GB."}, None),
+        ({"recipient_user_id": "GB.7\n"}, None),
+        ({"recipient_user_id": 7}, None),
+        ({"recipient_user_id": None}, None),
+        ({"recipient_id": None}, None),
+        ({"recipient_id": USER}, None),
+        ({"recipient_id": "123"}, None),
+        ({"recipient_type": "group"}, None),
+        ({"recipient_type": ["individual"]}, None),
+        ({"status": "sent"}, None),
+        ({"status": "read"}, None),
+        ({"status": "failed"}, None),
+    ],
+)
+def test_whom_a_delivered_message_reached_is_told_by_phone_and_user_id(
+    change: dict[str, Any], link: tuple[str, str] | None
+) -> None:
+    told = only_status(statuses({**status("delivered", recipient_user_id=USER), **change}))
+    assert told.link == link
+    plain = only_status(statuses({**status("delivered"), **change, "recipient_user_id": "GB.8"}))
+    assert plain.reading == told.reading
 
 
 def test_a_failure_without_errors_says_that_meta_gave_no_cause() -> None:

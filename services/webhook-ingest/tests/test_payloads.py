@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ingest_webhooks import AT, NUMBER, T0, WABA, body, callback, delivery, status, statuses, value
+from ingest_webhooks import AT, NUMBER, PHONE, T0, USER, WABA, body, callback, delivery, status, statuses, value
 from sendwhy.events import (
     CustomerUpdated,
     Inbound,
@@ -418,6 +418,7 @@ def test_no_bytes_let_an_exception_escape(raw: bytes, source: Any) -> None:
 
 
 RECEIPT = {**status("delivered", **callback("m-1")), "pricing": {"billable": True, "category": "utility"}}
+LINKING = {**RECEIPT, "recipient_user_id": USER, "recipient_type": "individual"}
 
 
 @pytest.mark.parametrize("key", sorted(PLAIN_KEYS - {"conversation", "type"}))
@@ -443,7 +444,7 @@ def told_of(element: Element) -> Any:
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_a_usual_webhook_is_read_as_any_other(data: st.DataObject) -> None:
-    payload = json.loads(statuses(copy.deepcopy(RECEIPT)))
+    payload = json.loads(statuses(copy.deepcopy(data.draw(st.sampled_from([RECEIPT, LINKING])))))
     for _ in range(data.draw(st.integers(0, 2))):
         container, key = data.draw(st.sampled_from(places_in(payload)))
         match data.draw(st.sampled_from(["replace", "drop", "add"])):
@@ -472,17 +473,52 @@ ODD = [
     "SENT",
     "a\tb",
     "\x7f",
+    "individual",
+    "group",
+    USER,
+    f" {USER}",
+    "gb.7",
+    PHONE,
+    f"+{PHONE}",
+    int(PHONE),
 ]
 
 
 @pytest.mark.parametrize(
     "control", [b"\x00", b"\t", b"\n", b"\x7f", b"\xff", b"\\u0000", b"\\ud800", b"\\n", b"\xc3\xa9"]
 )
-@pytest.mark.parametrize("place", [b"wamid", b"sw1", b"1795", b"447700", b"utility", b"whatsapp"])
+@pytest.mark.parametrize("place", [b"wamid", b"sw1", b"1795", b"447700", b"GB", b"individual", b"utility", b"whatsapp"])
 def test_odd_bytes_anywhere_in_it_make_no_difference(control: bytes, place: bytes) -> None:
-    raw = statuses({**RECEIPT, "timestamp": "1795340008"})
+    raw = statuses({**LINKING, "timestamp": "1795340008"})
     is_read_alike(raw.replace(place, place + control))
     is_read_alike(raw.replace(place, control + place))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"recipient_type": None},
+        {"recipient_type": "group"},
+        {"recipient_id": None},
+        {"recipient_id": f"+{PHONE}"},
+        {"recipient_id": int(PHONE)},
+        {"recipient_id": "9" * 21},
+        {"recipient_user_id": f"{USER} "},
+        {"recipient_user_id": "MX." + "7" * 125},
+        {"recipient_user_id": "MX." + "7" * 126},
+        {"status": "sent"},
+    ],
+)
+def test_who_is_named_by_both_is_read_alike(change: dict[str, Any]) -> None:
+    is_read_alike(statuses({**LINKING, **change}))
+
+
+def test_a_receipt_that_names_its_person_by_both_is_usual() -> None:
+    for receipt in (LINKING, {key: part for key, part in LINKING.items() if key != "recipient_type"}):
+        told = receipt_of(statuses(receipt), AT, bytes)
+        assert told is not None
+        assert told.link == (f"+{PHONE}", USER)
 
 
 @pytest.mark.parametrize("payload", EXAMPLES)

@@ -15,7 +15,9 @@ from ingest_webhooks import (
     AT,
     NUMBER,
     OTHER_APP,
+    PHONE,
     T0,
+    USER,
     WABA,
     WORKSPACE,
     body,
@@ -461,6 +463,64 @@ async def test_what_was_told_beside_statuses_is_told_once(desk: Desk) -> None:
     assert await desk.post(raw, 4) == []
     assert await desk.post(raw, 3, only=WORKSPACE) == []
     assert len(await desk.read([delivery(raw.replace(b"STOP", b"START"), number) for number in (5, 6)])) == 1
+
+
+def receipt(wamid: str = "wamid.A", name: str = "delivered", **more: Any) -> bytes:
+    return statuses({**status(name, wamid, recipient_user_id=USER, **callback(wamid)), **more})
+
+
+def links_of(events: Sequence[Any]) -> list[CustomerUpdated]:
+    return [event for event in events if isinstance(event, CustomerUpdated)]
+
+
+async def test_which_user_id_belongs_to_a_phone_is_told_once_by_metas_delivered(desk: Desk) -> None:
+    await desk.know()
+    assert links_of(await desk.post(receipt(name="sent"), 1)) == []
+    first = await desk.post(receipt(), 2)
+    (link,) = links_of(first)
+    assert (link.action, link.source, link.workspace_id, link.sender_id) == ("link", "meta", WORKSPACE, NUMBER)
+    assert (link.phone, link.user_id, link.contact_id, link.raw) == (f"+{PHONE}", USER, None, {})
+    assert (link.occurred_at, link.observed_at) == (AT - timedelta(seconds=60), AT)
+    assert await desk.post(receipt(), 2) == first, "its own record says the same"
+    assert links_of(await desk.post(receipt(name="read"), 3)) == []
+    assert links_of(await desk.post(receipt("wamid.B"), 4)) == []
+    assert links_of(await desk.read([delivery(receipt("wamid.B"), 4), delivery(receipt(), 2)])) == [link]
+    assert len(links_of(await desk.post(receipt("wamid.C", recipient_user_id="GB.8"), 5))) == 1
+
+
+async def test_a_batch_asks_for_its_links_with_its_other_reports(desk: Desk) -> None:
+    await desk.know()
+    asked: list[str] = []
+    async with desk.pool.acquire() as connection, connection.transaction():
+        with connection.query_logger(lambda query: asked.append(query.query)):
+            plain = statuses(*(status("delivered", f"wamid.{n}") for n in range(3)))
+            await parsing.apply(connection, [delivery(plain, 1)], APPS)
+            without = len(asked)
+            linking = [status("delivered", f"wamid.{n}", recipient_user_id=USER) for n in range(3, 6)]
+            raw = body(value(statuses=linking, messages=[MESSAGE]))
+            await parsing.apply(connection, [delivery(raw, 2)], APPS)
+    assert not any("seen_report" in query for query in asked[:without])
+    assert sum("seen_report" in query for query in asked[without:]) == 2
+
+
+async def test_a_replay_learns_who_is_who_from_what_was_read_before(desk: Desk) -> None:
+    await desk.know()
+    await desk.post(receipt(), 2)
+    assert await desk.post(receipt(), 2, only=WORKSPACE) == []
+    async with desk.pool.acquire() as connection:
+        await connection.execute("delete from seen_report")
+    assert await desk.post(receipt(), 2, only="globex") == []
+    (link,) = await desk.post(receipt(), 2, only=WORKSPACE)
+    assert (link.action, link.user_id) == ("link", USER)
+
+
+async def test_who_is_who_at_an_unknown_number_is_learnt_once_the_number_is_known(desk: Desk) -> None:
+    assert links_of(await desk.post(receipt(), 2)) == []
+    assert await desk.post(receipt("wamid.B"), 3, signer=OTHER_APP)
+    await desk.know()
+    (link,) = links_of(await desk.claim())
+    assert (link.workspace_id, link.phone, link.user_id) == (WORKSPACE, f"+{PHONE}", USER)
+    assert links_of(await desk.post(receipt("wamid.C"), 4)) == []
 
 
 async def test_repeats_of_reports_at_once_are_told_once(desk: Desk) -> None:

@@ -477,13 +477,37 @@ class Unclaimed:
         return isinstance(self.event, StatusUpdated | MessageReceived | CustomerUpdated)
 
 
+def link_id(status: StatusTold, workspace_id: str) -> UUID:
+    """The id of `link_event`: of what it tells, not of the message by which it is told."""
+    phone, user_id = status.link or ("", "")
+    return event_id_of(f"{status.origin.number}/{phone}/{user_id}/link", workspace_id)
+
+
+def link_event(told: Told) -> CustomerUpdated:
+    """Which user id belongs to a phone, by a status with a `link`."""
+    status = told.status
+    phone, user_id = status.link or (None, None)
+    return CustomerUpdated(
+        event_id=link_id(status, told.workspace_id),
+        occurred_at=status.occurred_at,
+        source="meta",
+        action="link",
+        workspace_id=told.workspace_id,
+        sender_id=status.origin.number,
+        phone=phone,
+        user_id=user_id,
+        observed_at=told.delivery.at,
+    )
+
+
 @dataclass(slots=True)
 class Sorted:
     """A batch's elements by what is done with them. Of what is told by several deliveries all are kept: only the one
-    that told it first may say it again, and in a batch that is read again it may stand behind the others."""
+    that told it first may say it again, and in a batch that is read again it may stand behind the others. A status
+    among `reports` stands for its `link_event`: nearly always that has been told."""
 
     told: list[Told] = field(default_factory=list)
-    reports: dict[UUID, list[tuple[Delivery, Event]]] = field(default_factory=dict)
+    reports: dict[UUID, list[tuple[Delivery, Event | Told]]] = field(default_factory=dict)
     unclaimed: dict[UUID, list[Unclaimed]] = field(default_factory=dict)
     foreign: list[tuple[Delivery, Origin | Whole]] = field(default_factory=list)
 
@@ -603,7 +627,10 @@ def _sort(delivery: Delivery, element: StatusTold | Report, owner: Owner, result
     if owner.standing is Standing.FOREIGN:
         result.foreign.append((delivery, origin))
     elif isinstance(element, StatusTold) and owner.standing is Standing.OWN and owner.workspace_id and origin.number:
-        result.told.append(Told(delivery, element, owner.workspace_id))
+        told = Told(delivery, element, owner.workspace_id)
+        result.told.append(told)
+        if element.link is not None:
+            result.reports.setdefault(link_id(element, owner.workspace_id), []).append((delivery, told))
     elif isinstance(element, Report) and _may_go_out(element, owner):
         report = addressed(element, owner.workspace_id)
         result.reports.setdefault(report.event_id, []).append((delivery, report))

@@ -16,6 +16,8 @@ from sendwhy.values import value_class
 from webhook_ingest.values import JSON, Fragment, object_of
 
 READING_BYTES = 16
+# Meta's shape of a user id, no longer than what is kept of one that comes with a message: the two are compared.
+USER_ID = r"[A-Z]{2}\.[A-Za-z0-9.]{1,125}"
 _CALLBACK = re.compile(r"sw1:([A-Za-z0-9_\-]{1,64}):([A-Za-z0-9._:\-]{1,128})")
 
 
@@ -79,7 +81,8 @@ class Whole:
 @value_class
 class StatusTold:
     """One element of `statuses`. `callback` is (workspace_id, message_id) of our own biz_opaque_callback_data;
-    `reading` stands for all that was understood but the time: a repeat has the same, whenever it comes."""
+    `reading` stands for all that was understood but the time and the person: a repeat has the same, whenever it comes.
+    `link` is (phone, user id) of the one person whom the message reached, where Meta names them by both."""
 
     origin: Origin | Whole
     wamid: str
@@ -91,6 +94,7 @@ class StatusTold:
     pricing: Fragment | None = None
     conversation: Fragment | None = None
     extra: Fragment | None = None
+    link: tuple[str, str] | None = None
 
 
 @value_class

@@ -31,6 +31,7 @@ from sendwhy.reasons import ReasonCode
 
 from webhook_ingest.customers import read_shopify
 from webhook_ingest.elements import (
+    USER_ID,
     Delivery,
     Element,
     Origin,
@@ -105,6 +106,7 @@ KNOWN_FIELDS = TEMPLATE_FIELDS | {
 }  # fmt: skip
 
 _NUMBER = re.compile("[0-9]{1,20}")
+_USER_ID = re.compile(USER_ID)
 NOTHING: Counter[Any] = Counter()
 
 
@@ -247,6 +249,7 @@ class _MetaReader:
             pricing=pricing,
             conversation=conversation,
             extra=(extra if why is None else self._with_errors(extra, item.get("errors"))) or None,
+            link=_link(item) if status is Status.DELIVERED else None,
         )
 
     def _why(self, item: Fragment) -> Reason:
@@ -511,6 +514,15 @@ def _failed_by_its_value(told: Mapping[str, list[JsonValue]]) -> Fragment | None
 def _whole_object(item: Fragment, name: str) -> Fragment | None:
     part = item.get(name)
     return part if isinstance(part, dict) else None
+
+
+def _link(item: Fragment) -> tuple[str, str] | None:
+    """Phone and user id of whom a message reached. A group's message names the group and one of its people."""
+    phone, user_id = phone_of(item.get("recipient_id")), item.get("recipient_user_id")
+    is_to_one = item.get("recipient_type") in (None, "individual")
+    if phone is None or not is_to_one or not isinstance(user_id, str) or not _USER_ID.fullmatch(user_id):
+        return None
+    return phone, user_id
 
 
 def _odd_parts(item: Fragment, *, failed: bool) -> Fragment:

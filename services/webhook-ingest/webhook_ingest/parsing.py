@@ -32,6 +32,7 @@ from webhook_ingest.decide import (
     is_to_be_saved,
     joined,
     judge_statuses,
+    link_event,
     numbered,
     risen,
     sort_out,
@@ -230,7 +231,8 @@ async def _fresh_reports(
         for event_id, several in sorted_out.reports.items()
         if replayed is None or event_id in new
     ]
-    return [told for told in said if told is not None]
+    found = [told for told in said if told is not None]
+    return [(delivery, link_event(told) if isinstance(told, Told) else told) for delivery, told in found]
 
 
 async def _read_all(deliveries: Sequence[Delivery], outcome: Outcome) -> list[tuple[Delivery, Element]]:

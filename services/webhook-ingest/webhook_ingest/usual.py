@@ -1,6 +1,7 @@
 """The usual webhook of Meta's: one plain receipt and nothing else, three for each message. Read by msgspec, in a fifth
 of the time that `fragments` takes, as the same; whatever is otherwise in any way is left to that."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from sendwhy.events import Status
 from sendwhy.moments import told_time
 
-from webhook_ingest.elements import StatusTold, Whole, callback_of, understood
+from webhook_ingest.elements import USER_ID, StatusTold, Whole, callback_of, understood
 from webhook_ingest.values import AHEAD_MAX, JSON, WAMID_LENGTH_MAX, Fragment
 
 FIELD = "messages"
@@ -21,6 +22,8 @@ SHORT = 32
 # Seconds repeat in receipts that come together, and of prices there are a few.
 CACHED = 1024
 _NONE = Raw()
+# Of whom Meta names by both, as it is written: recipient_type, recipient_id and recipient_user_id.
+_NAMED = re.compile(rb'(?:"individual")?,"([0-9]{5,20})","(' + USER_ID.encode() + rb')"')
 
 
 class _Metadata(Struct):
@@ -94,6 +97,12 @@ def receipt_of(body: bytes, observed: datetime, rewritten: Callable[[bytes], byt
     priced = _priced(bytes(told.pricing))
     if priced is None or max(len(told.timestamp), len(entry.id)) > SHORT:
         return None
+    link = None
+    if told.recipient_user_id and told.recipient_id and told.status is Status.DELIVERED:
+        named = _NAMED.fullmatch(b",".join((told.recipient_type, told.recipient_id, told.recipient_user_id)))
+        if named is None:
+            return None
+        link = f"+{named[1].decode()}", named[2].decode()
     pricing, reading = priced
     at = _second(told.timestamp)
     return StatusTold(
@@ -104,6 +113,7 @@ def receipt_of(body: bytes, observed: datetime, rewritten: Callable[[bytes], byt
         callback=callback_of(told.biz_opaque_callback_data),
         reading=reading,
         pricing=pricing,
+        link=link,
     )
 
 
