@@ -13,8 +13,23 @@ def shop_customer(number: int, phone: str | None, **more: Any) -> dict[str, Any]
     return {"id": number, "phone": phone, "first_name": "Inés", "updated_at": updated_at} | more
 
 
+def in_an_hour() -> str:
+    return (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+
+
+def webhook_of(user: Outside, **told: Any) -> bytes:
+    """Meta's webhook of the user's number."""
+    value = {
+        "messaging_product": "whatsapp",
+        "metadata": {"display_phone_number": user.display, "phone_number_id": user.sender_id},
+        **told,
+    }
+    entry = {"id": user.waba_id, "changes": [{"field": "messages", "value": value}]}
+    return json.dumps({"object": "whatsapp_business_account", "entry": [entry]}).encode()
+
+
 def message_of(user: Outside, text: str, *, phone: str | None = None, user_id: str) -> bytes:
-    """Meta's webhook of a message; since March 2026 it may name its sender by a business-scoped user id only."""
+    """Of a message; since March 2026 it may name its sender by a business-scoped user id only."""
     sent: dict[str, Any] = {
         "from_user_id": user_id,
         "id": f"wamid.{uuid.uuid4().hex}",
@@ -25,14 +40,7 @@ def message_of(user: Outside, text: str, *, phone: str | None = None, user_id: s
     contact: dict[str, Any] = {"profile": {"name": "Inés"}, "user_id": user_id}
     if phone:
         sent["from"] = contact["wa_id"] = phone.removeprefix("+")
-    value = {
-        "messaging_product": "whatsapp",
-        "metadata": {"display_phone_number": user.display, "phone_number_id": user.sender_id},
-        "contacts": [contact],
-        "messages": [sent],
-    }
-    entry = {"id": user.waba_id, "changes": [{"field": "messages", "value": value}]}
-    return json.dumps({"object": "whatsapp_business_account", "entry": [entry]}).encode()
+    return webhook_of(user, contacts=[contact], messages=[sent])
 
 
 async def test_a_fix_by_hand_that_the_shops_next_sync_overwrites(user: Outside) -> None:
@@ -76,8 +84,7 @@ async def test_a_stop_without_a_phone_recalls_what_waits_under_another_id(user: 
         return bool(first["person_id"] == second["person_id"])
 
     await until(is_one_person, "one person")
-    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
-    await user.publish(*(user.request(name, name, send_at=in_an_hour) for name in ("crm:55", "erp:old:1")))
+    await user.publish(*(user.request(name, name, send_at=in_an_hour()) for name in ("crm:55", "erp:old:1")))
 
     async def both_are_funded() -> bool:
         told = [await user.message(name) for name in ("crm:55", "erp:old:1")]
@@ -114,8 +121,7 @@ async def test_who_is_known_by_a_user_id_alone_is_written_to(user: Outside) -> N
     assert await user.settled(["reply", "campaign"]) == {"reply": ("read", None), "campaign": ("read", None)}
     bodies = [call["body"] for call in await user.calls()]
     assert [(body.get("to"), body["recipient"]) for body in bodies] == [(None, user_id)] * 2
-    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
-    await user.publish(user.request("waiting", name, send_at=in_an_hour))
+    await user.publish(user.request("waiting", name, send_at=in_an_hour()))
 
     async def waits() -> bool:
         told = await user.message("waiting")
@@ -134,7 +140,7 @@ async def test_who_is_known_by_a_user_id_alone_is_written_to(user: Outside) -> N
 
 
 def receipt_of(user: Outside, wamid: str, phone: str, user_id: str) -> bytes:
-    """Meta's webhook of a message that was delivered, as it names its person since March 2026."""
+    """Of a message that was delivered, as it names its person since March 2026."""
     status = {
         "id": wamid,
         "status": "delivered",
@@ -142,14 +148,8 @@ def receipt_of(user: Outside, wamid: str, phone: str, user_id: str) -> bytes:
         "recipient_id": phone.removeprefix("+"),
         "recipient_user_id": user_id,
     }
-    value = {
-        "messaging_product": "whatsapp",
-        "metadata": {"display_phone_number": user.display, "phone_number_id": user.sender_id},
-        "contacts": [{"wa_id": phone.removeprefix("+"), "user_id": user_id}],
-        "statuses": [status],
-    }
-    entry = {"id": user.waba_id, "changes": [{"field": "messages", "value": value}]}
-    return json.dumps({"object": "whatsapp_business_account", "entry": [entry]}).encode()
+    contact = {"wa_id": phone.removeprefix("+"), "user_id": user_id}
+    return webhook_of(user, contacts=[contact], statuses=[status])
 
 
 async def test_a_stop_under_a_user_id_that_only_a_receipt_told_of(user: Outside) -> None:
@@ -159,8 +159,7 @@ async def test_a_stop_under_a_user_id_that_only_a_receipt_told_of(user: Outside)
     await user.publish(user.request("first", name))
     assert await user.settled(["first"]) == {"first": ("read", None)}
     wamid = (await user.ok("GET", "message-log", "/messages/first"))["provider_message_id"]
-    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
-    await user.publish(user.request("waits", name, send_at=in_an_hour))
+    await user.publish(user.request("waits", name, send_at=in_an_hour()))
 
     async def told(key: str, value: str) -> bool:
         return bool((await user.ok("GET", "consent", f"/contacts/{name}"))[key] == value)

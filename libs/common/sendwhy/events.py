@@ -394,6 +394,10 @@ class Resolved(Wire):
         """Where Meta is to send it: the phone, else the user id."""
         return self.phone or self.user_id
 
+    @property
+    def is_by_user_id(self) -> bool:
+        return not self.phone and self.user_id is not None
+
 
 class SendConsented(Event):
     """A request that consent let pass. `send_at`, `expires_at` and `request.requested_at` are always filled in."""

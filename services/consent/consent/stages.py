@@ -41,7 +41,7 @@ from consent.decide import (
 )
 from consent.fields import Fields
 from consent.keywords import judge, proof_of
-from consent.phones import Phone, phone_of_wa_id, read_phone
+from consent.phones import phone_of_wa_id, read_phone
 from consent.refusals import Unusable, first_usable, legible, refuse
 from consent.settings import Settings
 from consent.words import NOTHING_OWN, Keyword, Own
@@ -476,11 +476,11 @@ def _observed(event: StatusUpdated | SendRejected) -> datetime:
 
 def heard(event: MessageReceived, own: Own = NOTHING_OWN) -> Change | None:
     """What a person's message says of their consent; else only which phone and user id belong together."""
-    phone = phone_of_wa_id(event.phone) if event.phone else None
-    if event.workspace_id is None or (phone is None and not event.user_id):
+    person = _person_fields(event.phone, event.user_id, event.profile_name)
+    if event.workspace_id is None or not (person.phone or person.user_id):
         return None
     keyword, source = judge(event, own)
-    if keyword is None and not (phone and event.user_id):
+    if keyword is None and not (person.phone and person.user_id):
         return None
     word = None
     if keyword is not None:
@@ -492,13 +492,15 @@ def heard(event: MessageReceived, own: Own = NOTHING_OWN) -> Change | None:
         at=event.occurred_at,
         by="meta",
         origin=Origin.PERSON if word else Origin.LINK,
-        fields=_person_fields(phone, event.user_id, event.profile_name),
+        fields=person,
         word=word,
         firm=word is not None,
     )
 
 
-def _person_fields(phone: Phone | None, user_id: str | None, name: str | None) -> Fields:
+def _person_fields(wa_id: str | None, user_id: str | None, name: str | None = None) -> Fields:
+    """A person as Meta names them."""
+    phone = phone_of_wa_id(wa_id) if wa_id else None
     return Fields(phone=phone.e164 if phone else None, user_id=user_id, name=name)
 
 
@@ -533,8 +535,8 @@ def told(event: CustomerUpdated, workspace: str) -> Change | None:
 
 def _link(event: CustomerUpdated, workspace: str) -> Change | None:
     """Which phone and user id belong together, by a receipt: as by a message that names both."""
-    phone = phone_of_wa_id(event.phone) if event.phone else None
-    if phone is None or not event.user_id:
+    person = _person_fields(event.phone, event.user_id)
+    if not (person.phone and person.user_id):
         return None
     return Change(
         workspace_id=workspace,
@@ -542,14 +544,14 @@ def _link(event: CustomerUpdated, workspace: str) -> Change | None:
         at=event.occurred_at,
         by=event.source,
         origin=Origin.LINK,
-        fields=_person_fields(phone, event.user_id, None),
+        fields=person,
         note="Meta's receipt of a message named both the phone number and the WhatsApp user id",
     )
 
 
 def _preference(event: CustomerUpdated, workspace: str) -> Change | None:
-    phone = phone_of_wa_id(event.phone) if event.phone else None
-    if phone is None and not event.user_id and event.contact_id is None:
+    person = _person_fields(event.phone, event.user_id, event.name)
+    if not (person.phone or person.user_id) and event.contact_id is None:
         return None
     state = UNSUBSCRIBED if event.action == "stop" else MarketingState.SUBSCRIBED
     return Change(
@@ -559,7 +561,7 @@ def _preference(event: CustomerUpdated, workspace: str) -> Change | None:
         by=event.source,
         origin=Origin.PERSON,
         contact_id=event.contact_id,
-        fields=_person_fields(phone, event.user_id, event.name),
+        fields=person,
         word=Word(state, event.occurred_at, "user_preferences", event.detail, own=True),
         firm=True,
     )

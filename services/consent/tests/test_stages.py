@@ -407,20 +407,24 @@ async def test_error_131050_unsubscribes(desk: Desk) -> None:
     )
 
 
+def refused_by_meta(message_id: str) -> SendRejected:
+    """With error 131050, in the answer to the call."""
+    return SendRejected(
+        event_id=uuid4(),
+        occurred_at=at(5),
+        message_id=message_id,
+        workspace_id="acme",
+        service=Service.DISPATCHER,
+        reason=reason(R.RECIPIENT_STOPPED_MARKETING, "Meta said so"),
+    )
+
+
 async def test_error_131050_is_of_whom_the_message_went_to(desk: Desk) -> None:
     """Not of the contact that had their number by mistake, which was corrected while the message was out."""
     await desk.tell(customer())
     await desk.request(request())
     await desk.tell(customer(1, phone="+525587654321"), customer(2, contact_id="shopify:7713"))
-    failed = SendRejected(
-        event_id=uuid4(),
-        occurred_at=at(5),
-        message_id="m-1",
-        workspace_id="acme",
-        service=Service.DISPATCHER,
-        reason=reason(R.RECIPIENT_STOPPED_MARKETING, "Meta said so"),
-    )
-    contact = contact_in(await desk.handle(desk.stages.on_stopped, record(failed, Topic.SEND_REJECTED)))
+    contact = contact_in(await desk.handle(desk.stages.on_stopped, refused_by_meta("m-1")))
     assert (contact.contact_id, contact.marketing_state) == ("shopify:7713", S.UNSUBSCRIBED)
     theirs, others = request("m-2", to={"contact_id": "shopify:7713"}), request("m-3")
     assert codes(await desk.request(theirs, others)) == [R.CUSTOMER_IS_NOT_OPTED_IN, None]
@@ -432,15 +436,7 @@ async def test_error_131050_in_the_answer_to_the_call_unsubscribes_too(desk: Des
     parse = parse_stopped(SendRejected)
 
     async def refuse(message_id: str) -> list[Outgoing]:
-        event = SendRejected(
-            event_id=uuid4(),
-            occurred_at=at(5),
-            message_id=message_id,
-            workspace_id="acme",
-            service=Service.DISPATCHER,
-            reason=reason(R.RECIPIENT_STOPPED_MARKETING, "Meta said so"),
-        )
-        told = parse(record(None, Topic.SEND_REJECTED, event.to_json()))
+        told = parse(record(None, Topic.SEND_REJECTED, refused_by_meta(message_id).to_json()))
         return await desk.handle(desk.stages.on_stopped, record(told, Topic.SEND_REJECTED))
 
     assert await refuse("never-heard-of") == []
@@ -591,15 +587,7 @@ async def test_a_record_of_a_person_without_any_phone_is_written_to_at_the_perso
 async def test_error_131050_to_a_message_to_a_user_id_is_of_whose_that_is(desk: Desk) -> None:
     await desk.tell(customer(phone=None, user_id="MX.7004"))
     await desk.request(request("m-1", to={"contact_id": "shopify:7712"}))
-    failed = SendRejected(
-        event_id=uuid4(),
-        occurred_at=at(5),
-        message_id="m-1",
-        workspace_id="acme",
-        service=Service.DISPATCHER,
-        reason=reason(R.RECIPIENT_STOPPED_MARKETING, "Meta said so"),
-    )
-    contact = contact_in(await desk.handle(desk.stages.on_stopped, record(failed, Topic.SEND_REJECTED)))
+    contact = contact_in(await desk.handle(desk.stages.on_stopped, refused_by_meta("m-1")))
     assert (contact.contact_id, contact.marketing_state) == ("shopify:7712", S.UNSUBSCRIBED)
 
 

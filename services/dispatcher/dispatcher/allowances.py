@@ -40,9 +40,9 @@ class Allowance:
         if sender.messaging_limit is None or not any(one.message.template for one in due):
             return
         self.tier = await tier_store.lock_tier(connection, sender.tier_key, sender.messaging_limit, now)
-        phones = {one.message.address for one in due}
+        addresses = {one.message.address for one in due}
         at = self.tier.at or now
-        self.reached = await tier_store.reached_people(connection, sender.tier_key, phones, at)
+        self.reached = await tier_store.reached_people(connection, sender.tier_key, addresses, at)
 
     def judge(self, one: Due, known: Facts, now: datetime) -> Verdict | None:
         """None for what may go and finds no more room: it stays as it is."""
@@ -99,8 +99,8 @@ class Allowance:
         ]
         if not calling:
             return {}
-        phones = [message.address for message in calling]
-        moments = await tier_store.add_reached(connection, sender.tier_key, phones, self.tier.at)
+        addresses = [message.address for message in calling]
+        moments = await tier_store.add_reached(connection, sender.tier_key, addresses, self.tier.at)
         return {message.key: moment for message, moment in zip(calling, moments, strict=True)}
 
     async def _promise_places(

@@ -18,13 +18,12 @@ def message_body(message: Message) -> bytes:
     """Only the parts that make a message: an upstream system can't change whom it goes to or what comes back."""
     content = message.funded.request.content
     kind = str(content["type"])
-    resolved = message.funded.resolved
     # Meta, "Business-scoped user IDs": `recipient` stands in place of `to`.
-    by_user_id = resolved.phone is None and resolved.user_id is not None
+    to = "recipient" if message.funded.resolved.is_by_user_id else "to"
     body: dict[str, Any] = {
         "messaging_product": "whatsapp",
         "recipient_type": "individual",
-        **({"recipient": resolved.user_id} if by_user_id else {"to": message.address}),
+        to: message.address,
         "type": kind,
         kind: content[kind],
         "biz_opaque_callback_data": callback_data(*message.key),

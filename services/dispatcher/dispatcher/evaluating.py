@@ -182,14 +182,14 @@ class Evaluation:
         campaigns: set[Key],
         now: datetime,
     ) -> Limits:
-        phones = {one.address for one in messages}
+        addresses = {one.address for one in messages}
         tiers: dict[str, Tier] = {}
         reached: dict[str, set[str]] = {}
         for row in rows:
             portfolio = row.sender.tier_key
             if row.sender.messaging_limit is not None and portfolio not in tiers:
                 tiers[portfolio] = await tier_store.read_tier(connection, portfolio, row.sender.messaging_limit, now)
-                reached[portfolio] = await tier_store.reached_people(connection, portfolio, phones, now)
+                reached[portfolio] = await tier_store.reached_people(connection, portfolio, addresses, now)
         return Limits(
             tiers=tiers,
             reached=reached,

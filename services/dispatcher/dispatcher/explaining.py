@@ -38,7 +38,9 @@ async def _known(connection: Connection, message: Message, code: int | None) -> 
     if row is None:
         return {}
     if code == OUTSIDE_WINDOW:
-        found = await facts_store.known(connection, row.sender, phones=[message.address], contact_ids=names_of(message))
+        found = await facts_store.known(
+            connection, row.sender, addresses=[message.address], contact_ids=names_of(message)
+        )
         window = window_of(message, found, spelled_of(message.funded.resolved))
         return window_evidence(window.opened_at if window else None, window.free_entry_at if window else None)
     wanted = message.template

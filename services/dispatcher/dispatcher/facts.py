@@ -24,7 +24,7 @@ async def load(
     found = await facts_store.known(
         connection,
         sender,
-        phones=forms,
+        addresses=forms,
         contact_ids=dict.fromkeys(name for message in messages for name in names_of(message)),
         spelled=dict.fromkeys(form for each in forms.values() for form in each),
         templates=wanted,

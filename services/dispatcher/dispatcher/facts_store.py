@@ -61,14 +61,14 @@ async def known(
     connection: Connection,
     sender: Sender,
     *,
-    phones: Iterable[str],
+    addresses: Iterable[str],
     contact_ids: Iterable[str] = (),
     spelled: Iterable[str] = (),
     templates: Iterable[str] = (),
 ) -> Known:
-    """`spelled`: the addresses in each of their spellings, as contacts have them; `templates`: their names."""
+    """`spelled`: these addresses in each of their spellings, as contacts have them; `templates`: their names."""
     found = Known()
-    asked = (list(phones), list(contact_ids), list(spelled), list(templates))
+    asked = (list(addresses), list(contact_ids), list(spelled), list(templates))
     rows = await connection.fetch(_KNOWN, sender.sender_id, sender.workspace_id, sender.waba_id, *asked)
     for kind, name, other, at, free_entry_at, body, words, seconds in rows:
         if kind == "contact":

@@ -13,7 +13,7 @@ from contextlib import suppress
 import asyncpg
 import structlog
 from sendwhy.logs import describe
-from sendwhy.postgres import SERVER_SETTINGS, TRANSIENT_ERRORS
+from sendwhy.postgres import SERVER_SETTINGS, TRANSIENT_ERRORS, time_of
 from sendwhy.service import Runtime
 
 from dispatcher import claims, queue_store, store, sync_store
@@ -114,7 +114,7 @@ class Fleet:
         asked_at = time.monotonic()
         alive = await store.seen_replicas(connection, f"{self._runtime.settings.replica}", ALIVE_SECONDS)
         self._lease.renew(asked_at)
-        utc_now.heard(await connection.fetchval("select clock_timestamp()"))
+        utc_now.heard(await time_of(connection))
         senders = await store.sender_ids(connection)
         share = math.ceil(len(senders) / max(1, alive))
         await self._release_ended(connection)

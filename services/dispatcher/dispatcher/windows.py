@@ -70,9 +70,8 @@ def spelled(phone: str) -> list[str]:
 
 def spelled_of(resolved: Resolved) -> list[str]:
     """Where a message goes, likewise; a user id has one spelling."""
-    if resolved.phone is None and resolved.user_id is not None:
-        return [resolved.user_id]
-    return spelled(resolved.phone or "")
+    address = resolved.address or ""
+    return [address] if resolved.is_by_user_id else spelled(address)
 
 
 def _came_free(event: MessageReceived) -> bool:

@@ -86,7 +86,7 @@ async def open_lines(connection: Connection, sender_id: str, now: datetime, most
 
 async def known_of(connection: Connection) -> Known:
     """What is known of the person at `PHONE`, beside their contact."""
-    return await known(connection, SENDER, phones=[PHONE])
+    return await known(connection, SENDER, addresses=[PHONE])
 
 
 def record(topic: Topic, event: Any, *, received_at: str | None = None) -> Record[Any]:

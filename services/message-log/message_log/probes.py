@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import httpx
 from sendwhy.http import Caller
 from sendwhy.logs import describe
-from sendwhy.postgres import TRANSIENT_ERRORS, Connection
+from sendwhy.postgres import TRANSIENT_ERRORS, Connection, time_of
 from sendwhy.problems import Problem
 from sendwhy.reasons import Service
 from sendwhy.service import Runtime
@@ -78,7 +78,7 @@ class Probes:
         try:
             async with asyncio.timeout(self._seconds), self._runtime.pool.acquire() as connection:
                 asked = datetime.now(UTC)
-                told = await connection.fetchval("select clock_timestamp()")
+                told = await time_of(connection)
                 answered = datetime.now(UTC)
         except FAULTS as error:
             return OwnFacts(now, lazy("It doesn’t answer (%(why)s).", why=describe(error)), None, behind)

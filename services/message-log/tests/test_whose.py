@@ -12,6 +12,7 @@ from message_log.projection import write_senders, write_states
 from message_log.store import SenderRow, WebhookRow
 from message_log.webhook_queries import WebhookFilters
 from message_log_builders import after, event_id, registered
+from pages_desk import template
 from sendwhy.events import SenderUpdated, TemplateUpdated
 from sendwhy.stage import Record
 from sendwhy.topics import Topic
@@ -145,21 +146,8 @@ async def test_templates_are_shown_to_whom_meta_has_shown_their_account(connecti
     """Anybody may name another's account in the PUT of a number of their own."""
     claim: dict[str, Any] = {"workspace_id": "evil", "synced_at": None}
     numbers = [registered("1001"), registered("6666", **claim)]
-    template = TemplateUpdated(
-        event_id=event_id("template"),
-        occurred_at=after(0),
-        waba_id="301",
-        name="secret_launch",
-        language="en",
-        version=1,
-        status="APPROVED",
-        category="MARKETING",
-        parameter_format="POSITIONAL",
-        components=[],
-        said_by="sync",
-        said_at=after(0),
-    )
-    await write_states(connection, [told(template, Topic.TEMPLATE_UPDATED, "301/secret_launch/en")])
+    secret = template("secret_launch", "MARKETING", "Soon", waba="301")
+    await write_states(connection, [told(secret, Topic.TEMPLATE_UPDATED, "301/secret_launch/en_US")])
     await write_senders(connection, [told(one, Topic.SENDER_UPDATED, one.sender_id) for one in numbers])
     for workspace, names in (("acme", ["secret_launch"]), ("evil", [])):
         assert await queries.templates_of(connection, workspace) == names
